@@ -1,0 +1,51 @@
+.DEFAULT_GOAL := help
+.PHONY: help deps build demo test lint bench clean
+# cargo is parallel already, and the order of prerequisites is the order of work.
+.NOTPARALLEL:
+
+# rustup's own place, for shells that have not read its env file.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+CLANG_FORMAT ?= clang-format
+
+# Root is for the binaries that talk to the kernel; cargo stays the user's, or target/ would become root's.
+ifneq ($(shell id -u),0)
+ifneq ($(shell command -v sudo 2>/dev/null),)
+SUDO := sudo -E env PATH="$(PATH)"
+RUNNER := --config 'target."cfg(unix)".runner = ["sudo", "-E", "env", "PATH=$(PATH)"]'
+else
+UNPRIVILEGED := @echo '*** Not root, and no sudo: WHAT NEEDS ROOT IS SKIPPED OR FAILS. ***' >&2
+endif
+endif
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+deps: ## install the Debian packages that are missing for build, test and demo
+	@scripts/deps build test
+
+build: ## build target/release/cilmark
+	cargo build --release --locked
+
+demo: deps build ## show it at work on real packets, in network namespaces of its own
+	$(UNPRIVILEGED)
+	$(SUDO) examples/demo.sh
+
+test: deps ## run every test (as root, through sudo if need be)
+	$(UNPRIVILEGED)
+	cargo test --locked $(RUNNER)
+
+lint: ## check formatting, warnings, each C header alone, scripts, licences and advisories
+	@scripts/deps build lint
+	cargo fmt --check
+	$(CLANG_FORMAT) --dry-run --Werror $$(find src/bpf -name '*.[ch]')
+	shellcheck --severity=warning $$(grep -rlE '^#!.*bash' .ci examples scripts)
+	scripts/check-headers
+	cargo clippy --all-targets --locked -- -D warnings
+	scripts/deny
+
+bench: ## print what a packet costs in each program
+	$(UNPRIVILEGED)
+	cargo bench --locked $(RUNNER)
+
+clean: ## remove what was built
+	cargo clean

@@ -1,0 +1,220 @@
+//! What a packet costs in each program, in ns over an empty program in the same run.
+//!
+//! `cargo bench` prints a table, `cargo bench -- --json FILE` writes it as JSON too. Each figure is
+//! the best of interleaved rounds of `BPF_PROG_TEST_RUN`, which repeats a program on one packet:
+//! keys are hot, and the mark that the first repetition leaves is there for the others.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Result, bail, ensure};
+use cilmark::datapath::abi::{__sk_buff, cm_config};
+use cilmark::datapath::ipcache::Ipcache;
+use cilmark::datapath::load::{self, Features, Loaded, Sizes, Spec};
+use cilmark::datapath::pin::Root;
+use cilmark::datapath::sys::{self, Hook};
+use cilmark::datapath::{device, netns};
+use cilmark::model::endpoint::{EndpointId, Role};
+use cilmark::model::identity::Identity;
+use cilmark::output;
+use etherparse::PacketBuilder;
+use ipnet::IpNet;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use serde::Serialize;
+
+const ROUNDS: usize = 40;
+const REPEAT: u32 = 50_000;
+const IPCACHE_ENTRIES: u32 = 400;
+const WORKLOAD: [&str; 2] = ["10.0.1.10", "fd00:1::10"];
+const NIC: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+const PEER: [&str; 2] = ["10.0.2.20", "fd00:2::20"];
+
+/// A line of the table and of the JSON, whose fields DESIGN names.
+#[derive(Serialize)]
+struct Line {
+    program: &'static str,
+    family: u8,
+    policy: &'static str,
+    flow: &'static str,
+    ipcache: u32,
+    rules: u32,
+    flows: u32,
+    ns: f64,
+    floor_ns: f64,
+    insns: u32,
+}
+
+/// A program with the packet that it is run on.
+struct Case {
+    program: OwnedFd,
+    packet: Vec<u8>,
+    ingress_ifindex: u32,
+    best_ns: f64,
+}
+
+fn main() -> Result<()> {
+    let file = json_file()?;
+    let root = private_root().context("measuring programs takes root")?;
+
+    let mut floor = empty_program(&root)?;
+    let (mut lines, mut cases): (Vec<Line>, Vec<Case>) = endpoints(&root)?.into_iter().unzip();
+    for _ in 0..ROUNDS {
+        floor.run()?;
+        for case in &mut cases {
+            case.run()?;
+        }
+    }
+    for (line, case) in lines.iter_mut().zip(&cases) {
+        line.ns = case.best_ns;
+        line.floor_ns = floor.best_ns;
+    }
+    if let Some(file) = file {
+        fs::write(&file, serde_json::to_string_pretty(&lines)?)
+            .with_context(|| format!("write {file}"))?;
+    }
+    print(&lines)
+}
+
+/// A BPF file system and a network namespace that go with this process.
+fn private_root() -> Result<Root> {
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+    mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), None::<&str>)?;
+    let root = Root::new("/sys/fs/bpf/cilmark".into());
+    root.prepare(false)?;
+    Ok(root)
+}
+
+/// `--json FILE`; cargo adds `--bench`.
+fn json_file() -> Result<Option<String>> {
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    match (arguments.next().as_deref(), arguments.next()) {
+        (None, _) => Ok(None),
+        (Some("--json"), Some(file)) => Ok(Some(file)),
+        (Some(other), _) => bail!("`{other}`: expected nothing or `--json FILE`"),
+    }
+}
+
+impl Case {
+    fn run(&mut self) -> Result<()> {
+        let mut context =
+            __sk_buff { ingress_ifindex: self.ingress_ifindex, ..__sk_buff::default() };
+        let run = sys::test_run(self.program.as_fd(), &self.packet, &mut context, REPEAT)?;
+        ensure!(run.action == -1, "the packet was dropped ({})", run.action);
+        self.best_ns = self.best_ns.min(run.duration.as_nanos() as f64);
+        Ok(())
+    }
+}
+
+/// The template: its configuration was never written, and the verifier leaves nothing of it but the
+/// look at that configuration.
+fn empty_program(root: &Root) -> Result<Case> {
+    let loaded = load::load(root, Role::Container, &cm_config::default(), &Sizes::default(), None)?;
+    let program = loaded.program(Hook::Ingress);
+    let instructions = sys::program_facts(program)?.instructions;
+    ensure!(instructions <= 10, "the empty program has {instructions} instructions");
+    case(&loaded, Hook::Ingress, PEER[0], NIC[0], 0)
+}
+
+fn endpoints(root: &Root) -> Result<Vec<(Line, Case)>> {
+    let container = load_endpoint(root, Role::Container, &WORKLOAD)?;
+    let nic = load_endpoint(root, Role::Netdev, &NIC)?;
+    fill_ipcache(root)?;
+
+    let mut all = Vec::new();
+    for family in [0, 1] {
+        let (workload, host, peer) = (WORKLOAD[family], NIC[family], PEER[family]);
+        for (name, loaded, hook, source, destination, ingress_ifindex) in [
+            ("from_container", &container, Hook::Ingress, workload, peer, 1),
+            ("to_container", &container, Hook::Egress, peer, workload, 1),
+            ("from_netdev", &nic, Hook::Ingress, peer, host, 1),
+            ("to_netdev", &nic, Hook::Egress, host, peer, 0),
+        ] {
+            let line = Line {
+                program: name,
+                family: [4, 6][family],
+                policy: "off",
+                flow: "none",
+                ipcache: IPCACHE_ENTRIES,
+                rules: 0,
+                flows: 0,
+                ns: 0.0,
+                floor_ns: 0.0,
+                insns: sys::program_facts(loaded.program(hook))?.instructions,
+            };
+            all.push((line, case(loaded, hook, source, destination, ingress_ifindex)?));
+        }
+    }
+    Ok(all)
+}
+
+/// The identity is not 1, so that to_netdev has to find out what is the host's own traffic.
+fn load_endpoint(root: &Root, role: Role, addresses: &[&str]) -> Result<Loaded> {
+    let device = device::by_name("lo")?;
+    let spec = Spec {
+        id: EndpointId::lowest_free([]).context("no endpoint number")?,
+        role,
+        identity: Identity(1234),
+        netns: netns::current()?,
+        mac: device.mac,
+        addresses: addresses.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+        tc_priority: 0,
+        features: Features::default(),
+        device,
+    };
+    load::load(root, role, &spec.config(), &Sizes::default(), None)
+}
+
+fn fill_ipcache(root: &Root) -> Result<()> {
+    let lines: Vec<(IpNet, Identity)> = (0..IPCACHE_ENTRIES)
+        .map(|number| {
+            let address = IpAddr::from((0x0a00_0200 + number).to_be_bytes());
+            (IpNet::from(address), Identity(256 + number))
+        })
+        .collect();
+    Ipcache::open(root)?.context("the ipcache is not pinned")?.load(&lines, |_| Ok(()))
+}
+
+fn case(
+    loaded: &Loaded,
+    hook: Hook,
+    source: &str,
+    destination: &str,
+    ingress_ifindex: u32,
+) -> Result<Case> {
+    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let builder = match (source.parse()?, destination.parse()?) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            builder.ipv4(source.octets(), destination.octets(), 64)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            builder.ipv6(source.octets(), destination.octets(), 64)
+        }
+        _ => bail!("{source} and {destination} are of two families"),
+    };
+    let mut packet = Vec::new();
+    builder.tcp(40000, 8080, 1, 64000).ack(1).write(&mut packet, &[0; 64])?;
+    let program = loaded.program(hook).try_clone_to_owned()?;
+    Ok(Case { program, packet, ingress_ifindex, best_ns: f64::MAX })
+}
+
+fn print(lines: &[Line]) -> Result<()> {
+    let rows: Vec<[String; 7]> = lines
+        .iter()
+        .map(|line| {
+            [
+                line.program.to_owned(),
+                format!("IPv{}", line.family),
+                line.policy.to_owned(),
+                format!("{:.0}", line.ns),
+                format!("{:.0}", line.floor_ns),
+                format!("{:.0}", line.ns - line.floor_ns),
+                line.insns.to_string(),
+            ]
+        })
+        .collect();
+    output::table(["PROGRAM", "FAMILY", "POLICY", "NS", "EMPTY", "OVER", "INSNS"], &rows)
+}

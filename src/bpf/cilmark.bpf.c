@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The four programs. An endpoint loads two of them: a container's from_container and to_container
+ * (ingress and egress hook of the host side of its veth or tap), a NIC's from_netdev and to_netdev.
+ * Accepting is TC_ACT_UNSPEC, so that other programs on the hook still run.
+ */
+#include "abi.h"
+#include <bpf/bpf_helpers.h>
+#include "lib/arp.h"
+#include "lib/config.h"
+#include "lib/drop.h"
+#include "lib/endpoint.h"
+#include "lib/flow_label.h"
+#include "lib/ipcache.h"
+#include "lib/mark.h"
+#include "lib/packet.h"
+#include "lib/resolve.h"
+#include "lib/source.h"
+#include "lib/trace.h"
+
+/* User space's own: names for identities. Declared here for its layout and pin. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 14);
+	__type(key, __u32);
+	__type(value, struct cm_identity);
+} cm_identities SEC(".maps");
+
+/* The workload is sending. */
+SEC("tc")
+int from_container(struct __sk_buff *skb)
+{
+	struct packet pkt;
+	int verdict;
+
+	if (!configured())
+		return TC_ACT_UNSPEC;
+	packet_init(&pkt, skb, CM_FROM_CONTAINER);
+	pkt.source_identity = config.identity;
+	verdict = parse_packet(skb, &pkt);
+	if (verdict < 0)
+		return drop(skb, &pkt, verdict);
+	if (!packet_has_addresses(&pkt))
+		return drop(skb, &pkt, -CM_DROP_UNKNOWN_L3);
+	verdict = check_source(skb, &pkt);
+	if (verdict < 0)
+		return drop(skb, &pkt, verdict);
+	if (arp_wants_answer(&pkt))
+		return arp_answer(skb, &pkt);
+	if (config.flow_label && flow_label_set(skb, &pkt))
+		return drop(skb, &pkt, -CM_DROP_WRITE_ERROR);
+	mark_set_identity(skb, config.identity);
+	if (tracing())
+		trace(skb, &pkt, config.identity, ipcache_identity(&pkt.destination));
+	return accept(skb, &pkt);
+}
+
+/* The workload is receiving. */
+SEC("tc")
+int to_container(struct __sk_buff *skb)
+{
+	struct packet pkt;
+
+	if (!configured())
+		return TC_ACT_UNSPEC;
+	packet_init(&pkt, skb, CM_TO_CONTAINER);
+	if (mark_is_ours(pkt.mark_in))
+		mark_clear(skb);
+	parse_packet(skb, &pkt);
+	if (tracing())
+		trace(skb, &pkt, local_source_identity(skb, &pkt), config.identity);
+	return accept(skb, &pkt);
+}
+
+/* A NIC has received: for this host, or to be forwarded. */
+SEC("tc")
+int from_netdev(struct __sk_buff *skb)
+{
+	struct packet pkt;
+
+	if (!configured())
+		return TC_ACT_UNSPEC;
+	packet_init(&pkt, skb, CM_FROM_NETDEV);
+	if (mark_names_sender(pkt.mark_in))
+		mark_clear(skb);
+	parse_packet(skb, &pkt);
+	if (config.stamp_remote && packet_is_ip(&pkt) && mark_is_free(skb))
+		mark_set_if_it_fits(skb, remote_identity_to_stamp(skb, &pkt));
+	if (tracing())
+		trace(skb, &pkt, remote_source_identity(skb, &pkt),
+		      ipcache_identity(&pkt.destination));
+	return accept(skb, &pkt);
+}
+
+/* A NIC is about to send: from this host, or forwarded. */
+SEC("tc")
+int to_netdev(struct __sk_buff *skb)
+{
+	struct packet pkt;
+
+	if (!configured())
+		return TC_ACT_UNSPEC;
+	packet_init(&pkt, skb, CM_TO_NETDEV);
+	parse_packet(skb, &pkt);
+	if (config.identity != IDENTITY_HOST && is_host_traffic(skb, &pkt) &&
+	    !mark_is_ours(pkt.mark_in))
+		mark_set_identity(skb, config.identity);
+	if (tracing())
+		trace(skb, &pkt, outgoing_source_identity(skb, &pkt),
+		      ipcache_identity(&pkt.destination));
+	return accept(skb, &pkt);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

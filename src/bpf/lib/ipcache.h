@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * Address to identity: the longest prefix wins. Almost all real entries are hosts, so these live in
+ * a hash map in front of the trie, whose lookups cost several times as much.
+ */
+#ifndef CILMARK_IPCACHE_H
+#define CILMARK_IPCACHE_H
+
+#include "abi.h"
+#include <bpf/bpf_helpers.h>
+#include "identity.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 16);
+	__type(key, struct cm_address);
+	__type(value, struct cm_ipcache_entry);
+} cm_ipcache SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 16);
+	__type(key, struct cm_prefix);
+	__type(value, struct cm_ipcache_entry);
+} cm_ipcache_cidr SEC(".maps");
+
+static __always_inline const struct cm_ipcache_entry *
+ipcache_lookup(const struct cm_address *address)
+{
+	const struct cm_ipcache_entry *entry = bpf_map_lookup_elem(&cm_ipcache, address);
+	struct cm_prefix prefix = {
+		.prefixlen = 8 * sizeof(*address),
+		.address = *address,
+	};
+
+	/* The trie compares no further than its own entries, whose bytes 4.. of IPv4 are zero. */
+	return entry ? entry : bpf_map_lookup_elem(&cm_ipcache_cidr, &prefix);
+}
+
+static __always_inline __u32 ipcache_identity(const struct cm_address *address)
+{
+	const struct cm_ipcache_entry *entry = ipcache_lookup(address);
+
+	return entry ? entry->identity : IDENTITY_WORLD;
+}
+
+#endif

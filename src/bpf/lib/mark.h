@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * skb->mark, shared with everybody else on the host. Nobody but this header touches it.
+ *
+ *   31 ................ 16 15 .. 12 11 ... 8 7 .......... 0
+ *   identity, low 16 bits   not ours  magic   identity, high 8
+ *
+ * Bits 12 to 15 belong to IPsec key indices and to Kubernetes and are never written. The magics
+ * are Cilium's (bpf/lib/common.h). Any other value there makes it somebody else's mark.
+ */
+#ifndef CILMARK_MARK_H
+#define CILMARK_MARK_H
+
+#include "abi.h"
+#include "identity.h"
+
+enum {
+	MARK_NOT_OURS = 0xf000,
+	MARK_MAGIC_MASK = 0x0f00,
+	MARK_MAGIC_TO_PROXY = 0x0200,
+	MARK_MAGIC_PROXY_INGRESS = 0x0a00,
+	MARK_MAGIC_PROXY_EGRESS = 0x0b00,
+	MARK_MAGIC_HOST = 0x0c00,
+	MARK_MAGIC_DECRYPT = 0x0d00,
+	MARK_MAGIC_ENCRYPT = 0x0e00,
+	MARK_MAGIC_IDENTITY = 0x0f00,
+};
+
+static __always_inline __u32 mark_get(const struct __sk_buff *skb)
+{
+	return skb->mark;
+}
+
+static __always_inline __u32 mark_magic(__u32 mark)
+{
+	return mark & MARK_MAGIC_MASK;
+}
+
+static __always_inline __u32 mark_identity(__u32 mark)
+{
+	return (mark & 0xff) << 16 | mark >> 16;
+}
+
+/*
+ * Sets of magics are masks with one bit for each value of bits 8 to 11: a test without branches,
+ * of which the verifier would walk each.
+ */
+#define MAGIC_BIT(magic) (1U << ((magic) >> 8))
+
+static __always_inline int mark_has_magic(__u32 mark, __u32 magics)
+{
+	return magics >> (mark_magic(mark) >> 8) & 1;
+}
+
+static __always_inline int mark_is_proxy(__u32 mark)
+{
+	return mark_has_magic(mark, MAGIC_BIT(MARK_MAGIC_PROXY_INGRESS) |
+					    MAGIC_BIT(MARK_MAGIC_PROXY_EGRESS));
+}
+
+/* What claims to know who sent the packet: believed from this host, never from a wire. */
+static __always_inline int mark_names_sender(__u32 mark)
+{
+	return mark_has_magic(
+		mark, MAGIC_BIT(MARK_MAGIC_PROXY_INGRESS) | MAGIC_BIT(MARK_MAGIC_PROXY_EGRESS) |
+			      MAGIC_BIT(MARK_MAGIC_HOST) | MAGIC_BIT(MARK_MAGIC_IDENTITY));
+}
+
+static __always_inline int mark_is_ours(__u32 mark)
+{
+	return mark_names_sender(mark) ||
+	       mark_has_magic(mark, MAGIC_BIT(MARK_MAGIC_TO_PROXY) | MAGIC_BIT(MARK_MAGIC_DECRYPT) |
+					    MAGIC_BIT(MARK_MAGIC_ENCRYPT));
+}
+
+/* Nobody has written anything there, neither we nor a stranger. */
+static __always_inline int mark_is_free(const struct __sk_buff *skb)
+{
+	return !(skb->mark & ~MARK_NOT_OURS);
+}
+
+static __always_inline void mark_set_identity(struct __sk_buff *skb, __u32 identity)
+{
+	skb->mark = (skb->mark & MARK_NOT_OURS) | (identity & 0xffff) << 16 | MARK_MAGIC_IDENTITY |
+		    (identity >> 16 & 0xff);
+}
+
+static __always_inline void mark_set_if_it_fits(struct __sk_buff *skb, __u32 identity)
+{
+	if (identity <= IDENTITY_STAMPABLE_MAX)
+		mark_set_identity(skb, identity);
+}
+
+static __always_inline void mark_clear(struct __sk_buff *skb)
+{
+	skb->mark &= MARK_NOT_OURS;
+}
+
+#endif

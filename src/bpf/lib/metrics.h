@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* Counting packets, for the host and for each endpoint; and the door by which they pass. */
+#ifndef CILMARK_METRICS_H
+#define CILMARK_METRICS_H
+
+#include "abi.h"
+#include <bpf/bpf_helpers.h>
+#include "packet.h"
+
+/* Of the whole host, by direction and reason. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2 * CM_REASONS);
+	__type(key, __u32);
+	__type(value, struct cm_metrics);
+} cm_metrics SEC(".maps");
+
+/* Of this endpoint. Not pinned: user space finds it through the program and hands it on. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct cm_counters);
+} cm_counters SEC(".maps");
+
+static __always_inline struct cm_counters *endpoint_counters(void)
+{
+	__u32 key = 0;
+
+	return bpf_map_lookup_elem(&cm_counters, &key);
+}
+
+static __always_inline void metrics_add(struct cm_metrics *metrics, __u32 bytes)
+{
+	metrics->packets++;
+	metrics->bytes += bytes;
+}
+
+static __always_inline void count_packet(struct __sk_buff *skb, const struct packet *pkt,
+					 enum cm_reason reason)
+{
+	enum cm_direction direction = packet_direction(pkt);
+	struct cm_counters *counters = endpoint_counters();
+	__u32 key = direction * CM_REASONS + reason;
+	struct cm_metrics *metrics = bpf_map_lookup_elem(&cm_metrics, &key);
+
+	if (metrics)
+		metrics_add(metrics, skb->len);
+	if (counters)
+		metrics_add(reason == CM_FORWARDED ? &counters->forwarded[direction] :
+						     &counters->dropped[direction],
+			    skb->len);
+}
+
+/* The way out of a packet that passes; other programs on the hook still run. */
+static __always_inline int accept(struct __sk_buff *skb, const struct packet *pkt)
+{
+	count_packet(skb, pkt, CM_FORWARDED);
+	return TC_ACT_UNSPEC;
+}
+
+static __always_inline void count_lost_event(const struct packet *pkt, struct cm_counters *counters)
+{
+	__u32 key = packet_direction(pkt) * CM_REASONS + CM_EVENT_LOST;
+	struct cm_metrics *metrics = bpf_map_lookup_elem(&cm_metrics, &key);
+
+	counters->lost++;
+	if (metrics)
+		metrics_add(metrics, 0);
+}
+
+#endif

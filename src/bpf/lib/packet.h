@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * One parsed packet, filled once by parse_packet() and read by everybody else. IPv4 and IPv6 part
+ * here and meet again in struct packet.
+ */
+#ifndef CILMARK_PACKET_H
+#define CILMARK_PACKET_H
+
+#include "abi.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+#include "config.h"
+#include "mark.h"
+
+enum {
+	/* RFC 8200 names six kinds, each at most once but one; Linux has no limit of its own. */
+	MAX_EXTENSION_HEADERS = 8,
+	/* How far into the packet headers may reach; a chain beyond it is invalid. */
+	MAX_HEADER_BYTES = 512,
+	MAX_VLAN_TAGS = 2,
+};
+
+/*
+ * How much to look for. Plain is what nearly every packet is: no tag, no extension header, headers
+ * in the linear part. That parser is inline in each program; for everything else there is the
+ * thorough one, a function (see parse_thoroughly).
+ */
+enum parser {
+	PARSE_PLAIN,
+	PARSE_THOROUGHLY,
+};
+
+enum fragment {
+	FRAGMENT_NONE,
+	FRAGMENT_FIRST, /* has the transport header */
+	FRAGMENT_LATER, /* has none */
+};
+
+struct packet {
+	enum cm_program program;
+	enum fragment fragment;
+	__u32 mark_in;
+	__u32 source_identity; /* where somebody asked for it, else 0 */
+	__u32 destination_identity;
+	struct cm_address source; /* family 0: neither IP nor ARP */
+	struct cm_address destination;
+	__u32 l3_offset;
+	__u32 l4_offset;
+	__u16 arp_operation; /* 0: no ARP */
+	__be16 ethertype; /* behind the VLAN tags */
+	__be16 sport; /* 0 without ports */
+	__be16 dport;
+	__u8 l4_protocol;
+	__u8 icmp_type;
+	__u8 icmp_code;
+	__u8 tcp_flags;
+};
+
+static __always_inline enum cm_direction packet_direction(const struct packet *pkt)
+{
+	return pkt->program == CM_FROM_CONTAINER || pkt->program == CM_TO_NETDEV ? CM_EGRESS :
+										   CM_INGRESS;
+}
+
+static __always_inline void packet_init(struct packet *pkt, struct __sk_buff *skb,
+					enum cm_program program)
+{
+	*pkt = (struct packet){ .program = program, .mark_in = mark_get(skb) };
+}
+
+/* IP or ARP. */
+static __always_inline int packet_has_addresses(const struct packet *pkt)
+{
+	return pkt->source.family != 0;
+}
+
+static __always_inline int packet_is_ip(const struct packet *pkt)
+{
+	return packet_has_addresses(pkt) && !pkt->arp_operation;
+}
+
+/* The header at `offset`, or NULL if it does not lie whole in the linear part. */
+static __always_inline void *header_at(struct __sk_buff *skb, __u32 offset, __u32 size)
+{
+	void *end = (void *)(long)skb->data_end;
+	void *header;
+
+	/* Also where the packet is linear: what is valid must not depend on that. */
+	if (offset > MAX_HEADER_BYTES - size)
+		return NULL;
+	header = (void *)(long)skb->data + offset;
+	return header + size <= end ? header : NULL;
+}
+
+static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct tcphdr *tcp;
+	struct icmphdr *icmp;
+	__be16 *ports;
+
+	if (pkt->fragment == FRAGMENT_LATER)
+		return 0;
+
+	switch (pkt->l4_protocol) {
+	case IPPROTO_TCP:
+		tcp = header_at(skb, pkt->l4_offset, sizeof(*tcp));
+		if (!tcp)
+			return -CM_DROP_INVALID_PACKET;
+		pkt->tcp_flags = tcp->flags;
+		pkt->sport = tcp->source;
+		pkt->dport = tcp->dest;
+		break;
+	case IPPROTO_UDP:
+	case IPPROTO_SCTP:
+		ports = header_at(skb, pkt->l4_offset, 8);
+		if (!ports)
+			return -CM_DROP_INVALID_PACKET;
+		pkt->sport = ports[0];
+		pkt->dport = ports[1];
+		break;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		icmp = header_at(skb, pkt->l4_offset, sizeof(*icmp));
+		if (!icmp)
+			return -CM_DROP_INVALID_PACKET;
+		pkt->icmp_type = icmp->type;
+		pkt->icmp_code = icmp->code;
+		break;
+	}
+	return 0;
+}
+
+static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct iphdr *ip = header_at(skb, pkt->l3_offset, sizeof(*ip));
+	__u32 header_length;
+	__u16 fragment;
+
+	if (!ip || ip->ihl_version >> 4 != 4)
+		return -CM_DROP_INVALID_PACKET;
+	header_length = (ip->ihl_version & 0xf) * 4;
+	if (header_length < sizeof(*ip))
+		return -CM_DROP_INVALID_PACKET;
+
+	pkt->source.family = CM_IPV4;
+	pkt->destination.family = CM_IPV4;
+	__builtin_memcpy(pkt->source.bytes, &ip->saddr, sizeof(ip->saddr));
+	__builtin_memcpy(pkt->destination.bytes, &ip->daddr, sizeof(ip->daddr));
+	pkt->l4_protocol = ip->protocol;
+	pkt->l4_offset = pkt->l3_offset + header_length;
+	fragment = bpf_ntohs(ip->frag_off);
+	if (fragment & 0x1fff)
+		pkt->fragment = FRAGMENT_LATER;
+	else if (fragment & 0x2000)
+		pkt->fragment = FRAGMENT_FIRST;
+	return parse_l4(skb, pkt);
+}
+
+static __always_inline int is_extension_header(__u8 protocol)
+{
+	const __u64 extension_headers = 1ULL << IPPROTO_HOPOPTS | 1ULL << IPPROTO_ROUTING |
+					1ULL << IPPROTO_FRAGMENT | 1ULL << IPPROTO_AH |
+					1ULL << IPPROTO_DSTOPTS;
+
+	return protocol < 64 && extension_headers >> protocol & 1;
+}
+
+/*
+ * Moves l4_protocol and l4_offset over one extension header: 0, or a negative reason.
+ *
+ * A global function, so that the verifier walks a chain of headers as so many calls: inline, its
+ * combinations were 45 of a program's 49 thousand instructions walked.
+ */
+__noinline int skip_extension_header(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct ipv6_opt_hdr *option;
+	struct frag_hdr *frag;
+
+	if (!pkt)
+		return -CM_DROP_INVALID_PACKET;
+	if (pkt->l4_protocol == IPPROTO_FRAGMENT) {
+		frag = header_at(skb, pkt->l4_offset, sizeof(*frag));
+		if (!frag)
+			return -CM_DROP_INVALID_PACKET;
+		/* Offset 0 without more to come: an atomic fragment (RFC 6946), a whole packet. */
+		if (frag->frag_off & bpf_htons(0xfff8))
+			pkt->fragment = FRAGMENT_LATER;
+		else if (frag->frag_off & bpf_htons(1))
+			pkt->fragment = FRAGMENT_FIRST;
+		pkt->l4_protocol = frag->nexthdr;
+		pkt->l4_offset += sizeof(*frag);
+		return 0;
+	}
+	option = header_at(skb, pkt->l4_offset, sizeof(*option));
+	if (!option)
+		return -CM_DROP_INVALID_PACKET;
+	pkt->l4_offset += pkt->l4_protocol == IPPROTO_AH ? (option->hdrlen + 2) * 4 :
+							   (option->hdrlen + 1) * 8;
+	pkt->l4_protocol = option->nexthdr;
+	return 0;
+}
+
+static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *pkt, enum parser parser)
+{
+	struct ipv6hdr *ip6 = header_at(skb, pkt->l3_offset, sizeof(*ip6));
+	int verdict;
+
+	if (!ip6 || (ip6->version_class_label & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
+		return -CM_DROP_INVALID_PACKET;
+
+	pkt->source.family = CM_IPV6;
+	pkt->destination.family = CM_IPV6;
+	__builtin_memcpy(pkt->source.bytes, &ip6->saddr, sizeof(ip6->saddr));
+	__builtin_memcpy(pkt->destination.bytes, &ip6->daddr, sizeof(ip6->daddr));
+	pkt->l4_protocol = ip6->nexthdr;
+	pkt->l4_offset = pkt->l3_offset + sizeof(*ip6);
+
+	if (!is_extension_header(pkt->l4_protocol))
+		return parse_l4(skb, pkt);
+	if (parser == PARSE_PLAIN)
+		return -CM_DROP_INVALID_EXTHDR;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < MAX_EXTENSION_HEADERS; i++) {
+		verdict = skip_extension_header(skb, pkt);
+		if (verdict < 0)
+			return verdict;
+		if (pkt->fragment == FRAGMENT_LATER || !is_extension_header(pkt->l4_protocol))
+			return parse_l4(skb, pkt);
+	}
+	return -CM_DROP_INVALID_EXTHDR;
+}
+
+static __always_inline int parse_arp(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct arp_eth_ipv4 *arp = header_at(skb, pkt->l3_offset, sizeof(*arp));
+
+	if (!arp || arp->ar_hrd != bpf_htons(ARPHRD_ETHER) || arp->ar_pro != bpf_htons(ETH_P_IP) ||
+	    arp->ar_hln != ETH_ALEN || arp->ar_pln != sizeof(arp->ar_sip))
+		return -CM_DROP_INVALID_PACKET;
+
+	pkt->source.family = CM_IPV4;
+	pkt->destination.family = CM_IPV4;
+	__builtin_memcpy(pkt->source.bytes, arp->ar_sip, sizeof(arp->ar_sip));
+	__builtin_memcpy(pkt->destination.bytes, arp->ar_tip, sizeof(arp->ar_tip));
+	pkt->arp_operation = bpf_ntohs(arp->ar_op);
+	return 0;
+}
+
+/* A device without an Ethernet header hands over packets that start with the version nibble. */
+static __always_inline int parse_l2(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct ethhdr *eth;
+	__u8 *version;
+
+	if (config.l3_device) {
+		version = header_at(skb, 0, sizeof(*version));
+		if (!version)
+			return -CM_DROP_UNSUPPORTED_L2;
+		pkt->l3_offset = 0;
+		pkt->ethertype = *version >> 4 == 4 ? bpf_htons(ETH_P_IP) :
+				 *version >> 4 == 6 ? bpf_htons(ETH_P_IPV6) :
+						      0;
+		return 0;
+	}
+	eth = header_at(skb, 0, sizeof(*eth));
+	if (!eth)
+		return -CM_DROP_UNSUPPORTED_L2;
+	pkt->l3_offset = sizeof(*eth);
+	pkt->ethertype = eth->h_proto;
+	return 0;
+}
+
+static __always_inline int skip_vlan_tags(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct vlan_hdr *vlan;
+
+#pragma clang loop unroll(full)
+	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
+		if (pkt->ethertype != bpf_htons(ETH_P_8021Q) &&
+		    pkt->ethertype != bpf_htons(ETH_P_8021AD))
+			break;
+		vlan = header_at(skb, pkt->l3_offset, sizeof(*vlan));
+		if (!vlan)
+			return -CM_DROP_INVALID_PACKET;
+		pkt->l3_offset += sizeof(*vlan);
+		pkt->ethertype = vlan->h_vlan_encapsulated_proto;
+	}
+	return 0;
+}
+
+static __always_inline int parse_headers(struct __sk_buff *skb, struct packet *pkt,
+					 enum parser parser)
+{
+	int verdict = parse_l2(skb, pkt);
+
+	if (verdict == 0 && parser == PARSE_THOROUGHLY) {
+		verdict = skip_vlan_tags(skb, pkt);
+		/* Read back from memory, the offset is one state to the verifier instead of three. */
+		barrier();
+	}
+	if (verdict < 0)
+		return verdict;
+	pkt->fragment = FRAGMENT_NONE;
+	if (pkt->ethertype == bpf_htons(ETH_P_IP))
+		return parse_ipv4(skb, pkt);
+	if (pkt->ethertype == bpf_htons(ETH_P_IPV6))
+		return parse_ipv6(skb, pkt, parser);
+	if (parser == PARSE_PLAIN)
+		return -CM_DROP_UNKNOWN_L3;
+	return pkt->ethertype == bpf_htons(ETH_P_ARP) ? parse_arp(skb, pkt) : 0;
+}
+
+/*
+ * A global function, because the verifier walks such a one by itself and once, and not its every
+ * outcome through the rest of each program: with all of it inline, a program took 450 ms to load.
+ * The call costs 8 ns (x86, return thunks), and so the plain parser does without.
+ */
+__noinline int parse_thoroughly(struct __sk_buff *skb, struct packet *pkt)
+{
+	return pkt ? parse_headers(skb, pkt, PARSE_THOROUGHLY) : -CM_DROP_INVALID_PACKET;
+}
+
+/*
+ * Fills `pkt`, as packet_init() left it. 0, also for what is neither IP nor ARP
+ * (family 0), or a negative reason. Headers outside the linear part are pulled in once.
+ */
+static __always_inline int parse_packet(struct __sk_buff *skb, struct packet *pkt)
+{
+	int verdict;
+
+	if (parse_headers(skb, pkt, PARSE_PLAIN) == 0)
+		return 0;
+	verdict = parse_thoroughly(skb, pkt);
+	if (verdict == 0 || skb->data_end - skb->data >= skb->len)
+		return verdict;
+	if (bpf_skb_pull_data(skb, skb->len < MAX_HEADER_BYTES ? skb->len : MAX_HEADER_BYTES))
+		return verdict;
+	return parse_thoroughly(skb, pkt);
+}
+
+#endif

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* Who is at the other end: from the mark, the flow label and the ipcache, by the path it came. */
+#ifndef CILMARK_RESOLVE_H
+#define CILMARK_RESOLVE_H
+
+#include "abi.h"
+#include "config.h"
+#include "endpoint.h"
+#include "flow_label.h"
+#include "identity.h"
+#include "ipcache.h"
+#include "mark.h"
+#include "packet.h"
+#include "trace.h"
+
+/*
+ * ingress_ifindex is 0 for what this host sends, and not for what it forwards or bridges. Unlike
+ * the mark no process can choose it.
+ */
+static __always_inline int is_generated_here(const struct __sk_buff *skb)
+{
+	return skb->ingress_ifindex == 0;
+}
+
+/*
+ * What the ipcache says of a sender that is not this host, else `otherwise`. Only this host is the
+ * host: where another sends from its address, that is spoofed or masqueraded.
+ */
+static __always_inline __u32 ipcache_sender(const struct packet *pkt, __u32 otherwise)
+{
+	const struct cm_ipcache_entry *entry = ipcache_lookup(&pkt->source);
+
+	return entry && !entry->is_host && entry->identity != IDENTITY_HOST ? entry->identity :
+									      otherwise;
+}
+
+/* The sender of a packet that the stack delivers to a workload. */
+static __always_inline __u32 local_source_identity(const struct __sk_buff *skb,
+						   const struct packet *pkt)
+{
+	__u32 identity = IDENTITY_WORLD;
+	__u32 mark = pkt->mark_in;
+
+	if (is_generated_here(skb) || mark_magic(mark) == MARK_MAGIC_HOST)
+		return IDENTITY_HOST;
+	if (mark_magic(mark) == MARK_MAGIC_IDENTITY || (config.trust_proxy && mark_is_proxy(mark)))
+		identity = mark_identity(mark);
+	if (!identity_is_reserved(identity) || identity == IDENTITY_HOST)
+		return identity;
+	return ipcache_sender(pkt, identity);
+}
+
+/* The sender of a packet that comes from a wire. */
+static __always_inline __u32 remote_source_identity(struct __sk_buff *skb, const struct packet *pkt)
+{
+	__u32 identity = flow_label_identity(skb, pkt);
+
+	return identity ? identity : ipcache_identity(&pkt->source);
+}
+
+/* The same for a mark, which others believe: nobody on a wire is this host. */
+static __always_inline __u32 remote_identity_to_stamp(struct __sk_buff *skb,
+						      const struct packet *pkt)
+{
+	__u32 identity = flow_label_identity(skb, pkt);
+
+	return identity ? identity : ipcache_sender(pkt, IDENTITY_WORLD);
+}
+
+/* Sent by this host itself: not by a workload, nor by a proxy in a workload's name. */
+static __always_inline int is_host_traffic(const struct __sk_buff *skb, const struct packet *pkt)
+{
+	if (!is_generated_here(skb) && mark_magic(pkt->mark_in) != MARK_MAGIC_HOST)
+		return 0;
+	if (config.trust_proxy && mark_is_proxy(pkt->mark_in))
+		return 0;
+	return !is_local_workload(&pkt->source);
+}
+
+/* The sender of a packet that leaves by a NIC. */
+static __always_inline __u32 outgoing_source_identity(const struct __sk_buff *skb,
+						      const struct packet *pkt)
+{
+	if (is_host_traffic(skb, pkt))
+		return config.identity;
+	if (mark_magic(pkt->mark_in) == MARK_MAGIC_IDENTITY ||
+	    (config.trust_proxy && mark_is_proxy(pkt->mark_in)))
+		return mark_identity(pkt->mark_in);
+	return ipcache_identity(&pkt->source);
+}
+
+#endif

@@ -1,0 +1,261 @@
+//! `cilmark attach`.
+
+mod plan;
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use ipnet::Ipv6Net;
+use log::info;
+
+use super::{Context, detach, monitor, until_interrupted};
+use crate::datapath::attach::{self, HookKind, Place};
+use crate::datapath::device::{self, Device};
+use crate::datapath::events::Events;
+use crate::datapath::load::{self, Features, Sizes, Spec};
+use crate::datapath::pin::{Lock, Root};
+use crate::datapath::registry::Endpoint;
+use crate::datapath::{addresses, netns, sys};
+use crate::model::endpoint::{EndpointId, Role};
+use crate::model::identity::Names;
+use crate::model::prefix::parse_ipv6_prefix;
+use crate::output;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The device
+    #[arg(value_name = "DEV")]
+    device: String,
+    /// The identity, a number or a name; for a NIC 1 (host) if left out
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// What the device is; by default container for a veth or tap without a default route
+    #[arg(long)]
+    role: Option<Role>,
+    /// The workload's addresses, which it then can't change; a NIC's own if left out
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', num_args = 1.., value_parser = plan::parse_address)]
+    ip: Vec<IpAddr>,
+    /// The MAC that the ARP responder answers with, instead of the device's
+    #[arg(long, value_parser = plan::parse_mac)]
+    mac: Option<[u8; 6]>,
+    /// The endpoint's number, 1 to 65535; the lowest free one if left out
+    #[arg(long, value_name = "N")]
+    endpoint_id: Option<EndpointId>,
+    /// Answer the workload's ARP requests
+    #[arg(long)]
+    arp_responder: bool,
+    /// Believe the identity in marks of a proxy on this host
+    #[arg(long)]
+    trust_proxy: bool,
+    /// Write the identity into the flow label of the workload's IPv6 packets
+    #[arg(long)]
+    flow_label: bool,
+    /// Read identities from the flow labels of senders in this IPv6 prefix
+    #[arg(long, value_name = "PREFIX", value_parser = parse_ipv6_prefix)]
+    trust_flow_label: Option<Ipv6Net>,
+    /// Mark what a NIC receives with the identity of its sender
+    #[arg(long)]
+    stamp_remote: bool,
+    /// How to attach: tcx (Linux 6.6) or clsact; auto takes tcx where the kernel has it
+    #[arg(long, value_enum, default_value = "auto")]
+    hook: HookChoice,
+    /// Run before the programs that are on the hook already
+    #[arg(long)]
+    first: bool,
+    /// Size of the ipcache's maps, if this makes them: of the one for hosts, and of that for prefixes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    ipcache_entries: Option<u32>,
+    /// Mount a BPF file system if there is none
+    #[arg(long)]
+    mount_bpffs: bool,
+    /// Show events until Ctrl-C, then detach
+    #[arg(long)]
+    foreground: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum HookChoice {
+    Auto,
+    Tcx,
+    Clsact,
+}
+
+/// What `--foreground` goes on with.
+struct Attached {
+    id: EndpointId,
+    ifindex: u32,
+    netns: u64,
+    /// Keeps other readers of events out.
+    events: Option<Lock>,
+}
+
+pub fn run(context: &Context, args: Args) -> Result<()> {
+    // From the start, so that Ctrl-C during the attachment ends in a detachment.
+    let go_on = args.foreground.then(until_interrupted).transpose()?;
+    let mut attached = attach_device(context, &args)?;
+    let (Some(go_on), Some(events)) = (go_on, attached.events.take()) else { return Ok(()) };
+
+    let streamed = Events::open(&context.root, events).and_then(|events| {
+        let mut printer = monitor::Printer::new(context)?;
+        events.read(false, |event| printer.print(event).map(|()| true), go_on)
+    });
+    let detached = detach_again(context, &attached);
+    let detached = detached.with_context(|| format!("detach {}", args.device))?;
+    let by = if detached { "" } else { " by another command" };
+    output::note(&format!("detached {}{by}", args.device));
+    streamed
+}
+
+/// Whether it was still there. Another device may have got the number since.
+fn detach_again(context: &Context, attached: &Attached) -> Result<bool> {
+    let Some(_lock) = context.root.lock()? else { return Ok(false) };
+    let endpoint = Endpoint::read(&context.root, attached.id)?;
+    let ours = (attached.netns, attached.ifindex);
+    if (endpoint.config.netns, endpoint.config.ifindex) != ours {
+        return Ok(false);
+    }
+    detach::detach(&context.root, &endpoint)?;
+    detach::remove_unused_root(&context.root)?;
+    Ok(true)
+}
+
+fn attach_device(context: &Context, args: &Args) -> Result<Attached> {
+    let root = &context.root;
+    let device = device::by_name(&args.device)?;
+    let (role, reason) = plan::role(args, &device)?;
+    let (ifindex, netns) = (device.ifindex, netns::current()?);
+    let _lock = context.prepare(args.mount_bpffs)?;
+    // Before anything is replaced, which the end of a failed --foreground would take off.
+    let events = args.foreground.then(|| root.lock_events()).transpose();
+    let attached = events.and_then(|events| {
+        let id = attach_locked(context, args, device, role, &reason)?;
+        Ok(Attached { id, ifindex, netns, events })
+    });
+    detach::leave_nothing_of_a_failure(root, attached)
+}
+
+fn attach_locked(
+    context: &Context,
+    args: &Args,
+    device: Device,
+    role: Role,
+    reason: &str,
+) -> Result<EndpointId> {
+    let root = &context.root;
+    let netns = netns::current()?;
+    let endpoints = clean_stale(root, &device, netns)?;
+    let replaced = endpoints.iter().find(|endpoint| {
+        endpoint.config.netns == netns && endpoint.config.ifindex == device.ifindex
+    });
+    let place = plan::place(args, &device)?;
+    let spec = Spec {
+        id: plan::endpoint_id(args, &endpoints, replaced)?,
+        role,
+        identity: plan::identity(args, role, &context.names()?)?,
+        netns,
+        mac: args.mac.unwrap_or(device.mac),
+        tc_priority: place.tc_priority(),
+        features: Features {
+            arp_responder: args.arp_responder,
+            trust_proxy: args.trust_proxy,
+            flow_label: args.flow_label,
+            trust_flow_label: args.trust_flow_label,
+            stamp_remote: args.stamp_remote,
+        },
+        addresses: plan::addresses(args, &device, role)?,
+        device,
+    };
+    put_on(root, &spec, place, args, replaced)?;
+    if replaced.is_none() && !reason.is_empty() {
+        output::note(reason);
+    }
+    output::note(&describe(&spec, place.kind, replaced.is_some(), &context.names()?));
+    Ok(spec.id)
+}
+
+fn describe(spec: &Spec, kind: HookKind, replaced: bool, names: &Names) -> String {
+    let addresses: Vec<String> = spec.addresses.iter().map(IpAddr::to_string).collect();
+    format!(
+        "{} {}: endpoint {}, {}, identity {}, {kind}, {}",
+        if replaced { "replaced" } else { "attached" },
+        spec.device.name,
+        spec.id,
+        spec.role,
+        names.label(spec.identity),
+        match (spec.role, addresses.is_empty()) {
+            (_, false) => addresses.join(" "),
+            (Role::Container, true) => "any source address".to_owned(),
+            (Role::Netdev, true) => "no address".to_owned(),
+        }
+    )
+}
+
+/// Loads, registers, attaches; undoes what it did if one of them fails.
+fn put_on(
+    root: &Root,
+    spec: &Spec,
+    place: Place,
+    args: &Args,
+    replaced: Option<&Endpoint>,
+) -> Result<()> {
+    let pins = root.endpoint(spec.id);
+    let start = Instant::now();
+    let counters = replaced.and_then(Endpoint::counters_map);
+    let sizes = Sizes { ipcache: args.ipcache_entries };
+    let config = spec.config();
+    let loaded = load::load(root, spec.role, &config, &sizes, counters.as_ref())?;
+
+    let before = addresses::operators_lines(root, &spec.addresses)?;
+    let register = || addresses::register(root, &config, &spec.addresses);
+    let attached = match replaced {
+        Some(endpoint) => {
+            register().and_then(|()| attach::replace(place, &pins, &loaded, &endpoint.previous()?))
+        }
+        None => attach::attach(place, &pins, &loaded, register),
+    };
+    if let Err(error) = attached {
+        let keep = replaced.map(Endpoint::addresses).unwrap_or_default();
+        addresses::forget(root, spec.id, &keep)?;
+        addresses::put_back(root, &before)?;
+        if let Some(endpoint) = replaced {
+            addresses::register(root, &endpoint.config, &keep)?;
+        }
+        return Err(error);
+    }
+    addresses::forget(root, spec.id, &spec.addresses)?;
+    for hook in attach::HOOKS {
+        let facts = sys::program_facts(loaded.program(hook))?;
+        info!(
+            "{}: {hook:?} program has {} instructions, {} walked by the verifier",
+            spec.device.name, facts.instructions, facts.verified_instructions
+        );
+    }
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    info!(
+        "{}: open {:.2} ms, load {:.2} ms, attach {:.2} ms",
+        spec.device.name,
+        ms(loaded.open_time),
+        ms(loaded.load_time),
+        ms(start.elapsed() - loaded.open_time - loaded.load_time)
+    );
+    Ok(())
+}
+
+/// Removes what is left of endpoints whose device is gone, if it had this one's name; the other
+/// endpoints.
+fn clean_stale(root: &Root, device: &Device, netns: u64) -> Result<Vec<Endpoint>> {
+    let mut others = Vec::new();
+    for endpoint in Endpoint::all(root)? {
+        let same = endpoint.config.netns == netns
+            && (endpoint.device == device.name || endpoint.config.ifindex == device.ifindex);
+        if endpoint.stale && (same || endpoint.role().is_none()) {
+            info!("endpoint {} ({}) is stale, cleaning up", endpoint.id, endpoint.device);
+            detach::detach(root, &endpoint)?;
+        } else {
+            others.push(endpoint);
+        }
+    }
+    Ok(others)
+}

@@ -1,0 +1,199 @@
+//! What `attach` is going to do, decided before anything is changed.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use log::warn;
+
+use super::{Args, HookChoice};
+use crate::datapath::attach::{HookKind, Place};
+use crate::datapath::device::{self, Device};
+use crate::datapath::registry::Endpoint;
+use crate::datapath::{load, sys};
+use crate::model::endpoint::{EndpointId, Role};
+use crate::model::identity::{Identity, Names};
+
+/// The role, and why, for people; nothing if they said it.
+pub fn role(args: &Args, device: &Device) -> Result<(Role, String)> {
+    let name = &device.name;
+    ensure!(
+        device.framing.is_some(),
+        "{name} has link type {}; cilmark knows Ethernet devices, tun, WireGuard and IP tunnels",
+        device.link_type
+    );
+    let (role, why) = match args.role {
+        Some(role) => (role, "as --role says"),
+        None if !(device.is_veth() || device.is_tap()) => {
+            (Role::Netdev, "since it is neither a veth nor a tap")
+        }
+        None if device::carries_default_route(device)? => {
+            (Role::Netdev, "since a default route leaves by it")
+        }
+        None => (Role::Container, "since it is a veth or tap without a default route"),
+    };
+    let reason = match args.role {
+        Some(_) => String::new(),
+        None => format!("{name}: taken for a {role}, {why} (--role says otherwise)"),
+    };
+    let kind = device.kind.as_deref().unwrap_or_default();
+    let stacked = device::shares_its_parents_hooks(kind);
+    match role {
+        Role::Container if stacked => bail!(
+            "{name} is a {kind}, whose hooks see the workload's packets the wrong way round or not \
+             at all; attach to its parent device as a netdev, or connect the workload by a veth or \
+             a tap"
+        ),
+        Role::Container => {}
+        Role::Netdev => {
+            for child in device::stacked_on(device)? {
+                warn!(
+                    "{name} carries the {} {}: what that sends looks as if this host had sent it",
+                    child.kind.as_deref().unwrap_or_default(),
+                    child.name
+                );
+            }
+        }
+    }
+    for (given, flag, needs) in [
+        (args.arp_responder, "--arp-responder", Role::Container),
+        (args.flow_label, "--flow-label", Role::Container),
+        (args.stamp_remote, "--stamp-remote", Role::Netdev),
+        (args.trust_flow_label.is_some(), "--trust-flow-label", Role::Netdev),
+    ] {
+        ensure!(!given || role == needs, "{flag} is for the role {needs}, and {name} is a {role}");
+    }
+    Ok((role, reason))
+}
+
+/// How and where to attach.
+pub fn place(args: &Args, device: &Device) -> Result<Place> {
+    let kind = match args.hook {
+        HookChoice::Clsact => HookKind::Clsact,
+        HookChoice::Tcx if !sys::has_tcx() => {
+            bail!("this kernel has no TCX (Linux 6.6 has); leave out --hook, or say --hook clsact")
+        }
+        HookChoice::Tcx => HookKind::Tcx,
+        HookChoice::Auto if sys::has_tcx() => HookKind::Tcx,
+        HookChoice::Auto => HookKind::Clsact,
+    };
+    Ok(Place { kind, ifindex: device.ifindex, first: args.first })
+}
+
+/// The number: the one that is wanted, that of the endpoint that is replaced, or a free one.
+pub fn endpoint_id(
+    args: &Args,
+    endpoints: &[Endpoint],
+    replaced: Option<&Endpoint>,
+) -> Result<EndpointId> {
+    match (args.endpoint_id, replaced) {
+        (Some(wanted), Some(endpoint)) => {
+            ensure!(
+                endpoint.id == wanted,
+                "{} is attached as endpoint {}; `cilmark detach {}` first, to change the number",
+                endpoint.device,
+                endpoint.id,
+                endpoint.device
+            );
+            Ok(wanted)
+        }
+        (Some(wanted), None) => match endpoints.iter().find(|endpoint| endpoint.id == wanted) {
+            Some(taken) => bail!(
+                "endpoint {wanted} is {}{}; take another number, or `cilmark detach id:{wanted}`",
+                taken.device,
+                if taken.stale { ", which is gone" } else { "" }
+            ),
+            None => Ok(wanted),
+        },
+        (None, Some(endpoint)) => Ok(endpoint.id),
+        (None, None) => EndpointId::lowest_free(endpoints.iter().map(|endpoint| endpoint.id))
+            .context("all 65535 endpoint numbers are taken"),
+    }
+}
+
+/// The identity, which has to fit where it is to be written.
+pub fn identity(args: &Args, role: Role, names: &Names) -> Result<Identity> {
+    let identity = match (&args.id, role) {
+        (Some(text), _) => names.parse(text)?,
+        (None, Role::Netdev) => Identity::HOST,
+        (None, Role::Container) => bail!("a container needs an identity: --id ID"),
+    };
+    ensure!(identity != Identity::UNKNOWN, "--id 0 means unknown, and can't be anybody's identity");
+    ensure!(
+        role == Role::Netdev || identity != Identity::HOST,
+        "--id 1 is this host, and a workload with it would pass for the host"
+    );
+    ensure!(
+        identity <= Identity::STAMPABLE_MAX,
+        "--id {identity} does not fit into a mark: {} is the largest",
+        Identity::STAMPABLE_MAX
+    );
+    ensure!(
+        !args.flow_label || identity <= Identity::FLOW_LABEL_MAX,
+        "--id {identity} does not fit into a flow label: {} is the largest; leave out --flow-label",
+        Identity::FLOW_LABEL_MAX
+    );
+    Ok(identity)
+}
+
+/// The workload's addresses as given, the NIC's own unless others are given.
+pub fn addresses(args: &Args, device: &Device, role: Role) -> Result<Vec<IpAddr>> {
+    let mut addresses = match role {
+        Role::Netdev if args.ip.is_empty() => device::addresses(device)?,
+        _ => args.ip.clone(),
+    };
+    let mut seen = BTreeSet::new();
+    addresses.retain(|address| seen.insert(*address));
+    for address in &args.ip {
+        ensure!(is_of_a_host(address), "--ip {address} is not an address that a host sends from");
+    }
+    for (family, count) in [
+        ("IPv4", addresses.iter().filter(|address| address.is_ipv4()).count()),
+        ("IPv6", addresses.iter().filter(|address| address.is_ipv6()).count()),
+    ] {
+        // A NIC's further addresses are known by the ipcache; a workload's are its source check.
+        ensure!(
+            role == Role::Netdev || count <= load::max_addresses(),
+            "{count} {family} addresses for one workload; {} are the most",
+            load::max_addresses()
+        );
+    }
+    Ok(addresses)
+}
+
+fn is_of_a_host(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_broadcast() && !is_special(address),
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().is_none() && !is_special(address),
+    }
+}
+
+fn is_special(address: &IpAddr) -> bool {
+    address.is_unspecified() || address.is_multicast() || address.is_loopback()
+}
+
+/// Reads an address. What stands in its place most often is said: a device, since `--ip` takes all that
+/// follows it, and what `ip addr` prints.
+pub fn parse_address(text: &str) -> Result<IpAddr> {
+    text.parse().ok().with_context(|| match text.split_once('/') {
+        Some((address, _)) if address.parse::<IpAddr>().is_ok() => {
+            format!("`{text}` is a prefix; the address alone is {address}")
+        }
+        _ => format!("`{text}` is not an IP address; DEV goes before --ip"),
+    })
+}
+
+/// Reads six octets.
+pub fn parse_mac(text: &str) -> Result<[u8; 6]> {
+    let octets: Vec<u8> = text
+        .split([':', '-'])
+        .map(|octet| u8::from_str_radix(octet, 16))
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("MAC `{text}` is not six octets such as 02:00:00:00:00:01"))?;
+    let mac: [u8; 6] = octets
+        .try_into()
+        .ok()
+        .with_context(|| format!("MAC `{text}` is not six octets such as 02:00:00:00:00:01"))?;
+    ensure!(mac[0] & 1 == 0, "MAC `{text}` is a multicast address");
+    Ok(mac)
+}

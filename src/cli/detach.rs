@@ -1,0 +1,100 @@
+//! `cilmark detach`.
+
+use anyhow::{Result, bail, ensure};
+
+use log::warn;
+
+use super::Context;
+use crate::datapath::attach;
+use crate::datapath::ipcache::Ipcache;
+use crate::datapath::maps::Identities;
+use crate::datapath::pin::Root;
+use crate::datapath::registry::Endpoint;
+use crate::datapath::{addresses, netns};
+use crate::model::endpoint::{Role, Selector};
+use crate::output;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Names of attached devices, or id:N
+    #[arg(value_name = "DEV", required_unless_present = "all")]
+    devices: Vec<Selector>,
+    /// Everything; with --netns, everything there
+    #[arg(long, conflicts_with = "devices")]
+    all: bool,
+}
+
+pub fn run(context: &Context, args: Args) -> Result<()> {
+    let root = &context.root;
+    let Some(_lock) = root.lock()? else {
+        ensure!(args.all, "nothing is attached: {} is not there", root.path().display());
+        output::note("nothing is attached");
+        return Ok(());
+    };
+    let mut endpoints = Vec::new();
+    let mut errors = Vec::new();
+    if args.all {
+        endpoints = context.endpoints()?;
+    }
+    for selector in &args.devices {
+        match Endpoint::select(root, selector, context.in_netns) {
+            Ok(endpoint) => endpoints.push(endpoint),
+            Err(error) => errors.push(error),
+        }
+    }
+    for endpoint in &endpoints {
+        match detach(root, endpoint) {
+            Ok(()) => output::note(&format!("detached {}", endpoint.device)),
+            Err(error) => errors.push(error.context(format!("detach {}", endpoint.device))),
+        }
+    }
+    if let Err(error) = remove_unused_root(root) {
+        errors.push(error);
+    }
+    match errors.len() {
+        0 => Ok(()),
+        1 => Err(errors.remove(0)),
+        _ => {
+            let all: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
+            bail!("{} failures:\n  {}", all.len(), all.join("\n  "))
+        }
+    }
+}
+
+/// Takes an endpoint off its device and forgets its addresses; also what is left of a stale one.
+pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
+    let config = &endpoint.config;
+    let pins = root.endpoint(endpoint.id);
+    attach::detach_links(&pins);
+    netns::within(config.netns, || {
+        attach::take_off_all_filters(config.ifindex, &endpoint.map_ids());
+        Ok(())
+    })?;
+    // The pins last: they are where another detach finds what a killed one has left.
+    match endpoint.role() {
+        Some(Role::Container) => addresses::forget(root, endpoint.id, &[])?,
+        _ => addresses::hand_on(root, endpoint.id)?,
+    }
+    pins.remove()
+}
+
+/// The shared maps go with the last endpoint, unless they hold something that the operator put there.
+pub fn remove_unused_root(root: &Root) -> Result<()> {
+    let used = !root.endpoints()?.is_empty()
+        || Ipcache::open(root)?.is_some_and(|ipcache| !ipcache.is_empty())
+        || match Identities::open(root)? {
+            Some(identities) => identities.names()?.declared().next().is_some(),
+            None => false,
+        };
+    if used { Ok(()) } else { root.remove() }
+}
+
+/// A command that failed leaves no maps that it made.
+pub fn leave_nothing_of_a_failure<T>(root: &Root, result: Result<T>) -> Result<T> {
+    if result.is_err()
+        && let Err(error) = remove_unused_root(root)
+    {
+        warn!("clean up {}: {error:#}", root.path().display());
+    }
+    result
+}

@@ -1,0 +1,78 @@
+//! `cilmark identity set|list|del`.
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::{Context, detach};
+use crate::datapath::load::{self, Sizes};
+use crate::datapath::maps::Identities;
+use crate::model::identity::Identity;
+use crate::output;
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Name an identity
+    Set {
+        /// A number
+        #[arg(value_name = "ID")]
+        identity: String,
+        /// Letters a-z, digits, - _ . and at most 31 bytes
+        name: String,
+    },
+    /// Show the declared names
+    List,
+    /// Forget the name of an identity
+    Del {
+        /// A number or a name
+        #[arg(value_name = "ID")]
+        identity: String,
+    },
+}
+
+#[derive(Serialize)]
+struct Named<'a> {
+    identity: Identity,
+    name: &'a str,
+}
+
+pub fn run(context: &Context, command: Command) -> Result<()> {
+    let names = context.names()?;
+    match command {
+        Command::Set { identity, name } => {
+            let identity = names.parse(&identity)?;
+            names.check_declaration(identity, &name)?;
+            let _lock = context.prepare(false)?;
+            let set = load::create_maps(&context.root, &Sizes::default())
+                .and_then(|()| open(context)?.set(identity, &name));
+            detach::leave_nothing_of_a_failure(&context.root, set)
+        }
+        Command::List => {
+            let lines: Vec<Named<'_>> =
+                names.declared().map(|(identity, name)| Named { identity, name }).collect();
+            if context.json {
+                return output::json(&lines);
+            }
+            let rows: Vec<[String; 2]> =
+                lines.iter().map(|line| [line.identity.to_string(), line.name.into()]).collect();
+            output::table(["IDENTITY", "NAME"], &rows)
+        }
+        Command::Del { identity } => {
+            let identity = names.parse(&identity)?;
+            let _lock = context.root.lock()?;
+            let found = match Identities::open(&context.root)? {
+                Some(identities) => identities.delete(identity)?,
+                None => false,
+            };
+            ensure!(
+                found,
+                "identity {identity} has no declared name; `cilmark identity list` shows those that have"
+            );
+            detach::remove_unused_root(&context.root)
+        }
+    }
+}
+
+fn open(context: &Context) -> Result<Identities> {
+    Identities::open(&context.root)?.context("no identity has a declared name")
+}

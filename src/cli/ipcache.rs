@@ -1,0 +1,178 @@
+//! `cilmark ipcache set|get|del|list|load|flush`.
+
+use std::fs;
+use std::io::{self, IsTerminal, Read, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::{Context, detach, until_interrupted};
+use crate::datapath::ipcache::{Ipcache, IpcacheLine};
+use crate::datapath::load::{self, Sizes};
+use crate::model::identity::{Identity, Names};
+use crate::model::prefix::{format_prefix, parse_ipcache, parse_prefix};
+use crate::output;
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Give an address or a prefix an identity
+    Set {
+        /// Such as 10.0.0.1 or fd00::/64
+        prefix: String,
+        /// A number or a name
+        #[arg(value_name = "ID")]
+        identity: String,
+    },
+    /// Show which entry decides for an address
+    Get {
+        /// The address
+        address: IpAddr,
+    },
+    /// Forget an address or a prefix
+    Del {
+        /// As it was set
+        prefix: String,
+    },
+    /// Show all entries
+    List,
+    /// Read `PREFIX ID` lines from a file; `#` begins a comment. All lines count, or none
+    Load {
+        /// The file; `-` for stdin
+        file: PathBuf,
+        /// Size of the maps, if this makes them: of the one for hosts, and of that for prefixes
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        ipcache_entries: Option<u32>,
+    },
+    /// Forget everything but the addresses of attached endpoints
+    Flush,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    prefix: String,
+    identity: Identity,
+    name: Option<&'a str>,
+}
+
+pub fn run(context: &Context, command: Command) -> Result<()> {
+    let names = context.names()?;
+    match command {
+        Command::Set { prefix, identity } => {
+            let (prefix, identity) = (parse_prefix(&prefix)?, names.parse(&identity)?);
+            let _lock = context.prepare(false)?;
+            let set =
+                made(context, &Sizes::default()).and_then(|ipcache| ipcache.set(&prefix, identity));
+            detach::leave_nothing_of_a_failure(&context.root, set)
+        }
+        Command::Get { address } => {
+            let line = match Ipcache::open(&context.root)? {
+                Some(ipcache) => ipcache.resolve(address)?,
+                None => None,
+            };
+            let line =
+                line.with_context(|| format!("{address} is not in the ipcache, and so is world"))?;
+            print(context, &names, &[line])
+        }
+        Command::Del { prefix } => {
+            let prefix = parse_prefix(&prefix)?;
+            let _lock = context.root.lock()?;
+            let found = match Ipcache::open(&context.root)? {
+                Some(ipcache) => ipcache.delete(&prefix)?,
+                None => false,
+            };
+            ensure!(
+                found,
+                "{} is not in the ipcache; `cilmark ipcache list` shows what is",
+                format_prefix(&prefix)
+            );
+            detach::remove_unused_root(&context.root)
+        }
+        Command::List => {
+            let lines = match Ipcache::open(&context.root)? {
+                Some(ipcache) => ipcache.lines()?,
+                None => Vec::new(),
+            };
+            print(context, &names, &lines)
+        }
+        Command::Load { file, ipcache_entries } => {
+            let text = read(&file)?;
+            let lines = parse_ipcache(&text, &names).with_context(|| file.display().to_string())?;
+            let _lock = context.prepare(false)?;
+            let go_on = until_interrupted()?;
+            let loaded = made(context, &Sizes { ipcache: ipcache_entries })
+                .and_then(|ipcache| ipcache.load(&lines, progress(lines.len(), go_on)));
+            detach::leave_nothing_of_a_failure(&context.root, loaded)?;
+            output::note(&format!("loaded {} from {}", entries(lines.len()), file.display()));
+            Ok(())
+        }
+        Command::Flush => {
+            let _lock = context.root.lock()?;
+            let count = match Ipcache::open(&context.root)? {
+                Some(ipcache) => ipcache.flush()?,
+                None => 0,
+            };
+            output::note(&format!("removed {}", entries(count)));
+            detach::remove_unused_root(&context.root)
+        }
+    }
+}
+
+fn entries(count: usize) -> String {
+    if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
+}
+
+fn made(context: &Context, sizes: &Sizes) -> Result<Ipcache> {
+    load::create_maps(&context.root, sizes)?;
+    Ipcache::open(&context.root)?.context("the ipcache is not pinned")
+}
+
+fn print(context: &Context, names: &Names, lines: &[IpcacheLine]) -> Result<()> {
+    let lines: Vec<Line<'_>> = lines
+        .iter()
+        .map(|line| Line {
+            prefix: format_prefix(&line.prefix),
+            identity: line.identity,
+            name: names.name(line.identity),
+        })
+        .collect();
+    if context.json {
+        return output::json(&lines);
+    }
+    let rows: Vec<[String; 3]> = lines
+        .into_iter()
+        .map(|line| {
+            [line.prefix, line.identity.to_string(), line.name.unwrap_or_default().to_owned()]
+        })
+        .collect();
+    output::table(["PREFIX", "IDENTITY", "NAME"], &rows)
+}
+
+fn read(file: &Path) -> Result<String> {
+    if file.as_os_str() == "-" {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).context("read stdin")?;
+        return Ok(text);
+    }
+    fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
+}
+
+/// Counts up on a terminal, is silent elsewhere; an error if the user has seen enough.
+fn progress(total: usize, go_on: impl Fn() -> bool) -> impl FnMut(usize) -> Result<()> {
+    let mut stderr = io::stderr();
+    let shown = stderr.is_terminal();
+    let mut done = 0;
+    move |step| {
+        done += step;
+        if shown {
+            let end = if done == total { "\n" } else { "" };
+            let _ = write!(stderr, "\r{done} of {total}{end}");
+        }
+        if done < total && !go_on() {
+            bail!("interrupted, and nothing has changed");
+        }
+        Ok(())
+    }
+}

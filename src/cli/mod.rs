@@ -1,0 +1,191 @@
+//! The commands, one file each: its arguments and what it does with them.
+
+mod attach;
+mod detach;
+mod identity;
+mod ipcache;
+mod mark;
+mod metrics;
+mod monitor;
+mod status;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, Error, Result};
+use clap::{Args, Parser, Subcommand};
+use log::LevelFilter;
+use nix::unistd::geteuid;
+
+use crate::datapath::maps::Identities;
+use crate::datapath::pin::{Lock, Root};
+use crate::datapath::registry::Endpoint;
+use crate::datapath::{log as datapath_log, netns};
+use crate::model::identity::Names;
+use crate::output;
+
+/// Cilium-style security identities for any Linux network device
+#[derive(Parser)]
+#[command(version, max_term_width = 100, infer_subcommands = false)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Global {
+    /// Directory of the pins, on a BPF file system
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "CILMARK_BPFFS",
+        default_value = "/sys/fs/bpf/cilmark"
+    )]
+    bpffs: PathBuf,
+    /// Work in another network namespace: a name of `ip netns`, or a path
+    #[arg(long, global = true, value_name = "NAME|PATH")]
+    netns: Option<String>,
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Log more to stderr; twice for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Give a device an identity: load the programs and put them on its hooks
+    Attach(attach::Args),
+    /// Take the programs off again
+    Detach(detach::Args),
+    /// Show what is attached
+    Status(status::Args),
+    /// Which identity an address has
+    #[command(subcommand)]
+    Ipcache(ipcache::Command),
+    /// Names for identities
+    #[command(subcommand)]
+    Identity(identity::Command),
+    /// Packets and bytes by direction and fate
+    Metrics(metrics::Args),
+    /// Show drops, and what passes, as it happens
+    Monitor(monitor::Args),
+    /// The layout of the packet mark, both ways
+    #[command(subcommand)]
+    Mark(mark::Command),
+}
+
+/// What every command gets.
+struct Context {
+    root: Root,
+    json: bool,
+    /// `--netns` was given, and the process is there now.
+    in_netns: bool,
+}
+
+impl Context {
+    /// The names of identities; only the reserved ones where nobody has declared any.
+    fn names(&self) -> Result<Names> {
+        Ok(match Identities::open(&self.root)? {
+            Some(identities) => identities.names()?,
+            None => Names::default(),
+        })
+    }
+
+    /// All endpoints; with `--netns`, those there.
+    fn endpoints(&self) -> Result<Vec<Endpoint>> {
+        let here = netns::current()?;
+        let mut endpoints = Endpoint::all(&self.root)?;
+        endpoints.retain(|endpoint| !self.in_netns || endpoint.config.netns == here);
+        Ok(endpoints)
+    }
+
+    /// Makes the root directory usable and keeps other commands out.
+    fn prepare(&self, mount_bpffs: bool) -> Result<Lock> {
+        loop {
+            self.root.prepare(mount_bpffs)?;
+            if let Some(lock) = self.root.lock()? {
+                return Ok(lock);
+            }
+        }
+    }
+}
+
+/// Runs the command line. Exit status: 0 done, 1 failed, 2 usage.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.global.verbose {
+        0 => LevelFilter::Warn,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    };
+    env_logger::Builder::new()
+        .filter_level(level)
+        .parse_default_env()
+        .format_timestamp(None)
+        .init();
+    datapath_log::forward_libbpf();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of our output has seen enough: `cilmark … | head`.
+        Err(error) if is_kind(&error, io::ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::note(&format!("cilmark: {error:#}"));
+            if is_kind(&error, io::ErrorKind::PermissionDenied) && !geteuid().is_root() {
+                output::note(
+                    "cilmark: this takes root, or CAP_NET_ADMIN, CAP_SYS_ADMIN and access to bpffs",
+                );
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    if let Some(name) = &cli.global.netns {
+        netns::enter(name)?;
+    }
+    let context = Context {
+        root: Root::new(cli.global.bpffs),
+        json: cli.global.json,
+        in_netns: cli.global.netns.is_some(),
+    };
+    match cli.command {
+        Command::Attach(args) => attach::run(&context, args),
+        Command::Detach(args) => detach::run(&context, args),
+        Command::Status(args) => status::run(&context, args),
+        Command::Ipcache(command) => ipcache::run(&context, command),
+        Command::Identity(command) => identity::run(&context, command),
+        Command::Metrics(args) => metrics::run(&context, args),
+        Command::Monitor(args) => monitor::run(&context, args),
+        Command::Mark(command) => mark::run(&context, command),
+    }
+}
+
+fn is_kind(error: &Error, kind: io::ErrorKind) -> bool {
+    error.chain().any(|cause| {
+        let of_io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        let of_nix = cause.downcast_ref::<nix::Error>().map(|errno| io::Error::from(*errno).kind());
+        let of_bpf = cause.downcast_ref::<libbpf_rs::Error>().is_some_and(|error| {
+            kind == io::ErrorKind::PermissionDenied
+                && error.kind() == libbpf_rs::ErrorKind::PermissionDenied
+        });
+        of_io == Some(kind) || of_nix == Some(kind) || of_bpf
+    })
+}
+
+/// Turns Ctrl-C and SIGTERM into a question that loops can ask: whether to go on.
+fn until_interrupted() -> Result<impl Fn() -> bool> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("catch Ctrl-C")?;
+    Ok(move || !interrupted.load(Ordering::Relaxed))
+}

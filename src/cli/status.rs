@@ -1,0 +1,101 @@
+//! `cilmark status`.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::Context;
+use crate::datapath::attach::HookKind;
+use crate::datapath::registry::Endpoint;
+use crate::model::endpoint::{EndpointId, Role, Selector};
+use crate::model::identity::{Identity, Names};
+use crate::output;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only this one: the name of its device, or id:N
+    #[arg(value_name = "DEV")]
+    device: Option<Selector>,
+}
+
+#[derive(Serialize)]
+struct Line {
+    device: String,
+    ifindex: u32,
+    role: Option<Role>,
+    endpoint_id: EndpointId,
+    identity: Identity,
+    name: Option<String>,
+    ips: Vec<String>,
+    hook: HookKind,
+    ingress_policy: &'static str,
+    egress_policy: &'static str,
+    confirm_deadline: Option<u64>,
+    stale: bool,
+    packets: u64,
+    drops: u64,
+}
+
+pub fn run(context: &Context, args: Args) -> Result<()> {
+    let endpoints = match &args.device {
+        Some(selector) => vec![Endpoint::select(&context.root, selector, context.in_netns)?],
+        None => context.endpoints()?,
+    };
+    let names = context.names()?;
+    let lines: Vec<Line> =
+        endpoints.iter().map(|endpoint| line(endpoint, &names)).collect::<Result<_>>()?;
+    if context.json {
+        return output::json(&lines);
+    }
+    let rows: Vec<[String; 9]> = lines
+        .into_iter()
+        .map(|line| {
+            let stale = if line.stale { " (stale)" } else { "" };
+            [
+                format!("{}{stale}", line.device),
+                line.role.map_or("?".to_owned(), |role| role.to_string()),
+                line.endpoint_id.to_string(),
+                names.label(line.identity),
+                line.hook.to_string(),
+                format!("{}/{}", line.ingress_policy, line.egress_policy),
+                line.packets.to_string(),
+                line.drops.to_string(),
+                line.ips.join(" "),
+            ]
+        })
+        .collect();
+    output::table(
+        [
+            "DEVICE",
+            "ROLE",
+            "ENDPOINT",
+            "IDENTITY",
+            "HOOK",
+            "POLICY",
+            "PACKETS",
+            "DROPS",
+            "ADDRESSES",
+        ],
+        &rows,
+    )
+}
+
+fn line(endpoint: &Endpoint, names: &Names) -> Result<Line> {
+    let (forwarded, dropped) = endpoint.counters()?;
+    let identity = Identity(endpoint.config.identity);
+    Ok(Line {
+        device: endpoint.device.clone(),
+        ifindex: endpoint.config.ifindex,
+        role: endpoint.role(),
+        endpoint_id: endpoint.id,
+        identity,
+        name: names.name(identity).map(str::to_owned),
+        ips: endpoint.addresses().iter().map(ToString::to_string).collect(),
+        hook: endpoint.kind,
+        ingress_policy: "off",
+        egress_policy: "off",
+        confirm_deadline: None,
+        stale: endpoint.stale,
+        packets: forwarded.packets + dropped.packets,
+        drops: dropped.packets,
+    })
+}

@@ -1,0 +1,150 @@
+//! The structs of src/bpf/abi.h as Rust sees them, and their bytes.
+
+use std::ffi::c_char;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Result, anyhow};
+use ipnet::IpNet;
+use plain::Plain;
+
+pub use super::skel::types::*;
+
+// SAFETY: each is `repr(C)`, made of integers, arrays of integers and transparent newtypes of
+// integers, so that every bit pattern is a value; abi.h asserts that there is no padding.
+unsafe impl Plain for cm_address {}
+// SAFETY: as above.
+unsafe impl Plain for cm_prefix {}
+// SAFETY: as above.
+unsafe impl Plain for cm_ipcache_entry {}
+// SAFETY: as above.
+unsafe impl Plain for cm_endpoint {}
+// SAFETY: as above.
+unsafe impl Plain for cm_identity {}
+// SAFETY: as above.
+unsafe impl Plain for cm_metrics {}
+// SAFETY: as above.
+unsafe impl Plain for cm_counters {}
+// SAFETY: as above.
+unsafe impl Plain for cm_event {}
+// SAFETY: as above.
+unsafe impl Plain for cm_config {}
+// SAFETY: as above.
+unsafe impl Plain for u32_key {}
+
+/// A bare `__u32` as a map key, host byte order.
+#[allow(non_camel_case_types)]
+#[derive(Debug, Default, Clone, Copy)]
+#[repr(transparent)]
+pub struct u32_key(pub u32);
+
+/// The bytes of a struct that is shared with the datapath.
+pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
+    // SAFETY: `Plain` is implemented above, for types without padding only.
+    unsafe { plain::as_bytes(value) }
+}
+
+/// A struct from the bytes that the kernel gave, however they are aligned.
+pub fn from_bytes<T: Plain + Default>(bytes: &[u8]) -> Result<T> {
+    let mut value = T::default();
+    plain::copy_from_bytes(&mut value, bytes).map_err(|_| {
+        anyhow!("the kernel gave {} bytes for a struct of {}", bytes.len(), size_of::<T>())
+    })?;
+    Ok(value)
+}
+
+impl From<IpAddr> for cm_address {
+    fn from(address: IpAddr) -> cm_address {
+        let mut bytes = [0; 16];
+        match address {
+            IpAddr::V4(v4) => bytes[..4].copy_from_slice(&v4.octets()),
+            IpAddr::V6(v6) => bytes = v6.octets(),
+        }
+        let family = if address.is_ipv4() { cm_family::CM_IPV4 } else { cm_family::CM_IPV6 };
+        cm_address { family, bytes }
+    }
+}
+
+impl cm_address {
+    /// The address; `None` if there is none.
+    pub fn to_ip(self) -> Option<IpAddr> {
+        match self.family {
+            cm_family::CM_IPV4 => {
+                let [a, b, c, d, ..] = self.bytes;
+                Some(Ipv4Addr::new(a, b, c, d).into())
+            }
+            cm_family::CM_IPV6 => Some(Ipv6Addr::from(self.bytes).into()),
+            _ => None,
+        }
+    }
+}
+
+/// Bits of `cm_prefix.prefixlen` that the family takes.
+const FAMILY_BITS: u32 = 32;
+
+impl From<&IpNet> for cm_prefix {
+    fn from(prefix: &IpNet) -> cm_prefix {
+        cm_prefix {
+            prefixlen: FAMILY_BITS + u32::from(prefix.prefix_len()),
+            address: prefix.network().into(),
+        }
+    }
+}
+
+impl cm_prefix {
+    /// The prefix; `None` if the key is malformed.
+    pub fn to_net(self) -> Option<IpNet> {
+        let length = self.prefixlen.checked_sub(FAMILY_BITS)?;
+        IpNet::new(self.address.to_ip()?, length.try_into().ok()?).ok()
+    }
+}
+
+impl From<Ipv6Addr> for cm_ipv6 {
+    fn from(address: Ipv6Addr) -> cm_ipv6 {
+        let mut words = [0; 4];
+        for (word, octets) in words.iter_mut().zip(address.octets().chunks_exact(4)) {
+            *word = u32::from_ne_bytes(octets.try_into().expect("a chunk of four"));
+        }
+        cm_ipv6 { words }
+    }
+}
+
+impl From<cm_ipv6> for Ipv6Addr {
+    fn from(address: cm_ipv6) -> Ipv6Addr {
+        let mut octets = [0; 16];
+        for (chunk, word) in octets.chunks_exact_mut(4).zip(address.words) {
+            chunk.copy_from_slice(&word.to_ne_bytes());
+        }
+        octets.into()
+    }
+}
+
+impl cm_config {
+    /// The endpoint's addresses.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let v4 = self.ipv4.iter().take(self.ipv4_count as usize);
+        let v6 = self.ipv6.iter().take(self.ipv6_count as usize);
+        v4.map(|word| IpAddr::from(word.to_ne_bytes()))
+            .chain(v6.map(|words| Ipv6Addr::from(*words).into()))
+            .collect()
+    }
+
+    /// The device's name when it was attached.
+    pub fn device_name(&self) -> String {
+        string_of(&self.device)
+    }
+}
+
+/// A zero-terminated string in a field of fixed size, cut to fit.
+pub fn chars_of<const N: usize>(text: &str) -> [c_char; N] {
+    let mut chars = [0; N];
+    for (to, from) in chars[..N - 1].iter_mut().zip(text.bytes()) {
+        *to = from as c_char;
+    }
+    chars
+}
+
+/// The string in a zero-terminated field.
+pub fn string_of(chars: &[c_char]) -> String {
+    let bytes: Vec<u8> = chars.iter().map(|c| *c as u8).take_while(|byte| *byte != 0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,257 @@
+//! Network devices of the current namespace, by rtnetlink (include/uapi/linux/if_link.h).
+
+use std::io;
+use std::net::IpAddr;
+
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::errno::Errno;
+
+/// IFNAMSIZ without the final zero.
+const NAME_MAX: usize = 15;
+
+/// What a device sends and receives packets with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// An Ethernet header.
+    Ethernet,
+    /// None: packets start with the IP header (tun, WireGuard, IP tunnels).
+    Ip,
+}
+
+/// A network device.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Its index in this namespace.
+    pub ifindex: u32,
+    /// `veth`, `tun`, `macvlan`, …, as `ip -d link` shows it; none for most hardware.
+    pub kind: Option<String>,
+    /// Its hardware address, zero without one.
+    pub mac: [u8; 6],
+    /// None for what cilmark can't parse; the name of its type stands beside it.
+    pub framing: Option<Framing>,
+    /// The link type (`ARPHRD_…`), for messages.
+    pub link_type: String,
+    parent: Option<u32>,
+}
+
+impl Device {
+    /// A tap, which the kernel calls `tun` as well, has an Ethernet header.
+    pub fn is_tap(&self) -> bool {
+        self.kind.as_deref() == Some("tun") && self.framing == Some(Framing::Ethernet)
+    }
+
+    /// One end of a veth pair.
+    pub fn is_veth(&self) -> bool {
+        self.kind.as_deref() == Some("veth")
+    }
+
+    fn from_message(message: &LinkMessage) -> Device {
+        let mut device = Device {
+            name: String::new(),
+            ifindex: message.header.index,
+            kind: None,
+            mac: [0; 6],
+            framing: match message.header.link_layer_type {
+                LinkLayerType::Ether | LinkLayerType::Loopback => Some(Framing::Ethernet),
+                LinkLayerType::None
+                | LinkLayerType::Rawip
+                | LinkLayerType::Tunnel
+                | LinkLayerType::Tunnel6
+                | LinkLayerType::Sit => Some(Framing::Ip),
+                _ => None,
+            },
+            link_type: message.header.link_layer_type.to_string(),
+            parent: None,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => device.name.clone_from(name),
+                LinkAttribute::Address(bytes) => {
+                    device.mac = bytes.as_slice().try_into().unwrap_or_default();
+                }
+                LinkAttribute::Link(ifindex) => device.parent = Some(*ifindex),
+                LinkAttribute::LinkInfo(infos) => {
+                    device.kind = infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(InfoKind::to_string(kind)),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        device
+    }
+}
+
+/// The device with this name.
+pub fn by_name(name: &str) -> Result<Device> {
+    if let Some((name, _)) = name.split_once('@') {
+        bail!("`{name}@…` is how `ip link` shows a device and its peer; its name is `{name}`");
+    }
+    ensure!(
+        name.len() <= NAME_MAX,
+        "device name `{name}` has {} bytes; {NAME_MAX} are the most",
+        name.len()
+    );
+    let mut query = LinkMessage::default();
+    query.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    one_link(query)
+        .map_err(|error| anyhow!("device `{name}`: {error:#}; `ip link` lists what is there"))
+}
+
+/// The device with this index; `None` if there is none.
+pub fn by_index(ifindex: u32) -> Result<Option<Device>> {
+    let mut query = LinkMessage::default();
+    query.header.index = ifindex;
+    match one_link(query) {
+        Ok(device) => Ok(Some(device)),
+        Err(error) if is_no_device(&error) => Ok(None),
+        Err(error) => Err(error).context(format!("device {ifindex}")),
+    }
+}
+
+fn is_no_device(error: &Error) -> bool {
+    let errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    errno == Some(Errno::ENODEV as i32)
+}
+
+/// macvlan, macvtap and ipvlan devices on top of this one.
+pub fn stacked_on(device: &Device) -> Result<Vec<Device>> {
+    let mut stacked = Vec::new();
+    for message in request(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)? {
+        if let RouteNetlinkMessage::NewLink(link) = message {
+            let candidate = Device::from_message(&link);
+            let kind = candidate.kind.as_deref().unwrap_or_default();
+            if candidate.parent == Some(device.ifindex) && shares_its_parents_hooks(kind) {
+                stacked.push(candidate);
+            }
+        }
+    }
+    Ok(stacked)
+}
+
+/// Kinds whose traffic runs through the parent's hooks as if the host had sent it.
+pub fn shares_its_parents_hooks(kind: &str) -> bool {
+    matches!(kind, "macvlan" | "macvtap" | "ipvlan" | "ipvtap")
+}
+
+/// The device's addresses, primary ones first, without link-local and tentative ones.
+pub fn addresses(device: &Device) -> Result<Vec<IpAddr>> {
+    let mut query = AddressMessage::default();
+    query.header.index = device.ifindex;
+    let mut primary = Vec::new();
+    let mut secondary = Vec::new();
+    for message in request(RouteNetlinkMessage::GetAddress(query), NLM_F_DUMP)? {
+        let RouteNetlinkMessage::NewAddress(address) = message else {
+            continue;
+        };
+        let flags = address.header.flags;
+        let skip = address.header.index != device.ifindex
+            || address.header.scope == AddressScope::Link
+            || flags.intersects(AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed);
+        // IFA_LOCAL is the own address of a point-to-point link, IFA_ADDRESS the peer's.
+        let local = address.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(ip) => Some(*ip),
+            _ => None,
+        });
+        let any = address.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(ip) => Some(*ip),
+            _ => None,
+        });
+        match local.or(any) {
+            Some(ip) if !skip && flags.contains(AddressHeaderFlags::Secondary) => {
+                secondary.push(ip)
+            }
+            Some(ip) if !skip => primary.push(ip),
+            _ => {}
+        }
+    }
+    primary.append(&mut secondary);
+    Ok(primary)
+}
+
+/// Whether a default route of either family leaves by the device.
+pub fn carries_default_route(device: &Device) -> Result<bool> {
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut query = RouteMessage::default();
+        query.header.address_family = family;
+        query.attributes.push(RouteAttribute::Oif(device.ifindex));
+        for message in request(RouteNetlinkMessage::GetRoute(query), NLM_F_DUMP)? {
+            if let RouteNetlinkMessage::NewRoute(route) = message
+                && route.header.destination_prefix_length == 0
+                && route.header.kind == RouteType::Unicast
+                && leaves_by(&route, device.ifindex)
+            {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn leaves_by(route: &RouteMessage, ifindex: u32) -> bool {
+    route.attributes.iter().any(|attribute| match attribute {
+        RouteAttribute::Oif(oif) => *oif == ifindex,
+        RouteAttribute::MultiPath(hops) => hops.iter().any(|hop| hop.interface_index == ifindex),
+        _ => false,
+    })
+}
+
+fn one_link(query: LinkMessage) -> Result<Device> {
+    for message in request(RouteNetlinkMessage::GetLink(query), NLM_F_ACK)? {
+        if let RouteNetlinkMessage::NewLink(link) = message {
+            return Ok(Device::from_message(&link));
+        }
+    }
+    bail!("the kernel gave no answer")
+}
+
+/// Asks the kernel and collects its answers. Filters in the query count from Linux 4.20 on
+/// (strict checking); callers look at each answer again.
+fn request(query: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
+    let socket = Socket::new(NETLINK_ROUTE).context("open a netlink socket")?;
+    socket.connect(&SocketAddr::new(0, 0)).context("connect to rtnetlink")?;
+    // Best effort: without it the kernel only filters less.
+    let _ = socket.set_netlink_get_strict_chk(true);
+
+    let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(query));
+    message.header.flags = NLM_F_REQUEST | flags;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0).context("ask rtnetlink")?;
+
+    let mut answers = Vec::new();
+    loop {
+        let (datagram, _) = socket.recv_from_full().context("read from rtnetlink")?;
+        let mut rest = &datagram[..];
+        while !rest.is_empty() {
+            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                .map_err(|error| anyhow!("read an answer of rtnetlink: {error}"))?;
+            match answer.payload {
+                NetlinkPayload::Done(_) => return Ok(answers),
+                NetlinkPayload::Error(error) => match error.code {
+                    None => return Ok(answers),
+                    Some(_) => return Err(error.to_io().into()),
+                },
+                NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+                _ => {}
+            }
+            // Messages are padded to four bytes, the last one perhaps not.
+            let length = (answer.header.length as usize).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! `cm_ipcache` and `cm_ipcache_cidr` as one table from prefixes to identities.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use anyhow::{Result, bail, ensure};
+use ipnet::IpNet;
+
+use super::abi::{self, cm_address, cm_ipcache_entry, cm_prefix};
+use super::maps::TypedMap;
+use super::pin::Root;
+use crate::model::endpoint::EndpointId;
+use crate::model::identity::Identity;
+use crate::model::prefix::{format_prefix, is_host};
+
+/// What gives the maps their size.
+const SIZE_FLAG: &str = "--ipcache-entries N of the first `attach` or `ipcache load`";
+
+/// The table: hosts in the hash map, all else in the trie.
+pub struct Ipcache {
+    hosts: TypedMap<cm_address, cm_ipcache_entry>,
+    prefixes: TypedMap<cm_prefix, cm_ipcache_entry>,
+}
+
+/// A line of the ipcache.
+#[derive(Debug, Clone)]
+pub struct IpcacheLine {
+    /// A /32 or /128 for a host.
+    pub prefix: IpNet,
+    /// Whose addresses these are.
+    pub identity: Identity,
+    /// Who added it: an endpoint's attach, or the operator.
+    pub owner: Option<EndpointId>,
+}
+
+impl Ipcache {
+    /// `None` if nobody has made the maps yet.
+    pub fn open(root: &Root) -> Result<Option<Ipcache>> {
+        let hosts = TypedMap::open(root, "cm_ipcache")?;
+        let prefixes = TypedMap::open(root, "cm_ipcache_cidr")?;
+        Ok(hosts.zip(prefixes).map(|(hosts, prefixes)| Ipcache { hosts, prefixes }))
+    }
+
+    /// Every line, sorted by prefix.
+    pub fn lines(&self) -> Result<Vec<IpcacheLine>> {
+        let hosts = self
+            .hosts
+            .entries()?
+            .into_iter()
+            .filter_map(|(key, entry)| Some(line(IpNet::from(key.to_ip()?), &entry)));
+        let prefixes = self.prefixes.entries()?.into_iter();
+        let prefixes = prefixes.filter_map(|(key, entry)| Some(line(key.to_net()?, &entry)));
+        let mut lines: Vec<IpcacheLine> = hosts.chain(prefixes).collect();
+        lines.sort_by_key(|line| line.prefix);
+        Ok(lines)
+    }
+
+    /// The line that decides for an address: the longest prefix.
+    pub fn resolve(&self, address: IpAddr) -> Result<Option<IpcacheLine>> {
+        if let Some(entry) = self.hosts.get(&address.into())? {
+            return Ok(Some(line(address.into(), &entry)));
+        }
+        let lines = self.prefixes.entries()?.into_iter();
+        Ok(lines
+            .filter_map(|(key, entry)| Some(line(key.to_net()?, &entry)))
+            .filter(|line| line.prefix.contains(&address))
+            .max_by_key(|line| line.prefix.prefix_len()))
+    }
+
+    /// The line of exactly this prefix.
+    pub fn get(&self, prefix: &IpNet) -> Result<Option<IpcacheLine>> {
+        let entry = if is_host(prefix) {
+            self.hosts.get(&prefix.addr().into())?
+        } else {
+            // A trie answers with the longest match, not with the key.
+            let lines = self.prefixes.entries()?.into_iter();
+            lines.filter(|(key, _)| key.to_net() == Some(*prefix)).map(|(_, entry)| entry).next()
+        };
+        Ok(entry.map(|entry| line(*prefix, &entry)))
+    }
+
+    /// Gives a prefix an identity, in the operator's name. What an endpoint's attach added is its
+    /// own; saying the same again changes nothing.
+    pub fn set(&self, prefix: &IpNet, identity: Identity) -> Result<()> {
+        match self.owned_by_endpoint(prefix, identity)? {
+            true => Ok(()),
+            false => self.write(prefix, &entry(identity, None, false)),
+        }
+    }
+
+    /// The same for many, all or none. `progress` gets the number of entries of each step; its error
+    /// ends the load.
+    pub fn load(
+        &self,
+        lines: &[(IpNet, Identity)],
+        mut progress: impl FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        let (hosts, prefixes): (Vec<_>, Vec<_>) =
+            lines.iter().partition(|(prefix, _)| is_host(prefix));
+        let hosts_before = self.hosts.entries()?;
+        let prefixes_before = self.prefixes.entries()?;
+        let mut hosts = keyed(&hosts, |prefix| prefix.addr().into());
+        let prefixes = keyed(&prefixes, |prefix| cm_prefix::from(prefix));
+        self.leave_owned(&mut hosts, &hosts_before)?;
+        self.hosts.check_room(&hosts, &hosts_before, SIZE_FLAG)?;
+        self.prefixes.check_room(&prefixes, &prefixes_before, SIZE_FLAG)?;
+
+        let written = self
+            .hosts
+            .set_all(&hosts, &mut progress)
+            .and_then(|()| self.prefixes.set_all(&prefixes, &mut progress));
+        if written.is_err() {
+            self.hosts.restore(&hosts, &hosts_before)?;
+            self.prefixes.restore(&prefixes, &prefixes_before)?;
+        }
+        written
+    }
+
+    /// Forgets a prefix, and tells whether it was there. What an endpoint's attach added goes with the
+    /// endpoint.
+    pub fn delete(&self, prefix: &IpNet) -> Result<bool> {
+        if let Some(IpcacheLine { owner: Some(owner), .. }) = self.get(prefix)? {
+            let prefix = format_prefix(prefix);
+            bail!("{prefix} belongs to endpoint {owner}, and goes when that is detached");
+        }
+        if is_host(prefix) {
+            self.hosts.delete(&prefix.addr().into())
+        } else {
+            self.prefixes.delete(&cm_prefix::from(prefix))
+        }
+    }
+
+    /// Forgets all lines but those of endpoints, and tells how many.
+    pub fn flush(&self) -> Result<usize> {
+        let mut count = 0;
+        for (key, entry) in self.hosts.entries()? {
+            if entry.endpoint_id == 0 {
+                count += usize::from(self.hosts.delete(&key)?);
+            }
+        }
+        for (key, _) in self.prefixes.entries()? {
+            count += usize::from(self.prefixes.delete(&key)?);
+        }
+        Ok(count)
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty() && self.prefixes.is_empty()
+    }
+
+    /// Adds an endpoint's own address; the identity that an operator's line gave it until now, if
+    /// that was another one. A line that says the same stays the operator's.
+    pub fn add_own(
+        &self,
+        address: IpAddr,
+        identity: Identity,
+        owner: EndpointId,
+        is_host: bool,
+    ) -> Result<Option<Identity>> {
+        let own = entry(identity, Some(owner), is_host);
+        let operators = self.hosts.get(&address.into())?.filter(|entry| entry.endpoint_id == 0);
+        let (entry, lost) = match operators {
+            Some(there) if there.identity == identity.0 => {
+                (cm_ipcache_entry { endpoint_id: 0, ..own }, None)
+            }
+            Some(there) => (own, Some(Identity(there.identity))),
+            None => (own, None),
+        };
+        self.hosts.set(&address.into(), &entry)?;
+        Ok(lost)
+    }
+
+    /// Removes an address if it is this endpoint's own.
+    pub fn remove_own(&self, address: IpAddr, owner: EndpointId) -> Result<()> {
+        if let Some(entry) = self.hosts.get(&address.into())?
+            && entry.endpoint_id == owner.get()
+        {
+            self.hosts.delete(&address.into())?;
+        }
+        Ok(())
+    }
+
+    /// Makes a line what it was, whoever owns it now.
+    pub fn put_back(&self, line: &IpcacheLine) -> Result<()> {
+        self.write(&line.prefix, &entry(line.identity, line.owner, false))
+    }
+
+    fn write(&self, prefix: &IpNet, entry: &cm_ipcache_entry) -> Result<()> {
+        if is_host(prefix) {
+            self.hosts.set(&prefix.addr().into(), entry)
+        } else {
+            self.prefixes.set(&cm_prefix::from(prefix), entry)
+        }
+    }
+
+    fn owned_by_endpoint(&self, prefix: &IpNet, identity: Identity) -> Result<bool> {
+        if !is_host(prefix) {
+            return Ok(false);
+        }
+        match self.hosts.get(&prefix.addr().into())? {
+            Some(entry) if entry.endpoint_id != 0 => {
+                check_same_identity(prefix.addr(), &entry, identity.0).map(|()| true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn leave_owned(
+        &self,
+        hosts: &mut Vec<(cm_address, cm_ipcache_entry)>,
+        before: &[(cm_address, cm_ipcache_entry)],
+    ) -> Result<()> {
+        let owned: HashMap<&[u8], cm_ipcache_entry> = before
+            .iter()
+            .filter(|(_, entry)| entry.endpoint_id != 0)
+            .map(|(key, entry)| (abi::bytes_of(key), *entry))
+            .collect();
+        for (key, entry) in hosts.iter() {
+            if let (Some(own), Some(address)) = (owned.get(abi::bytes_of(key)), key.to_ip()) {
+                check_same_identity(address, own, entry.identity)?;
+            }
+        }
+        hosts.retain(|(key, _)| !owned.contains_key(abi::bytes_of(key)));
+        Ok(())
+    }
+}
+
+fn line(prefix: IpNet, entry: &cm_ipcache_entry) -> IpcacheLine {
+    IpcacheLine {
+        prefix,
+        identity: Identity(entry.identity),
+        owner: EndpointId::new(entry.endpoint_id),
+    }
+}
+
+fn entry(identity: Identity, owner: Option<EndpointId>, is_host: bool) -> cm_ipcache_entry {
+    cm_ipcache_entry {
+        identity: identity.0,
+        endpoint_id: owner.map_or(0, EndpointId::get),
+        is_host: is_host.into(),
+        pad: 0,
+    }
+}
+
+fn keyed<K>(lines: &[&(IpNet, Identity)], key: impl Fn(&IpNet) -> K) -> Vec<(K, cm_ipcache_entry)> {
+    lines.iter().map(|(prefix, identity)| (key(prefix), entry(*identity, None, false))).collect()
+}
+
+fn check_same_identity(address: IpAddr, own: &cm_ipcache_entry, identity: u32) -> Result<()> {
+    ensure!(
+        own.identity == identity,
+        "{address} is an address of endpoint {} with identity {}; attach that again with another \
+         --id instead",
+        own.endpoint_id,
+        own.identity
+    );
+    Ok(())
+}

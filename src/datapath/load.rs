@@ -1,0 +1,262 @@
+//! From what an endpoint should be to programs in the kernel: configuration, maps, load.
+
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use ipnet::Ipv6Net;
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{MapCore, MapHandle, OpenMapMut, OpenProgramMut};
+
+use super::abi::{self, cm_config, cm_ipv6, cm_role};
+use super::device::{Device, Framing};
+use super::pin::Root;
+use super::skel::{CilmarkSkelBuilder, OpenCilmarkSkel};
+use super::sys::{self, Hook};
+use crate::model::endpoint::{EndpointId, Role};
+use crate::model::identity::Identity;
+
+/// Above this many a second and CPU the datapath counts events instead of sending them.
+const EVENTS_PER_SECOND: u32 = 10_000;
+
+/// What an endpoint is and does; one to one with `struct cm_config`.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Its number.
+    pub id: EndpointId,
+    /// Which two of the four programs it gets.
+    pub role: Role,
+    /// What its packets are stamped with.
+    pub identity: Identity,
+    /// Inode of the network namespace of the device.
+    pub netns: u64,
+    /// Where it is attached.
+    pub device: Device,
+    /// What the ARP responder answers.
+    pub mac: [u8; 6],
+    /// A container's own addresses, or a NIC's; at most [`max_addresses`] of a family count.
+    pub addresses: Vec<IpAddr>,
+    /// The priority of the clsact filter; 0 with TCX.
+    pub tc_priority: u32,
+    /// What is switched on.
+    pub features: Features,
+}
+
+/// What is off unless asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Features {
+    /// Answer a container's ARP requests with the device's MAC.
+    pub arp_responder: bool,
+    /// Believe PROXY_INGRESS and PROXY_EGRESS marks.
+    pub trust_proxy: bool,
+    /// Write the identity into the IPv6 flow label.
+    pub flow_label: bool,
+    /// Read identities from the flow labels of sources in this prefix.
+    pub trust_flow_label: Option<Ipv6Net>,
+    /// Stamp what a NIC receives with the identity of its sender.
+    pub stamp_remote: bool,
+}
+
+/// Sizes of maps that are made at their first use; `None` takes what is there, or the default.
+#[derive(Debug, Clone, Default)]
+pub struct Sizes {
+    /// Entries of `cm_ipcache`, and of `cm_ipcache_cidr`.
+    pub ipcache: Option<u32>,
+}
+
+/// An endpoint's programs, in the kernel but on no hook yet.
+pub struct Loaded {
+    ingress: OwnedFd,
+    egress: OwnedFd,
+    /// The programs' `.rodata`.
+    pub config: MapHandle,
+    /// What opening the object and the pinned maps took.
+    pub open_time: Duration,
+    /// What making maps, verifying and compiling took.
+    pub load_time: Duration,
+}
+
+impl Loaded {
+    /// The program for a hook.
+    pub fn program(&self, hook: Hook) -> BorrowedFd<'_> {
+        match hook {
+            Hook::Ingress => self.ingress.as_fd(),
+            Hook::Egress => self.egress.as_fd(),
+        }
+    }
+
+    /// The kernel's numbers of the maps that its programs use.
+    pub fn map_ids(&self) -> Result<Vec<u32>> {
+        Ok(sys::program_facts(self.ingress.as_fd()).context("read the program")?.map_ids)
+    }
+}
+
+impl Spec {
+    /// The configuration that the programs are loaded with.
+    pub fn config(&self) -> cm_config {
+        let mut config = cm_config {
+            netns: self.netns,
+            endpoint_id: self.id.get().into(),
+            role: match self.role {
+                Role::Container => cm_role::CM_ROLE_CONTAINER,
+                Role::Netdev => cm_role::CM_ROLE_NETDEV,
+            },
+            identity: self.identity.0,
+            identity_nb: self.identity.0.to_be(),
+            ifindex: self.device.ifindex,
+            tc_priority: self.tc_priority,
+            device: abi::chars_of(&self.device.name),
+            mac: self.mac,
+            l3_device: (self.device.framing == Some(Framing::Ip)).into(),
+            arp_responder: self.features.arp_responder.into(),
+            trust_proxy: self.features.trust_proxy.into(),
+            flow_label: self.features.flow_label.into(),
+            stamp_remote: self.features.stamp_remote.into(),
+            events_per_second: EVENTS_PER_SECOND,
+            ..cm_config::default()
+        };
+        let v4 = self.addresses.iter().filter_map(|ip| match ip {
+            IpAddr::V4(v4) => Some(word(*v4)),
+            IpAddr::V6(_) => None,
+        });
+        let v6 = self.addresses.iter().filter_map(|ip| match ip {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => Some(cm_ipv6::from(*v6)),
+        });
+        config.ipv4_count = fill(&mut config.ipv4, v4);
+        config.ipv6_count = fill(&mut config.ipv6, v6);
+        if self.role == Role::Netdev {
+            config.ipv4_nodeport = config.ipv4[0];
+            config.ipv6_nodeport = config.ipv6[0];
+        }
+        if let Some(prefix) = self.features.trust_flow_label {
+            config.trust_flow_label = 1;
+            config.flow_label_prefix = prefix.network().into();
+            config.flow_label_mask = prefix.netmask().into();
+        }
+        config
+    }
+}
+
+/// How many addresses of one family a configuration holds.
+pub fn max_addresses() -> usize {
+    cm_config::default().ipv4.len()
+}
+
+fn word(address: Ipv4Addr) -> u32 {
+    u32::from_ne_bytes(address.octets())
+}
+
+/// Fills from the front and counts; what does not fit is left to the ipcache.
+fn fill<T>(slots: &mut [T], values: impl Iterator<Item = T>) -> u32 {
+    slots.iter_mut().zip(values).map(|(slot, value)| *slot = value).count() as u32
+}
+
+/// Loads a role's two programs with a configuration, over the shared maps, which are made and pinned
+/// if they are not there. `counters` are those of the programs that these ones replace.
+pub fn load(
+    root: &Root,
+    role: Role,
+    config: &cm_config,
+    sizes: &Sizes,
+    counters: Option<&MapHandle>,
+) -> Result<Loaded> {
+    let start = Instant::now();
+    let mut storage = MaybeUninit::uninit();
+    let mut open = CilmarkSkelBuilder::default().open(&mut storage).context("open the object")?;
+    let rodata = open.maps.rodata_data.as_deref_mut().context("the object has no .rodata")?;
+    rodata.config = *config;
+    share_maps(&mut open, root, sizes)?;
+    if let Some(counters) = counters {
+        open.maps.cm_counters.reuse_fd(counters.as_fd()).context("hand on the counters")?;
+    }
+    select_programs(&mut open, Some(role));
+    let open_time = start.elapsed();
+    let skel = open.load().with_context(|| {
+        format!(
+            "load the programs of endpoint {} ({}); it takes root or CAP_NET_ADMIN and CAP_SYS_ADMIN, \
+             and RUST_LOG=libbpf=trace shows the verifier's reasons",
+            config.endpoint_id,
+            config.device_name()
+        )
+    })?;
+    let (ingress, egress) = match role {
+        Role::Container => (&skel.progs.from_container, &skel.progs.to_container),
+        Role::Netdev => (&skel.progs.from_netdev, &skel.progs.to_netdev),
+    };
+    Ok(Loaded {
+        ingress: ingress.as_fd().try_clone_to_owned()?,
+        egress: egress.as_fd().try_clone_to_owned()?,
+        config: MapHandle::try_from(&skel.maps.rodata)?,
+        open_time,
+        load_time: start.elapsed() - open_time,
+    })
+}
+
+/// Makes the shared maps that are not there, and nothing else.
+pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
+    let mut storage = MaybeUninit::uninit();
+    let mut open = CilmarkSkelBuilder::default().open(&mut storage).context("open the object")?;
+    share_maps(&mut open, root, sizes)?;
+    select_programs(&mut open, None);
+    open.load().with_context(|| {
+        format!("create the maps in {}; it takes root or CAP_BPF", root.path().display())
+    })?;
+    Ok(())
+}
+
+fn select_programs(open: &mut OpenCilmarkSkel<'_>, role: Option<Role>) {
+    let select =
+        |program: &mut OpenProgramMut<'_>, of: Role| program.set_autoload(role == Some(of));
+    select(&mut open.progs.from_container, Role::Container);
+    select(&mut open.progs.to_container, Role::Container);
+    select(&mut open.progs.from_netdev, Role::Netdev);
+    select(&mut open.progs.to_netdev, Role::Netdev);
+}
+
+/// Takes the pinned maps where there are any; the others get their pins at load.
+fn share_maps(open: &mut OpenCilmarkSkel<'_>, root: &Root, sizes: &Sizes) -> Result<()> {
+    let maps = &mut open.maps;
+    share_map(&mut maps.cm_ipcache, root, sizes.ipcache)?;
+    share_map(&mut maps.cm_ipcache_cidr, root, sizes.ipcache)?;
+    share_map(&mut maps.cm_endpoints, root, None)?;
+    share_map(&mut maps.cm_identities, root, None)?;
+    share_map(&mut maps.cm_metrics, root, None)?;
+    share_map(&mut maps.cm_events, root, None)
+}
+
+fn share_map(map: &mut OpenMapMut<'_>, root: &Root, entries: Option<u32>) -> Result<()> {
+    let name = map.name().to_string_lossy().into_owned();
+    let path = root.map(&name);
+    if !path.exists() {
+        if let Some(entries) = entries {
+            map.set_max_entries(entries)
+                .with_context(|| format!("give {name} {entries} entries"))?;
+        }
+        return map.set_pin_path(&path).with_context(|| format!("pin {}", path.display()));
+    }
+
+    let pinned = MapHandle::from_pinned_path(&path)
+        .with_context(|| format!("open the pinned map {}", path.display()))?;
+    ensure!(
+        pinned.map_type() == map.map_type()
+            && pinned.key_size() == map.key_size()
+            && pinned.value_size() == map.value_size(),
+        "{} is a map of another layout, made by another version or another program; remove it, or \
+         name another directory with --bpffs",
+        path.display()
+    );
+    if let Some(entries) = entries
+        && entries != pinned.max_entries()
+    {
+        bail!(
+            "{} has {} entries and can't get {entries}: sizes count when a map is made, and it \
+             stays as it is until nothing is attached, named or in the ipcache",
+            path.display(),
+            pinned.max_entries()
+        );
+    }
+    map.reuse_fd(pinned.as_fd()).with_context(|| format!("use {}", path.display()))
+}

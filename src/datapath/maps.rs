@@ -1,0 +1,243 @@
+//! The pinned maps that user space fills and reads, but for the ipcache.
+
+use std::collections::HashSet;
+use std::marker::PhantomData;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, ensure};
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use plain::Plain;
+
+use super::abi::{self, cm_address, cm_endpoint, cm_identity, cm_metrics, cm_reason, u32_key};
+use super::pin::Root;
+use super::sys;
+use crate::model::endpoint::EndpointId;
+use crate::model::identity::{Identity, Names};
+
+/// Entries of one batch call; more than a hash bucket ever holds, as the kernel wants it.
+const BATCH: usize = 1 << 15;
+
+/// A hash map or trie whose keys and values are structs of the ABI.
+pub(super) struct TypedMap<K, V> {
+    handle: MapHandle,
+    types: PhantomData<(K, V)>,
+}
+
+impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
+    /// `None` if nobody has made the map yet.
+    pub(super) fn open(root: &Root, name: &str) -> Result<Option<TypedMap<K, V>>> {
+        let path = root.map(name);
+        if !path.try_exists().with_context(|| format!("look at {}", path.display()))? {
+            return Ok(None);
+        }
+        let handle = MapHandle::from_pinned_path(&path)
+            .with_context(|| format!("open {}; it takes root", path.display()))?;
+        ensure!(
+            handle.key_size() as usize == size_of::<K>()
+                && handle.value_size() as usize == size_of::<V>(),
+            "{} is a map of another layout; another version of cilmark made it",
+            path.display()
+        );
+        Ok(Some(TypedMap { handle, types: PhantomData }))
+    }
+
+    fn name(&self) -> String {
+        self.handle.name().to_string_lossy().into_owned()
+    }
+
+    pub(super) fn get(&self, key: &K) -> Result<Option<V>> {
+        let value = self.handle.lookup(abi::bytes_of(key), MapFlags::ANY)?;
+        value.map(|bytes| abi::from_bytes(&bytes)).transpose()
+    }
+
+    pub(super) fn set(&self, key: &K, value: &V) -> Result<()> {
+        self.handle.update(abi::bytes_of(key), abi::bytes_of(value), MapFlags::ANY).with_context(
+            || {
+                format!(
+                    "write to {}, which takes {} entries",
+                    self.name(),
+                    self.handle.max_entries()
+                )
+            },
+        )
+    }
+
+    /// Whether there was anything to delete.
+    pub(super) fn delete(&self, key: &K) -> Result<bool> {
+        match self.handle.delete(abi::bytes_of(key)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == libbpf_rs::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).context(format!("delete from {}", self.name())),
+        }
+    }
+
+    pub(super) fn entries(&self) -> Result<Vec<(K, V)>> {
+        let mut entries = Vec::new();
+        let mut malformed = Ok(());
+        sys::for_each_batch(&self.handle, BATCH, |keys, values| {
+            let keys = keys.chunks_exact(size_of::<K>());
+            for (key, value) in keys.zip(values.chunks_exact(size_of::<V>())) {
+                match (abi::from_bytes(key), abi::from_bytes(value)) {
+                    (Ok(key), Ok(value)) => entries.push((key, value)),
+                    (Err(error), _) | (_, Err(error)) => malformed = Err(error),
+                }
+            }
+        })
+        .with_context(|| format!("read {}", self.name()))?;
+        malformed.map(|()| entries)
+    }
+
+    pub(super) fn set_all(
+        &self,
+        entries: &[(K, V)],
+        mut progress: impl FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        let mut keys = Vec::with_capacity(BATCH * size_of::<K>());
+        let mut values = Vec::with_capacity(BATCH * size_of::<V>());
+        for chunk in entries.chunks(BATCH) {
+            keys.clear();
+            values.clear();
+            for (key, value) in chunk {
+                keys.extend_from_slice(abi::bytes_of(key));
+                values.extend_from_slice(abi::bytes_of(value));
+            }
+            self.handle
+                .update_batch(&keys, &values, chunk.len() as u32, MapFlags::ANY, MapFlags::ANY)
+                .with_context(|| format!("write to {}", self.name()))?;
+            progress(chunk.len())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.handle.keys().next().is_none()
+    }
+
+    /// Fails if `new` does not fit in beside what was there `before`.
+    pub(super) fn check_room(
+        &self,
+        new: &[(K, V)],
+        before: &[(K, V)],
+        size_flag: &str,
+    ) -> Result<()> {
+        let most = self.handle.max_entries() as usize;
+        if before.len() + new.len() <= most {
+            return Ok(());
+        }
+        let mut all: HashSet<&[u8]> = before.iter().map(|(key, _)| abi::bytes_of(key)).collect();
+        all.extend(new.iter().map(|(key, _)| abi::bytes_of(key)));
+        ensure!(
+            all.len() <= most,
+            "{} takes {most} entries: {} are there and {} would be; its size counts when it is \
+             made ({size_flag})",
+            self.name(),
+            before.len(),
+            all.len()
+        );
+        Ok(())
+    }
+
+    /// Puts back what was there before `new` was written.
+    pub(super) fn restore(&self, new: &[(K, V)], before: &[(K, V)]) -> Result<()> {
+        for (key, _) in new {
+            self.delete(key)?;
+        }
+        self.set_all(before, |_| Ok(()))
+    }
+}
+
+/// `cm_endpoints`: whose the attached addresses are.
+pub struct Endpoints {
+    map: TypedMap<cm_address, cm_endpoint>,
+}
+
+impl Endpoints {
+    /// `None` if nobody has made the map yet.
+    pub fn open(root: &Root) -> Result<Option<Endpoints>> {
+        Ok(TypedMap::open(root, "cm_endpoints")?.map(|map| Endpoints { map }))
+    }
+
+    /// The endpoint that an address belongs to.
+    pub fn get(&self, address: IpAddr) -> Result<Option<cm_endpoint>> {
+        self.map.get(&address.into())
+    }
+
+    /// Registers an address.
+    pub fn set(&self, address: IpAddr, endpoint: &cm_endpoint) -> Result<()> {
+        self.map.set(&address.into(), endpoint)
+    }
+
+    /// An endpoint's addresses.
+    pub fn addresses_of(&self, id: EndpointId) -> Result<Vec<IpAddr>> {
+        let entries = self.map.entries()?.into_iter();
+        let own = entries.filter(|(_, entry)| entry.endpoint_id == id.get());
+        Ok(own.filter_map(|(key, _)| key.to_ip()).collect())
+    }
+
+    /// Removes an address.
+    pub fn remove(&self, address: IpAddr) -> Result<()> {
+        self.map.delete(&address.into()).map(|_| ())
+    }
+}
+
+/// `cm_identities`: the operator's names.
+pub struct Identities {
+    map: TypedMap<u32_key, cm_identity>,
+}
+
+impl Identities {
+    /// `None` if nobody has made the map yet.
+    pub fn open(root: &Root) -> Result<Option<Identities>> {
+        Ok(TypedMap::open(root, "cm_identities")?.map(|map| Identities { map }))
+    }
+
+    /// All of them.
+    pub fn names(&self) -> Result<Names> {
+        let names = self.map.entries()?.into_iter();
+        Ok(Names::new(names.map(|(key, value)| (Identity(key.0), abi::string_of(&value.name)))))
+    }
+
+    /// Declares a name, which has been checked.
+    pub fn set(&self, identity: Identity, name: &str) -> Result<()> {
+        self.map.set(&u32_key(identity.0), &cm_identity { name: abi::chars_of(name) })
+    }
+
+    /// Whether there was a name to delete.
+    pub fn delete(&self, identity: Identity) -> Result<bool> {
+        self.map.delete(&u32_key(identity.0))
+    }
+}
+
+/// A line of `cm_metrics`: all CPUs together.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// `CM_INGRESS` or `CM_EGRESS`.
+    pub direction: u32,
+    /// `enum cm_reason`.
+    pub reason: u32,
+    /// What was counted.
+    pub sum: cm_metrics,
+}
+
+/// What `cm_metrics` has counted, without the zeros.
+pub fn metrics(root: &Root) -> Result<Vec<Metric>> {
+    let Some(map) = TypedMap::<u32_key, cm_metrics>::open(root, "cm_metrics")? else {
+        return Ok(Vec::new());
+    };
+    let mut lines = Vec::new();
+    for index in 0..map.handle.max_entries() {
+        let key = u32_key(index);
+        let of_cpus = map.handle.lookup_percpu(abi::bytes_of(&key), MapFlags::ANY)?;
+        let mut sum = cm_metrics::default();
+        for bytes in of_cpus.unwrap_or_default() {
+            let of_cpu: cm_metrics = abi::from_bytes(&bytes)?;
+            sum.packets += of_cpu.packets;
+            sum.bytes += of_cpu.bytes;
+        }
+        if sum.packets > 0 {
+            let reasons = cm_reason::CM_REASONS.0;
+            lines.push(Metric { direction: index / reasons, reason: index % reasons, sum });
+        }
+    }
+    Ok(lines)
+}

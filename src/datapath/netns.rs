@@ -1,0 +1,66 @@
+//! Network namespaces, known by the inode of their file in nsfs.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use nix::sched::{CloneFlags, setns};
+
+/// Where `ip netns add` puts names.
+const NAMED: &str = "/run/netns";
+
+/// The inode of the calling thread's network namespace.
+pub fn current() -> Result<u64> {
+    let own = fs::metadata("/proc/thread-self/ns/net").context("read the own network namespace")?;
+    Ok(own.ino())
+}
+
+/// Moves the calling thread into a namespace: a name of `ip netns`, or a path. Mounts stay as they
+/// are, so that bpffs is where it was; `ip netns exec` would hide it.
+pub fn enter(name_or_path: &str) -> Result<()> {
+    let path = if name_or_path.contains('/') {
+        PathBuf::from(name_or_path)
+    } else {
+        Path::new(NAMED).join(name_or_path)
+    };
+    enter_path(&path).map_err(|error| {
+        anyhow!("network namespace `{name_or_path}`: {error:#}; `ip netns` lists the names")
+    })
+}
+
+fn enter_path(path: &Path) -> Result<()> {
+    let namespace = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    setns(namespace, CloneFlags::CLONE_NEWNET)
+        .with_context(|| format!("enter {}", path.display()))?;
+    Ok(())
+}
+
+/// A path to the namespace with this inode, if a name or a process keeps it.
+fn find(inode: u64) -> Result<Option<PathBuf>> {
+    let entries = |directory: &str| match fs::read_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).context(format!("read {directory}"))
+        }
+        entries => Ok(entries.into_iter().flatten().flatten().map(|entry| entry.path())),
+    };
+    let of_processes = entries("/proc")?.map(|process| process.join("ns/net"));
+    let mut paths = entries(NAMED)?.chain(of_processes);
+    Ok(paths.find(|path| fs::metadata(path).is_ok_and(|file| file.ino() == inode)))
+}
+
+/// Runs `action` inside the namespace with this inode and comes back. `None` if it is gone.
+pub fn within<T>(inode: u64, action: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+    if inode == current()? {
+        return action().map(Some);
+    }
+    let Some(path) = find(inode)? else {
+        return Ok(None);
+    };
+    let home = File::open("/proc/thread-self/ns/net").context("open the own network namespace")?;
+    enter_path(&path)?;
+    let result = action();
+    setns(home, CloneFlags::CLONE_NEWNET).context("return to the own network namespace")?;
+    result.map(Some)
+}

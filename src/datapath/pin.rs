@@ -1,0 +1,272 @@
+//! Where everything lies in bpffs, and who may change it.
+//!
+//! ```text
+//! /sys/fs/bpf/cilmark/
+//!   cm_ipcache  cm_ipcache_cidr  cm_endpoints  cm_identities  cm_metrics  cm_events
+//!   endpoints/<endpoint id>/
+//!     config             the programs' .rodata
+//!     ingress  egress    the links (TCX), or the programs (clsact)
+//! ```
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use log::{info, warn};
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::unistd::geteuid;
+
+use super::sys::{self, Hook};
+use crate::model::endpoint::EndpointId;
+
+/// The directory of bpffs in which everything of cilmark lies.
+#[derive(Debug, Clone)]
+pub struct Root {
+    path: PathBuf,
+}
+
+/// Held while a command changes something below a [`Root`].
+pub struct Lock {
+    file: Flock<File>,
+}
+
+impl Root {
+    /// Any path; whether it can be used shows when it is.
+    pub fn new(path: PathBuf) -> Root {
+        Root { path }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The pin of a map that all endpoints share.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The directory of an endpoint.
+    pub fn endpoint(&self, id: EndpointId) -> EndpointPins {
+        EndpointPins { directory: self.path.join("endpoints").join(id.to_string()) }
+    }
+
+    /// The endpoints that have a directory, in order.
+    pub fn endpoints(&self) -> Result<Vec<EndpointId>> {
+        let directory = self.path.join("endpoints");
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).context(format!("read {}", directory.display())),
+        };
+        let mut ids: Vec<EndpointId> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Makes the directory usable: on bpffs, which is mounted only if `mount_bpffs`.
+    pub fn prepare(&self, mount_bpffs: bool) -> Result<()> {
+        if !self.on_bpffs()? {
+            let mount_point = self.path.parent().unwrap_or(&self.path);
+            if !mount_bpffs {
+                bail!(
+                    "{} is not on a BPF file system; mount one (`mount -t bpf bpf {}`, or attach \
+                     with --mount-bpffs), or name another directory with --bpffs",
+                    self.path.display(),
+                    mount_point.display()
+                );
+            }
+            mount_at(mount_point)?;
+            info!("mounted a BPF file system at {}", mount_point.display());
+        }
+        let directory = self.path.join("endpoints");
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(&directory).with_context(|| {
+            format!("create {} (BPF file systems take no dot in a name)", directory.display())
+        })?;
+        check_owner(&self.path)?;
+        check_owner(&directory)
+    }
+
+    /// Whether the nearest directory that exists is on bpffs.
+    fn on_bpffs(&self) -> Result<bool> {
+        ensure!(self.path.is_absolute(), "--bpffs {}: not an absolute path", self.path.display());
+        let existing = self.path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let file_system =
+            statfs(existing).with_context(|| format!("look at {}", existing.display()))?;
+        Ok(file_system.filesystem_type() == BPF_FS_MAGIC)
+    }
+
+    /// Waits until no other command changes anything here, and keeps others out. `None` if the
+    /// directory is not there; an error if it is not on bpffs, since what lies there is not ours to
+    /// remove.
+    pub fn lock(&self) -> Result<Option<Lock>> {
+        loop {
+            let Some(lock) = lock_directory(&self.path, FlockArg::LockExclusive)? else {
+                return Ok(None);
+            };
+            ensure!(
+                self.on_bpffs()?,
+                "{} is not on a BPF file system; --bpffs names a directory on one",
+                self.path.display()
+            );
+            // The holder before us may have removed the directory, and a third made it anew.
+            let still_there = fs::metadata(&self.path).ok().map(|metadata| metadata.ino());
+            if still_there == Some(lock.file.metadata()?.ino()) {
+                return Ok(Some(lock));
+            }
+        }
+    }
+
+    /// Keeps other readers of events out: a ring buffer gives each record to one reader only.
+    pub fn lock_events(&self) -> Result<Lock> {
+        let directory = self.path.join("endpoints");
+        match lock_directory(&directory, FlockArg::LockExclusiveNonblock) {
+            Ok(Some(lock)) => Ok(lock),
+            Ok(None) => bail!("nothing is attached: {} is not there", directory.display()),
+            Err(error) => Err(error.context(
+                "events have one reader at a time, and another `cilmark monitor` (or `attach \
+                 --foreground`) is reading them",
+            )),
+        }
+    }
+
+    /// Whether what a reader has locked by [`Root::lock_events`] is still what is there.
+    pub fn has_events_of(&self, lock: &Lock) -> bool {
+        let there = fs::metadata(self.path.join("endpoints")).map(|metadata| metadata.ino());
+        let locked = lock.file.metadata().map(|metadata| metadata.ino());
+        matches!((there, locked), (Ok(there), Ok(locked)) if there == locked)
+    }
+
+    /// Removes the shared maps' pins, and the directory unless it is a mount point or somebody else
+    /// keeps something there.
+    pub fn remove(&self) -> Result<()> {
+        let remove = || -> io::Result<()> {
+            for entry in fs::read_dir(&self.path)? {
+                let entry = entry?;
+                if entry.file_name().to_string_lossy().starts_with("cm_") {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+            fs::remove_dir(self.path.join("endpoints"))?;
+            // What is refused here is somebody else's.
+            let _ = fs::remove_dir(&self.path);
+            Ok(())
+        };
+        match remove() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", self.path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whoever owns a directory may remove what is pinned there, and so detach it. A BPF file system
+/// mounted by hand lets everybody make directories.
+fn check_owner(directory: &Path) -> Result<()> {
+    let at = directory.display();
+    let owner = fs::metadata(directory).with_context(|| format!("look at {at}"))?.uid();
+    ensure!(
+        owner == 0 || owner == geteuid().as_raw(),
+        "{at} belongs to user {owner}, who could detach whatever is attached; remove it, or \
+         name another directory with --bpffs"
+    );
+    Ok(())
+}
+
+fn mount_at(mount_point: &Path) -> Result<()> {
+    let at = mount_point.display();
+    fs::create_dir_all(mount_point).with_context(|| format!("create the mount point {at}"))?;
+    let empty = fs::read_dir(mount_point).is_ok_and(|mut entries| entries.next().is_none());
+    ensure!(
+        empty,
+        "mount a BPF file system at {at}: the directory is not empty, and would be hidden"
+    );
+    mount(Some("bpf"), mount_point, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+        .with_context(|| format!("mount a BPF file system at {at}"))?;
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    if namespace("self") != namespace("1") {
+        warn!(
+            "{at} is mounted in a mount namespace of this command's own, and goes with it; use \
+             --netns instead of `ip netns exec`"
+        );
+    }
+    Ok(())
+}
+
+fn lock_directory(path: &Path, how: FlockArg) -> Result<Option<Lock>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).context(format!("open {}", path.display())),
+    };
+    match Flock::lock(file, how) {
+        Ok(file) => Ok(Some(Lock { file })),
+        Err((_, errno)) => Err(errno).context(format!("lock {}", path.display())),
+    }
+}
+
+/// The pins of one endpoint.
+#[derive(Debug, Clone)]
+pub struct EndpointPins {
+    directory: PathBuf,
+}
+
+impl EndpointPins {
+    /// The link or program of a hook.
+    pub fn hook(&self, hook: Hook) -> PathBuf {
+        self.directory.join(match hook {
+            Hook::Ingress => "ingress",
+            Hook::Egress => "egress",
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> PathBuf {
+        self.directory.join("config")
+    }
+
+    /// Makes the directory.
+    pub fn create(&self) -> Result<()> {
+        fs::create_dir_all(&self.directory)
+            .with_context(|| format!("create {}", self.directory.display()))
+    }
+
+    /// Removes the directory with all pins; what the links held detaches.
+    pub fn remove(&self) -> Result<()> {
+        remove_tree(&self.directory)
+    }
+}
+
+/// Pins an object where another may be pinned: a reader finds the one or the other.
+pub fn replace(object: impl AsFd, path: &Path) -> Result<()> {
+    let beside = path
+        .with_file_name(format!("{}-new", path.file_name().unwrap_or_default().to_string_lossy()));
+    let pin = || -> io::Result<()> {
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        sys::pin(object.as_fd(), &beside)?;
+        fs::rename(&beside, path)
+    };
+    pin().with_context(|| format!("pin {}", path.display()))
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,301 @@
+//! What runs: from an endpoint's pins to its links, programs and configuration. It believes the
+//! kernel, not the pins, so that it tells the truth even after a command that died half way.
+
+use std::fs;
+use std::io;
+use std::mem::offset_of;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context, Error, Result, bail};
+use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use log::debug;
+
+use super::abi::{self, bss, cm_config, cm_counters, cm_metrics, cm_role, u32_key};
+use super::attach::{HOOKS, HookKind, Previous, filter_program};
+use super::pin::Root;
+use super::sys::{self, Hook, ProgramFacts};
+use super::{device, netns};
+use crate::model::endpoint::{EndpointId, Role, Selector};
+
+/// An attached endpoint, or what is left of one.
+pub struct Endpoint {
+    /// Its number.
+    pub id: EndpointId,
+    /// The configuration of the programs that run, else the pinned one, else zeros.
+    pub config: cm_config,
+    /// TCX or clsact.
+    pub kind: HookKind,
+    /// The device's name now; when it was attached, if nobody knows better.
+    pub device: String,
+    /// The device is gone, or one of the two programs is not on its hook.
+    pub stale: bool,
+    programs: [Option<Running>; 2],
+    pinned_config: Option<u32>,
+}
+
+/// A program that was found through its pin.
+struct Running {
+    program: OwnedFd,
+    facts: ProgramFacts,
+    link: Option<TcxLink>,
+}
+
+#[derive(Clone, Copy)]
+struct TcxLink {
+    id: u32,
+    /// 0 when the device is gone. Of the namespace that the device is in now.
+    ifindex: u32,
+}
+
+impl Endpoint {
+    /// All endpoints of a root, in the order of their numbers.
+    pub fn all(root: &Root) -> Result<Vec<Endpoint>> {
+        root.endpoints()?.into_iter().map(|id| Endpoint::read(root, id)).collect()
+    }
+
+    /// The endpoint that a command names. A name means a device of any namespace, or of the
+    /// current one only if `this_netns`.
+    pub fn select(root: &Root, selector: &Selector, this_netns: bool) -> Result<Endpoint> {
+        let all = Endpoint::all(root)?;
+        let here = netns::current()?;
+        let mut matching: Vec<Endpoint> = all
+            .into_iter()
+            .filter(|endpoint| !this_netns || endpoint.config.netns == here)
+            .filter(|endpoint| match selector {
+                Selector::Device(name) => endpoint.device == *name,
+                Selector::Id(id) => endpoint.id == *id,
+            })
+            .collect();
+        match (matching.pop(), matching.is_empty()) {
+            (Some(endpoint), true) => Ok(endpoint),
+            (None, _) => bail!("`{selector}` is not attached; `cilmark status` lists what is"),
+            (Some(last), false) => {
+                let ids: Vec<String> =
+                    matching.iter().chain([&last]).map(|e| format!("id:{}", e.id)).collect();
+                bail!(
+                    "`{selector}` is the name of several devices: {}; say which, or narrow it \
+                     with --netns",
+                    ids.join(", ")
+                )
+            }
+        }
+    }
+
+    /// Reads one endpoint; whatever is missing makes it stale. What can't be looked at, for want of
+    /// rights or of descriptors, is an error: who took it for missing would clean up what runs.
+    pub fn read(root: &Root, id: EndpointId) -> Result<Endpoint> {
+        let pins = root.endpoint(id);
+        let mut programs = [None, None];
+        for (program, hook) in programs.iter_mut().zip(HOOKS) {
+            match Running::open(&pins.hook(hook)) {
+                Ok(running) => *program = Some(running),
+                Err(error) if is_missing(&error) => debug!("endpoint {id}, {hook:?}: {error:#}"),
+                Err(error) => return Err(error),
+            }
+        }
+        let pinned = MapHandle::from_pinned_path(pins.config());
+        let pinned_config = pinned.as_ref().ok().and_then(|map| Some(map.info().ok()?.info.id));
+        let running = programs.iter().flatten().next();
+        let map = match running {
+            Some(running) => running.map(".rodata")?.context("its program has no .rodata"),
+            None => pinned.context("open its config"),
+        };
+        let config = map.and_then(|map| read_config(&map));
+        let config =
+            config.inspect_err(|error| debug!("endpoint {id}: {error:#}")).unwrap_or_default();
+        let by_tcx = running.is_some_and(|running| running.link.is_some());
+        let mut endpoint = Endpoint {
+            id,
+            config,
+            kind: if by_tcx { HookKind::Tcx } else { HookKind::Clsact },
+            device: config.device_name(),
+            stale: programs.iter().any(Option::is_none),
+            programs,
+            pinned_config,
+        };
+        endpoint
+            .look_at_device()
+            .with_context(|| format!("look at the device of endpoint {id}"))?;
+        Ok(endpoint)
+    }
+
+    /// Corrects name and staleness by what the device's namespace says.
+    fn look_at_device(&mut self) -> Result<()> {
+        let linked_to =
+            self.programs.iter().flatten().find_map(|running| Some(running.link?.ifindex));
+        let ifindex = linked_to.unwrap_or(self.config.ifindex);
+        if ifindex == 0 {
+            self.stale = true;
+            return Ok(());
+        }
+        let seen = netns::within(self.config.netns, || {
+            let Some(device) = device::by_index(ifindex)? else { return Ok(None) };
+            Ok(self.on_hooks(ifindex)?.then_some(device.name))
+        })?;
+        match seen {
+            Some(Some(name)) => self.device = name,
+            // A link that has a device is alive even where nobody can look.
+            None if linked_to.is_some() => {}
+            _ => self.stale = true,
+        }
+        Ok(())
+    }
+
+    /// Whether both programs are on the hooks of this device.
+    fn on_hooks(&self, ifindex: u32) -> Result<bool> {
+        for (hook, running) in HOOKS.iter().zip(&self.programs) {
+            let there = match running {
+                None => false,
+                // The index alone may be another device's, if the link's has changed namespaces.
+                Some(Running { link: Some(link), .. }) => {
+                    sys::tcx_links(ifindex, *hook).context("read its links")?.contains(&link.id)
+                }
+                Some(running) => {
+                    let there = filter_program(ifindex, *hook, self.config.tc_priority);
+                    there == Some(running.facts.id)
+                }
+            };
+            if !there {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Its role; `None` if no configuration could be read.
+    pub fn role(&self) -> Option<Role> {
+        match self.config.role {
+            cm_role::CM_ROLE_CONTAINER => Some(Role::Container),
+            cm_role::CM_ROLE_NETDEV => Some(Role::Netdev),
+            _ => None,
+        }
+    }
+
+    /// Its addresses.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.config.addresses()
+    }
+
+    /// What the kernel tells of the program on a hook.
+    pub fn facts(&self, hook: Hook) -> Option<&ProgramFacts> {
+        self.program(hook).map(|running| &running.facts)
+    }
+
+    /// The kernel's numbers of the maps that are its own or that it shares with other endpoints.
+    pub fn map_ids(&self) -> Vec<u32> {
+        let of_programs = self.programs.iter().flatten().flat_map(|running| &running.facts.map_ids);
+        of_programs.copied().chain(self.pinned_config).collect()
+    }
+
+    /// The counters, which outlive the programs that fill them.
+    pub fn counters_map(&self) -> Option<MapHandle> {
+        self.programs.iter().flatten().find_map(|running| running.map("cm_counters").ok()?)
+    }
+
+    /// Packets that passed and packets that were dropped, both directions and all CPUs together.
+    pub fn counters(&self) -> Result<(cm_metrics, cm_metrics)> {
+        let mut sums = (cm_metrics::default(), cm_metrics::default());
+        let Some(map) = self.counters_map() else {
+            return Ok(sums);
+        };
+        let key = u32_key(0);
+        for bytes in map.lookup_percpu(abi::bytes_of(&key), MapFlags::ANY)?.unwrap_or_default() {
+            let counters: cm_counters = abi::from_bytes(&bytes[..size_of::<cm_counters>()])?;
+            for (sum, of_cpu) in
+                [(&mut sums.0, counters.forwarded), (&mut sums.1, counters.dropped)]
+            {
+                for direction in of_cpu {
+                    sum.packets += direction.packets;
+                    sum.bytes += direction.bytes;
+                }
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Makes the programs report what passes until a moment of CLOCK_MONOTONIC, in ns.
+    pub fn trace_until(&self, until_ns: u64) -> Result<()> {
+        for running in self.programs.iter().flatten() {
+            let map = running.map(".bss")?.context("its program has no .bss")?;
+            let key = u32_key(0);
+            let key = abi::bytes_of(&key);
+            let mut value = map.lookup(key, MapFlags::ANY)?.context("the .bss map is empty")?;
+            let at = offset_of!(bss, trace_until_ns);
+            value[at..at + 8].copy_from_slice(&until_ns.to_ne_bytes());
+            map.update(key, &value, MapFlags::ANY)?;
+        }
+        Ok(())
+    }
+
+    /// What runs now, for somebody who replaces it.
+    pub fn previous(&self) -> Result<Previous> {
+        let [ingress, egress] = &self.programs;
+        let program = |running: &Option<Running>| {
+            running.as_ref().map(|running| running.program.try_clone()).transpose()
+        };
+        Ok(Previous {
+            kind: self.kind,
+            tc_priority: self.config.tc_priority,
+            programs: [program(ingress)?, program(egress)?],
+        })
+    }
+
+    fn program(&self, hook: Hook) -> Option<&Running> {
+        HOOKS.iter().zip(&self.programs).find(|(of, _)| **of == hook)?.1.as_ref()
+    }
+}
+
+impl Running {
+    fn open(path: &std::path::Path) -> Result<Running> {
+        let pinned = sys::open_pin(path).with_context(|| format!("open {}", path.display()))?;
+        let (program, link) = if is_link(pinned.as_fd())? {
+            let info = LinkInfo::from_fd(pinned.as_fd()).context("read the link")?;
+            let ifindex = match info.info {
+                LinkTypeInfo::Tcx(tcx) => tcx.ifindex,
+                _ => bail!("{} is a link of another type", path.display()),
+            };
+            let program = sys::open_program(info.prog_id).context("open the link's program")?;
+            (program, Some(TcxLink { id: info.id, ifindex }))
+        } else {
+            (pinned, None)
+        };
+        let facts = sys::program_facts(program.as_fd()).context("read the program")?;
+        Ok(Running { program, facts, link })
+    }
+
+    /// The map of the program whose name ends so, if it has one.
+    fn map(&self, suffix: &str) -> Result<Option<MapHandle>> {
+        for id in &self.facts.map_ids {
+            let map = MapHandle::from_map_id(*id).with_context(|| format!("open map {id}"))?;
+            if map.name().to_string_lossy().ends_with(suffix) {
+                return Ok(Some(map));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Nothing is there, or something of another kind, which says the same about the endpoint.
+fn is_missing(error: &Error) -> bool {
+    match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+        Some(kind) => kind == io::ErrorKind::NotFound,
+        None => !error.is::<libbpf_rs::Error>(),
+    }
+}
+
+/// A pinned link and a pinned program open by the same call; what came shows in the name.
+fn is_link(object: BorrowedFd<'_>) -> Result<bool> {
+    let name = fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
+    Ok(name.to_string_lossy().contains("bpf_link") || name.to_string_lossy().contains("bpf-link"))
+}
+
+fn read_config(map: &MapHandle) -> Result<cm_config> {
+    if map.map_type() != MapType::Array {
+        bail!("a configuration is an array, not {:?}", map.map_type());
+    }
+    let key = u32_key(0);
+    let value = map.lookup(abi::bytes_of(&key), MapFlags::ANY)?.context("an empty config")?;
+    abi::from_bytes(&value)
+}

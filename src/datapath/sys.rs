@@ -1,0 +1,261 @@
+//! The libbpf calls that libbpf-rs does not wrap: TCX links, program info by descriptor, test runs.
+
+use std::ffi::CString;
+use std::io;
+use std::mem::{offset_of, size_of};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+use std::time::Duration;
+
+use libbpf_rs::{MapCore, MapHandle};
+use libbpf_sys as bpf;
+use nix::errno::Errno;
+
+use super::abi::__sk_buff;
+
+/// Which of a device's two TC hooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// What the device has received.
+    Ingress,
+    /// What the device is about to send.
+    Egress,
+}
+
+impl Hook {
+    fn tcx_type(self) -> u32 {
+        match self {
+            Hook::Ingress => bpf::BPF_TCX_INGRESS,
+            Hook::Egress => bpf::BPF_TCX_EGRESS,
+        }
+    }
+}
+
+/// What user space may know of a program.
+#[derive(Debug, Clone)]
+pub struct ProgramFacts {
+    /// The kernel's number of the program.
+    pub id: u32,
+    /// The maps that it uses.
+    pub map_ids: Vec<u32>,
+    /// Instructions after the verifier has removed what is never reached.
+    pub instructions: u32,
+    /// Instructions that the verifier walked.
+    pub verified_instructions: u32,
+}
+
+/// The outcome of [`test_run`].
+#[derive(Debug)]
+pub struct TestRun {
+    /// What the program returned, a `TC_ACT_…`.
+    pub action: i32,
+    /// Of one run, on average.
+    pub duration: Duration,
+    /// The packet afterwards.
+    pub packet: Vec<u8>,
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result) }
+}
+
+fn owned(result: i32) -> io::Result<OwnedFd> {
+    // SAFETY: libbpf returned a descriptor that nobody else has seen.
+    check(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "path has a zero byte"))
+}
+
+/// Whether the kernel has TCX (Linux 6.6). Asks on the loopback device, which every namespace has.
+pub fn has_tcx() -> bool {
+    let mut options = bpf::bpf_prog_query_opts {
+        sz: size_of::<bpf::bpf_prog_query_opts>() as _,
+        ..Default::default()
+    };
+    // SAFETY: `options` outlives the call and says its own size; no arrays are asked for.
+    unsafe { bpf::bpf_prog_query_opts(1, bpf::BPF_TCX_INGRESS, &mut options) == 0 }
+}
+
+/// The kernel's numbers of the links on a TCX hook; none if the device is gone.
+pub fn tcx_links(ifindex: u32, hook: Hook) -> io::Result<Vec<u32>> {
+    // BPF_MPROG_MAX of the kernel. It tells of links only where it may tell of programs.
+    let mut programs = [0u32; 64];
+    let mut links = [0u32; 64];
+    let mut options = bpf::bpf_prog_query_opts {
+        sz: size_of::<bpf::bpf_prog_query_opts>() as _,
+        prog_ids: programs.as_mut_ptr(),
+        link_ids: links.as_mut_ptr(),
+        ..Default::default()
+    };
+    options.__bindgen_anon_1.count = links.len() as u32;
+    // SAFETY: `options` says its own size and that of both arrays; all outlive the call.
+    match check(unsafe { bpf::bpf_prog_query_opts(ifindex as i32, hook.tcx_type(), &mut options) })
+    {
+        Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => return Ok(Vec::new()),
+        result => result?,
+    };
+    // SAFETY: both fields of the union are the same u32.
+    let count = unsafe { options.__bindgen_anon_1.count };
+    Ok(links[..count as usize].to_vec())
+}
+
+/// Attaches a program to a TCX hook: behind what is there, or before it if `first`.
+/// The link detaches when its last descriptor and pin are gone.
+pub fn create_tcx_link(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    hook: Hook,
+    first: bool,
+) -> io::Result<OwnedFd> {
+    let options = bpf::bpf_link_create_opts {
+        sz: size_of::<bpf::bpf_link_create_opts>() as _,
+        flags: if first { bpf::BPF_F_BEFORE } else { 0 },
+        ..Default::default()
+    };
+    // SAFETY: `options` outlives the call and says its own size.
+    owned(unsafe {
+        bpf::bpf_link_create(program.as_raw_fd(), ifindex as i32, hook.tcx_type(), &options)
+    })
+}
+
+/// Puts another program behind a link; packets see the one or the other, never none.
+pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let no_options = ptr::null();
+    // SAFETY: both descriptors are open for the time of the call; null options are the defaults.
+    check(unsafe { bpf::bpf_link_update(link.as_raw_fd(), program.as_raw_fd(), no_options) })?;
+    Ok(())
+}
+
+/// Takes a link's program off its hook; the kernel is done with it on return.
+pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the time of the call.
+    check(unsafe { bpf::bpf_link_detach(link.as_raw_fd()) })?;
+    Ok(())
+}
+
+/// Pins a program, map or link.
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    // SAFETY: the descriptor is open and the path a zero-terminated string for the call's time.
+    check(unsafe { bpf::bpf_obj_pin(object.as_raw_fd(), path.as_ptr()) })?;
+    Ok(())
+}
+
+/// Opens a pinned program, map or link.
+pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    // SAFETY: the path is a zero-terminated string for the time of the call.
+    owned(unsafe { bpf::bpf_obj_get(path.as_ptr()) })
+}
+
+/// Opens a program by the kernel's number.
+pub fn open_program(id: u32) -> io::Result<OwnedFd> {
+    // SAFETY: takes a number, gives a descriptor or an error.
+    owned(unsafe { bpf::bpf_prog_get_fd_by_id(id) })
+}
+
+/// Reads what the kernel tells of a program.
+pub fn program_facts(program: BorrowedFd<'_>) -> io::Result<ProgramFacts> {
+    let mut map_ids = vec![0u32; 64];
+    let mut info = bpf::bpf_prog_info {
+        nr_map_ids: map_ids.len() as u32,
+        map_ids: map_ids.as_mut_ptr() as u64,
+        ..Default::default()
+    };
+    let mut length = size_of::<bpf::bpf_prog_info>() as u32;
+    // SAFETY: `info` says where `map_ids` lies and how many fit; all outlive the call.
+    check(unsafe { bpf::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut length) })?;
+    map_ids.truncate(info.nr_map_ids as usize);
+    Ok(ProgramFacts {
+        id: info.id,
+        map_ids,
+        instructions: info.xlated_prog_len / size_of::<bpf::bpf_insn>() as u32,
+        verified_instructions: info.verified_insns,
+    })
+}
+
+/// Reads a whole map in batches: the bytes of up to `count` keys and of their values at a time.
+/// libbpf-rs has this as an iterator, which takes a batch that is not quite full for the last one;
+/// a hash map gives whole buckets only.
+pub fn for_each_batch(
+    map: &MapHandle,
+    count: usize,
+    mut handle: impl FnMut(&[u8], &[u8]),
+) -> io::Result<()> {
+    let (key_size, value_size) = (map.key_size() as usize, map.value_size() as usize);
+    let mut keys = vec![0u8; count * key_size];
+    let mut values = vec![0u8; count * value_size];
+    // Where the kernel is: a bucket number in a hash map, a key in a trie.
+    let mut position = vec![0u8; key_size.max(size_of::<u32>())];
+    let mut first = true;
+    loop {
+        let mut read = count as u32;
+        let from = if first { ptr::null_mut() } else { position.as_mut_ptr().cast() };
+        // SAFETY: the buffers hold `count` keys and values of the map's own sizes, the position
+        // what the kernel keeps there, and all outlive the call.
+        let result = unsafe {
+            bpf::bpf_map_lookup_batch(
+                map.as_fd().as_raw_fd(),
+                from,
+                position.as_mut_ptr().cast(),
+                keys.as_mut_ptr().cast(),
+                values.as_mut_ptr().cast(),
+                &mut read,
+                ptr::null(),
+            )
+        };
+        let end = match check(result) {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => true,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let read = read as usize;
+        handle(&keys[..read * key_size], &values[..read * value_size]);
+        if end {
+            return Ok(());
+        }
+        first = false;
+    }
+}
+
+/// Runs a program on a packet (`BPF_PROG_TEST_RUN`) without sending anything. `context` holds
+/// mark, cb, ingress_ifindex and ifindex before, mark and cb afterwards. `packet` has an Ethernet
+/// header. `repeat` is for measuring: the packet and the mark are not reset in between.
+pub fn test_run(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    context: &mut __sk_buff,
+    repeat: u32,
+) -> io::Result<TestRun> {
+    let mut packet_out = vec![0; packet.len() + 256];
+    let mut context_out = __sk_buff::default();
+    let mut options = bpf::bpf_test_run_opts {
+        sz: size_of::<bpf::bpf_test_run_opts>() as _,
+        data_in: packet.as_ptr().cast(),
+        data_size_in: packet.len() as u32,
+        data_out: packet_out.as_mut_ptr().cast(),
+        data_size_out: packet_out.len() as u32,
+        ctx_in: ptr::from_ref(context).cast(),
+        // The rest has padding, which the kernel wants zero and which Rust does not keep so.
+        ctx_size_in: offset_of!(__sk_buff, tstamp_type) as u32,
+        ctx_out: ptr::from_mut(&mut context_out).cast(),
+        ctx_size_out: size_of::<__sk_buff>() as u32,
+        repeat: repeat as i32,
+        ..Default::default()
+    };
+    // SAFETY: every pointer comes with its length and outlives the call.
+    check(unsafe { bpf::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) })?;
+    *context = context_out;
+    packet_out.truncate(options.data_size_out as usize);
+    Ok(TestRun {
+        action: options.retval as i32,
+        duration: Duration::from_nanos(options.duration.into()),
+        packet: packet_out,
+    })
+}

@@ -1,0 +1,7 @@
+//! What cilmark talks about, as pure values: no kernel, no files, no output.
+
+pub mod drop_reason;
+pub mod endpoint;
+pub mod identity;
+pub mod mark;
+pub mod prefix;

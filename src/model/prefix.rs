@@ -1,0 +1,112 @@
+//! Address prefixes, and files that give them identities.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, bail};
+use ipnet::{IpNet, Ipv6Net};
+
+use super::identity::{Identity, Names};
+
+/// Reads `ADDRESS` or `ADDRESS/LENGTH`. Bits beyond the length must be zero, since they tell that
+/// a host was meant, or another prefix.
+pub fn parse_prefix(text: &str) -> Result<IpNet> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(address));
+    }
+    let prefix: IpNet = text.parse().with_context(|| {
+        format!("prefix `{text}` is not an address such as 10.0.0.1 or a prefix such as fd00::/64")
+    })?;
+    if prefix.trunc() != prefix {
+        bail!(
+            "prefix `{text}` has bits beyond its length; {} and {} are what it may mean",
+            prefix.trunc(),
+            prefix.addr()
+        );
+    }
+    Ok(prefix)
+}
+
+/// Reads an IPv6 prefix.
+pub fn parse_ipv6_prefix(text: &str) -> Result<Ipv6Net> {
+    match parse_prefix(text)? {
+        IpNet::V6(prefix) => Ok(prefix),
+        IpNet::V4(_) => bail!("prefix `{text}` is not an IPv6 prefix such as fd00::/64"),
+    }
+}
+
+/// `10.0.0.1` for a host, `10.0.0.0/8` for a wider prefix.
+pub fn format_prefix(prefix: &IpNet) -> String {
+    if is_host(prefix) { prefix.addr().to_string() } else { prefix.to_string() }
+}
+
+/// A /32 or /128.
+pub fn is_host(prefix: &IpNet) -> bool {
+    prefix.prefix_len() == prefix.max_prefix_len()
+}
+
+/// Reads lines of `PREFIX IDENTITY`; `#` begins a comment. An error names the line, from 1.
+pub fn parse_ipcache(text: &str, names: &Names) -> Result<Vec<(IpNet, Identity)>> {
+    let mut entries = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default();
+        let mut words = line.split_ascii_whitespace();
+        let Some(prefix) = words.next() else { continue };
+        let entry = match (words.next(), words.next()) {
+            (Some(identity), None) => {
+                parse_prefix(prefix).and_then(|prefix| Ok((prefix, names.parse(identity)?)))
+            }
+            _ => bail!("line {}: expected `PREFIX IDENTITY`, found `{}`", number + 1, line.trim()),
+        };
+        entries.push(entry.with_context(|| format!("line {}", number + 1))?);
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_prefixes_of_both_families_are_read_and_written() {
+        for (text, written) in [
+            ("10.0.0.1", "10.0.0.1"),
+            ("10.0.0.1/32", "10.0.0.1"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("fd00::1", "fd00::1"),
+            ("fd00::/64", "fd00::/64"),
+        ] {
+            assert_eq!(format_prefix(&parse_prefix(text).unwrap()), written);
+        }
+    }
+
+    #[test]
+    fn bits_beyond_the_length_are_an_error_with_both_readings() {
+        let error = parse_prefix("10.1.2.3/8").unwrap_err().to_string();
+        assert!(error.contains("10.0.0.0/8") && error.contains("10.1.2.3"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_prefix_is_refused() {
+        for text in ["", "10.0.0", "10.0.0.0/33", "fd00::/129", "eth0", "10.0.0.1/", "::ffff/x"] {
+            assert!(parse_prefix(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_ipcache_file_may_have_comments_blank_lines_and_names() {
+        let names = Names::new([(Identity(300), "db".to_owned())]);
+        let text = "# hosts\n\n10.0.0.1 300\n10.0.0.2\tdb # the second\n  fd00::/64 world\n";
+        let entries = parse_ipcache(text, &names).unwrap();
+        let identities: Vec<u32> = entries.iter().map(|(_, identity)| identity.0).collect();
+        assert_eq!(identities, [300, 300, 2]);
+    }
+
+    #[test]
+    fn a_bad_line_is_named_by_its_number() {
+        for text in ["10.0.0.1 1\n10.0.0.2", "\n10.0.0.300 1", "#\n10.0.0.1 1 2", "#\n1.2.3.4 x"] {
+            let error = parse_ipcache(text, &Names::default()).unwrap_err().to_string();
+            assert!(error.starts_with("line 2"), "{error}");
+        }
+    }
+}

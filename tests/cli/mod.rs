@@ -1,0 +1,19 @@
+//! Tier cli: the command, its arguments, and what it leaves in the kernel and in bpffs.
+
+mod arguments;
+mod bpffs;
+mod detach;
+mod foreground;
+mod help;
+mod hooks;
+mod identity;
+mod interruption;
+mod ipcache;
+mod load;
+mod mark;
+mod netns;
+mod output;
+mod pinned_maps;
+mod replace;
+mod role;
+mod stale;

@@ -1,0 +1,164 @@
+//! Data goes to stdout and the rest to stderr; every command that prints data prints JSON.
+
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::common::World;
+use crate::common::process::{Run, cilmark, text};
+
+fn fields(value: &Value) -> Vec<&str> {
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+#[test]
+fn status_has_exactly_these_fields() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300 --ip 10.0.0.1");
+    let mut status = world.status("red");
+    let ifindex: u32 = world.sh("cat /sys/class/net/red/ifindex").trim().parse().unwrap();
+    assert!(status["packets"].take().is_u64());
+    assert_eq!(
+        status,
+        json!({
+            "device": "red", "ifindex": ifindex, "role": "container", "endpoint_id": 1,
+            "identity": 300, "name": null, "ips": ["10.0.0.1"], "hook": "tcx",
+            "ingress_policy": "off", "egress_policy": "off", "confirm_deadline": null,
+            "stale": false, "packets": null, "drops": 0,
+        })
+    );
+}
+
+#[test]
+fn the_status_table_names_what_runs() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300 --ip 10.0.0.1 fd00::1 --hook clsact");
+    let table = world.cilmark_ok("status red");
+    let lines: Vec<Vec<&str>> =
+        table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(
+        lines[0],
+        [
+            "DEVICE",
+            "ROLE",
+            "ENDPOINT",
+            "IDENTITY",
+            "HOOK",
+            "POLICY",
+            "PACKETS",
+            "DROPS",
+            "ADDRESSES"
+        ]
+    );
+    assert_eq!(lines[1][..6], ["red", "container", "1", "300", "clsact", "off/off"]);
+    assert_eq!(lines[1][8..], ["10.0.0.1", "fd00::1"]);
+    assert_eq!(lines.len(), 2);
+}
+
+#[test]
+fn metrics_have_exactly_these_fields_and_a_text_for_prometheus() {
+    let Some(world) = World::new() else { return };
+    assert_eq!(world.cilmark_json("metrics"), json!([]));
+    world.workload("red", 1);
+    world.cilmark_ok("attach red --id 300 --ip 10.1.0.99");
+    world.try_sh("ip netns exec red ping -qc 1 -W 0.1 10.1.0.1");
+    let metrics = world.cilmark_json("metrics");
+    let drop = metrics.as_array().unwrap().iter().find(|line| line["reason"] == 132);
+    let drop = drop.expect("a spoofed packet was counted");
+    assert_eq!(fields(drop), ["bytes", "direction", "name", "packets", "reason"]);
+    assert_eq!(drop["direction"], "egress");
+    assert_eq!(drop["name"], "Invalid source ip");
+    let text = world.cilmark_ok("metrics --prometheus");
+    assert!(text.contains("# TYPE cilmark_packets_total counter\n"), "{text}");
+    let labels = r#"{direction="egress",reason="Invalid source ip",reason_code="132"} "#;
+    for family in ["cilmark_packets_total", "cilmark_bytes_total"] {
+        assert!(text.contains(&format!("{family}{labels}")), "{text}");
+    }
+}
+
+#[test]
+fn commands_that_change_something_print_no_data() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    for command in [
+        "attach red --id 300 --json -v",
+        "ipcache set 10.0.0.2 7 --json",
+        "ipcache del 10.0.0.2 --json",
+        "ipcache flush --json",
+        "identity set 300 db --json",
+        "identity del 300 --json",
+        "detach red --json",
+    ] {
+        assert_eq!(world.cilmark_ok(command), "", "{command}");
+    }
+}
+
+#[test]
+fn verbosity_goes_to_stderr_and_rust_log_works() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    let run = world.cilmark("attach red --id 300 -v");
+    for word in ["load ", "attach ", "instructions"] {
+        assert!(run.stderr.contains(word), "no `{word}` in {}", run.stderr);
+    }
+    assert!(!run.stderr.contains("libbpf"), "{}", run.stderr);
+    let run: Run = cilmark(&["attach", "red", "--id", "300"])
+        .env("RUST_LOG", "libbpf=trace")
+        .output()
+        .unwrap()
+        .into();
+    assert!(run.stderr.contains("libbpf"), "{}", run.stderr);
+    assert_eq!(run.stdout, "");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let Some(world) = World::new() else { return };
+    let lines: String = (0..20_000).map(|n| format!("10.0.{}.{} 7\n", n / 256, n % 256)).collect();
+    world.cilmark_with_input("ipcache load -", &lines);
+    let binary = env!("CARGO_BIN_EXE_cilmark");
+    for command in ["ipcache list", "ipcache list --json", "--help", "mark encode 7"] {
+        let output = Command::new("bash")
+            .args(["-c", &format!("{binary} {command} | head -c 1; echo $PIPESTATUS >&2")])
+            .output()
+            .unwrap();
+        assert_eq!(text(&output.stderr), "0\n", "{command}");
+        let output = world.try_sh(&format!("{binary} {command} >&-"));
+        assert!(!text(&output.stderr).contains("panicked"), "{command}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn nobody_is_told_that_this_takes_root() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("ipcache set 10.0.0.1 7");
+    world.cilmark_ok("attach red --id 300");
+    // Where nobody can read it, whatever the rights of the directory that it was built in.
+    let copy = "/run/netns/cilmark";
+    world
+        .sh(&format!("cp {} {copy} && chmod 755 {copy} /run/netns", env!("CARGO_BIN_EXE_cilmark")));
+    let as_nobody = |arguments: &str| -> Run {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", copy]);
+        command.args(arguments.split(' ')).stdin(Stdio::null()).output().unwrap().into()
+    };
+    for arguments in [
+        "attach red --id 7",
+        "detach red",
+        "detach --all",
+        "status",
+        "status red",
+        "ipcache set 10.0.0.2 7",
+        "ipcache list",
+        "monitor",
+    ] {
+        as_nobody(arguments).fails(1, &["this takes root, or CAP_NET_ADMIN, CAP_SYS_ADMIN"]);
+    }
+    let run = as_nobody("mark encode 7");
+    assert_eq!((run.status, run.stdout.as_str()), (Some(0), "0x00070f00\n"), "{run:?}");
+    assert_eq!(world.cilmark_json("ipcache list").as_array().unwrap().len(), 1);
+    assert_eq!(world.status("red")["stale"], false);
+}

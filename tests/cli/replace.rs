@@ -1,0 +1,118 @@
+//! Attaching again: another program in the same place.
+
+use serde_json::json;
+
+use crate::common::World;
+
+const ENDPOINT: &str = "/sys/fs/bpf/cilmark/endpoints/1";
+
+#[test]
+fn identity_and_addresses_change_and_old_addresses_leave_the_ipcache() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300 --ip 10.0.0.1 10.0.0.2");
+    world.cilmark_ok("ipcache set 10.0.0.9 900");
+    let run = world.cilmark("attach red --id 301 --ip 10.0.0.2 10.0.0.3");
+    assert!(run.stderr.contains("replaced red: endpoint 1, container, identity 301, tcx"));
+    assert_eq!(
+        world.cilmark_json("ipcache list"),
+        json!([
+            {"prefix": "10.0.0.2", "identity": 301, "name": null},
+            {"prefix": "10.0.0.3", "identity": 301, "name": null},
+            {"prefix": "10.0.0.9", "identity": 900, "name": null},
+        ])
+    );
+    let endpoints = world.sh("bpftool -j map dump pinned /sys/fs/bpf/cilmark/cm_endpoints");
+    let endpoints: Vec<serde_json::Value> = serde_json::from_str(&endpoints).unwrap();
+    assert_eq!(endpoints.len(), 2);
+    let status = world.status("red");
+    assert_eq!((&status["identity"], &status["endpoint_id"]), (&json!(301), &json!(1)));
+    assert_eq!(status["ips"], json!(["10.0.0.2", "10.0.0.3"]));
+}
+
+#[test]
+fn counters_survive_a_replacement_of_either_kind() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.cilmark_ok("attach red --id 300 --ip 10.1.0.10 fd00:1::10");
+    world.sh("ip netns exec red ping -qfc 50 10.1.0.1");
+    let counted = || world.status("red")["packets"].as_u64().unwrap();
+    let mut before = counted();
+    assert!(before >= 100, "{before}");
+    for arguments in ["--id 301", "--id 301 --hook clsact", "--id 302 --hook clsact", "--id 303"] {
+        world.cilmark_ok(&format!("attach red --ip 10.1.0.10 fd00:1::10 {arguments}"));
+        let after = counted();
+        assert!(after >= before, "{before} became {after} with {arguments}");
+        before = after;
+    }
+    world.cilmark_ok("detach red");
+    world.cilmark_ok("attach red --id 300");
+    assert!(counted() < before, "a new endpoint counts from zero");
+}
+
+#[test]
+fn the_old_programs_go_and_the_links_stay() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300");
+    let link = || world.sh(&format!("bpftool -j link show pinned {ENDPOINT}/ingress | jq .id"));
+    let program = || world.program_id(&format!("{ENDPOINT}/ingress"));
+    let (link_before, program_before) = (link(), program());
+    world.cilmark_ok("attach red --id 301");
+    assert_eq!(link(), link_before);
+    assert_ne!(program(), program_before);
+    world.program_goes(program_before);
+}
+
+#[test]
+fn the_kind_of_hook_can_be_changed_both_ways() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300 --hook tcx");
+    let by_tcx = world.program_id(&format!("{ENDPOINT}/egress"));
+    world.cilmark_ok("attach red --id 300 --hook clsact");
+    assert_eq!(world.status("red")["hook"], "clsact");
+    world.program_goes(by_tcx);
+    let by_clsact = world.program_id(&format!("{ENDPOINT}/egress"));
+    world.cilmark_ok("attach red --id 300 --hook tcx");
+    assert_eq!(world.status("red")["hook"], "tcx");
+    world.program_goes(by_clsact);
+    for hook in ["ingress", "egress"] {
+        assert_eq!(world.sh(&format!("tc filter show dev red {hook}")), "");
+    }
+}
+
+#[test]
+fn clsact_keeps_its_one_filter_also_with_another_priority() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    let filters = || {
+        let shown = world.sh("tc filter show dev red ingress");
+        let lines = shown.lines().filter(|line| line.contains("handle"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (arguments, priority) in
+        [("", "pref 50000 "), ("--first", "pref 1 "), ("--first", "pref 1 "), ("", "pref 50000 ")]
+    {
+        world.cilmark_ok(&format!("attach red --id 300 --hook clsact {arguments}"));
+        let shown = filters();
+        assert_eq!(shown.len(), 1, "{shown:?}");
+        assert!(shown[0].contains(priority) && shown[0].contains("direct-action"), "{shown:?}");
+        assert_eq!(world.status("red")["stale"], false);
+    }
+}
+
+#[test]
+fn the_role_can_be_changed() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.sh("ip addr add 10.0.0.1/24 dev red");
+    world.cilmark_ok("attach red --id 300 --ip 10.0.0.7");
+    world.cilmark_ok("attach red --role netdev");
+    let status = world.status("red");
+    assert_eq!((&status["role"], &status["identity"]), (&json!("netdev"), &json!(1)));
+    assert_eq!(
+        world.cilmark_json("ipcache list"),
+        json!([{"prefix": "10.0.0.1", "identity": 1, "name": "host"}])
+    );
+}

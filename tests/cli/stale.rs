@@ -1,0 +1,184 @@
+//! Endpoints whose device or programs have gone, and status when the pins say something else.
+
+use serde_json::{Value, json};
+
+use crate::common::World;
+use crate::common::process::text;
+
+const ENDPOINT: &str = "/sys/fs/bpf/cilmark/endpoints/1";
+
+#[test]
+fn a_deleted_device_is_shown_as_stale_and_detach_cleans_it() {
+    for hook in ["tcx", "clsact"] {
+        let claim = move || {
+            let Some(world) = World::new() else { return };
+            world.veth("red");
+            world.cilmark_ok(&format!("attach red --id 300 --ip 10.0.0.1 --hook {hook}"));
+            world.sh("ip link del red");
+            let status = world.status("red");
+            assert_eq!(status["stale"], true);
+            assert_eq!((&status["identity"], &status["hook"]), (&json!(300), &json!(hook)));
+            assert!(world.cilmark_ok("status").contains("red (stale)"));
+            world.cilmark_ok("detach red");
+            assert_eq!(world.pins(), [""; 0]);
+        };
+        std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("by {hook}"));
+    }
+}
+
+#[test]
+fn a_device_of_the_same_name_is_another_one_and_replaces_the_stale_endpoint() {
+    for hook in ["tcx", "clsact"] {
+        let claim = move || {
+            let Some(world) = World::new() else { return };
+            world.veth("red");
+            world.cilmark_ok(&format!("attach red --id 300 --ip 10.0.0.1 --hook {hook}"));
+            world.sh("ip link del red");
+            world.veth("red");
+            assert_eq!(world.status("red")["stale"], true, "the new one is not attached");
+            world.cilmark_ok(&format!("attach red --id 301 --ip 10.0.0.2 --hook {hook}"));
+            let all = world.cilmark_json("status");
+            assert_eq!(all.as_array().unwrap().len(), 1, "{all}");
+            assert_eq!((&all[0]["stale"], &all[0]["identity"]), (&json!(false), &json!(301)));
+            assert_eq!(
+                world.cilmark_json("ipcache list"),
+                json!([{"prefix": "10.0.0.2", "identity": 301, "name": null}])
+            );
+        };
+        std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("by {hook}"));
+    }
+}
+
+#[test]
+fn a_device_that_got_a_deleted_ones_index_is_not_taken_for_it() {
+    let Some(world) = World::new() else { return };
+    for hook in ["tcx", "clsact"] {
+        world.sh("ip link add red index 500 type veth peer name red-peer");
+        world.cilmark_ok(&format!("attach red --id 300 --hook {hook}"));
+        world.sh("ip link del red
+             ip link add blue index 500 type veth peer name blue-peer");
+        let all = world.cilmark_json("status");
+        assert_eq!(all.as_array().unwrap().len(), 1);
+        assert_eq!(all[0]["stale"], true, "{hook}: {all}");
+        world.cilmark_ok("attach blue --id 301");
+        let all = world.cilmark_json("status");
+        assert_eq!(all.as_array().unwrap().len(), 1, "{hook}: {all}");
+        assert_eq!(all[0]["device"], "blue", "{hook}");
+        world.cilmark_ok("detach --all");
+        world.sh("ip link del blue");
+    }
+}
+
+#[test]
+fn a_device_that_got_the_index_of_one_in_another_namespace_is_not_taken_for_it() {
+    let Some(world) = World::new() else { return };
+    world.sh("ip netns add other");
+    for hook in ["tcx", "clsact"] {
+        world.sh("ip link add red index 500 type veth peer name red-peer");
+        world.cilmark_ok(&format!("attach red --id 300 --ip 10.0.0.1 --hook {hook}"));
+        world.sh("ip link set red netns other
+             ip link add blue index 500 type veth peer name blue-peer");
+        assert_eq!(world.status("red")["stale"], true, "{hook}");
+        world.cilmark_ok(&format!("attach blue --id 301 --ip 10.0.0.2 --hook {hook}"));
+        let blue = world.status("blue");
+        assert_eq!((&blue["stale"], &blue["identity"]), (&json!(false), &json!(301)), "{hook}");
+        world.sh("ip link del blue");
+        assert_eq!(world.status("blue")["stale"], true, "{hook}: it was on blue");
+        world.cilmark_ok("detach --all");
+        world.sh("ip -n other link del red");
+    }
+}
+
+#[test]
+fn a_renamed_device_is_known_by_its_new_name() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300");
+    world.sh("ip link set red down && ip link set red name blue && ip link set blue up");
+    assert_eq!(world.status("blue")["stale"], false);
+    world.cilmark("status red").fails(1, &["`red` is not attached"]);
+    world.cilmark_ok("detach blue");
+    assert_eq!(world.pins(), [""; 0]);
+}
+
+#[test]
+fn a_filter_that_somebody_took_off_makes_the_endpoint_stale() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300 --hook clsact");
+    world.sh("tc filter del dev red egress");
+    assert_eq!(world.status("red")["stale"], true);
+    world.cilmark_ok("attach red --id 300 --hook clsact");
+    assert_eq!(world.status("red")["stale"], false);
+}
+
+#[test]
+fn status_tells_what_runs_though_the_pinned_config_is_missing_or_wrong() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.veth("blue");
+    world.cilmark_ok("attach red --id 300 --ip 10.0.0.1");
+    world.cilmark_ok("attach blue --id 301 --ip 10.0.0.2");
+    let without_packets = || {
+        let mut status = world.status("red");
+        status["packets"].take();
+        status
+    };
+    let truth: Value = without_packets();
+    world.sh(&format!("rm {ENDPOINT}/config"));
+    assert_eq!(without_packets(), truth);
+    let blue = "/sys/fs/bpf/cilmark/endpoints/2/config";
+    world.sh(&format!("bpftool map pin pinned {blue} {ENDPOINT}/config"));
+    assert_eq!(without_packets(), truth);
+    world.cilmark_ok("detach red");
+    assert_eq!(world.status("blue")["stale"], false);
+    assert_eq!(
+        world.cilmark_json("ipcache list"),
+        json!([{"prefix": "10.0.0.2", "identity": 301, "name": null}])
+    );
+}
+
+#[test]
+fn half_an_endpoint_is_stale_and_can_be_attached_or_detached() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    for repair in ["attach red --id 300", "detach red", "detach id:1"] {
+        world.cilmark_ok("attach red --id 300 --ip 10.0.0.1");
+        world.sh(&format!("rm {ENDPOINT}/egress"));
+        assert_eq!(world.status("red")["stale"], true);
+        world.cilmark_ok(repair);
+        let all = world.cilmark_json("status");
+        let alive = repair.starts_with("attach");
+        assert_eq!(all.as_array().unwrap().len(), usize::from(alive), "{repair}");
+        assert!(!alive || all[0]["stale"] == false);
+    }
+    world.sh(&format!("mkdir -p {ENDPOINT}"));
+    assert_eq!(world.status("id:1")["stale"], true, "a bare directory");
+    world.cilmark_ok("detach id:1");
+    assert_eq!(world.pins(), [""; 0]);
+}
+
+#[test]
+fn what_can_not_be_looked_at_is_an_error_and_never_cleaned_up() {
+    for hook in ["tcx", "clsact"] {
+        let claim = move || {
+            let Some(world) = World::new() else { return };
+            world.veth("red");
+            world.cilmark_ok(&format!("attach red --id 300 --ip 10.0.0.1 --hook {hook}"));
+            let binary = env!("CARGO_BIN_EXE_cilmark");
+            for descriptors in 4..16 {
+                let limited = |arguments: &str| {
+                    world.try_sh(&format!("prlimit --nofile={descriptors} {binary} {arguments}"))
+                };
+                let status = limited("status --json");
+                assert!(
+                    !status.status.success() || !text(&status.stdout).contains("\"stale\": true"),
+                    "{descriptors}: {status:?}"
+                );
+                limited("attach lo");
+                assert_eq!(world.status("red")["stale"], false, "with {descriptors} descriptors");
+            }
+        };
+        std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("by {hook}"));
+    }
+}

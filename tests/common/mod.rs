@@ -1,0 +1,13 @@
+//! What tests are made of.
+
+pub mod lab;
+pub mod packet;
+pub mod process;
+pub mod program;
+pub mod random;
+pub mod stranger;
+pub mod talk;
+pub mod world;
+
+pub use lab::Lab;
+pub use world::World;

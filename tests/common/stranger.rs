@@ -1,0 +1,84 @@
+//! Another tool's program on the hooks that cilmark uses. It sees what the program before it did to
+//! the mark, and whether it was reached at all.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use cilmark::datapath::sys::{self, Hook};
+use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, TC_EGRESS, TC_INGRESS, TcHookBuilder};
+
+const FILTER_HANDLE: u32 = 1;
+
+/// A counting program; on its hook as long as this lives, or as a filter as long as the device.
+pub struct Stranger {
+    object: Object,
+    _link: Option<OwnedFd>,
+}
+
+impl Stranger {
+    /// Behind the programs that are on the TCX hook of a device of this namespace.
+    pub fn on_tcx(device: &str, hook: Hook) -> Stranger {
+        let object = load();
+        let program = object.progs().next().expect("one program");
+        let link = sys::create_tcx_link(program.as_fd(), ifindex(device), hook, false)
+            .expect("attach the stranger");
+        Stranger { object, _link: Some(link) }
+    }
+
+    /// A clsact filter of a priority; the qdisc is made if there is none.
+    pub fn on_clsact(device: &str, hook: Hook, priority: u32) -> Stranger {
+        let object = load();
+        let program = object.progs().next().expect("one program");
+        let mut builder = TcHookBuilder::new(program.as_fd());
+        builder.ifindex(ifindex(device) as i32).handle(FILTER_HANDLE).priority(priority);
+        let mut filter = builder.hook(match hook {
+            Hook::Ingress => TC_INGRESS,
+            Hook::Egress => TC_EGRESS,
+        });
+        filter.create().expect("create the clsact qdisc");
+        filter.attach().expect("attach the stranger");
+        Stranger { object, _link: None }
+    }
+
+    /// How many packets with this mark it has seen.
+    pub fn packets(&self, mark: u32) -> u64 {
+        let marks = self.object.maps().find(|map| map.name() == "marks").expect("its map");
+        let value = marks.lookup(&mark.to_ne_bytes(), MapFlags::ANY).expect("look up");
+        value.map_or(0, |bytes| u64::from_ne_bytes(bytes.try_into().expect("eight bytes")))
+    }
+
+    /// All that it has seen, as marks and counts.
+    pub fn marks(&self) -> Vec<(u32, u64)> {
+        let marks = self.object.maps().find(|map| map.name() == "marks").expect("its map");
+        let number = |bytes: Vec<u8>| u32::from_ne_bytes(bytes.try_into().expect("four bytes"));
+        marks.keys().map(number).map(|mark| (mark, self.packets(mark))).collect()
+    }
+}
+
+fn ifindex(device: &str) -> u32 {
+    cilmark::datapath::device::by_name(device).expect("the stranger's device").ifindex
+}
+
+fn load() -> Object {
+    static OBJECT: LazyLock<PathBuf> = LazyLock::new(compile);
+    let open = ObjectBuilder::default().open_file(&*OBJECT).expect("open the stranger");
+    open.load().expect("load the stranger")
+}
+
+fn compile() -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let object = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stranger.bpf.o");
+    let compiler = std::env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
+    let status = Command::new(&compiler)
+        .args(["-target", "bpf", "-O2", "-g", "-Wall", "-Werror", "-c", "-o"])
+        .arg(&object)
+        .arg("-I")
+        .arg(source.join("vmlinux"))
+        .arg(source.join("tests/common/stranger.bpf.c"))
+        .status()
+        .unwrap_or_else(|error| panic!("{compiler}: {error}"));
+    assert!(status.success(), "{compiler} could not compile the stranger");
+    object
+}

@@ -1,0 +1,233 @@
+//! A machine of its own for each test: network, mounts, bpffs. It vanishes with the test's thread,
+//! and with it every device, pin and link.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use cilmark::datapath::netns;
+use cilmark::datapath::pin::Root;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::geteuid;
+use serde_json::Value;
+
+use super::process::{PATIENCE, Run, Running, cilmark, text};
+
+/// The calling thread's own namespaces.
+pub struct World {}
+
+impl World {
+    /// Moves the calling thread into fresh namespaces with bpffs, loopback up. `None`, loudly, if
+    /// the test does not run as root.
+    pub fn new() -> Option<World> {
+        let world = World::without_bpffs()?;
+        mount_fresh("bpf", "/sys/fs/bpf");
+        Some(world)
+    }
+
+    /// The same on a machine where nobody has mounted bpffs.
+    pub fn without_bpffs() -> Option<World> {
+        if !geteuid().is_root() {
+            let test = std::thread::current().name().unwrap_or("a test").to_owned();
+            eprintln!("SKIPPED, NEEDS ROOT: {test}");
+            return None;
+        }
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).expect("unshare");
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("make / private");
+        mount_fresh("sysfs", "/sys");
+        fs::create_dir_all("/run/netns").expect("create /run/netns");
+        mount_fresh("tmpfs", "/run/netns");
+        let world = World {};
+        world.sh("ip link set lo up");
+        Some(world)
+    }
+
+    /// Where cilmark keeps its pins by default.
+    pub fn root(&self) -> Root {
+        Root::new(PathBuf::from("/sys/fs/bpf/cilmark"))
+    }
+
+    /// Runs a shell command that must succeed; its stdout.
+    pub fn sh(&self, command: &str) -> String {
+        let output = self.try_sh(command);
+        assert!(output.status.success(), "`{command}` failed: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Runs a shell command.
+    pub fn try_sh(&self, command: &str) -> Output {
+        Command::new("sh").args(["-ec", command]).output().expect("run sh")
+    }
+
+    /// Starts a shell command and leaves it running; it is killed with the guard.
+    pub fn spawn(&self, command: &str) -> Running {
+        Running::start(Command::new("sh").args(["-ec", &format!("exec {command}")]))
+    }
+
+    /// Runs `action` inside a namespace.
+    pub fn inside<T: Send>(&self, namespace: &str, action: impl FnOnce() -> T + Send) -> T {
+        let enter = || netns::enter(namespace).expect("enter the namespace");
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                enter();
+                action()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Sends a frame as it is from a device of a namespace.
+    pub fn send_frame(&self, namespace: &str, device: &str, frame: &[u8]) {
+        let mut child = Command::new("ip")
+            .args(["netns", "exec", namespace, "socat", "-u", "-"])
+            .arg(format!("INTERFACE:{device}"))
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("run socat");
+        child.stdin.take().expect("a pipe").write_all(frame).expect("write to socat");
+        assert!(child.wait().expect("wait").success(), "socat could not send");
+    }
+
+    /// Runs cilmark with arguments that are separated by spaces.
+    pub fn cilmark(&self, arguments: &str) -> Run {
+        let arguments: Vec<&str> = arguments.split_whitespace().collect();
+        cilmark(&arguments).output().expect("run cilmark").into()
+    }
+
+    /// Starts cilmark and leaves it running; it is killed with the guard.
+    pub fn start(&self, arguments: &str) -> Running {
+        let arguments: Vec<&str> = arguments.split_whitespace().collect();
+        Running::start(&mut cilmark(&arguments))
+    }
+
+    /// Runs cilmark with something to read on stdin.
+    pub fn cilmark_with_input(&self, arguments: &str, input: &str) -> Run {
+        let arguments: Vec<&str> = arguments.split_whitespace().collect();
+        let mut child = cilmark(&arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run cilmark");
+        child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("write to cilmark");
+        child.wait_with_output().expect("wait").into()
+    }
+
+    /// Runs cilmark, which must succeed; its stdout.
+    pub fn cilmark_ok(&self, arguments: &str) -> String {
+        let run = self.cilmark(arguments);
+        assert_eq!(run.status, Some(0), "`cilmark {arguments}` failed: {}", run.stderr);
+        run.stdout
+    }
+
+    /// Runs cilmark with `--json`; what it printed.
+    pub fn cilmark_json(&self, arguments: &str) -> Value {
+        let stdout = self.cilmark_ok(&format!("{arguments} --json"));
+        serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error} in {stdout}"))
+    }
+
+    /// A workload: namespace `name`, in it `eth0` with the addresses, here the veth `name` with
+    /// the gateways 10.N.0.1 and fd00:N::1, where N is the third argument. Its own addresses are
+    /// 10.N.0.10 and fd00:N::10. Forwarding is on.
+    pub fn workload(&self, name: &str, number: u8) {
+        self.sh(&format!(
+            "ip netns add {name}
+             ip link add {name} type veth peer name eth0 netns {name}"
+        ));
+        self.address(name, number);
+        // Until the kernel has noticed the carrier, both ends lose what they send.
+        let ends = format!("ip -br link show dev {name}; ip -n {name} -br link show dev eth0");
+        wait_for("the carrier", || self.sh(&ends).matches(" UP ").count() == 2);
+    }
+
+    /// The addresses of a workload, and the routes to it and from it.
+    fn address(&self, name: &str, number: u8) {
+        self.sh(&format!(
+            "ip addr add 10.{number}.0.1/24 dev {name}
+             ip addr add fd00:{number}::1/64 dev {name} nodad
+             ip link set {name} up
+             ip -n {name} link set lo up
+             ip -n {name} addr add 10.{number}.0.10/24 dev eth0
+             ip -n {name} addr add fd00:{number}::10/64 dev eth0 nodad
+             ip -n {name} link set eth0 up
+             ip -n {name} route add default via 10.{number}.0.1
+             ip -n {name} -6 route add default via fd00:{number}::1
+             sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
+        ));
+    }
+
+    /// What a virtual machine has: namespace `name`, in it `eth0`, a tap or a tun, here the device
+    /// `name` that its packets come out of; with the addresses of [`World::workload`].
+    pub fn machine(&self, name: &str, number: u8, kind: &str) -> [Running; 2] {
+        self.sh(&format!("ip netns add {name}"));
+        let socket = format!("/run/netns/{name}.socket,socktype=5");
+        let device = |name: &str| format!("TUN,tun-type={kind},tun-name={name},iff-up,iff-no-pi");
+        let there = self
+            .spawn(&format!("ip netns exec {name} socat {} UNIX-LISTEN:{socket}", device("eth0")));
+        wait_for("the socket", || fs::exists(format!("/run/netns/{name}.socket")).unwrap());
+        let here = self.spawn(&format!("socat {} UNIX-CONNECT:{socket}", device(name)));
+        wait_for("the device", || {
+            self.try_sh(&format!("ip link show up dev {name} | grep -q UP")).status.success()
+        });
+        self.address(name, number);
+        [there, here]
+    }
+
+    /// A veth and its other end NAME-peer, both here and up: enough to attach to.
+    pub fn veth(&self, name: &str) {
+        self.sh(&format!(
+            "ip link add {name} type veth peer name {name}-peer
+             ip link set {name} up
+             ip link set {name}-peer up"
+        ));
+    }
+
+    /// What `status --json` says of one endpoint.
+    pub fn status(&self, device: &str) -> Value {
+        let mut lines = self.cilmark_json(&format!("status {device}"));
+        lines[0].take()
+    }
+
+    /// The number of the program behind the pin of an endpoint's hook, as bpftool tells it.
+    pub fn program_id(&self, pin: &str) -> u64 {
+        let link = self.try_sh(&format!("bpftool -j link show pinned {pin}"));
+        let program = || self.sh(&format!("bpftool -j prog show pinned {pin}"));
+        let answer = if link.status.success() { text(&link.stdout) } else { program() };
+        let answer: Value = serde_json::from_str(&answer).expect("JSON of bpftool");
+        answer.get("prog_id").or(answer.get("id")).and_then(Value::as_u64).expect("a program id")
+    }
+
+    /// Waits until the kernel has let go of a program, which it does once nothing uses it.
+    pub fn program_goes(&self, id: u64) {
+        wait_for("the program to go", || {
+            !self.try_sh(&format!("bpftool prog show id {id}")).status.success()
+        });
+    }
+
+    /// All that is pinned, by paths below /sys/fs/bpf, sorted; without the kernel's own iterators.
+    pub fn pins(&self) -> Vec<String> {
+        let found =
+            self.sh("cd /sys/fs/bpf && find . ! -name . ! -name '*.debug' | cut -c 3- | sort");
+        found.lines().map(str::to_owned).collect()
+    }
+}
+
+/// Waits until `condition` holds; fails if it takes too long. Polls, because what it waits for
+/// (a process, the kernel) has no other way to tell.
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn mount_fresh(file_system: &str, at: &str) {
+    mount(Some(file_system), at, Some(file_system), MsFlags::empty(), None::<&str>)
+        .unwrap_or_else(|error| panic!("mount {file_system} at {at}: {error}"));
+}

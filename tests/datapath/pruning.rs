@@ -1,0 +1,86 @@
+//! What an endpoint does not use is not in its programs: the verifier removes it.
+
+use cilmark::datapath::load::Features;
+use cilmark::datapath::sys::Hook;
+use cilmark::model::endpoint::Role;
+
+use super::*;
+use crate::common::Lab;
+use crate::common::lab::Setup;
+
+type Switch = (&'static str, fn(Setup<'_>) -> Setup<'_>);
+
+const FROM_CONTAINER: [Switch; 4] = [
+    ("an IPv4 address", |setup| setup.address(OWN4)),
+    ("an IPv6 address", |setup| setup.address(OWN6)),
+    ("the ARP responder", |setup| setup.feature(|on| on.arp_responder = true)),
+    ("the flow label", |setup| setup.feature(|on| on.flow_label = true)),
+];
+const TO_CONTAINER: [Switch; 1] =
+    [("trusting proxies", |setup| setup.feature(|on| on.trust_proxy = true))];
+const FROM_NETDEV: [Switch; 2] = [
+    ("stamping remotes", |setup| setup.feature(|on| on.stamp_remote = true)),
+    ("trusting labels", |setup| setup.feature(trust_labels)),
+];
+const TO_NETDEV: [Switch; 2] = [
+    ("an identity of its own", |setup| setup.tune(|config| config.identity = ID)),
+    ("trusting proxies", |setup| setup.feature(|on| on.trust_proxy = true)),
+];
+
+fn trust_labels(on: &mut Features) {
+    on.trust_flow_label = Some("fd00::/16".parse().expect("a prefix"));
+}
+
+fn instructions(setup: Setup<'_>, hook: Hook) -> u32 {
+    setup.load().instructions(hook)
+}
+
+/// Each switch brings code, and all together at least what each brings.
+fn each_brings_its_code(role: Role, hook: Hook, switches: &[Switch]) {
+    let Some(lab) = Lab::new() else { return };
+    let plain = || match role {
+        Role::Container => lab.container(ID),
+        Role::Netdev => lab.netdev(1),
+    };
+    let off = instructions(plain(), hook);
+    let all = instructions(switches.iter().fold(plain(), |setup, (_, on)| on(setup)), hook);
+    println!("{role} {hook:?}: {off} instructions, {all} with all");
+    for (name, switch) in switches {
+        let on = instructions(switch(plain()), hook);
+        println!("{role} {hook:?}: {on} instructions with {name}");
+        assert!(off < on, "{off} instructions without {name}, {on} with it");
+        assert!(on <= all, "{on} instructions with {name}, {all} with all");
+    }
+}
+
+#[test]
+fn from_container_has_code_for_what_is_on_only() {
+    each_brings_its_code(Role::Container, Hook::Ingress, &FROM_CONTAINER);
+}
+
+#[test]
+fn to_container_has_code_for_what_is_on_only() {
+    each_brings_its_code(Role::Container, Hook::Egress, &TO_CONTAINER);
+}
+
+#[test]
+fn from_netdev_has_code_for_what_is_on_only() {
+    each_brings_its_code(Role::Netdev, Hook::Ingress, &FROM_NETDEV);
+}
+
+#[test]
+fn to_netdev_has_code_for_what_is_on_only() {
+    each_brings_its_code(Role::Netdev, Hook::Egress, &TO_NETDEV);
+}
+
+#[test]
+fn a_device_without_ethernet_has_no_code_for_it() {
+    let Some(lab) = Lab::new() else { return };
+    for hook in [Hook::Ingress, Hook::Egress] {
+        for setup in [Lab::container, Lab::netdev] {
+            let ethernet = instructions(setup(&lab, ID), hook);
+            let ip = instructions(setup(&lab, ID).without_ethernet(), hook);
+            assert!(ip < ethernet, "{hook:?}: {ip} instructions, {ethernet} with Ethernet");
+        }
+    }
+}

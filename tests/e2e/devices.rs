@@ -1,0 +1,86 @@
+//! Devices other than a veth, and devices that go away.
+
+use cilmark::datapath::sys::Hook;
+
+use super::RED;
+use crate::common::World;
+use crate::common::stranger::Stranger;
+use crate::common::talk::{arrives, is_lost, ping, tcp, udp};
+
+#[test]
+fn a_machine_behind_a_tap_is_a_container() {
+    let Some(world) = World::new() else { return };
+    world.workload("blue", 2);
+    let _machine = world.machine("vm", 1, "tap");
+    world.cilmark_ok("attach vm --id 1234 --ip 10.1.0.10 fd00:1::10");
+    assert_eq!(world.status("vm")["role"], "container");
+    let stranger = Stranger::on_tcx("vm", Hook::Ingress);
+    for to in ["10.2.0.10", "fd00:2::10"] {
+        ping(&world, "vm", to);
+        tcp(&world, "vm", "blue", to);
+    }
+    assert!(stranger.packets(RED) > 10, "{:x?}", stranger.marks());
+    world.sh("ip -n vm addr add 10.1.0.99 dev eth0");
+    let (spoofer, blue) = (udp(&world, "vm", "10.1.0.99:0"), udp(&world, "blue", "0.0.0.0:0"));
+    is_lost(&spoofer, &blue, "10.2.0.10");
+}
+
+#[test]
+fn packets_of_a_tun_have_no_ethernet_header_and_are_stamped_all_the_same() {
+    let Some(world) = World::new() else { return };
+    world.workload("blue", 2);
+    let _machine = world.machine("vpn", 1, "tun");
+    world.cilmark_ok("attach vpn --id 1234 --stamp-remote");
+    assert_eq!(world.status("vpn")["role"], "netdev");
+    world.cilmark_ok("ipcache set 10.1.0.10 199472");
+    world.cilmark_ok("ipcache set fd00:1::/64 199472");
+    let sent = Stranger::on_tcx("vpn", Hook::Egress);
+    let received = Stranger::on_tcx("vpn", Hook::Ingress);
+    for to in ["10.1.0.10", "fd00:1::10"] {
+        let before = (sent.packets(RED), received.packets(super::BLUE));
+        world.sh(&format!("ping -qc 1 -W 5 {to}"));
+        assert!(sent.packets(RED) > before.0, "{to}: {:x?}", sent.marks());
+        assert!(received.packets(super::BLUE) > before.1, "{to}: {:x?}", received.marks());
+    }
+    for to in ["10.2.0.10", "fd00:2::10"] {
+        tcp(&world, "vpn", "blue", to);
+    }
+    assert_eq!(world.status("vpn")["drops"], 0);
+}
+
+#[test]
+fn a_tun_may_be_a_container_and_its_source_is_checked() {
+    let Some(world) = World::new() else { return };
+    world.workload("blue", 2);
+    let _machine = world.machine("vpn", 1, "tun");
+    world.cilmark_ok("attach vpn --role container --id 1234 --ip 10.1.0.10 fd00:1::10");
+    ping(&world, "vpn", "10.2.0.10");
+    ping(&world, "vpn", "fd00:2::10");
+    world.sh("ip -n vpn addr add 10.1.0.99 dev eth0");
+    let (spoofer, blue) = (udp(&world, "vpn", "10.1.0.99:0"), udp(&world, "blue", "0.0.0.0:0"));
+    is_lost(&spoofer, &blue, "10.2.0.10");
+    let own = udp(&world, "vpn", "10.1.0.10:0");
+    arrives(&own, &blue, "10.2.0.10");
+}
+
+#[test]
+fn status_and_attach_stand_devices_that_come_and_go_meanwhile() {
+    let Some(world) = World::new() else { return };
+    world.veth("blue");
+    world.cilmark_ok("attach blue --id 300");
+    let mut churn = world.spawn(
+        "sh -c 'while ip link add red type veth peer name red-peer && ip link del red; do :; done'",
+    );
+    for _ in 0..60 {
+        let run = world.cilmark("attach red --id 301");
+        let gone = run.stderr.contains("No such device") || run.stderr.contains("attach to");
+        assert!(run.status == Some(0) || gone, "{run:?}");
+        let all = world.cilmark_json("status");
+        let blue = all.as_array().unwrap().iter().find(|line| line["device"] == "blue");
+        assert_eq!(blue.expect("blue is there")["stale"], false);
+    }
+    churn.signal(nix::sys::signal::Signal::SIGTERM);
+    churn.wait();
+    world.cilmark_ok("detach --all");
+    assert_eq!(world.pins(), [""; 0]);
+}

@@ -1,0 +1,114 @@
+//! Replacing, detaching and attaching under traffic.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use super::red_and_blue;
+use crate::common::World;
+use crate::common::talk::udp;
+
+/// Sends numbered requests from red to blue, as fast as they are answered, while `change` runs; each
+/// must be answered. How many were.
+fn every_request_is_answered(world: &World, change: impl FnOnce()) -> u64 {
+    let (red, blue) = (udp(world, "red", "0.0.0.0:0"), udp(world, "blue", "0.0.0.0:0"));
+    let port = blue.local_addr().unwrap().port();
+    red.connect(("10.2.0.10", port)).unwrap();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut bytes = [0; 8];
+            // An empty datagram is the end.
+            while let Ok((8, from)) = blue.recv_from(&mut bytes) {
+                blue.send_to(&bytes, from).unwrap();
+            }
+        });
+        let asking = scope.spawn(|| {
+            let mut number = 0_u64;
+            while !done.load(Ordering::Relaxed) {
+                red.send(&number.to_ne_bytes()).unwrap();
+                let mut answer = [0; 8];
+                let received = red.recv(&mut answer);
+                assert!(received.is_ok(), "request {number} was lost");
+                assert_eq!(u64::from_ne_bytes(answer), number);
+                number += 1;
+            }
+            red.send(&[]).unwrap();
+            number
+        });
+        change();
+        done.store(true, Ordering::Relaxed);
+        asking.join().expect("nothing is lost")
+    })
+}
+
+#[test]
+fn replacing_loses_no_packet() {
+    for hook in ["tcx", "clsact"] {
+        let claim = move || {
+            let Some(world) = red_and_blue(&format!("--hook {hook}")) else { return };
+            let answered = every_request_is_answered(&world, || {
+                for round in 0..100 {
+                    let identity = 300 + round % 2;
+                    world.cilmark_ok(&format!(
+                        "attach red --id {identity} --ip 10.1.0.10 fd00:1::10 --hook {hook}"
+                    ));
+                }
+            });
+            assert!(answered > 100, "{answered}");
+            assert_eq!(world.status("red")["drops"], 0);
+        };
+        thread::spawn(claim).join().unwrap_or_else(|_| panic!("by {hook}"));
+    }
+}
+
+#[test]
+fn a_flood_of_pings_is_answered_through_replacements() {
+    let Some(world) = red_and_blue("") else { return };
+    let count = 5_000;
+    let mut replaced = 0;
+    while replaced < 30 {
+        let ping = world.spawn(&format!("ip netns exec red ping -qfc {count} -W 5 10.2.0.10"));
+        let summary = loop {
+            world.cilmark_ok("attach red --id 300 --ip 10.1.0.10 fd00:1::10");
+            replaced += 1;
+            match ping.next_line(Duration::ZERO) {
+                Some(line) if line.contains("transmitted") => break line,
+                _ => {}
+            }
+        };
+        let all = format!("{count} packets transmitted, {count} received");
+        assert!(summary.starts_with(&all), "{summary}");
+    }
+}
+
+#[test]
+fn detaching_and_attaching_loses_no_packet() {
+    for hook in ["tcx", "clsact"] {
+        let claim = move || {
+            // The first attachment by clsact makes the qdisc, which loses packets.
+            let Some(world) = red_and_blue(&format!("--hook {hook}")) else { return };
+            every_request_is_answered(&world, || {
+                for _ in 0..12 {
+                    world.cilmark_ok("detach red");
+                    world.cilmark_ok(&format!("attach red --id 300 --ip 10.1.0.10 --hook {hook}"));
+                }
+            });
+        };
+        thread::spawn(claim).join().unwrap_or_else(|_| panic!("by {hook}"));
+    }
+}
+
+#[test]
+fn changing_the_kind_of_hook_loses_no_packet() {
+    let Some(world) = red_and_blue("--hook clsact") else { return };
+    every_request_is_answered(&world, || {
+        for _ in 0..12 {
+            for hook in ["tcx", "clsact"] {
+                world.cilmark_ok(&format!(
+                    "attach red --id 1234 --ip 10.1.0.10 fd00:1::10 --hook {hook}"
+                ));
+            }
+        }
+    });
+}

@@ -1,0 +1,8 @@
+//! One test binary. `common` builds worlds and packets; the others are the tiers, lowest first:
+//! `datapath` runs the real programs on single packets (PROG_TEST_RUN), `cli` the command, and
+//! `e2e` sends real packets between network namespaces.
+
+mod cli;
+mod common;
+mod datapath;
+mod e2e;
