@@ -1,9 +1,10 @@
 //! The only code that talks to the kernel. Nothing here prints or reads arguments.
 //!
 //! `load` turns an [`load::Spec`] into programs, `attach` puts them on a device's hooks, `pin` knows
-//! where everything lies in bpffs, `registry` reads back what runs, `maps` and `ipcache` are the pinned maps,
-//! `addresses` what endpoints enter there, `events` the ring buffer; `device` and `netns` look at the host. All `unsafe` is in `abi` (what
-//! may be read as bytes) and `sys` (calls that libbpf-rs does not wrap).
+//! where everything lies in bpffs, `registry` reads back what runs, `maps` and `ipcache` are the
+//! pinned maps, `addresses` what endpoints enter there, `events` the ring buffer; `device` and
+//! `netns` look at the host. All `unsafe` is in `abi` (what may be read as bytes) and `sys` (calls
+//! that libbpf-rs does not wrap).
 
 pub mod abi;
 pub mod addresses;
