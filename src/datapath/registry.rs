@@ -15,7 +15,7 @@ use log::debug;
 use super::abi::{self, bss, cm_config, cm_counters, cm_metrics, cm_role, u32_key};
 use super::attach::{HOOKS, HookKind, Previous, filter_program};
 use super::pin::Root;
-use super::sys::{self, Hook, ProgramFacts};
+use super::sys::{self, ProgramFacts};
 use super::{device, netns};
 use crate::model::endpoint::{EndpointId, Role, Selector};
 
@@ -178,11 +178,6 @@ impl Endpoint {
         self.config.addresses()
     }
 
-    /// What the kernel tells of the program on a hook.
-    pub fn facts(&self, hook: Hook) -> Option<&ProgramFacts> {
-        self.program(hook).map(|running| &running.facts)
-    }
-
     /// The kernel's numbers of the maps that are its own or that it shares with other endpoints.
     pub fn map_ids(&self) -> Vec<u32> {
         let of_programs = self.programs.iter().flatten().flat_map(|running| &running.facts.map_ids);
@@ -240,10 +235,6 @@ impl Endpoint {
             tc_priority: self.config.tc_priority,
             programs: [program(ingress)?, program(egress)?],
         })
-    }
-
-    fn program(&self, hook: Hook) -> Option<&Running> {
-        HOOKS.iter().zip(&self.programs).find(|(of, _)| **of == hook)?.1.as_ref()
     }
 }
 
