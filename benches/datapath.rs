@@ -2,7 +2,9 @@
 //!
 //! `cargo bench` prints a table, `cargo bench -- --json FILE` writes it as JSON too. Each figure is
 //! the best of interleaved rounds of `BPF_PROG_TEST_RUN`, which repeats a program on one packet:
-//! keys are hot, and the mark that the first repetition leaves is there for the others.
+//! keys are hot, and the mark that the first repetition leaves is there for the others. The packet
+//! of a flow that is new each time is a SYN that is a RST, too: conntrack takes what comes after a
+//! RST for another flow.
 
 use std::fs;
 use std::net::IpAddr;
@@ -11,12 +13,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::{Context, Result, bail, ensure};
 use cilmark::datapath::abi::{__sk_buff, cm_config};
 use cilmark::datapath::ipcache::Ipcache;
-use cilmark::datapath::load::{self, Features, Loaded, Sizes, Spec};
+use cilmark::datapath::load::{self, Features, Inherited, Loaded, Policing, Sizes, Spec};
 use cilmark::datapath::pin::Root;
+use cilmark::datapath::policy::PolicyMaps;
 use cilmark::datapath::sys::{self, Hook};
 use cilmark::datapath::{device, netns};
 use cilmark::model::endpoint::{EndpointId, Role};
-use cilmark::model::identity::Identity;
+use cilmark::model::identity::{Identity, Names};
+use cilmark::model::policing::{Failsafe, Mode};
+use cilmark::model::policy::Policy;
+use cilmark::model::rule::Rule;
 use cilmark::output;
 use etherparse::PacketBuilder;
 use ipnet::IpNet;
@@ -27,6 +33,7 @@ use serde::Serialize;
 const ROUNDS: usize = 40;
 const REPEAT: u32 = 50_000;
 const IPCACHE_ENTRIES: u32 = 400;
+const RULES: u32 = 100;
 const WORKLOAD: [&str; 2] = ["10.0.1.10", "fd00:1::10"];
 const NIC: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 const PEER: [&str; 2] = ["10.0.2.20", "fd00:2::20"];
@@ -51,8 +58,33 @@ struct Case {
     program: OwnedFd,
     packet: Vec<u8>,
     ingress_ifindex: u32,
+    /// A `TC_ACT_…`.
+    action: i32,
     best_ns: f64,
 }
+
+/// What a packet is to conntrack and policy.
+#[derive(Clone, Copy, PartialEq)]
+enum Flow {
+    None,
+    New,
+    Established,
+    Denied,
+}
+
+impl Flow {
+    fn name(self) -> &'static str {
+        match self {
+            Flow::None => "none",
+            Flow::New => "new",
+            Flow::Established => "established",
+            Flow::Denied => "denied",
+        }
+    }
+}
+
+const ACTION_PASS: i32 = -1;
+const ACTION_DROP: i32 = 2;
 
 fn main() -> Result<()> {
     let file = json_file()?;
@@ -103,7 +135,7 @@ impl Case {
         let mut context =
             __sk_buff { ingress_ifindex: self.ingress_ifindex, ..__sk_buff::default() };
         let run = sys::test_run(self.program.as_fd(), &self.packet, &mut context, REPEAT)?;
-        ensure!(run.action == -1, "the packet was dropped ({})", run.action);
+        ensure!(run.action == self.action, "the program returned {}", run.action);
         self.best_ns = self.best_ns.min(run.duration.as_nanos() as f64);
         Ok(())
     }
@@ -112,50 +144,88 @@ impl Case {
 /// The template: its configuration was never written, and the verifier leaves nothing of it but the
 /// look at that configuration.
 fn empty_program(root: &Root) -> Result<Case> {
-    let loaded = load::load(root, Role::Container, &cm_config::default(), &Sizes::default(), None)?;
+    let config = cm_config::default();
+    let loaded =
+        load::load(root, Role::Container, &config, &Sizes::default(), &Inherited::default())?;
     let program = loaded.program(Hook::Ingress);
     let instructions = sys::program_facts(program)?.instructions;
     ensure!(instructions <= 10, "the empty program has {instructions} instructions");
-    case(&loaded, Hook::Ingress, PEER[0], NIC[0], 0)
+    let packet = packet(PEER[0], NIC[0], Flow::None)?;
+    let program = program.try_clone_to_owned()?;
+    Ok(Case { program, packet, ingress_ifindex: 0, action: ACTION_PASS, best_ns: f64::MAX })
 }
 
 fn endpoints(root: &Root) -> Result<Vec<(Line, Case)>> {
-    let container = load_endpoint(root, Role::Container, &WORKLOAD)?;
-    let nic = load_endpoint(root, Role::Netdev, &NIC)?;
-    fill_ipcache(root)?;
+    let mut all = Vec::new();
+    for (number, mode) in [(1, Mode::Off), (3, Mode::Audit), (5, Mode::Enforce)] {
+        let container = load_endpoint(root, Role::Container, number, mode, &WORKLOAD)?;
+        let nic = load_endpoint(root, Role::Netdev, number + 1, mode, &NIC)?;
+        if mode == Mode::Off {
+            fill_ipcache(root)?;
+        }
+        let flows: &[Flow] = match mode {
+            Mode::Off => &[Flow::None],
+            _ => &[Flow::Established, Flow::New, Flow::Denied],
+        };
+        for flow in flows {
+            all.extend(cases(&container, &nic, mode, *flow)?);
+        }
+    }
+    Ok(all)
+}
 
+fn cases(container: &Loaded, nic: &Loaded, mode: Mode, flow: Flow) -> Result<Vec<(Line, Case)>> {
     let mut all = Vec::new();
     for family in [0, 1] {
         let (workload, host, peer) = (WORKLOAD[family], NIC[family], PEER[family]);
         for (name, loaded, hook, source, destination, ingress_ifindex) in [
-            ("from_container", &container, Hook::Ingress, workload, peer, 1),
-            ("to_container", &container, Hook::Egress, peer, workload, 1),
-            ("from_netdev", &nic, Hook::Ingress, peer, host, 1),
-            ("to_netdev", &nic, Hook::Egress, host, peer, 0),
+            ("from_container", container, Hook::Ingress, workload, peer, 1),
+            ("to_container", container, Hook::Egress, peer, workload, 1),
+            ("from_netdev", nic, Hook::Ingress, peer, host, 1),
+            ("to_netdev", nic, Hook::Egress, host, peer, 0),
         ] {
             let line = Line {
                 program: name,
                 family: [4, 6][family],
-                policy: "off",
-                flow: "none",
+                policy: match mode {
+                    Mode::Off => "off",
+                    Mode::Audit => "audit",
+                    Mode::Enforce => "enforce",
+                },
+                flow: flow.name(),
                 ipcache: IPCACHE_ENTRIES,
-                rules: 0,
+                rules: if mode == Mode::Off { 0 } else { RULES },
                 flows: 0,
                 ns: 0.0,
                 floor_ns: 0.0,
                 insns: sys::program_facts(loaded.program(hook))?.instructions,
             };
-            all.push((line, case(loaded, hook, source, destination, ingress_ifindex)?));
+            let dropped = flow == Flow::Denied && mode == Mode::Enforce;
+            let case = Case {
+                program: loaded.program(hook).try_clone_to_owned()?,
+                packet: packet(source, destination, flow)?,
+                ingress_ifindex,
+                action: if dropped { ACTION_DROP } else { ACTION_PASS },
+                best_ns: f64::MAX,
+            };
+            all.push((line, case));
         }
     }
     Ok(all)
 }
 
 /// The identity is not 1, so that to_netdev has to find out what is the host's own traffic.
-fn load_endpoint(root: &Root, role: Role, addresses: &[&str]) -> Result<Loaded> {
+fn load_endpoint(
+    root: &Root,
+    role: Role,
+    number: u16,
+    mode: Mode,
+    addresses: &[&str],
+) -> Result<Loaded> {
     let device = device::by_name("lo")?;
+    let failsafe = Failsafe::standard();
     let spec = Spec {
-        id: EndpointId::lowest_free([]).context("no endpoint number")?,
+        id: EndpointId::new(number).context("no endpoint number")?,
         role,
         identity: Identity(1234),
         netns: netns::current()?,
@@ -163,9 +233,32 @@ fn load_endpoint(root: &Root, role: Role, addresses: &[&str]) -> Result<Loaded> 
         addresses: addresses.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
         tc_priority: 0,
         features: Features::default(),
+        policy: Policing { ingress: mode, egress: mode, failsafe, ..Policing::default() },
         device,
     };
-    load::load(root, role, &spec.config(), &Sizes::default(), None)
+    let config = spec.config();
+    let loaded = load::load(root, role, &config, &Sizes::default(), &Inherited::default())?;
+    if mode != Mode::Off {
+        root.endpoint(spec.id).create()?;
+        PolicyMaps::of(root, spec.id, loaded.map_ids()?)?.swap(&rules()?)?;
+    }
+    Ok(loaded)
+}
+
+/// Of each direction half; the last ones allow the flows that are measured.
+fn rules() -> Result<Policy> {
+    let others = (0..(RULES - 2) / 2).flat_map(|number| {
+        let (identity, port) = (256 + number, 1000 + number);
+        [
+            format!("allow ingress from {identity} tcp/{port}"),
+            format!("allow egress to {identity} tcp/{port}"),
+        ]
+    });
+    let measured = ["allow ingress from any tcp/8080", "allow egress to any tcp/8080"];
+    let texts = others.chain(measured.map(str::to_owned));
+    let rules = texts.map(|text| Rule::parse(&text, &Names::default()));
+    let rules: Vec<Rule> = rules.collect::<Result<_>>()?;
+    Ok(Policy::default().replaced_by(&rules, &Policy::default()))
 }
 
 fn fill_ipcache(root: &Root) -> Result<()> {
@@ -178,14 +271,9 @@ fn fill_ipcache(root: &Root) -> Result<()> {
     Ipcache::open(root)?.context("the ipcache is not pinned")?.load(&lines, |_| Ok(()))
 }
 
-fn case(
-    loaded: &Loaded,
-    hook: Hook,
-    source: &str,
-    destination: &str,
-    ingress_ifindex: u32,
-) -> Result<Case> {
-    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+/// To the loopback device's own address, on which test runs are.
+fn packet(source: &str, destination: &str, flow: Flow) -> Result<Vec<u8>> {
+    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0; 6]);
     let builder = match (source.parse()?, destination.parse()?) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             builder.ipv4(source.octets(), destination.octets(), 64)
@@ -195,20 +283,25 @@ fn case(
         }
         _ => bail!("{source} and {destination} are of two families"),
     };
+    let builder = match flow {
+        Flow::None | Flow::Established => builder.tcp(40000, 8080, 1, 64000).ack(1),
+        Flow::New => builder.tcp(40001, 8080, 1, 64000).syn().rst(),
+        Flow::Denied => builder.tcp(40002, 8081, 1, 64000).syn().rst(),
+    };
     let mut packet = Vec::new();
-    builder.tcp(40000, 8080, 1, 64000).ack(1).write(&mut packet, &[0; 64])?;
-    let program = loaded.program(hook).try_clone_to_owned()?;
-    Ok(Case { program, packet, ingress_ifindex, best_ns: f64::MAX })
+    builder.write(&mut packet, &[0; 64])?;
+    Ok(packet)
 }
 
 fn print(lines: &[Line]) -> Result<()> {
-    let rows: Vec<[String; 7]> = lines
+    let rows: Vec<[String; 8]> = lines
         .iter()
         .map(|line| {
             [
                 line.program.to_owned(),
                 format!("IPv{}", line.family),
                 line.policy.to_owned(),
+                line.flow.to_owned(),
                 format!("{:.0}", line.ns),
                 format!("{:.0}", line.floor_ns),
                 format!("{:.0}", line.ns - line.floor_ns),
@@ -216,5 +309,5 @@ fn print(lines: &[Line]) -> Result<()> {
             ]
         })
         .collect();
-    output::table(["PROGRAM", "FAMILY", "POLICY", "NS", "EMPTY", "OVER", "INSNS"], &rows)
+    output::table(["PROGRAM", "FAMILY", "POLICY", "FLOW", "NS", "EMPTY", "OVER", "INSNS"], &rows)
 }

@@ -1,8 +1,9 @@
 //! One test binary. `common` builds worlds and packets; the others are the tiers, lowest first:
 //! `datapath` runs the real programs on single packets (PROG_TEST_RUN), `cli` the command, and
-//! `e2e` sends real packets between network namespaces.
+//! `e2e` sends real packets between network namespaces. `vectors` replays what Cilium did.
 
 mod cli;
 mod common;
 mod datapath;
 mod e2e;
+mod vectors;

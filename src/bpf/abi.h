@@ -11,6 +11,7 @@
 
 enum {
 	CM_MAX_ADDRESSES = 8, /* of one endpoint and family in its configuration */
+	CM_MAX_FAILSAFE = 16, /* ports of one direction */
 	CM_DEVICE_NAME = 16, /* IFNAMSIZ */
 	CM_IDENTITY_NAME = 32,
 };
@@ -34,6 +35,13 @@ enum cm_direction {
 	CM_EGRESS = 1,
 };
 
+/* What a policy's verdict does, for each direction. */
+enum cm_policy_mode {
+	CM_POLICY_OFF = 0, /* no policy is asked */
+	CM_POLICY_AUDIT = 1, /* asked, tracked, reported; everything passes */
+	CM_POLICY_ENFORCE = 2,
+};
+
 enum cm_family {
 	CM_IPV4 = 4,
 	CM_IPV6 = 6,
@@ -42,14 +50,22 @@ enum cm_family {
 /* Why a packet was dropped, or 0: Cilium's numbers (bpf/lib/common.h of 1.19, without the sign). */
 enum cm_reason {
 	CM_FORWARDED = 0,
-	CM_EVENT_LOST = 64, /* not a packet's fate: an event that no reader got */
+	/* Not a packet's fate: what else cm_metrics counts. */
+	CM_EVENT_LOST = 64, /* an event that no reader got */
+	CM_AUDITED = 65, /* a packet that would have been dropped but for audit */
+	CM_CT_CREATED = 66, /* an entry of conntrack */
+	CM_CT_FAILED = 67, /* an entry that could not be created; its packet passed */
 	CM_DROP_INVALID_SOURCE = 132,
+	CM_DROP_POLICY = 133, /* no rule allows it */
 	CM_DROP_INVALID_PACKET = 134,
 	CM_DROP_UNKNOWN_L3 = 139,
+	CM_DROP_MISSED_TAIL_CALL = 140,
 	CM_DROP_WRITE_ERROR = 141,
 	CM_DROP_INVALID_EXTHDR = 156,
 	CM_DROP_UNSUPPORTED_L2 = 166,
+	CM_DROP_FRAGMENT_NOT_FOUND = 175, /* a later fragment without its first */
 	CM_DROP_FORBIDDEN_ICMP6 = 176,
+	CM_DROP_POLICY_DENY = 181, /* a rule denies it */
 	CM_REASONS = 256,
 };
 
@@ -57,6 +73,25 @@ enum cm_reason {
 enum cm_event_type {
 	CM_EVENT_DROP = 1,
 	CM_EVENT_TRACE = 4,
+	CM_EVENT_POLICY_VERDICT = 5,
+};
+
+/* What decided about a packet: one of these, or a rule's number. Indexes cm_rule_stats. */
+enum cm_rule_number {
+	CM_RULE_NONE = 0, /* nobody was asked, or no rule matched */
+	CM_RULE_FAILSAFE = 1,
+	CM_RULE_ICMP = 2, /* an ICMP message that always passes (RFC 4890, path MTU) */
+	CM_RULE_RELATED = 3, /* an ICMP error about a flow that is allowed */
+	CM_RULE_ADOPTED = 4, /* was up before the first enforcement */
+	CM_RULE_MASQUERADED = 5, /* a workload's, under an address of this host */
+	CM_RULE_FIRST = 16, /* the lowest number of a rule that somebody wrote */
+};
+
+/* What a pending confirmation goes back to when its time is over. */
+enum cm_fallback {
+	CM_FALLBACK_NONE = 0,
+	CM_FALLBACK_AUDIT = 1, /* enforcing directions only audit */
+	CM_FALLBACK_RULES = 2, /* the previous rules, in slot CM_POLICY_PREVIOUS */
 };
 
 /*
@@ -72,6 +107,13 @@ struct cm_ipv6 {
 	__be32 words[4];
 };
 
+/* A port that stays open whatever the policy says. */
+struct cm_failsafe {
+	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 pad;
+	__be16 port;
+};
+
 /*
  * An endpoint's configuration: the program's own .rodata, written before load and frozen, so that
  * the verifier removes what the endpoint does not use. All zero, as in the object file, a program
@@ -79,6 +121,7 @@ struct cm_ipv6 {
  */
 struct cm_config {
 	__u64 netns; /* inode of the network namespace that the device lives in */
+	__u64 adopt_until_ns; /* unknown TCP flows may be old ones until then; coarse monotonic clock */
 	__u32 endpoint_id; /* 1..65535; 0: never written */
 	enum cm_role role;
 	__u32 identity; /* what from_container and to_netdev stamp; below 2^24 */
@@ -93,6 +136,17 @@ struct cm_config {
 	__u8 flow_label; /* write the identity into the IPv6 flow label */
 	__u8 trust_flow_label; /* take it from there for sources in flow_label_prefix */
 	__u8 stamp_remote; /* from_netdev puts the remote identity into the mark */
+	__u8 bridge_port; /* of a NIC: frames for others pass by */
+	__u8 explain; /* a private copy that tells its steps and changes nothing */
+	__u8 local_delivery; /* to endpoints of this host without the stack */
+	__u8 ct_local; /* cm_ct4 and cm_ct6 are this endpoint's own */
+	enum cm_policy_mode policy[2]; /* indexed by enum cm_direction */
+	__u32 jiffies_per_second; /* of this kernel (CONFIG_HZ) */
+	__u8 bridge_mac[ETH_ALEN]; /* of the bridge that the NIC is a port of */
+	__u8 pad[2];
+	__u32 failsafe_count[2]; /* indexed by enum cm_direction */
+	struct cm_failsafe failsafe_ingress[CM_MAX_FAILSAFE];
+	struct cm_failsafe failsafe_egress[CM_MAX_FAILSAFE];
 	__u32 ipv4_count;
 	__u32 ipv6_count;
 	__be32 ipv4[CM_MAX_ADDRESSES];
@@ -102,7 +156,15 @@ struct cm_config {
 	struct cm_ipv6 flow_label_prefix;
 	struct cm_ipv6 flow_label_mask;
 	__u32 events_per_second; /* on each CPU; what is above is counted as lost */
+	__u32 pad2;
 	__u32 policy_verdict_log; /* 1 << enum cm_direction: its policy verdicts become events */
+};
+
+/* A pending confirmation, in .bss; all zero: none. */
+struct cm_confirm {
+	__u64 until_ns; /* coarse monotonic clock; from then on the fallback counts */
+	enum cm_fallback fallback;
+	__u32 pad;
 };
 
 /* cm_ipcache: cm_address -> cm_ipcache_entry; cm_ipcache_cidr: cm_prefix -> the same. */
@@ -125,6 +187,113 @@ struct cm_endpoint {
 	__u16 endpoint_id;
 	__u8 role; /* enum cm_role */
 	__u8 pad;
+};
+
+/*
+ * cm_policy: what the rules of an endpoint come to, a longest prefix match. Its own entry of an
+ * identity and that of any (0) decide: one that denies, else the identity's own, else that of any.
+ * The list of the rules lies beside them, under a direction of its own.
+ */
+struct cm_policy_key {
+	__u32 prefixlen; /* bits of what follows: 40 any protocol, 48 any port, 64 all */
+	__u32 identity; /* of the other end; 0 any. Of a listed rule: its place in the list */
+	__u8 direction; /* enum cm_direction, or CM_LISTED */
+	__u8 protocol;
+	__be16 port; /* destination port of the flow; ICMP type */
+};
+
+enum {
+	CM_LISTED = 2, /* in the place of a direction: no packet's, but the list of rules */
+};
+
+/* The rule that decides. */
+struct cm_policy_entry {
+	__u32 rule; /* its number, which indexes its counters; CM_RULE_FIRST and up */
+	__u32 peer; /* identity that it was written for; 0 any */
+	__u16 first_port; /* or ICMP type, host byte order */
+	__u16 last_port;
+	__u8 direction;
+	__u8 deny;
+	__u8 protocol;
+	__u8 parts; /* 0 no protocol, 1 protocol, 2 protocol and ports or type */
+};
+
+enum {
+	CM_POLICY_CURRENT = 0, /* slots of cm_policies */
+	CM_POLICY_PREVIOUS = 1,
+	CM_POLICIES = 2,
+};
+
+/*
+ * cm_ct4, cm_ct6: a flow. Local is the endpoint's own end (a workload's address; on a NIC the
+ * host's), so that both directions have one entry. The identifier of an echo stands in the port of
+ * the end that sent the request.
+ */
+struct cm_ct4_key {
+	__be32 local;
+	__be32 remote;
+	__be16 local_port;
+	__be16 remote_port;
+	__u16 scope; /* the container's endpoint id; 0: all NICs */
+	__u8 protocol;
+	__u8 pad;
+};
+
+struct cm_ct6_key {
+	struct cm_ipv6 local;
+	struct cm_ipv6 remote;
+	__be16 local_port;
+	__be16 remote_port;
+	__u16 scope;
+	__u8 protocol;
+	__u8 pad;
+};
+
+/* What is known of a flow's progress. */
+enum cm_ct_state {
+	CM_CT_ESTABLISHED = 1 << 0, /* TCP: more than a SYN was seen; others always */
+	CM_CT_FIN_ORIGINATOR = 1 << 1,
+	CM_CT_FIN_REPLY = 1 << 2,
+	CM_CT_CLOSING = 1 << 3, /* both have sent FIN, or one a RST just now */
+};
+
+struct cm_ct_entry {
+	/*
+	 * Epoch of the policy << 32 | rule << 1 | allowed. In one word, so that whoever reads it
+	 * gets a verdict with the epoch that it is good for.
+	 */
+	__u64 verdict;
+	__u64 expires; /* jiffies */
+	__u32 claimed_identity; /* of the originator, as mark or flow label said it; 0: ask the ipcache */
+	__u8 direction; /* of the first packet: enum cm_direction */
+	__u8 state; /* enum cm_ct_state */
+	__u8 adopted; /* nobody saw who began */
+	__u8 masqueraded; /* a workload's under the host's address: not policed */
+};
+
+/* cm_frag4, cm_frag6: the ports of a packet's first fragment, for those that follow. */
+struct cm_frag4_key {
+	__be32 source;
+	__be32 destination;
+	__be16 id;
+	__u16 scope;
+	__u8 protocol;
+	__u8 direction;
+	__u8 pad[2];
+};
+
+struct cm_frag6_key {
+	struct cm_ipv6 source;
+	struct cm_ipv6 destination;
+	__be32 id;
+	__u16 scope;
+	__u8 protocol;
+	__u8 direction;
+};
+
+struct cm_frag_ports {
+	__be16 sport;
+	__be16 dport;
 };
 
 /* cm_identities: identity (__u32) -> cm_identity. */
@@ -171,15 +340,23 @@ struct cm_event {
 	__u8 icmp_code;
 	__u8 tcp_flags;
 	__u8 fragment; /* 1: a fragment, with ports if it is the first */
-	__u8 pad;
+	__u8 audited; /* the policy's verdict was a drop, and it passed */
 	__u32 lost; /* events lost on this CPU and endpoint before this one */
-	__u32 pad2;
+	__u32 rule; /* enum cm_rule_number, or the number of the rule that decided */
 };
 
 _Static_assert(sizeof(struct cm_address) == 20, "hash key without padding");
 _Static_assert(sizeof(struct cm_prefix) == 24, "trie key without padding");
 _Static_assert(sizeof(struct cm_ipcache_entry) == 8, "map value without padding");
 _Static_assert(sizeof(struct cm_endpoint) == 16, "map value without padding");
+_Static_assert(sizeof(struct cm_policy_key) == 12, "trie key without padding");
+_Static_assert(sizeof(struct cm_policy_entry) == 16, "map value without padding");
+_Static_assert(sizeof(struct cm_ct4_key) == 16, "hash key without padding");
+_Static_assert(sizeof(struct cm_ct6_key) == 40, "hash key without padding");
+_Static_assert(sizeof(struct cm_ct_entry) == 24, "map value without padding");
+_Static_assert(sizeof(struct cm_frag4_key) == 16, "hash key without padding");
+_Static_assert(sizeof(struct cm_frag6_key) == 40, "hash key without padding");
+_Static_assert(sizeof(struct cm_confirm) == 16, "variable without padding");
 _Static_assert(sizeof(struct cm_identity) == 32, "map value without padding");
 _Static_assert(sizeof(struct cm_counters) == 80, "map value without padding");
 _Static_assert(sizeof(struct cm_event) == 112, "event without padding");

@@ -14,6 +14,7 @@
 #include "lib/ipcache.h"
 #include "lib/mark.h"
 #include "lib/packet.h"
+#include "lib/police.h"
 #include "lib/resolve.h"
 #include "lib/source.h"
 #include "lib/trace.h"
@@ -39,20 +40,18 @@ int from_container(struct __sk_buff *skb)
 	packet_init(&pkt, skb, CM_FROM_CONTAINER);
 	pkt.source_identity = config.identity;
 	verdict = parse_packet(skb, &pkt);
-	if (verdict < 0)
-		return drop(skb, &pkt, verdict);
-	if (!packet_has_addresses(&pkt))
-		return drop(skb, &pkt, -CM_DROP_UNKNOWN_L3);
-	verdict = check_source(skb, &pkt);
+	if (verdict == 0)
+		verdict = check_source(skb, &pkt);
 	if (verdict < 0)
 		return drop(skb, &pkt, verdict);
 	if (arp_wants_answer(&pkt))
 		return arp_answer(skb, &pkt);
+	verdict = police(skb, &pkt, CM_EGRESS);
+	if (verdict < 0)
+		return drop(skb, &pkt, verdict);
 	if (config.flow_label && flow_label_set(skb, &pkt))
 		return drop(skb, &pkt, -CM_DROP_WRITE_ERROR);
 	mark_set_identity(skb, config.identity);
-	if (tracing())
-		trace(skb, &pkt, config.identity, ipcache_identity(&pkt.destination));
 	return accept(skb, &pkt);
 }
 
@@ -61,15 +60,18 @@ SEC("tc")
 int to_container(struct __sk_buff *skb)
 {
 	struct packet pkt;
+	int verdict;
 
 	if (!configured())
 		return TC_ACT_UNSPEC;
 	packet_init(&pkt, skb, CM_TO_CONTAINER);
 	if (mark_is_ours(pkt.mark_in))
 		mark_clear(skb);
-	parse_packet(skb, &pkt);
-	if (tracing())
-		trace(skb, &pkt, local_source_identity(skb, &pkt), config.identity);
+	if (has_policy())
+		parse_packet(skb, &pkt);
+	verdict = police(skb, &pkt, CM_INGRESS);
+	if (verdict < 0)
+		return drop(skb, &pkt, verdict);
 	return accept(skb, &pkt);
 }
 
@@ -78,18 +80,20 @@ SEC("tc")
 int from_netdev(struct __sk_buff *skb)
 {
 	struct packet pkt;
+	int verdict;
 
 	if (!configured())
 		return TC_ACT_UNSPEC;
 	packet_init(&pkt, skb, CM_FROM_NETDEV);
 	if (mark_names_sender(pkt.mark_in))
 		mark_clear(skb);
-	parse_packet(skb, &pkt);
+	if (has_policy() || config.stamp_remote)
+		parse_packet(skb, &pkt);
+	verdict = police(skb, &pkt, CM_INGRESS);
+	if (verdict < 0)
+		return drop(skb, &pkt, verdict);
 	if (config.stamp_remote && packet_is_ip(&pkt) && mark_is_free(skb))
 		mark_set_if_it_fits(skb, remote_identity_to_stamp(skb, &pkt));
-	if (tracing())
-		trace(skb, &pkt, remote_source_identity(skb, &pkt),
-		      ipcache_identity(&pkt.destination));
 	return accept(skb, &pkt);
 }
 
@@ -98,17 +102,20 @@ SEC("tc")
 int to_netdev(struct __sk_buff *skb)
 {
 	struct packet pkt;
+	int verdict;
 
 	if (!configured())
 		return TC_ACT_UNSPEC;
 	packet_init(&pkt, skb, CM_TO_NETDEV);
-	parse_packet(skb, &pkt);
+	policy_clear_mark(skb);
+	if (has_policy() || config.identity != IDENTITY_HOST)
+		parse_packet(skb, &pkt);
+	verdict = police(skb, &pkt, CM_EGRESS);
+	if (verdict < 0)
+		return drop(skb, &pkt, verdict);
 	if (config.identity != IDENTITY_HOST && is_host_traffic(skb, &pkt) &&
 	    !mark_is_ours(pkt.mark_in))
 		mark_set_identity(skb, config.identity);
-	if (tracing())
-		trace(skb, &pkt, outgoing_source_identity(skb, &pkt),
-		      ipcache_identity(&pkt.destination));
 	return accept(skb, &pkt);
 }
 

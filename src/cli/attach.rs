@@ -14,7 +14,7 @@ use super::{Context, detach, monitor, until_interrupted};
 use crate::datapath::attach::{self, HookKind, Place};
 use crate::datapath::device::{self, Device};
 use crate::datapath::events::Events;
-use crate::datapath::load::{self, Features, Sizes, Spec};
+use crate::datapath::load::{self, Features, Policing, Sizes, Spec};
 use crate::datapath::pin::{Lock, Root};
 use crate::datapath::registry::Endpoint;
 use crate::datapath::{addresses, netns, sys};
@@ -165,6 +165,7 @@ fn attach_locked(
             stamp_remote: args.stamp_remote,
         },
         addresses: plan::addresses(args, &device, role)?,
+        policy: Policing::default(),
         device,
     };
     put_on(root, &spec, place, args, replaced)?;
@@ -202,10 +203,10 @@ fn put_on(
 ) -> Result<()> {
     let pins = root.endpoint(spec.id);
     let start = Instant::now();
-    let counters = replaced.and_then(Endpoint::counters_map);
-    let sizes = Sizes { ipcache: args.ipcache_entries };
+    let inherited = replaced.map(Endpoint::inherited).unwrap_or_default();
+    let sizes = Sizes { ipcache: args.ipcache_entries, ..Sizes::default() };
     let config = spec.config();
-    let loaded = load::load(root, spec.role, &config, &sizes, counters.as_ref())?;
+    let loaded = load::load(root, spec.role, &config, &sizes, &inherited)?;
 
     let before = addresses::operators_lines(root, &spec.addresses)?;
     let register = || addresses::register(root, &config, &spec.addresses);

@@ -102,7 +102,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             let lines = parse_ipcache(&text, &names).with_context(|| file.display().to_string())?;
             let _lock = context.prepare(false)?;
             let go_on = until_interrupted()?;
-            let loaded = made(context, &Sizes { ipcache: ipcache_entries })
+            let loaded = made(context, &Sizes { ipcache: ipcache_entries, ..Sizes::default() })
                 .and_then(|ipcache| ipcache.load(&lines, progress(lines.len(), go_on)));
             detach::leave_nothing_of_a_failure(&context.root, loaded)?;
             output::note(&format!("loaded {} from {}", entries(lines.len()), file.display()));

@@ -140,8 +140,8 @@ fn line(event: &cm_event, device: String) -> Line {
         source: address(event.source),
         destination: address(event.destination),
         protocol: protocol(event),
-        sport: u16::from_be(event.sport),
-        dport: u16::from_be(event.dport),
+        sport: port(event, event.sport),
+        dport: port(event, event.dport),
         source_identity: Identity(event.source_identity),
         destination_identity: Identity(event.destination_identity),
         mark_in: Mark(event.mark_in),
@@ -187,6 +187,11 @@ fn text(line: &Line, names: &Names) -> String {
 
 fn address(address: cm_address) -> Option<String> {
     address.to_ip().map(|ip| ip.to_string())
+}
+
+/// Host byte order; 0 for ICMP, where the identifier of an echo stands in its place.
+fn port(event: &cm_event, port: u16) -> u16 {
+    if matches!(event.protocol, 1 | 58) { 0 } else { u16::from_be(port) }
 }
 
 fn program(event: &cm_event) -> &'static str {

@@ -8,6 +8,8 @@ use ipnet::IpNet;
 use plain::Plain;
 
 pub use super::skel::types::*;
+use crate::model::endpoint::EndpointId;
+use crate::model::policing::{FailsafePort, Mode};
 
 // SAFETY: each is `repr(C)`, made of integers, arrays of integers and transparent newtypes of
 // integers, so that every bit pattern is a value; abi.h asserts that there is no padding.
@@ -30,6 +32,18 @@ unsafe impl Plain for cm_event {}
 unsafe impl Plain for cm_config {}
 // SAFETY: as above.
 unsafe impl Plain for u32_key {}
+// SAFETY: as above.
+unsafe impl Plain for cm_ct4_key {}
+// SAFETY: as above.
+unsafe impl Plain for cm_ct6_key {}
+// SAFETY: as above.
+unsafe impl Plain for cm_ct_entry {}
+// SAFETY: as above.
+unsafe impl Plain for cm_confirm {}
+// SAFETY: as above.
+unsafe impl Plain for cm_policy_key {}
+// SAFETY: as above.
+unsafe impl Plain for cm_policy_entry {}
 
 /// A bare `__u32` as a map key, host byte order.
 #[allow(non_camel_case_types)]
@@ -118,7 +132,33 @@ impl From<cm_ipv6> for Ipv6Addr {
     }
 }
 
+impl From<Mode> for cm_policy_mode {
+    fn from(mode: Mode) -> cm_policy_mode {
+        match mode {
+            Mode::Off => cm_policy_mode::CM_POLICY_OFF,
+            Mode::Audit => cm_policy_mode::CM_POLICY_AUDIT,
+            Mode::Enforce => cm_policy_mode::CM_POLICY_ENFORCE,
+        }
+    }
+}
+
+impl From<&FailsafePort> for cm_failsafe {
+    fn from(port: &FailsafePort) -> cm_failsafe {
+        cm_failsafe { protocol: port.protocol, pad: 0, port: port.port.to_be() }
+    }
+}
+
 impl cm_config {
+    /// Whether either direction has a policy, be it for audit only.
+    pub fn has_policy(&self) -> bool {
+        self.policy.iter().any(|mode| *mode != cm_policy_mode::CM_POLICY_OFF)
+    }
+
+    /// The endpoint's number; `None` in a configuration that was never written.
+    pub fn endpoint(&self) -> Option<EndpointId> {
+        u16::try_from(self.endpoint_id).ok().and_then(EndpointId::new)
+    }
+
     /// The endpoint's addresses.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let v4 = self.ipv4.iter().take(self.ipv4_count as usize);

@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,6 +18,7 @@ use super::skel::{CilmarkSkelBuilder, OpenCilmarkSkel};
 use super::sys::{self, Hook};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Identity;
+use crate::model::policing::{Failsafe, Mode};
 
 /// Above this many a second and CPU the datapath counts events instead of sending them.
 const EVENTS_PER_SECOND: u32 = 10_000;
@@ -42,6 +44,23 @@ pub struct Spec {
     pub tc_priority: u32,
     /// What is switched on.
     pub features: Features,
+    /// What its policy does.
+    pub policy: Policing,
+}
+
+/// What an endpoint's policy does, but for its rules.
+#[derive(Debug, Clone, Default)]
+pub struct Policing {
+    /// What becomes of packets to it.
+    pub ingress: Mode,
+    /// What becomes of packets from it.
+    pub egress: Mode,
+    /// Ports that stay open on a NIC.
+    pub failsafe: Failsafe,
+    /// Until when unknown TCP flows may be old ones: coarse monotonic clock, ns; 0 for never.
+    pub adopt_until_ns: u64,
+    /// Conntrack maps of its own.
+    pub ct_local: bool,
 }
 
 /// What is off unless asked for.
@@ -64,6 +83,24 @@ pub struct Features {
 pub struct Sizes {
     /// Entries of `cm_ipcache`, and of `cm_ipcache_cidr`.
     pub ipcache: Option<u32>,
+    /// Entries of `cm_ct4`, and of `cm_ct6`.
+    pub ct: Option<u32>,
+    /// Entries of an endpoint's `cm_policy`, and of its rules' counters.
+    pub policy: Option<u32>,
+}
+
+/// Entries of a policy that nobody gave a size: 64 KiB of counters on each CPU.
+pub const POLICY_ENTRIES: u32 = 1 << 12;
+
+/// An endpoint's own maps that are not pinned, for the programs that replace those that fill them.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// `cm_counters`.
+    pub counters: Option<MapHandle>,
+    /// `cm_policies`.
+    pub policies: Option<MapHandle>,
+    /// `cm_rule_stats`.
+    pub rule_counters: Option<MapHandle>,
 }
 
 /// An endpoint's programs, in the kernel but on no hook yet.
@@ -115,6 +152,11 @@ impl Spec {
             flow_label: self.features.flow_label.into(),
             stamp_remote: self.features.stamp_remote.into(),
             events_per_second: EVENTS_PER_SECOND,
+            policy: [self.policy.ingress.into(), self.policy.egress.into()],
+            policy_verdict_log: 3,
+            jiffies_per_second: sys::jiffies_per_second(),
+            adopt_until_ns: self.policy.adopt_until_ns,
+            ct_local: self.policy.ct_local.into(),
             ..cm_config::default()
         };
         let v4 = self.addresses.iter().filter_map(|ip| match ip {
@@ -128,6 +170,11 @@ impl Spec {
         config.ipv4_count = fill(&mut config.ipv4, v4);
         config.ipv6_count = fill(&mut config.ipv6, v6);
         if self.role == Role::Netdev {
+            let failsafe = &self.policy.failsafe;
+            config.failsafe_count = [
+                fill(&mut config.failsafe_ingress, failsafe.ingress.iter().map(Into::into)),
+                fill(&mut config.failsafe_egress, failsafe.egress.iter().map(Into::into)),
+            ];
             config.ipv4_nodeport = config.ipv4[0];
             config.ipv6_nodeport = config.ipv6[0];
         }
@@ -155,13 +202,13 @@ fn fill<T>(slots: &mut [T], values: impl Iterator<Item = T>) -> u32 {
 }
 
 /// Loads a role's two programs with a configuration, over the shared maps, which are made and pinned
-/// if they are not there. `counters` are those of the programs that these ones replace.
+/// if they are not there, and over those of the programs that these ones replace.
 pub fn load(
     root: &Root,
     role: Role,
     config: &cm_config,
     sizes: &Sizes,
-    counters: Option<&MapHandle>,
+    inherited: &Inherited,
 ) -> Result<Loaded> {
     let start = Instant::now();
     let mut storage = MaybeUninit::uninit();
@@ -169,9 +216,8 @@ pub fn load(
     let rodata = open.maps.rodata_data.as_deref_mut().context("the object has no .rodata")?;
     rodata.config = *config;
     share_maps(&mut open, root, sizes)?;
-    if let Some(counters) = counters {
-        open.maps.cm_counters.reuse_fd(counters.as_fd()).context("hand on the counters")?;
-    }
+    share_policy_maps(&mut open, root, config, sizes)?;
+    inherit(&mut open, config, sizes, inherited)?;
     select_programs(&mut open, Some(role));
     let open_time = start.elapsed();
     let skel = open.load().with_context(|| {
@@ -200,6 +246,10 @@ pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
     let mut storage = MaybeUninit::uninit();
     let mut open = CilmarkSkelBuilder::default().open(&mut storage).context("open the object")?;
     share_maps(&mut open, root, sizes)?;
+    leave_out_policy_maps(&mut open)?;
+    for map in [&mut open.maps.cm_policies, &mut open.maps.cm_rule_stats] {
+        map.set_autocreate(false)?;
+    }
     select_programs(&mut open, None);
     open.load().with_context(|| {
         format!("create the maps in {}; it takes root or CAP_BPF", root.path().display())
@@ -224,21 +274,87 @@ fn share_maps(open: &mut OpenCilmarkSkel<'_>, root: &Root, sizes: &Sizes) -> Res
     share_map(&mut maps.cm_endpoints, root, None)?;
     share_map(&mut maps.cm_identities, root, None)?;
     share_map(&mut maps.cm_metrics, root, None)?;
+    share_map(&mut maps.cm_generation, root, None)?;
     share_map(&mut maps.cm_events, root, None)
 }
 
+/// The maps of conntrack, which cost megabytes, exist only where somebody has a policy.
+fn share_policy_maps(
+    open: &mut OpenCilmarkSkel<'_>,
+    root: &Root,
+    config: &cm_config,
+    sizes: &Sizes,
+) -> Result<()> {
+    if !config.has_policy() {
+        return leave_out_policy_maps(open);
+    }
+    let maps = &mut open.maps;
+    for map in [&mut maps.cm_ct4, &mut maps.cm_ct6] {
+        let name = map.name().to_string_lossy().into_owned();
+        let path = match config.endpoint() {
+            Some(id) if config.ct_local != 0 => root.endpoint(id).map(&name),
+            _ => root.map(&name),
+        };
+        share_map_at(map, &path, sizes.ct)?;
+    }
+    share_map(&mut maps.cm_frag4, root, None)?;
+    share_map(&mut maps.cm_frag6, root, None)
+}
+
+fn leave_out_policy_maps(open: &mut OpenCilmarkSkel<'_>) -> Result<()> {
+    let maps = &mut open.maps;
+    for map in [&mut maps.cm_ct4, &mut maps.cm_ct6, &mut maps.cm_frag4, &mut maps.cm_frag6] {
+        map.set_autocreate(false).context("leave out a map")?;
+    }
+    Ok(())
+}
+
+fn inherit(
+    open: &mut OpenCilmarkSkel<'_>,
+    config: &cm_config,
+    sizes: &Sizes,
+    inherited: &Inherited,
+) -> Result<()> {
+    let maps = &mut open.maps;
+    if let Some(counters) = &inherited.counters {
+        maps.cm_counters.reuse_fd(counters.as_fd()).context("hand on the counters")?;
+    }
+    if let Some(policies) = &inherited.policies {
+        maps.cm_policies.reuse_fd(policies.as_fd()).context("hand on the rules")?;
+    }
+    // Those of an endpoint without a policy have but one entry.
+    let there = inherited.rule_counters.as_ref().filter(|map| map.max_entries() > 1);
+    match (there, sizes.policy) {
+        (Some(map), None) if config.has_policy() => {
+            maps.cm_rule_stats.reuse_fd(map.as_fd()).context("hand on the rules' counters")
+        }
+        (Some(map), Some(entries)) if config.has_policy() && map.max_entries() == entries => {
+            maps.cm_rule_stats.reuse_fd(map.as_fd()).context("hand on the rules' counters")
+        }
+        _ if config.has_policy() => {
+            let entries = sizes.policy.unwrap_or(POLICY_ENTRIES);
+            maps.cm_rule_stats.set_max_entries(entries).context("size the rules' counters")
+        }
+        _ => Ok(()),
+    }
+}
+
 fn share_map(map: &mut OpenMapMut<'_>, root: &Root, entries: Option<u32>) -> Result<()> {
+    let path = root.map(&map.name().to_string_lossy());
+    share_map_at(map, &path, entries)
+}
+
+fn share_map_at(map: &mut OpenMapMut<'_>, path: &Path, entries: Option<u32>) -> Result<()> {
     let name = map.name().to_string_lossy().into_owned();
-    let path = root.map(&name);
     if !path.exists() {
         if let Some(entries) = entries {
             map.set_max_entries(entries)
                 .with_context(|| format!("give {name} {entries} entries"))?;
         }
-        return map.set_pin_path(&path).with_context(|| format!("pin {}", path.display()));
+        return map.set_pin_path(path).with_context(|| format!("pin {}", path.display()));
     }
 
-    let pinned = MapHandle::from_pinned_path(&path)
+    let pinned = MapHandle::from_pinned_path(path)
         .with_context(|| format!("open the pinned map {}", path.display()))?;
     ensure!(
         pinned.map_type() == map.map_type()

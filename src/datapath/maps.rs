@@ -38,7 +38,16 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
             "{} is a map of another layout; another version of cilmark made it",
             path.display()
         );
-        Ok(Some(TypedMap { handle, types: PhantomData }))
+        Ok(Some(TypedMap::of(handle)))
+    }
+
+    /// A map that has these types for certain.
+    pub(super) fn of(handle: MapHandle) -> TypedMap<K, V> {
+        TypedMap { handle, types: PhantomData }
+    }
+
+    pub(super) fn handle(&self) -> &MapHandle {
+        &self.handle
     }
 
     fn name(&self) -> String {
@@ -226,18 +235,34 @@ pub fn metrics(root: &Root) -> Result<Vec<Metric>> {
     };
     let mut lines = Vec::new();
     for index in 0..map.handle.max_entries() {
-        let key = u32_key(index);
-        let of_cpus = map.handle.lookup_percpu(abi::bytes_of(&key), MapFlags::ANY)?;
-        let mut sum = cm_metrics::default();
-        for bytes in of_cpus.unwrap_or_default() {
-            let of_cpu: cm_metrics = abi::from_bytes(&bytes)?;
-            sum.packets += of_cpu.packets;
-            sum.bytes += of_cpu.bytes;
-        }
+        let sum = sum_of_cpus(&map.handle, index)?;
         if sum.packets > 0 {
             let reasons = cm_reason::CM_REASONS.0;
             lines.push(Metric { direction: index / reasons, reason: index % reasons, sum });
         }
     }
     Ok(lines)
+}
+
+/// An element of an array of `cm_metrics`; zeros where the array is shorter.
+pub(super) fn sum_of_cpus(map: &MapHandle, index: u32) -> Result<cm_metrics> {
+    let of_cpus = map.lookup_percpu(abi::bytes_of(&u32_key(index)), MapFlags::ANY)?;
+    let mut sum = cm_metrics::default();
+    for bytes in of_cpus.unwrap_or_default() {
+        let of_cpu: cm_metrics = abi::from_bytes(&bytes)?;
+        sum.packets += of_cpu.packets;
+        sum.bytes += of_cpu.bytes;
+    }
+    Ok(sum)
+}
+
+/// Makes stale whatever was decided under rules, ipcache or endpoints that have just been changed.
+/// The caller holds the root's lock.
+pub fn bump_generation(root: &Root) -> Result<()> {
+    let Some(map) = TypedMap::<u32_key, u32_key>::open(root, "cm_generation")? else {
+        return Ok(());
+    };
+    let before = map.get(&u32_key(0))?.unwrap_or_default();
+    // No entry of conntrack lives long enough for a number to come again.
+    map.set(&u32_key(0), &u32_key(before.0.wrapping_add(1)))
 }

@@ -2,7 +2,7 @@
 //!
 //! `load` turns an [`load::Spec`] into programs, `attach` puts them on a device's hooks, `pin` knows
 //! where everything lies in bpffs, `registry` reads back what runs, `maps` and `ipcache` are the
-//! pinned maps, `addresses` what endpoints enter there, `events` the ring buffer; `device` and
+//! pinned maps, `policy` an endpoint's rules, `addresses` what endpoints enter there, `events` the ring buffer; `device` and
 //! `netns` look at the host. All `unsafe` is in `abi` (what may be read as bytes) and `sys` (calls
 //! that libbpf-rs does not wrap).
 
@@ -17,6 +17,7 @@ pub mod log;
 pub mod maps;
 pub mod netns;
 pub mod pin;
+pub mod policy;
 pub mod registry;
 mod skel;
 pub mod sys;

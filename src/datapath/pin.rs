@@ -230,6 +230,11 @@ impl EndpointPins {
         })
     }
 
+    /// A map of the endpoint's own.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
     /// The configuration.
     pub fn config(&self) -> PathBuf {
         self.directory.join("config")

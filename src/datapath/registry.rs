@@ -14,6 +14,7 @@ use log::debug;
 
 use super::abi::{self, bss, cm_config, cm_counters, cm_metrics, cm_role, u32_key};
 use super::attach::{HOOKS, HookKind, Previous, filter_program};
+use super::load::Inherited;
 use super::pin::Root;
 use super::sys::{self, ProgramFacts};
 use super::{device, netns};
@@ -187,6 +188,17 @@ impl Endpoint {
     /// The counters, which outlive the programs that fill them.
     pub fn counters_map(&self) -> Option<MapHandle> {
         self.programs.iter().flatten().find_map(|running| running.map("cm_counters").ok()?)
+    }
+
+    /// What programs that replace its own go on with.
+    pub fn inherited(&self) -> Inherited {
+        let map =
+            |name| self.programs.iter().flatten().find_map(|running| running.map(name).ok()?);
+        Inherited {
+            counters: self.counters_map(),
+            policies: map("cm_policies"),
+            rule_counters: map("cm_rule_stats"),
+        }
     }
 
     /// Packets that passed and packets that were dropped, both directions and all CPUs together.

@@ -1,6 +1,7 @@
-//! The libbpf calls that libbpf-rs does not wrap: TCX links, program info by descriptor, test runs.
+//! The libbpf calls that libbpf-rs does not wrap: TCX links, program info by descriptor, BTF,
+//! test runs.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -12,6 +13,8 @@ use std::time::Duration;
 use libbpf_rs::{MapCore, MapHandle};
 use libbpf_sys as bpf;
 use nix::errno::Errno;
+use nix::sys::time::TimeValLike;
+use nix::time::ClockId;
 
 use super::abi::__sk_buff;
 
@@ -157,6 +160,36 @@ pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
 pub fn open_program(id: u32) -> io::Result<OwnedFd> {
     // SAFETY: takes a number, gives a descriptor or an error.
     owned(unsafe { bpf::bpf_prog_get_fd_by_id(id) })
+}
+
+/// Opens BTF by the kernel's number, with the numbers that structs of these names have in it.
+pub fn open_btf<const N: usize>(id: u32, structs: [&CStr; N]) -> io::Result<(OwnedFd, [u32; N])> {
+    // SAFETY: takes a number, gives a descriptor or an error.
+    let btf = owned(unsafe { bpf::bpf_btf_get_fd_by_id(id) })?;
+    // SAFETY: takes a number, gives a copy that is freed below, or null with errno set.
+    let copy = unsafe { bpf::btf__load_from_kernel_by_id(id) };
+    if copy.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the copy is not freed yet, and the name is a zero-terminated string.
+    let numbers = structs.map(|name| unsafe {
+        bpf::btf__find_by_name_kind(copy, name.as_ptr(), bpf::BTF_KIND_STRUCT)
+    });
+    // SAFETY: nobody has freed it or looks at it any more.
+    unsafe { bpf::btf__free(copy) };
+    let mut found = [0; N];
+    for (found, number) in found.iter_mut().zip(numbers) {
+        *found = check(number)? as u32;
+    }
+    Ok((btf, found))
+}
+
+/// CONFIG_HZ of the running kernel: the coarse clocks advance once a jiffy (`posix_get_coarse_res` in
+/// kernel/time/posix-timers.c), and say so as their resolution.
+pub fn jiffies_per_second() -> u32 {
+    let tick = ClockId::CLOCK_MONOTONIC_COARSE.res().map_or(0, |tick| tick.num_nanoseconds());
+    let nanoseconds = 1_000_000_000;
+    u32::try_from((nanoseconds + tick / 2).checked_div(tick).unwrap_or(0)).unwrap_or(0).max(1)
 }
 
 /// Reads what the kernel tells of a program.

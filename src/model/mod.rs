@@ -4,4 +4,7 @@ pub mod drop_reason;
 pub mod endpoint;
 pub mod identity;
 pub mod mark;
+pub mod policing;
+pub mod policy;
 pub mod prefix;
+pub mod rule;

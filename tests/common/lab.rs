@@ -4,22 +4,25 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use cilmark::datapath::abi::{self, cm_config, cm_direction, cm_endpoint, cm_event};
+use cilmark::datapath::abi::{self, cm_config, cm_ct_entry, cm_direction, cm_endpoint, cm_event};
 use cilmark::datapath::device::{self, Framing};
 use cilmark::datapath::ipcache::Ipcache;
-use cilmark::datapath::load::{self, Features, Sizes, Spec};
+use cilmark::datapath::load::{self, Features, Inherited, Policing, Sizes, Spec};
 use cilmark::datapath::maps::{self, Endpoints};
 use cilmark::datapath::netns;
+use cilmark::datapath::policy::PolicyMaps;
 use cilmark::model::endpoint::{EndpointId, Role};
-use cilmark::model::identity::Identity;
-use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
+use cilmark::model::identity::{Identity, Names};
+use cilmark::model::policy::Policy;
+use cilmark::model::rule::Rule;
+use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
 
 use super::World;
 use super::program::Endpoint;
 
 /// Endpoints of one world, with the maps that they share.
 pub struct Lab {
-    world: World,
+    pub world: World,
     netns: u64,
     reader: RefCell<Option<Reader>>,
 }
@@ -35,6 +38,8 @@ impl Lab {
         let world = World::new()?;
         let netns = netns::current().expect("a network namespace");
         world.root().prepare(false).expect("the root");
+        // Test runs are on this device: it shall be the one that the frames are addressed to.
+        world.sh("ip link set lo address 02:00:00:00:00:bb");
         Some(Lab { world, netns, reader: RefCell::default() })
     }
 
@@ -60,6 +65,7 @@ impl Lab {
             addresses: Vec::new(),
             tc_priority: 0,
             features: Features::default(),
+            policy: Policing::default(),
         };
         Setup { lab: self, spec, tune: Box::new(|_| {}), traced: true }
     }
@@ -79,10 +85,14 @@ impl Lab {
         self.open_ipcache().add_own(address, Identity(identity), owner, true).expect("add");
     }
 
-    fn open_ipcache(&self) -> Ipcache {
+    /// The map of identities, for more than one line.
+    pub fn open_ipcache(&self) -> Ipcache {
         let root = self.world.root();
-        load::create_maps(&root, &Sizes::default()).expect("create the maps");
-        Ipcache::open(&root).expect("open the ipcache").expect("the ipcache")
+        let open = || Ipcache::open(&root).expect("open the ipcache");
+        open().unwrap_or_else(|| {
+            load::create_maps(&root, &Sizes::default()).expect("create the maps");
+            open().expect("the ipcache")
+        })
     }
 
     /// Registers an address, as attaching a device of this role does: in this network namespace,
@@ -103,6 +113,57 @@ impl Lab {
         load::create_maps(&root, &Sizes::default()).expect("create the maps");
         let endpoints = Endpoints::open(&root).expect("open").expect("the endpoint map");
         endpoints.set(address, &endpoint).expect("set");
+    }
+
+    /// Gives an endpoint these rules in place of all that it had. The answer knows their numbers.
+    pub fn rules<T: AsRef<str>>(&self, endpoint: &Endpoint<'_>, rules: &[T]) -> Policy {
+        let parse = |text: &T| Rule::parse(text.as_ref(), &Names::default()).expect("a rule");
+        let rules: Vec<Rule> = rules.iter().map(parse).collect();
+        let policy = Policy::default().replaced_by(&rules, &Policy::default());
+        let root = self.world.root();
+        root.endpoint(endpoint.id).create().expect("the endpoint's directory");
+        let map_ids = endpoint.loaded.map_ids().expect("the programs' maps");
+        let maps = PolicyMaps::of(&root, endpoint.id, map_ids).expect("the policy maps");
+        maps.swap(&policy).unwrap_or_else(|error| panic!("{error:#}"));
+        policy
+    }
+
+    /// Makes every verdict that was cached stale, as a change of rules or of the ipcache does.
+    pub fn bump_generation(&self) {
+        maps::bump_generation(&self.world.root()).expect("bump the generation");
+    }
+
+    /// What conntrack knows, IPv4 first.
+    pub fn flows(&self) -> Vec<cm_ct_entry> {
+        let mut flows = Vec::new();
+        self.change_flows(|flow| flows.push(*flow));
+        flows
+    }
+
+    /// Changes every entry of conntrack: to make it old, say.
+    pub fn change_flows(&self, mut change: impl FnMut(&mut cm_ct_entry)) {
+        for map in ["cm_ct4", "cm_ct6"].map(|name| self.pinned(name)) {
+            for key in map.keys() {
+                let flow = map.lookup(&key, MapFlags::ANY).expect("look up").expect("a flow");
+                let mut flow = abi::from_bytes(&flow).expect("a flow");
+                change(&mut flow);
+                map.update(&key, abi::bytes_of(&flow), MapFlags::ANY).expect("update");
+            }
+        }
+    }
+
+    /// Forgets every flow, and the ports of every fragment.
+    pub fn flush_conntrack(&self) {
+        for map in ["cm_ct4", "cm_ct6", "cm_frag4", "cm_frag6"].map(|name| self.pinned(name)) {
+            // Not while walking: a walk begins anew behind a key that is gone.
+            for key in map.keys().collect::<Vec<_>>() {
+                map.delete(&key).expect("delete");
+            }
+        }
+    }
+
+    fn pinned(&self, name: &str) -> MapHandle {
+        MapHandle::from_pinned_path(self.world.root().map(name)).expect(name)
     }
 
     /// Packets and bytes that `cm_metrics` counts for a reason.
@@ -165,6 +226,12 @@ impl<'lab> Setup<'lab> {
         self
     }
 
+    /// What its policy does.
+    pub fn policy(mut self, policy: Policing) -> Self {
+        self.spec.policy = policy;
+        self
+    }
+
     /// What the ARP responder answers.
     pub fn mac(mut self, mac: [u8; 6]) -> Self {
         self.spec.mac = mac;
@@ -174,6 +241,12 @@ impl<'lab> Setup<'lab> {
     /// Makes it a device without an Ethernet header.
     pub fn without_ethernet(mut self) -> Self {
         self.spec.device.framing = Some(Framing::Ip);
+        self
+    }
+
+    /// Gives it another number, which conntrack tells workloads apart by.
+    pub fn id(mut self, id: u16) -> Self {
+        self.spec.id = EndpointId::new(id).expect("1 to 65535");
         self
     }
 
@@ -194,10 +267,12 @@ impl<'lab> Setup<'lab> {
         let mut config = self.spec.config();
         (self.tune)(&mut config);
         let root = self.lab.world.root();
-        let loaded = load::load(&root, self.spec.role, &config, &Sizes::default(), None);
+        let loaded =
+            load::load(&root, self.spec.role, &config, &Sizes::default(), &Inherited::default());
         let loaded = loaded.unwrap_or_else(|error| panic!("{error:#}"));
         let endpoint = Endpoint {
             lab: self.lab,
+            id: self.spec.id,
             role: self.spec.role,
             has_ethernet: self.spec.device.framing == Some(Framing::Ethernet),
             loaded,

@@ -216,8 +216,18 @@ impl Frame {
 
     /// A TCP SYN with some bytes behind it.
     pub fn tcp(self, source_port: u16, destination_port: u16) -> Frame {
-        let header =
-            TcpHeader { syn: true, ..TcpHeader::new(source_port, destination_port, 1, 64) };
+        self.segment(source_port, destination_port, "S")
+    }
+
+    /// Any TCP segment, by its flags: `S`, `SA`, `A`, `FA`, `R`.
+    pub fn segment(self, source_port: u16, destination_port: u16, flags: &str) -> Frame {
+        let header = TcpHeader {
+            syn: flags.contains('S'),
+            ack: flags.contains('A'),
+            fin: flags.contains('F'),
+            rst: flags.contains('R'),
+            ..TcpHeader::new(source_port, destination_port, 1, 64)
+        };
         let segment = [header.to_bytes().as_slice(), b"hello"].concat();
         self.protocol(IpNumber::TCP.0, segment)
     }

@@ -5,10 +5,10 @@ use std::fmt;
 use std::mem::offset_of;
 use std::os::fd::BorrowedFd;
 
-use cilmark::datapath::abi::{self, __sk_buff, bss, cm_counters, cm_event, u32_key};
+use cilmark::datapath::abi::{self, __sk_buff, bss, cm_counters, cm_event, cm_event_type, u32_key};
 use cilmark::datapath::load::Loaded;
 use cilmark::datapath::sys::{self, Hook};
-use cilmark::model::endpoint::Role;
+use cilmark::model::endpoint::{EndpointId, Role};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use super::lab::Lab;
@@ -21,6 +21,7 @@ const ACTION_REDIRECT: i32 = 7;
 /// An endpoint whose programs are in the kernel and on no hook.
 pub struct Endpoint<'lab> {
     pub lab: &'lab Lab,
+    pub id: EndpointId,
     pub role: Role,
     /// Whether its packets start with an Ethernet header.
     pub has_ethernet: bool,
@@ -109,14 +110,18 @@ impl Endpoint<'_> {
         let mut context = packet.context;
         let run = sys::test_run(self.program(hook), &packet.bytes, &mut context, 1)
             .unwrap_or_else(|error| panic!("run {packet:?}: {error}"));
-        let mut events = self.lab.events();
+        let is_verdict = |event: &cm_event| event.r#type == cm_event_type::CM_EVENT_POLICY_VERDICT;
+        let (mut verdicts, mut events): (Vec<_>, Vec<_>) =
+            self.lab.events().into_iter().partition(is_verdict);
         assert!(events.len() <= 1, "one packet, several events: {events:?}");
+        assert!(verdicts.len() <= 1, "one packet, several verdicts: {verdicts:?}");
         Outcome {
             verdict: Verdict::from_action(run.action),
             mark: context.mark,
             cb: context.cb,
             bytes: run.packet,
             event: events.pop(),
+            policy_verdict: verdicts.pop(),
             packet,
         }
     }
@@ -151,6 +156,19 @@ impl Packet {
     /// As if it had come in by a device, to be forwarded; without it, this host sends it.
     pub fn forwarded(mut self) -> Packet {
         self.context.ingress_ifindex = 1;
+        self
+    }
+
+    /// As if it had come in by the device of this number; 0: this host sends it.
+    pub fn came_in_by(mut self, ifindex: u32) -> Packet {
+        self.context.ingress_ifindex = ifindex;
+        self
+    }
+
+    /// As if it were on this device instead of loopback. What a device has received is for its MAC,
+    /// or else the stack, and so the policy, leaves it to others.
+    pub fn on(mut self, ifindex: u32) -> Packet {
+        self.context.ifindex = ifindex;
         self
     }
 
@@ -214,6 +232,8 @@ pub struct Outcome {
     pub bytes: Vec<u8>,
     /// What was reported.
     pub event: Option<cm_event>,
+    /// What the policy was reported to have decided, where it was asked.
+    pub policy_verdict: Option<cm_event>,
     packet: Packet,
 }
 
@@ -222,7 +242,7 @@ impl fmt::Debug for Outcome {
         writeln!(f, "{:?}, of the packet", self.verdict)?;
         writeln!(f, "  {:?}", self.packet)?;
         writeln!(f, "  mark {:#010x} cb {:?} bytes {}", self.mark, self.cb, hex(&self.bytes))?;
-        write!(f, "  {:?}", self.event)
+        write!(f, "  {:?} {:?}", self.event, self.policy_verdict)
     }
 }
 

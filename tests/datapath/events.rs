@@ -7,6 +7,7 @@ use cilmark::datapath::events::monotonic_ns;
 use cilmark::datapath::load::Features;
 use cilmark::datapath::sys::Hook;
 
+use super::policing::enforcing;
 use super::*;
 use crate::common::Lab;
 use crate::common::packet::Frame;
@@ -18,6 +19,8 @@ const EGRESS: cm_direction = cm_direction::CM_EGRESS;
 const FORWARDED: u32 = 0;
 const EVENT_LOST: u32 = 64;
 const INVALID_SOURCE: u32 = 132;
+/// `CM_RULE_ICMP`.
+const RULE_ICMP: u32 = 2;
 
 fn packet() -> Frame {
     Frame::ipv4(OWN4, PEER4).tcp(1000, 80)
@@ -207,4 +210,23 @@ fn each_endpoint_has_counters_of_its_own() {
     assert_eq!(nic.counters().forwarded.map(|of| of.packets), [5, 7]);
     assert_eq!(lab.metric(INGRESS, FORWARDED).0, 8);
     assert_eq!(lab.metric(EGRESS, FORWARDED).0, 7);
+}
+
+#[test]
+fn the_verdict_on_a_message_that_always_passes_names_the_peer() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    for (own, peer) in OWN_TO_PEER {
+        lab.ipcache(&peer.to_string(), WIDE_ID);
+        let too_big = |source: IpAddr, destination| match source {
+            IpAddr::V4(_) => Frame::ip(source, destination).icmp(3, 4),
+            IpAddr::V6(_) => Frame::ip(source, destination).icmp6(2, &[0; 4]),
+        };
+        let sent = workload.from_container(too_big(own, peer));
+        let received = workload.to_container(too_big(peer, own).mark(WIDE_MARK).forwarded());
+        let reported = [sent, received].map(|run| run.passes().policy_verdict.expect("a verdict"));
+        assert_eq!(reported[0].destination_identity, WIDE_ID);
+        assert_eq!(reported[1].source_identity, WIDE_ID);
+        assert_eq!(reported.map(|verdict| verdict.rule), [RULE_ICMP; 2]);
+    }
 }

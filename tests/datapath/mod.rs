@@ -5,15 +5,20 @@
 
 mod agreement;
 mod arp;
+mod conntrack;
 mod events;
 mod flow_label;
+mod host_firewall;
 mod ipcache;
 mod l3;
 mod netdev;
 mod parsing;
+mod policing;
+mod policy_property;
 mod pruning;
 mod random_frames;
 mod resolution;
+mod rules;
 mod source;
 mod stamping;
 mod unconfigured;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/* What an endpoint was loaded with, and the one word that is written while it runs. */
+/* What an endpoint was loaded with, and the words that are written while it runs. */
 #ifndef CILMARK_CONFIG_H
 #define CILMARK_CONFIG_H
 
@@ -18,9 +18,23 @@ const volatile struct cm_config config;
  */
 volatile __u64 trace_until_ns;
 
+/*
+ * A command that may cut its user off starts this clock, and `confirm` stops it: if nobody is left
+ * to confirm, the datapath falls back by itself.
+ */
+volatile struct cm_confirm confirm;
+
 static __always_inline int configured(void)
 {
 	return config.endpoint_id != 0;
+}
+
+/* What is not confirmed and over its time, and so counts instead of what was asked for. */
+static __always_inline enum cm_fallback fallback(void)
+{
+	enum cm_fallback wanted = confirm.fallback;
+
+	return wanted && bpf_ktime_get_coarse_ns() >= confirm.until_ns ? wanted : CM_FALLBACK_NONE;
 }
 
 #endif

@@ -10,6 +10,11 @@
 #include "metrics.h"
 #include "packet.h"
 
+static __always_inline int tracing(void)
+{
+	return trace_until_ns && bpf_ktime_get_coarse_ns() < trace_until_ns;
+}
+
 enum { NSEC_PER_SEC = 1000000000 };
 
 struct {
@@ -42,7 +47,7 @@ __noinline int send_event(struct __sk_buff *skb, const struct packet *pkt, enum 
 	struct cm_counters *counters = endpoint_counters();
 	struct cm_event *event;
 
-	if (!counters || !pkt)
+	if (!counters || !pkt || config.explain)
 		return 0;
 	event = event_allowed(counters) ? bpf_ringbuf_reserve(&cm_events, sizeof(*event), 0) : NULL;
 	if (!event) {
@@ -72,7 +77,9 @@ __noinline int send_event(struct __sk_buff *skb, const struct packet *pkt, enum 
 		.icmp_code = pkt->icmp_code,
 		.tcp_flags = pkt->tcp_flags,
 		.fragment = pkt->fragment != FRAGMENT_NONE,
+		.audited = pkt->audited,
 		.lost = counters->lost,
+		.rule = pkt->rule,
 	};
 	counters->lost = 0;
 	bpf_ringbuf_submit(event, 0);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/* Counting packets, for the host and for each endpoint; and the door by which they pass. */
+/* Counting packets, for the host and for each endpoint. */
 #ifndef CILMARK_METRICS_H
 #define CILMARK_METRICS_H
 
 #include "abi.h"
 #include <bpf/bpf_helpers.h>
+#include "config.h"
 #include "packet.h"
 
 /* Of the whole host, by direction and reason. */
@@ -44,6 +45,8 @@ static __always_inline void count_packet(struct __sk_buff *skb, const struct pac
 	__u32 key = direction * CM_REASONS + reason;
 	struct cm_metrics *metrics = bpf_map_lookup_elem(&cm_metrics, &key);
 
+	if (config.explain)
+		return;
 	if (metrics)
 		metrics_add(metrics, skb->len);
 	if (counters)
@@ -52,21 +55,20 @@ static __always_inline void count_packet(struct __sk_buff *skb, const struct pac
 			    skb->len);
 }
 
-/* The way out of a packet that passes; other programs on the hook still run. */
-static __always_inline int accept(struct __sk_buff *skb, const struct packet *pkt)
+/* Counts what is not a packet's fate. */
+static __always_inline void count_aside(const struct packet *pkt, enum cm_reason what)
 {
-	count_packet(skb, pkt, CM_FORWARDED);
-	return TC_ACT_UNSPEC;
+	__u32 key = packet_direction(pkt) * CM_REASONS + what;
+	struct cm_metrics *metrics = bpf_map_lookup_elem(&cm_metrics, &key);
+
+	if (metrics && !config.explain)
+		metrics_add(metrics, 0);
 }
 
 static __always_inline void count_lost_event(const struct packet *pkt, struct cm_counters *counters)
 {
-	__u32 key = packet_direction(pkt) * CM_REASONS + CM_EVENT_LOST;
-	struct cm_metrics *metrics = bpf_map_lookup_elem(&cm_metrics, &key);
-
 	counters->lost++;
-	if (metrics)
-		metrics_add(metrics, 0);
+	count_aside(pkt, CM_EVENT_LOST);
 }
 
 #endif

@@ -42,24 +42,41 @@ struct packet {
 	__u32 mark_in;
 	__u32 source_identity; /* where somebody asked for it, else 0 */
 	__u32 destination_identity;
+	__u32 rule; /* what decided: enum cm_rule_number, or the number of a rule */
+	int parse_error; /* 0, or the negative reason for which parsing ended early */
 	struct cm_address source; /* family 0: neither IP nor ARP */
 	struct cm_address destination;
 	__u32 l3_offset;
 	__u32 l4_offset;
 	__u16 arp_operation; /* 0: no ARP */
 	__be16 ethertype; /* behind the VLAN tags */
-	__be16 sport; /* 0 without ports */
+	__be16 sport; /* 0 without ports; an echo's identifier, of who sent the request */
 	__be16 dport;
+	__be32 fragment_id; /* all fragments of a packet have the same */
 	__u8 l4_protocol;
 	__u8 icmp_type;
 	__u8 icmp_code;
 	__u8 tcp_flags;
+	__u8 audited; /* the policy's verdict was a drop, and it passes */
+	__u8 is_settled; /* its flow's entry decided, on the fast path */
+	__u8 is_quoted; /* by an ICMP error: begins at l3_offset, and 8 bytes of its transport do */
+	__u8 pad;
 };
 
+/* Without a branch, of which the verifier would walk both sides wherever it is asked. */
 static __always_inline enum cm_direction packet_direction(const struct packet *pkt)
 {
-	return pkt->program == CM_FROM_CONTAINER || pkt->program == CM_TO_NETDEV ? CM_EGRESS :
-										   CM_INGRESS;
+	return (1U << CM_FROM_CONTAINER | 1U << CM_TO_NETDEV) >> (pkt->program & 7) & 1;
+}
+
+_Static_assert(__builtin_offsetof(struct packet, destination) ==
+		       __builtin_offsetof(struct packet, source) + sizeof(struct cm_address),
+	       "an array of two");
+
+/* The other end's address: where the endpoint sends to, or what it receives from. */
+static __always_inline const struct cm_address *packet_remote(const struct packet *pkt)
+{
+	return &pkt->source + packet_direction(pkt);
 }
 
 static __always_inline void packet_init(struct packet *pkt, struct __sk_buff *skb,
@@ -92,7 +109,18 @@ static __always_inline void *header_at(struct __sk_buff *skb, __u32 offset, __u3
 	return header + size <= end ? header : NULL;
 }
 
-static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *pkt)
+/* Of ICMP and of ICMPv6: the types of an echo. */
+static __always_inline __u8 echo_request_of(__u8 protocol)
+{
+	return protocol == IPPROTO_ICMP ? ICMP_ECHO : ICMPV6_ECHO_REQUEST;
+}
+
+static __always_inline __u8 echo_reply_of(__u8 protocol)
+{
+	return protocol == IPPROTO_ICMP ? ICMP_ECHOREPLY : ICMPV6_ECHO_REPLY;
+}
+
+static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *pkt, enum parser parser)
 {
 	struct tcphdr *tcp;
 	struct icmphdr *icmp;
@@ -103,6 +131,8 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *pkt)
 
 	switch (pkt->l4_protocol) {
 	case IPPROTO_TCP:
+		if (parser == PARSE_THOROUGHLY && pkt->is_quoted)
+			goto ports;
 		tcp = header_at(skb, pkt->l4_offset, sizeof(*tcp));
 		if (!tcp)
 			return -CM_DROP_INVALID_PACKET;
@@ -112,6 +142,7 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *pkt)
 		break;
 	case IPPROTO_UDP:
 	case IPPROTO_SCTP:
+	ports:
 		ports = header_at(skb, pkt->l4_offset, 8);
 		if (!ports)
 			return -CM_DROP_INVALID_PACKET;
@@ -125,6 +156,10 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *pkt)
 			return -CM_DROP_INVALID_PACKET;
 		pkt->icmp_type = icmp->type;
 		pkt->icmp_code = icmp->code;
+		if (icmp->type == echo_request_of(pkt->l4_protocol))
+			pkt->sport = icmp->id;
+		else if (icmp->type == echo_reply_of(pkt->l4_protocol))
+			pkt->dport = icmp->id;
 		break;
 	}
 	return 0;
@@ -149,11 +184,12 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pkt)
 	pkt->l4_protocol = ip->protocol;
 	pkt->l4_offset = pkt->l3_offset + header_length;
 	fragment = bpf_ntohs(ip->frag_off);
+	pkt->fragment_id = ip->id;
 	if (fragment & 0x1fff)
 		pkt->fragment = FRAGMENT_LATER;
 	else if (fragment & 0x2000)
 		pkt->fragment = FRAGMENT_FIRST;
-	return parse_l4(skb, pkt);
+	return 0;
 }
 
 static __always_inline int is_extension_header(__u8 protocol)
@@ -183,6 +219,7 @@ __noinline int skip_extension_header(struct __sk_buff *skb, struct packet *pkt)
 		if (!frag)
 			return -CM_DROP_INVALID_PACKET;
 		/* Offset 0 without more to come: an atomic fragment (RFC 6946), a whole packet. */
+		pkt->fragment_id = frag->identification;
 		if (frag->frag_off & bpf_htons(0xfff8))
 			pkt->fragment = FRAGMENT_LATER;
 		else if (frag->frag_off & bpf_htons(1))
@@ -216,7 +253,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *pkt,
 	pkt->l4_offset = pkt->l3_offset + sizeof(*ip6);
 
 	if (!is_extension_header(pkt->l4_protocol))
-		return parse_l4(skb, pkt);
+		return 0;
 	if (parser == PARSE_PLAIN)
 		return -CM_DROP_INVALID_EXTHDR;
 #pragma clang loop unroll(disable)
@@ -225,7 +262,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *pkt,
 		if (verdict < 0)
 			return verdict;
 		if (pkt->fragment == FRAGMENT_LATER || !is_extension_header(pkt->l4_protocol))
-			return parse_l4(skb, pkt);
+			return 0;
 	}
 	return -CM_DROP_INVALID_EXTHDR;
 }
@@ -291,9 +328,9 @@ static __always_inline int skip_vlan_tags(struct __sk_buff *skb, struct packet *
 static __always_inline int parse_headers(struct __sk_buff *skb, struct packet *pkt,
 					 enum parser parser)
 {
-	int verdict = parse_l2(skb, pkt);
+	int verdict = parser == PARSE_THOROUGHLY && pkt->is_quoted ? 0 : parse_l2(skb, pkt);
 
-	if (verdict == 0 && parser == PARSE_THOROUGHLY) {
+	if (verdict == 0 && parser == PARSE_THOROUGHLY && !config.l3_device) {
 		verdict = skip_vlan_tags(skb, pkt);
 		/* Read back from memory, the offset is one state to the verifier instead of three. */
 		barrier();
@@ -302,12 +339,21 @@ static __always_inline int parse_headers(struct __sk_buff *skb, struct packet *p
 		return verdict;
 	pkt->fragment = FRAGMENT_NONE;
 	if (pkt->ethertype == bpf_htons(ETH_P_IP))
-		return parse_ipv4(skb, pkt);
-	if (pkt->ethertype == bpf_htons(ETH_P_IPV6))
-		return parse_ipv6(skb, pkt, parser);
-	if (parser == PARSE_PLAIN)
+		verdict = parse_ipv4(skb, pkt);
+	else if (pkt->ethertype == bpf_htons(ETH_P_IPV6))
+		verdict = parse_ipv6(skb, pkt, parser);
+	else if (parser == PARSE_PLAIN)
 		return -CM_DROP_UNKNOWN_L3;
-	return pkt->ethertype == bpf_htons(ETH_P_ARP) ? parse_arp(skb, pkt) : 0;
+	else
+		return !config.l3_device && pkt->ethertype == bpf_htons(ETH_P_ARP) ?
+			       parse_arp(skb, pkt) :
+			       0;
+	if (verdict < 0)
+		return verdict;
+	/* Read back from memory, as above. */
+	if (parser != PARSE_PLAIN)
+		barrier();
+	return parse_l4(skb, pkt, parser);
 }
 
 /*
@@ -317,25 +363,31 @@ static __always_inline int parse_headers(struct __sk_buff *skb, struct packet *p
  */
 __noinline int parse_thoroughly(struct __sk_buff *skb, struct packet *pkt)
 {
-	return pkt ? parse_headers(skb, pkt, PARSE_THOROUGHLY) : -CM_DROP_INVALID_PACKET;
+	if (!pkt)
+		return -CM_DROP_INVALID_PACKET;
+	pkt->parse_error = parse_headers(skb, pkt, PARSE_THOROUGHLY);
+	return pkt->parse_error;
 }
 
-/*
- * Fills `pkt`, as packet_init() left it. 0, also for what is neither IP nor ARP
- * (family 0), or a negative reason. Headers outside the linear part are pulled in once.
- */
-static __always_inline int parse_packet(struct __sk_buff *skb, struct packet *pkt)
+/* The same, with headers outside the linear part pulled in once. */
+static __always_inline int parse_again(struct __sk_buff *skb, struct packet *pkt)
 {
-	int verdict;
+	int verdict = parse_thoroughly(skb, pkt);
 
-	if (parse_headers(skb, pkt, PARSE_PLAIN) == 0)
-		return 0;
-	verdict = parse_thoroughly(skb, pkt);
 	if (verdict == 0 || skb->data_end - skb->data >= skb->len)
 		return verdict;
 	if (bpf_skb_pull_data(skb, skb->len < MAX_HEADER_BYTES ? skb->len : MAX_HEADER_BYTES))
 		return verdict;
 	return parse_thoroughly(skb, pkt);
+}
+
+/*
+ * Fills `pkt`, as packet_init() left it. 0, also for what is neither IP nor ARP (family 0), or a
+ * negative reason.
+ */
+static __always_inline int parse_packet(struct __sk_buff *skb, struct packet *pkt)
+{
+	return parse_headers(skb, pkt, PARSE_PLAIN) == 0 ? 0 : parse_again(skb, pkt);
 }
 
 #endif

@@ -11,7 +11,6 @@
 #include "ipcache.h"
 #include "mark.h"
 #include "packet.h"
-#include "trace.h"
 
 /*
  * ingress_ifindex is 0 for what this host sends, and not for what it forwards or bridges. Unlike
@@ -26,36 +25,39 @@ static __always_inline int is_generated_here(const struct __sk_buff *skb)
  * What the ipcache says of a sender that is not this host, else `otherwise`. Only this host is the
  * host: where another sends from its address, that is spoofed or masqueraded.
  */
-static __always_inline __u32 ipcache_sender(const struct packet *pkt, __u32 otherwise)
+static __always_inline __u32 ipcache_sender(const struct cm_address *source, __u32 otherwise)
 {
-	const struct cm_ipcache_entry *entry = ipcache_lookup(&pkt->source);
+	const struct cm_ipcache_entry *entry = ipcache_lookup(source);
 
 	return entry && !entry->is_host && entry->identity != IDENTITY_HOST ? entry->identity :
 									      otherwise;
 }
 
-/* The sender of a packet that the stack delivers to a workload. */
-static __always_inline __u32 local_source_identity(const struct __sk_buff *skb,
-						   const struct packet *pkt)
+/*
+ * What a packet itself says of its sender, where that is to be believed; else 0. The world, for a
+ * workload's packet that came without an identity.
+ */
+static __always_inline __u32 claimed_identity(struct __sk_buff *skb, const struct packet *pkt)
 {
-	__u32 identity = IDENTITY_WORLD;
 	__u32 mark = pkt->mark_in;
 
+	if (pkt->program == CM_FROM_NETDEV)
+		return flow_label_identity(skb, pkt);
 	if (is_generated_here(skb) || mark_magic(mark) == MARK_MAGIC_HOST)
 		return IDENTITY_HOST;
 	if (mark_magic(mark) == MARK_MAGIC_IDENTITY || (config.trust_proxy && mark_is_proxy(mark)))
-		identity = mark_identity(mark);
-	if (!identity_is_reserved(identity) || identity == IDENTITY_HOST)
-		return identity;
-	return ipcache_sender(pkt, identity);
+		return mark_identity(mark);
+	return IDENTITY_WORLD;
 }
 
-/* The sender of a packet that comes from a wire. */
-static __always_inline __u32 remote_source_identity(struct __sk_buff *skb, const struct packet *pkt)
+/* Who an endpoint's packet comes from: its sender's claim, with what the ipcache knows. */
+static __always_inline __u32 source_identity(const struct cm_address *source, __u32 claimed)
 {
-	__u32 identity = flow_label_identity(skb, pkt);
-
-	return identity ? identity : ipcache_identity(&pkt->source);
+	if (config.role == CM_ROLE_NETDEV)
+		return claimed ? claimed : ipcache_identity(source);
+	if (!identity_is_reserved(claimed) || claimed == IDENTITY_HOST)
+		return claimed;
+	return ipcache_sender(source, claimed);
 }
 
 /* The same for a mark, which others believe: nobody on a wire is this host. */
@@ -64,7 +66,7 @@ static __always_inline __u32 remote_identity_to_stamp(struct __sk_buff *skb,
 {
 	__u32 identity = flow_label_identity(skb, pkt);
 
-	return identity ? identity : ipcache_sender(pkt, IDENTITY_WORLD);
+	return identity ? identity : ipcache_sender(&pkt->source, IDENTITY_WORLD);
 }
 
 /* Sent by this host itself: not by a workload, nor by a proxy in a workload's name. */
@@ -72,6 +74,9 @@ static __always_inline int is_host_traffic(const struct __sk_buff *skb, const st
 {
 	if (!is_generated_here(skb) && mark_magic(pkt->mark_in) != MARK_MAGIC_HOST)
 		return 0;
+	/* Conntrack has no flow of a local workload that is generated here. */
+	if (pkt->is_settled)
+		return 1;
 	if (config.trust_proxy && mark_is_proxy(pkt->mark_in))
 		return 0;
 	return !is_local_workload(&pkt->source);

@@ -90,9 +90,11 @@ __noinline int check_source_thoroughly(struct __sk_buff *skb, struct packet *pkt
 	return -CM_DROP_INVALID_SOURCE;
 }
 
-/* 0, or a negative reason. The packet is IP or ARP. */
+/* 0, or a negative reason. */
 static __always_inline int check_source(struct __sk_buff *skb, struct packet *pkt)
 {
+	if (!packet_has_addresses(pkt))
+		return -CM_DROP_UNKNOWN_L3;
 	if (!is_icmp6(pkt) && (!has_addresses() || is_own_address(&pkt->source)))
 		return 0;
 	return check_source_thoroughly(skb, pkt);

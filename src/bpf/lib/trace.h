@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/* Reporting what passes: nobody pays for it but while somebody reads it. */
+/* The door by which packets pass; reporting them costs nothing but while somebody reads. */
 #ifndef CILMARK_TRACE_H
 #define CILMARK_TRACE_H
 
@@ -7,20 +7,45 @@
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 #include "events.h"
+#include "metrics.h"
 #include "packet.h"
+#include "resolve.h"
 
-static __always_inline int tracing(void)
+/* Both ends of a packet, as far as they concern its program. */
+static __always_inline void resolve_ends(struct __sk_buff *skb, struct packet *pkt)
 {
-	return trace_until_ns && bpf_ktime_get_coarse_ns() < trace_until_ns;
+	if (pkt->program == CM_FROM_CONTAINER)
+		pkt->source_identity = config.identity;
+	else if (pkt->program == CM_TO_NETDEV)
+		pkt->source_identity = outgoing_source_identity(skb, pkt);
+	else
+		pkt->source_identity = source_identity(&pkt->source, claimed_identity(skb, pkt));
+	pkt->destination_identity = pkt->program == CM_TO_CONTAINER ?
+					    config.identity :
+					    ipcache_identity(&pkt->destination);
 }
 
-/* Reports a packet that passes, with the identities that nobody else has asked for. */
-static __always_inline void trace(struct __sk_buff *skb, struct packet *pkt, __u32 source_identity,
-				  __u32 destination_identity)
+/*
+ * Reports a packet that passes. A global function, because nobody waits for it: what it asks for is
+ * asked only while somebody reads, headers that nobody else has read included.
+ */
+__noinline int trace(struct __sk_buff *skb, struct packet *pkt)
 {
-	pkt->source_identity = source_identity;
-	pkt->destination_identity = destination_identity;
-	send_event(skb, pkt, CM_EVENT_TRACE, CM_FORWARDED);
+	if (!pkt)
+		return 0;
+	if (!packet_has_addresses(pkt))
+		parse_again(skb, pkt);
+	resolve_ends(skb, pkt);
+	return send_event(skb, pkt, CM_EVENT_TRACE, CM_FORWARDED);
+}
+
+/* The way out of a packet that passes; other programs on the hook still run. */
+static __always_inline int accept(struct __sk_buff *skb, struct packet *pkt)
+{
+	if (tracing())
+		trace(skb, pkt);
+	count_packet(skb, pkt, CM_FORWARDED);
+	return TC_ACT_UNSPEC;
 }
 
 #endif

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* Ports of a NIC that no policy closes, so that nobody locks himself out. */
+#ifndef CILMARK_FAILSAFE_H
+#define CILMARK_FAILSAFE_H
+
+#include "abi.h"
+#include "config.h"
+#include "packet.h"
+
+static __always_inline int failsafe_has(const volatile struct cm_failsafe *ports, __u32 count,
+					__u8 protocol, __be16 port)
+{
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < CM_MAX_FAILSAFE && i < count; i++)
+		if (ports[i].protocol == protocol && ports[i].port == port)
+			return 1;
+	return 0;
+}
+
+/* Whether a flow of this direction is one to a failsafe port. */
+static __always_inline int is_failsafe(enum cm_direction direction, __u8 protocol, __be16 port)
+{
+	if (direction == CM_EGRESS)
+		return failsafe_has(config.failsafe_egress, config.failsafe_count[CM_EGRESS],
+				    protocol, port);
+	return failsafe_has(config.failsafe_ingress, config.failsafe_count[CM_INGRESS], protocol,
+			    port);
+}
+
+/*
+ * Whether a packet is an answer from one. It needs no entry of conntrack, which may be full; and so no
+ * connection may begin there.
+ */
+static __always_inline int is_failsafe_answer(const struct packet *pkt)
+{
+	return packet_direction(pkt) == CM_EGRESS && pkt->l4_protocol == IPPROTO_TCP &&
+	       (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN &&
+	       failsafe_has(config.failsafe_ingress, config.failsafe_count[CM_INGRESS],
+			    pkt->l4_protocol, pkt->sport);
+}
+
+#endif

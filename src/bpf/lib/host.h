@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* What a NIC's packets have to do with this host: who answers on an address, and who sends. */
+#ifndef CILMARK_HOST_H
+#define CILMARK_HOST_H
+
+#include "abi.h"
+#include <bpf/bpf_helpers.h>
+#include "config.h"
+#include "endpoint.h"
+#include "identity.h"
+#include "ipcache.h"
+#include "packet.h"
+#include "resolve.h"
+
+static __always_inline int is_multicast(const struct cm_address *address)
+{
+	const __be32 *words = address_words(address);
+
+	if (address->family == CM_IPV6)
+		return address->bytes[0] == 0xff;
+	return address->bytes[0] >> 4 == 0xe || words[0] == 0xffffffff;
+}
+
+/* A frame that a bridge hands on to others: neither to the bridge nor to everybody. */
+static __always_inline int is_bridged_to_others(struct __sk_buff *skb)
+{
+	__u8 *end = (void *)(long)skb->data_end;
+	__u8 *mac = (void *)(long)skb->data;
+
+	if (!config.bridge_port || mac + ETH_ALEN > end || mac[0] & 1)
+		return 0;
+	for (int i = 0; i < ETH_ALEN; i++)
+		if (mac[i] != config.bridge_mac[i])
+			return skb->pkt_type == PACKET_OTHERHOST;
+	return 0;
+}
+
+/*
+ * Whether the routing tables keep an address here: neither we nor the operator list link-local,
+ * temporary, secondary and broadcast addresses, those of other devices, and what DHCP changed.
+ */
+static __always_inline int is_routed_here(struct __sk_buff *skb, const struct cm_address *address)
+{
+	struct bpf_fib_lookup fib = {
+		.family = address->family == CM_IPV4 ? AF_INET : AF_INET6,
+		.ifindex = skb->ifindex,
+	};
+
+	__builtin_memcpy(fib.destination, address->bytes, sizeof(fib.destination));
+	switch (bpf_fib_lookup(skb, &fib, sizeof(fib), 0)) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+	case BPF_FIB_LKUP_RET_UNSUPP_LWT:
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+	case BPF_FIB_LKUP_RET_NO_SRC_ADDR:
+		return 0;
+	case BPF_FIB_LKUP_RET_FWD_DISABLED:
+		return !is_bridged_to_others(skb);
+	}
+	return 1;
+}
+
+/* Cheapest first. */
+static __always_inline int is_host_address(struct __sk_buff *skb, const struct cm_address *address)
+{
+	const struct cm_ipcache_entry *entry;
+
+	if (is_own_address(address) || is_multicast(address))
+		return 1;
+	entry = bpf_map_lookup_elem(&cm_ipcache, address);
+	if (entry && (entry->is_host || entry->identity == IDENTITY_HOST))
+		return 1;
+	return is_routed_here(skb, address);
+}
+
+/* Whether the policy of a NIC is asked about a packet that it has received. */
+static __always_inline int is_for_host(struct __sk_buff *skb, const struct packet *pkt)
+{
+	/* Seen because the device is promiscuous; the stack drops it. */
+	if (skb->pkt_type == PACKET_OTHERHOST && !config.bridge_port)
+		return 0;
+	return is_host_address(skb, &pkt->destination);
+}
+
+/* A workload's packet under an address of this host: the answer will look like one for the host. */
+static __always_inline int is_masqueraded(struct __sk_buff *skb, const struct packet *pkt)
+{
+	return !config.bridge_port && !is_multicast(&pkt->source) &&
+	       is_host_address(skb, &pkt->source);
+}
+
+#endif

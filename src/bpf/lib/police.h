@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The verdict on a packet. An established flow costs one lookup in conntrack; everything else goes
+ * through police_slowly().
+ *
+ * Verdicts are 0 or a negative reason; what gave them stands in pkt->rule. The functions here are
+ * global ones, because they are off the fast path and the verifier walks such a one by itself and
+ * once, not its every outcome through all that follows: inline they were 160 thousand
+ * instructions walked.
+ */
+#ifndef CILMARK_POLICE_H
+#define CILMARK_POLICE_H
+
+#include "abi.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+#include "config.h"
+#include "conntrack.h"
+#include "events.h"
+#include "failsafe.h"
+#include "fragment.h"
+#include "host.h"
+#include "icmp.h"
+#include "metrics.h"
+#include "packet.h"
+#include "policy.h"
+#include "resolve.h"
+
+/* Which service of the flow's responder it is for: its port, or the type of ICMP message. */
+static __always_inline __be16 service_of(const struct packet *pkt, int forward)
+{
+	if (!is_icmp(pkt))
+		return forward ? pkt->dport : pkt->sport;
+	if (forward || pkt->icmp_type != echo_reply_of(pkt->l4_protocol))
+		return bpf_htons(pkt->icmp_type);
+	return bpf_htons(echo_request_of(pkt->l4_protocol));
+}
+
+/* Asks the rules about the flow, of this direction, that a packet belongs to. */
+__noinline int decide(struct packet *pkt, enum cm_direction direction, __u32 claimed)
+{
+	const struct cm_address *remote;
+	int forward;
+	__u32 peer;
+
+	if (!pkt || policy_mode(direction) == CM_POLICY_OFF)
+		return 0;
+	forward = packet_direction(pkt) == direction;
+	remote = packet_remote(pkt);
+	peer = direction == CM_EGRESS ? ipcache_identity(remote) : source_identity(remote, claimed);
+	if (packet_direction(pkt) == CM_EGRESS)
+		pkt->destination_identity = peer;
+	else
+		pkt->source_identity = peer;
+	return policy_lookup(pkt, direction, peer, service_of(pkt, forward));
+}
+
+/*
+ * About a flow of which nobody saw who began: allowed if the rules of either direction allow it, or
+ * if none denies it.
+ */
+static __always_inline int decide_adopted(struct packet *pkt, __u32 claimed)
+{
+	int received = decide(pkt, CM_INGRESS, claimed);
+	int sent = received ? decide(pkt, CM_EGRESS, claimed) : 0;
+
+	if (!received || !sent)
+		return 0;
+	if (sent == -CM_DROP_POLICY_DENY)
+		return sent;
+	if (received == -CM_DROP_POLICY_DENY)
+		return decide(pkt, CM_INGRESS, claimed);
+	pkt->rule = CM_RULE_ADOPTED;
+	return 0;
+}
+
+/* Whether a TCP flow that nobody knows may be older than its policy. */
+static __always_inline int may_be_adopted(const struct packet *pkt)
+{
+	return config.adopt_until_ns && pkt->l4_protocol == IPPROTO_TCP &&
+	       !(pkt->tcp_flags & TCP_SYN) && bpf_ktime_get_coarse_ns() < config.adopt_until_ns;
+}
+
+/* About a packet that belongs to no flow of its own. */
+__noinline int decide_alone(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct cm_ct_entry *entry;
+	int verdict;
+
+	if (!pkt || !has_policy())
+		return -CM_DROP_INVALID_PACKET;
+	if (pkt->parse_error)
+		return pkt->parse_error;
+	if (icmp_is_forbidden(pkt))
+		return -CM_DROP_FORBIDDEN_ICMP6;
+	/* Whatever the rules say: the report names who is at the other end. */
+	verdict = decide(pkt, packet_direction(pkt), claimed_identity(skb, pkt));
+	if (icmp_always_passes(pkt)) {
+		pkt->rule = CM_RULE_ICMP;
+		return 0;
+	}
+	if (icmp_is_error(pkt)) {
+		entry = icmp_related_entry(skb, pkt);
+		if (entry && ct_is_alive(entry) && ct_is_allowed(entry->verdict, policy_epoch())) {
+			pkt->rule = CM_RULE_RELATED;
+			return 0;
+		}
+	}
+	return verdict;
+}
+
+/* About a flow that is new, or whose entry does not settle it. */
+__noinline int decide_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct_entry *flow)
+{
+	int forward;
+
+	if (!pkt || !flow)
+		return -CM_DROP_INVALID_PACKET;
+	if (flow->masqueraded) {
+		pkt->rule = CM_RULE_MASQUERADED;
+		return 0;
+	}
+	forward = flow->direction == packet_direction(pkt);
+	if (forward && flow->direction == CM_INGRESS)
+		flow->claimed_identity = claimed_identity(skb, pkt);
+	if (is_failsafe(flow->direction, pkt->l4_protocol, service_of(pkt, forward))) {
+		pkt->rule = CM_RULE_FAILSAFE;
+		return 0;
+	}
+	if (!flow->verdict && may_be_adopted(pkt))
+		flow->adopted = 1;
+	if (flow->adopted)
+		return decide_adopted(pkt, flow->claimed_identity);
+	return decide(pkt, flow->direction, flow->claimed_identity);
+}
+
+/*
+ * Counts and reports a verdict; what becomes of the packet: 0, or the reason to drop it, which then
+ * reports that.
+ */
+__noinline int conclude(struct __sk_buff *skb, struct packet *pkt, enum cm_direction direction,
+			int verdict, int is_news)
+{
+	int enforced = is_enforced(direction);
+
+	if (!pkt)
+		return verdict;
+	count_rule(skb, pkt->rule);
+	pkt->audited = verdict && !enforced;
+	if (pkt->audited)
+		count_aside(pkt, CM_AUDITED);
+	if (verdict && enforced)
+		return verdict;
+	if (is_news && (pkt->audited || (config.policy_verdict_log >> direction & 1 && tracing())))
+		send_event(skb, pkt, CM_EVENT_POLICY_VERDICT, -verdict);
+	return 0;
+}
+
+__noinline int write_entry(struct packet *pkt, struct cm_ct_entry *flow, int is_new)
+{
+	struct tuple tuple;
+	long error;
+
+	if (!pkt || !flow || !has_policy() || config.explain)
+		return 0;
+	tuple = tuple_of(pkt, packet_direction(pkt));
+	ct_advance(flow, pkt);
+	error = ct_write(&tuple, flow);
+	if (error || is_new)
+		count_aside(pkt, error ? CM_CT_FAILED : CM_CT_CREATED);
+	return 0;
+}
+
+/* Whether a NIC's policy has a say: the host's own packets and those for it, not what it forwards. */
+__noinline int is_policed(struct __sk_buff *skb, struct packet *pkt)
+{
+	if (!pkt || config.role == CM_ROLE_CONTAINER)
+		return 1;
+	return pkt->program == CM_FROM_NETDEV ? is_for_host(skb, pkt) : is_host_traffic(skb, pkt);
+}
+
+/* A packet with a place in a flow. */
+static __always_inline int has_flow(const struct packet *pkt)
+{
+	return !pkt->parse_error && (!is_icmp(pkt) || is_echo(pkt));
+}
+
+/* The answer to a workload's packet under this host's address shall not meet the host's policy. */
+__noinline int keep_masqueraded(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct cm_ct_entry flow = {
+		.verdict = ct_verdict(policy_epoch(), CM_RULE_MASQUERADED, 1),
+		.direction = CM_EGRESS,
+		.masqueraded = 1,
+	};
+
+	if (config.role == CM_ROLE_CONTAINER || !pkt || pkt->program != CM_TO_NETDEV)
+		return 0;
+	if (has_flow(pkt) && pkt->fragment != FRAGMENT_LATER && is_masqueraded(skb, pkt))
+		write_entry(pkt, &flow, 1);
+	return 0;
+}
+
+/* The host's own packet under a name that it had lent to a workload's flow. */
+static __always_inline int is_taken_back(const struct __sk_buff *skb,
+					 const struct cm_ct_entry *entry)
+{
+	return entry->masqueraded && is_generated_here(skb);
+}
+
+/* Copies the entry of a packet's flow: 1; or begins a new one: 0. */
+__noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct_entry *flow)
+{
+	struct cm_ct_entry *entry;
+	struct tuple tuple;
+
+	if (!pkt || !flow || !has_policy())
+		return 0;
+	*flow = (struct cm_ct_entry){ .direction = packet_direction(pkt) };
+	tuple = tuple_of(pkt, packet_direction(pkt));
+	entry = ct_lookup(&tuple);
+	if (!entry || !ct_is_alive(entry) || ct_begins_anew(entry, pkt) ||
+	    (pkt->program == CM_TO_NETDEV && is_taken_back(skb, entry)))
+		return 0;
+	*flow = *entry;
+	return 1;
+}
+
+/* About a flow that is known already, or new. */
+__noinline int police_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct_entry *flow,
+			   int is_known)
+{
+	/* Before the rules are asked: if they change meanwhile, what they say is stale at once. */
+	__u32 epoch = policy_epoch();
+	int enforced, verdict = 0, is_news = 0;
+
+	if (!pkt || !flow)
+		return -CM_DROP_INVALID_PACKET;
+	enforced = is_enforced(flow->direction);
+	pkt->rule = ct_rule(flow->verdict);
+	if (!is_known && is_failsafe_answer(pkt)) {
+		pkt->rule = CM_RULE_FAILSAFE;
+		return conclude(skb, pkt, flow->direction, 0, 0);
+	}
+	if (flow->verdict >> 32 != epoch || (enforced && !(flow->verdict & 1))) {
+		is_news = 1;
+		verdict = decide_flow(skb, pkt, flow);
+		/* A reply can't tell whether the sender still claims the same identity. */
+		if (flow->direction == packet_direction(pkt) || !flow->claimed_identity)
+			flow->verdict = ct_verdict(epoch, pkt->rule, !verdict);
+	} else if (!(flow->verdict & 1)) {
+		verdict = pkt->rule ? -CM_DROP_POLICY_DENY : -CM_DROP_POLICY;
+	}
+	if (!verdict || !enforced)
+		write_entry(pkt, flow, !is_known);
+	return conclude(skb, pkt, flow->direction, verdict, is_news);
+}
+
+/* Everything but the next packet of a settled flow. */
+__noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct cm_ct_entry flow = {};
+	int verdict = 0, is_known;
+
+	/* Without a policy there are no maps for it either. */
+	if (!pkt || !has_policy())
+		return -CM_DROP_INVALID_PACKET;
+	if (pkt->fragment == FRAGMENT_LATER)
+		verdict = fragment_find_ports(pkt);
+	is_known = has_flow(pkt) && !verdict && find_flow(skb, pkt, &flow);
+	if (!is_known && !is_policed(skb, pkt))
+		return keep_masqueraded(skb, pkt);
+	if (verdict)
+		return conclude(skb, pkt, packet_direction(pkt), verdict, 0);
+	if (!has_flow(pkt))
+		return conclude(skb, pkt, packet_direction(pkt), decide_alone(skb, pkt), 1);
+	verdict = police_flow(skb, pkt, &flow, is_known);
+	if (verdict == 0 && pkt->fragment == FRAGMENT_FIRST)
+		fragment_keep_ports(pkt);
+	return verdict;
+}
+
+/* A packet that tells nothing new of its flow, if that is an established one. */
+static __always_inline int is_plain(const struct packet *pkt)
+{
+	return pkt->fragment == FRAGMENT_NONE && has_flow(pkt) &&
+	       !(pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST));
+}
+
+/*
+ * 0, or the negative reason for which the packet is to be dropped. `direction` is the packet's, as
+ * a constant.
+ */
+static __always_inline int police(struct __sk_buff *skb, struct packet *pkt,
+				  enum cm_direction direction)
+{
+	struct cm_ct_entry *entry;
+	struct tuple tuple;
+	__u64 now, expires;
+	__u32 epoch;
+
+	if (!has_policy() || !packet_is_ip(pkt))
+		return 0;
+	if (!is_plain(pkt))
+		return police_slowly(skb, pkt);
+	/* All that can be known before the lookup: behind it the verifier walks each family. */
+	epoch = policy_epoch();
+	now = bpf_jiffies64();
+	expires = now + ct_established_lifetime(pkt->l4_protocol);
+	tuple = tuple_of(pkt, direction);
+	entry = ct_lookup(&tuple);
+	if (!entry || !ct_is_settled(entry, epoch, now) ||
+	    (config.role == CM_ROLE_NETDEV && direction == CM_EGRESS && is_taken_back(skb, entry)))
+		return police_slowly(skb, pkt);
+	/* At most once a second, for the sake of the other CPUs' caches. */
+	if (expires - entry->expires >= config.jiffies_per_second && !config.explain)
+		entry->expires = expires;
+	pkt->rule = ct_rule(entry->verdict);
+	pkt->is_settled = 1;
+	count_rule(skb, pkt->rule);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,371 @@
+//! An endpoint's rules in the kernel: `cm_policies` with its two slots, each an LPM trie `cm_policy`
+//! that is written once and then only replaced, and `cm_rule_stats`, what each rule has decided.
+//!
+//! A trie holds the compiled entries and beside them, where no packet looks, the list of the rules
+//! itself, so that there is no second place that could say something else.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use libbpf_sys as bpf;
+
+use super::abi::{self, cm_direction, cm_metrics, cm_policy_entry, cm_policy_key, u32_key};
+use super::load::POLICY_ENTRIES;
+use super::maps::{self, TypedMap};
+use super::pin::{self, Root};
+use super::sys;
+use crate::model::endpoint::EndpointId;
+use crate::model::identity::Identity;
+use crate::model::policy::{Entry, Listed, Policy, RuleNumber};
+use crate::model::rule::{Action, Direction, L4, Rule};
+
+/// `CM_LISTED`.
+const LISTED: u8 = 2;
+/// Bits of a whole key, but for its length.
+const KEY_BITS: u32 = 64;
+
+/// The two rule sets of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// `CM_POLICY_CURRENT`.
+    Current = 0,
+    /// `CM_POLICY_PREVIOUS`: what an unconfirmed change falls back to.
+    Previous = 1,
+}
+
+type RuleSet = TypedMap<cm_policy_key, cm_policy_entry>;
+
+/// The policy maps of one endpoint.
+pub struct PolicyMaps {
+    root: Root,
+    id: EndpointId,
+    sets: MapHandle,
+    counters: MapHandle,
+}
+
+impl PolicyMaps {
+    /// Finds the maps among those that the endpoint's programs use.
+    pub fn of(
+        root: &Root,
+        id: EndpointId,
+        map_ids: impl IntoIterator<Item = u32>,
+    ) -> Result<PolicyMaps> {
+        let (mut sets, mut counters) = (None, None);
+        for map_id in map_ids {
+            let map = MapHandle::from_map_id(map_id)
+                .with_context(|| format!("open map {map_id} of endpoint {id}"))?;
+            match map.name().to_str() {
+                Some("cm_policies") => sets = Some(map),
+                Some("cm_rule_stats") => counters = Some(map),
+                _ => {}
+            }
+        }
+        let (sets, counters) = sets.zip(counters).with_context(|| {
+            format!("the programs of endpoint {id} know no rules; attach its device again")
+        })?;
+        Ok(PolicyMaps { root: root.clone(), id, sets, counters })
+    }
+
+    /// The rules in a slot; none if it is empty.
+    pub fn read(&self, slot: Slot) -> Result<Policy> {
+        match self.set(slot)? {
+            Some(set) => self.read_set(&set),
+            None => Ok(Policy::default()),
+        }
+    }
+
+    /// Replaces the current rules in one step. What fails has changed nothing. The caller holds the
+    /// root's lock.
+    pub fn swap(&self, policy: &Policy) -> Result<()> {
+        let before = self.set(Slot::Current)?;
+        let rules_before = match &before {
+            Some(set) => self.read_set(set)?,
+            None => Policy::default(),
+        };
+        let entries = to_entries(policy);
+        self.check_room(policy, entries.len(), &rules_before)?;
+        let new = self.create_set(&entries)?;
+        self.reset_counters(policy, &rules_before)?;
+        self.install(&new, before.as_ref())
+    }
+
+    /// Keeps the current rules as the previous ones.
+    pub fn keep(&self) -> Result<()> {
+        self.put(Slot::Previous, self.set(Slot::Current)?.as_ref())
+    }
+
+    /// Gives the previous rules up.
+    pub fn forget(&self) -> Result<()> {
+        self.put(Slot::Previous, None)
+    }
+
+    /// Makes the previous rules the current ones, too; there is nothing to do if none were kept.
+    /// The caller holds the root's lock.
+    pub fn revert(&self) -> Result<()> {
+        match self.set(Slot::Previous)? {
+            Some(previous) => self.install(&previous, self.set(Slot::Current)?.as_ref()),
+            None => Ok(()),
+        }
+    }
+
+    /// What a rule has decided about, or one of `enum cm_rule_number`; all CPUs together. Zeros
+    /// where the endpoint has no policy in force.
+    pub fn counter(&self, number: RuleNumber) -> Result<cm_metrics> {
+        maps::sum_of_cpus(&self.counters, number.0)
+            .with_context(|| format!("read cm_rule_stats of endpoint {}", self.id))
+    }
+
+    /// Entries that a set of rules may have. The counters have the size that was asked for, but
+    /// for an endpoint without a policy in force, which has none.
+    fn capacity(&self) -> u32 {
+        match self.counters.max_entries() {
+            1 => POLICY_ENTRIES,
+            entries => entries,
+        }
+    }
+
+    fn set(&self, slot: Slot) -> Result<Option<RuleSet>> {
+        let key = u32_key(slot as u32);
+        // A map of maps takes descriptors and gives numbers.
+        let id = self.sets.lookup(abi::bytes_of(&key), MapFlags::ANY);
+        let Some(id) = id.with_context(|| self.failed("look up", slot))? else {
+            return Ok(None);
+        };
+        let id: u32_key = abi::from_bytes(&id)?;
+        let set = MapHandle::from_map_id(id.0).with_context(|| self.failed("open", slot))?;
+        Ok(Some(TypedMap::of(set)))
+    }
+
+    /// The kernel returns when no program sees what was there before.
+    fn put(&self, slot: Slot, set: Option<&RuleSet>) -> Result<()> {
+        let key = u32_key(slot as u32);
+        let key = abi::bytes_of(&key);
+        let done = match set {
+            Some(set) => {
+                let descriptor = set.handle().as_fd().as_raw_fd();
+                self.sets.update(key, &descriptor.to_ne_bytes(), MapFlags::ANY)
+            }
+            None => self.sets.delete(key),
+        };
+        match done {
+            Err(error) if set.is_none() && error.kind() == libbpf_rs::ErrorKind::NotFound => Ok(()),
+            done => done.with_context(|| self.failed("replace", slot)),
+        }
+    }
+
+    fn failed(&self, what: &str, slot: Slot) -> String {
+        let slot = if slot == Slot::Current { "current" } else { "previous" };
+        format!("{what} the {slot} rules of endpoint {}", self.id)
+    }
+
+    fn pin(&self) -> PathBuf {
+        self.root.endpoint(self.id).map("cm_policy")
+    }
+
+    fn install(&self, new: &RuleSet, before: Option<&RuleSet>) -> Result<()> {
+        self.put(Slot::Current, Some(new))?;
+        let finished = maps::bump_generation(&self.root)
+            .and_then(|()| pin::replace(new.handle(), &self.pin()));
+        if finished.is_err() {
+            self.put(Slot::Current, before)?;
+            maps::bump_generation(&self.root)?;
+        }
+        finished
+    }
+
+    /// With the types of the program's own BTF, so that other tools can name the fields.
+    fn create_set(&self, entries: &[(cm_policy_key, cm_policy_entry)]) -> Result<RuleSet> {
+        let create = || -> Result<RuleSet> {
+            let btf_id = self.counters.info()?.info.btf_id;
+            let (btf, [key, value]) =
+                sys::open_btf(btf_id, [c"cm_policy_key", c"cm_policy_entry"])?;
+            let options = bpf::bpf_map_create_opts {
+                sz: size_of::<bpf::bpf_map_create_opts>() as _,
+                map_flags: bpf::BPF_F_NO_PREALLOC,
+                btf_fd: btf.as_raw_fd() as u32,
+                btf_key_type_id: key,
+                btf_value_type_id: value,
+                ..Default::default()
+            };
+            let set = MapHandle::create(
+                MapType::LpmTrie,
+                Some("cm_policy"),
+                size_of::<cm_policy_key>() as u32,
+                size_of::<cm_policy_entry>() as u32,
+                self.capacity(),
+                &options,
+            )?;
+            let set = TypedMap::of(set);
+            set.set_all(entries, |_| Ok(()))?;
+            Ok(set)
+        };
+        create().with_context(|| format!("make a map for the rules of endpoint {}", self.id))
+    }
+
+    fn check_room(&self, policy: &Policy, entries: usize, before: &Policy) -> Result<()> {
+        let capacity = self.capacity() as usize;
+        // A rule's number indexes its counters, and some numbers below are nobody's.
+        let numbers = policy.rules().iter().map(|listed| listed.number.0 as usize + 1).max();
+        let needed = entries.max(numbers.unwrap_or(0));
+        ensure!(
+            needed <= capacity,
+            "{} rules need {needed} entries, and the policy of endpoint {} takes {capacity}, of \
+             which {} are free; attach its device again with --policy-entries {needed} or more \
+             (ranges of ports cost up to 30 entries each, those like 1024-2047 one)",
+            policy.rules().len(),
+            self.id,
+            capacity.saturating_sub(to_entries(before).len()),
+        );
+        Ok(())
+    }
+
+    /// Rules that are new begin at zero, whoever had their number before.
+    fn reset_counters(&self, policy: &Policy, before: &Policy) -> Result<()> {
+        let before: HashMap<RuleNumber, Rule> =
+            before.rules().iter().map(|listed| (listed.number, listed.rule)).collect();
+        let new = policy.rules().iter().filter(|new| before.get(&new.number) != Some(&new.rule));
+        let zero = abi::bytes_of(&cm_metrics::default()).to_vec();
+        let zeros = vec![zero; libbpf_rs::num_possible_cpus()?];
+        // An endpoint without a policy in force counts nothing.
+        for Listed { number, .. } in new.filter(|new| new.number.0 < self.counters.max_entries()) {
+            self.counters
+                .update_percpu(abi::bytes_of(&u32_key(number.0)), &zeros, MapFlags::ANY)
+                .with_context(|| format!("reset the counters of endpoint {}", self.id))?;
+        }
+        Ok(())
+    }
+
+    fn read_set(&self, set: &RuleSet) -> Result<Policy> {
+        let listed = set.entries()?.into_iter().filter(|(key, _)| key.direction == LISTED);
+        let rules: Option<Vec<(u32, Listed)>> =
+            listed.map(|(key, entry)| Some((key.identity, to_listed(&entry)?))).collect();
+        let rules = rules.with_context(|| {
+            format!(
+                "the rules of endpoint {} are malformed; another version of cilmark wrote them, \
+                 or another program: attach its device again after a detach",
+                self.id
+            )
+        })?;
+        Ok(Policy::from_places(rules))
+    }
+}
+
+/// What the trie holds: the list, and what it compiles to.
+fn to_entries(policy: &Policy) -> Vec<(cm_policy_key, cm_policy_entry)> {
+    let listed = policy.rules().iter().enumerate().map(|(place, listed)| {
+        let key = cm_policy_key {
+            prefixlen: KEY_BITS,
+            identity: place as u32,
+            direction: LISTED,
+            ..Default::default()
+        };
+        (key, to_entry(listed))
+    });
+    let compiled = policy.compile().into_iter();
+    listed.chain(compiled.map(|entry| (to_key(&entry), to_entry(&entry.decides)))).collect()
+}
+
+fn to_key(entry: &Entry) -> cm_policy_key {
+    cm_policy_key {
+        prefixlen: entry.length,
+        identity: entry.identity.0,
+        direction: direction_number(entry.direction),
+        protocol: entry.protocol,
+        port: entry.port.to_be(),
+    }
+}
+
+fn direction_number(direction: Direction) -> u8 {
+    let number = match direction {
+        Direction::Ingress => cm_direction::CM_INGRESS,
+        Direction::Egress => cm_direction::CM_EGRESS,
+    };
+    number.0 as u8
+}
+
+fn to_entry(Listed { number, rule }: &Listed) -> cm_policy_entry {
+    let (first_port, last_port) = rule.l4.range().unwrap_or_default();
+    cm_policy_entry {
+        rule: number.0,
+        peer: rule.peer.0,
+        first_port,
+        last_port,
+        direction: direction_number(rule.direction),
+        deny: (rule.action == Action::Deny).into(),
+        protocol: rule.l4.protocol().unwrap_or(0),
+        parts: u8::from(rule.l4.protocol().is_some()) + u8::from(rule.l4.range().is_some()),
+    }
+}
+
+/// `None` if no rule is stored like that.
+fn to_listed(entry: &cm_policy_entry) -> Option<Listed> {
+    let range = (entry.first_port, entry.last_port);
+    let l4 = match entry.parts {
+        0 => L4::from_parts(None, None),
+        1 => L4::from_parts(Some(entry.protocol), None),
+        2 => L4::from_parts(Some(entry.protocol), Some(range)),
+        _ => None,
+    };
+    let direction = [Direction::Ingress, Direction::Egress]
+        .into_iter()
+        .find(|direction| direction_number(*direction) == entry.direction);
+    let rule = Rule {
+        action: if entry.deny == 0 { Action::Allow } else { Action::Deny },
+        direction: direction?,
+        peer: Identity(entry.peer),
+        l4: l4?,
+    };
+    Some(Listed { number: RuleNumber(entry.rule), rule })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::identity::Names;
+
+    #[test]
+    fn the_constants_are_those_of_the_header() {
+        let header = include_str!("../bpf/abi.h");
+        let is = |name: &str, number: u32| {
+            assert!(header.contains(&format!("\t{name} = {number},")), "{name} is not {number}");
+        };
+        is("CM_LISTED", LISTED.into());
+        is("CM_POLICY_CURRENT", Slot::Current as u32);
+        is("CM_POLICY_PREVIOUS", Slot::Previous as u32);
+        is("CM_RULE_FIRST", RuleNumber::FIRST.0);
+        assert_eq!(KEY_BITS as usize, 8 * (size_of::<cm_policy_key>() - size_of::<u32>()));
+    }
+
+    #[test]
+    fn every_kind_of_rule_comes_back_from_its_entry() {
+        for (number, text) in [
+            (16, "allow ingress from any"),
+            (17, "deny egress to 4294967295 tcp"),
+            (18, "allow egress to any proto/0"),
+            (19, "allow ingress from 9 sctp/0-65535"),
+            (20, "deny ingress from 9 icmp6/255"),
+        ] {
+            let rule = Rule::parse(text, &Names::default()).unwrap();
+            let listed = Listed { number: RuleNumber(number), rule };
+            assert_eq!(to_listed(&to_entry(&listed)), Some(listed));
+        }
+    }
+
+    #[test]
+    fn what_no_rule_looks_like_is_refused() {
+        let udp = cm_policy_entry { protocol: 17, parts: 2, ..Default::default() };
+        assert!(to_listed(&udp).is_some());
+        for entry in [
+            cm_policy_entry { parts: 3, ..udp },
+            cm_policy_entry { direction: LISTED, ..udp },
+            cm_policy_entry { first_port: 9, last_port: 8, ..udp },
+            cm_policy_entry { protocol: 47, ..udp },
+            cm_policy_entry { protocol: 1, last_port: 1, ..udp },
+        ] {
+            assert!(to_listed(&entry).is_none(), "{entry:?}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The rules of an endpoint: a numbered list, and which of them decides.
+//!
+//! Of the rules that match a flow one decides, and the flow's packets count for it:
+//! 1. one that denies before one that allows, however specific;
+//! 2. one that names the peer before one for any;
+//! 3. the narrower L4: a port or ICMP type, then a range of ports, the smaller one first, then a
+//!    protocol, then none;
+//! 4. the one that is listed first.
+//!
+//! [`decide`] says so in so many words; [`compile`](Policy::compile) says the same to the kernel.
+
+mod compile;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+
+pub use compile::Entry;
+
+use super::identity::Identity;
+use super::rule::{Action, Direction, L4, Rule};
+
+/// What counters, events and conntrack know a rule by; the same for as long as the rule is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleNumber(pub u32);
+
+impl RuleNumber {
+    /// The lowest that a rule can have (`CM_RULE_FIRST`); those below have a meaning of their own.
+    pub const FIRST: RuleNumber = RuleNumber(16);
+}
+
+impl fmt::Display for RuleNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A rule in a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed {
+    /// Unique in the list.
+    pub number: RuleNumber,
+    /// Unique, too.
+    pub rule: Rule,
+}
+
+/// Rules in the order in which they were given, each once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    rules: Vec<Listed>,
+}
+
+impl Policy {
+    /// Puts a list together again from rules and their places in it.
+    pub fn from_places(rules: impl IntoIterator<Item = (u32, Listed)>) -> Policy {
+        let mut rules: Vec<(u32, Listed)> = rules.into_iter().collect();
+        rules.sort_by_key(|(place, _)| *place);
+        Policy { rules: rules.into_iter().map(|(_, listed)| listed).collect() }
+    }
+
+    /// The rules, in order.
+    pub fn rules(&self) -> &[Listed] {
+        &self.rules
+    }
+
+    /// The rule of a number.
+    pub fn get(&self, number: RuleNumber) -> Option<Rule> {
+        self.rules.iter().find(|listed| listed.number == number).map(|listed| listed.rule)
+    }
+
+    /// The list of just these rules. Those that are here already keep their numbers; new ones get
+    /// the lowest that are free in the new list and not taken in `kept`, another list whose
+    /// counters must not be mixed with theirs. What is given twice counts once.
+    pub fn replaced_by(&self, rules: &[Rule], kept: &Policy) -> Policy {
+        let here: HashMap<Rule, RuleNumber> =
+            self.rules.iter().map(|listed| (listed.rule, listed.number)).collect();
+        let mut seen = HashSet::new();
+        let rules = rules.iter().filter(|rule| seen.insert(**rule));
+        let rules: Vec<(Rule, Option<RuleNumber>)> =
+            rules.map(|rule| (*rule, here.get(rule).copied())).collect();
+
+        let mut taken: BTreeSet<RuleNumber> = rules.iter().filter_map(|(_, old)| *old).collect();
+        taken.extend(kept.rules.iter().map(|listed| listed.number));
+        let mut free =
+            (RuleNumber::FIRST.0..).map(RuleNumber).filter(|number| !taken.contains(number));
+        let numbered = rules
+            .into_iter()
+            .filter_map(|(rule, old)| Some(Listed { number: old.or_else(|| free.next())?, rule }));
+        Policy { rules: numbered.collect() }
+    }
+
+    /// Adds rules at the end, numbered as by [`Policy::replaced_by`], and tells which of them were
+    /// there already.
+    pub fn add(&mut self, new: &[Rule], kept: &Policy) -> Vec<Rule> {
+        let mut all: Vec<Rule> = self.rules.iter().map(|listed| listed.rule).collect();
+        let mut seen: HashSet<Rule> = all.iter().copied().collect();
+        let (new, there): (Vec<Rule>, Vec<Rule>) = new.iter().partition(|rule| seen.insert(**rule));
+        all.extend(new);
+        *self = self.replaced_by(&all, kept);
+        there
+    }
+
+    /// Removes rules, and tells which of them were not there.
+    pub fn remove(&mut self, gone: &[Rule]) -> Vec<Rule> {
+        let here: HashSet<Rule> = self.rules.iter().map(|listed| listed.rule).collect();
+        let set: HashSet<Rule> = gone.iter().copied().collect();
+        self.rules.retain(|listed| !set.contains(&listed.rule));
+        gone.iter().filter(|rule| !here.contains(rule)).copied().collect()
+    }
+}
+
+/// What becomes of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// This rule allows it.
+    Allow(RuleNumber),
+    /// This rule denies it.
+    Deny(RuleNumber),
+    /// No rule matches, so that it is denied.
+    NoMatch,
+}
+
+/// The semantics of a list of rules. `service` is the destination port of the flow or its ICMP type,
+/// 0 where the protocol has neither. A reference for tests: it asks every rule.
+pub fn decide(
+    rules: &[Listed],
+    direction: Direction,
+    peer: Identity,
+    protocol: u8,
+    service: u16,
+) -> Decision {
+    let matches = |rule: &Rule| {
+        let peer = rule.peer == Rule::ANY || rule.peer == peer;
+        let l4 = match rule.l4 {
+            L4::Any => true,
+            L4::Protocol(of) => of == protocol,
+            L4::Ports { protocol: of, first, last } => {
+                of == protocol && (first..=last).contains(&service)
+            }
+            L4::IcmpType { protocol: of, kind } => of == protocol && u16::from(kind) == service,
+        };
+        rule.direction == direction && peer && l4
+    };
+    let width = |l4| match l4 {
+        L4::IcmpType { .. } => 1,
+        L4::Ports { first, last, .. } => u32::from(last - first) + 1,
+        L4::Protocol(_) => 1 << 17,
+        L4::Any => 1 << 18,
+    };
+    // Of equals `min_by_key` takes the first.
+    let matching = rules.iter().filter(|listed| matches(&listed.rule));
+    let best = matching.min_by_key(|Listed { rule, .. }| {
+        (rule.action == Action::Allow, rule.peer == Rule::ANY, width(rule.l4))
+    });
+    match best {
+        None => Decision::NoMatch,
+        Some(Listed { number, rule }) => match rule.action {
+            Action::Allow => Decision::Allow(*number),
+            Action::Deny => Decision::Deny(*number),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::identity::Names;
+
+    pub(super) fn rule(text: &str) -> Rule {
+        Rule::parse(text, &Names::default()).unwrap()
+    }
+
+    fn rules(texts: &[&str]) -> Vec<Rule> {
+        texts.iter().map(|text| rule(text)).collect()
+    }
+
+    pub(super) fn policy(texts: &[&str]) -> Policy {
+        Policy::default().replaced_by(&rules(texts), &Policy::default())
+    }
+
+    fn numbers(policy: &Policy) -> Vec<u32> {
+        policy.rules().iter().map(|listed| listed.number.0).collect()
+    }
+
+    const SOME: [&str; 3] =
+        ["allow ingress from any tcp/22", "deny ingress from 9", "allow egress to any"];
+
+    #[test]
+    fn rules_keep_their_numbers_when_others_come_and_go() {
+        let mut policy = policy(&SOME);
+        assert_eq!(numbers(&policy), [16, 17, 18]);
+        assert!(policy.remove(&rules(&SOME[..1])).is_empty());
+        assert_eq!(numbers(&policy), [17, 18]);
+        let new = rules(&["allow egress to 5", "allow egress to 6"]);
+        assert!(policy.add(&new, &Policy::default()).is_empty());
+        assert_eq!(numbers(&policy), [17, 18, 16, 19]);
+        assert_eq!(policy.get(RuleNumber(19)), Some(new[1]));
+    }
+
+    #[test]
+    fn a_number_that_another_list_still_uses_is_not_given_again() {
+        let before = policy(&SOME);
+        let after = before.replaced_by(&rules(&["allow egress to 5", SOME[2]]), &before);
+        assert_eq!(numbers(&after), [19, 18]);
+    }
+
+    #[test]
+    fn what_is_there_already_is_reported_and_stays_once() {
+        let mut policy = policy(&SOME);
+        let twice = rules(&["allow egress to 5", SOME[1], "allow egress to 5"]);
+        assert_eq!(policy.add(&twice, &Policy::default()), twice[1..]);
+        assert_eq!(numbers(&policy), [16, 17, 18, 19]);
+        assert_eq!(policy.remove(&twice), []);
+        assert_eq!(policy.remove(&twice[..1]), twice[..1]);
+    }
+
+    #[test]
+    fn an_allow_may_stand_beside_the_same_deny() {
+        let both = policy(&["allow ingress from 9 tcp/22", "deny ingress from 9 tcp/22"]);
+        let decision = decide(both.rules(), Direction::Ingress, Identity(9), 6, 22);
+        assert_eq!(decision, Decision::Deny(RuleNumber(17)));
+    }
+
+    #[test]
+    fn a_deny_then_a_named_peer_then_the_narrower_then_the_first_decides() {
+        let policy = policy(&[
+            "allow ingress from any",               // 16
+            "allow ingress from any tcp",           // 17
+            "allow ingress from any tcp/0-65535",   // 18
+            "allow ingress from any tcp/1000-2000", // 19
+            "allow ingress from any tcp/1500-2500", // 20
+            "allow ingress from any tcp/1800",      // 21
+            "allow ingress from 9",                 // 22
+            "deny ingress from any tcp/1900-2000",  // 23
+            "deny ingress from 9 tcp",              // 24
+            "deny ingress from any icmp/13",        // 25
+        ]);
+        use Decision::*;
+        for (peer, protocol, service, decision) in [
+            (1, 17, 53, Allow(RuleNumber(16))),
+            (1, 6, 999, Allow(RuleNumber(18))),
+            (1, 6, 1000, Allow(RuleNumber(19))),
+            (1, 6, 1600, Allow(RuleNumber(19))),
+            (1, 6, 1800, Allow(RuleNumber(21))),
+            (1, 6, 2100, Allow(RuleNumber(20))),
+            (1, 6, 1950, Deny(RuleNumber(23))),
+            (9, 17, 53, Allow(RuleNumber(22))),
+            (9, 6, 22, Deny(RuleNumber(24))),
+            (9, 6, 1950, Deny(RuleNumber(24))),
+            (9, 1, 13, Deny(RuleNumber(25))),
+            (1, 1, 8, Allow(RuleNumber(16))),
+        ] {
+            let decided =
+                decide(policy.rules(), Direction::Ingress, Identity(peer), protocol, service);
+            assert_eq!(decided, decision, "{peer} {protocol} {service}");
+        }
+        let egress = decide(policy.rules(), Direction::Egress, Identity(9), 6, 22);
+        assert_eq!(egress, NoMatch);
+    }
+}

@@ -1,0 +1,367 @@
+//! Flows: what passes because of what passed before it, and what does not.
+
+use cilmark::datapath::abi::{cm_direction, cm_reason};
+use cilmark::datapath::sys;
+
+use super::policing::*;
+use super::*;
+use crate::common::Lab;
+use crate::common::packet::Frame;
+use crate::common::program::{Packet, Verdict};
+
+const WEB: &str = "allow egress to any tcp/80";
+
+/// `CM_CT_CLOSING`: no field has the type, so that it does not reach us.
+const CLOSING: u8 = 8;
+
+fn sent(own: IpAddr, peer: IpAddr, flags: &str) -> Frame {
+    Frame::ip(own, peer).segment(4000, 80, flags)
+}
+
+fn answer(own: IpAddr, peer: IpAddr, flags: &str) -> Packet {
+    Frame::ip(peer, own).segment(80, 4000, flags).forwarded()
+}
+
+#[test]
+fn a_reply_passes_without_a_rule_of_its_own() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &[WEB]);
+    for (own, peer) in OWN_TO_PEER {
+        workload.to_container(answer(own, peer, "SA")).is_dropped(POLICY);
+        workload.from_container(sent(own, peer, "S")).passes();
+        workload.to_container(answer(own, peer, "SA")).passes();
+        workload.from_container(sent(own, peer, "A")).passes();
+        workload.to_container(answer(own, peer, "A")).passes();
+        let other_port = Frame::ip(peer, own).segment(80, 4001, "SA").forwarded();
+        workload.to_container(other_port).is_dropped(POLICY);
+    }
+}
+
+#[test]
+fn a_permission_to_send_is_not_the_neighbours_to_receive() {
+    let Some(lab) = Lab::new() else { return };
+    let sender = lab.container(ID).policy(enforcing()).load();
+    let receiver = lab.container(300).id(8).policy(enforcing()).load();
+    lab.rules(&sender, &["allow egress to any"]);
+    lab.rules(&receiver, &["allow egress to any"]);
+    for (own, peer) in OWN_TO_PEER {
+        sender.from_container(sent(own, peer, "S")).passes();
+        receiver.to_container(sent(own, peer, "S").forwarded()).is_dropped(POLICY);
+    }
+}
+
+#[test]
+fn a_dropped_packet_leaves_no_flow() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    for (own, peer) in OWN_TO_PEER {
+        workload.from_container(sent(own, peer, "S")).is_dropped(POLICY);
+        workload.from_container(Frame::ip(own, peer).udp(1, 53)).is_dropped(POLICY);
+    }
+    assert!(lab.flows().is_empty());
+}
+
+#[test]
+fn without_its_rule_a_flow_ends_in_both_directions() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    for (own, peer) in OWN_TO_PEER {
+        lab.rules(&workload, &[WEB]);
+        workload.from_container(sent(own, peer, "S")).passes();
+        workload.to_container(answer(own, peer, "SA")).passes();
+        workload.from_container(sent(own, peer, "A")).passes();
+        lab.rules(&workload, &["allow egress to any tcp/81"]);
+        workload.to_container(answer(own, peer, "A")).is_dropped(POLICY);
+        workload.from_container(sent(own, peer, "A")).is_dropped(POLICY);
+        lab.rules(&workload, &[WEB, "deny egress to any tcp/80-90"]);
+        workload.from_container(sent(own, peer, "A")).is_dropped(POLICY_DENY);
+        workload.to_container(answer(own, peer, "A")).is_dropped(POLICY_DENY);
+    }
+}
+
+#[test]
+fn a_flow_ends_when_its_peer_becomes_somebody_else() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow egress to 300", "allow ingress from 300"]);
+    for (own, peer) in OWN_TO_PEER {
+        lab.ipcache(&peer.to_string(), 300);
+        lab.bump_generation();
+        workload.from_container(sent(own, peer, "S")).passes();
+        workload.to_container(Frame::ip(peer, own).tcp(5, 6).forwarded()).passes();
+        lab.ipcache(&peer.to_string(), 301);
+        lab.bump_generation();
+        workload.to_container(answer(own, peer, "SA")).is_dropped(POLICY);
+        workload.from_container(sent(own, peer, "A")).is_dropped(POLICY);
+        let reply = Frame::ip(own, peer).segment(6, 5, "SA");
+        workload.from_container(reply).is_dropped(POLICY);
+    }
+}
+
+#[test]
+fn a_reply_does_not_vouch_for_the_senders_identity() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow ingress from 300"]);
+    let marked = |own, peer, flags, mark| Frame::ip(peer, own).segment(5, 80, flags).mark(mark);
+    for (own, peer) in OWN_TO_PEER {
+        workload.to_container(marked(own, peer, "S", 0x012c_0f00).forwarded()).passes();
+        lab.bump_generation();
+        workload.from_container(Frame::ip(own, peer).segment(80, 5, "SA")).passes();
+        let other = workload.to_container(marked(own, peer, "A", 0x012d_0f00).forwarded());
+        assert_eq!(other.verdict, Verdict::Drop);
+        other.comes_from(301);
+    }
+}
+
+#[test]
+fn an_echo_is_answered_by_its_identifier_only() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow egress to any icmp/8", "allow egress to any icmp6/128"]);
+    let echo4 = |kind, id: u8| [kind, 0, 0, 0, 0, id, 0, 1];
+    let run = |kind, id| Frame::ip(OWN4, PEER4).protocol(1, echo4(kind, id));
+    let back = |kind, id| Frame::ip(PEER4, OWN4).protocol(1, echo4(kind, id)).forwarded();
+    workload.from_container(run(8, 1)).passes();
+    workload.to_container(back(0, 1)).passes();
+    workload.to_container(back(0, 2)).is_dropped(POLICY);
+    // Who is pinged may not ping back.
+    workload.to_container(back(8, 1)).is_dropped(POLICY);
+    let run = |id| Frame::ip(OWN6, PEER6).icmp6(128, &[0, id, 0, 1]);
+    let back = |kind, id| Frame::ip(PEER6, OWN6).icmp6(kind, &[0, id, 0, 1]).forwarded();
+    workload.from_container(run(1)).passes();
+    workload.to_container(back(129, 1)).passes();
+    workload.to_container(back(129, 2)).is_dropped(POLICY);
+    workload.to_container(back(128, 1)).is_dropped(POLICY);
+}
+
+#[test]
+fn an_error_passes_with_the_flow_that_it_quotes() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow egress to any udp/53", WEB]);
+    let router4 = Ipv4Addr::new(10, 9, 9, 9);
+    let router6 = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 9);
+    for (own, peer) in OWN_TO_PEER {
+        workload.from_container(Frame::ip(own, peer).udp(4000, 53)).passes();
+        workload.from_container(sent(own, peer, "S")).passes();
+        for (quoted, passes) in [
+            (Frame::ip(own, peer).udp(4000, 53), true),
+            (Frame::ip(own, peer).udp(4001, 53), false),
+            (sent(own, peer, "S"), true),
+            (Frame::ip(own, peer).segment(4000, 81, "S"), false),
+            // Somebody else's packet.
+            (Frame::ip(peer, own).udp(53, 4000), false),
+        ] {
+            // A router need not quote more than eight bytes of the transport header.
+            let header = if own.is_ipv4() { 20 } else { 40 };
+            let quote = &quoted.without_ethernet().bytes()[..header + 8];
+            let error = match own {
+                IpAddr::V4(own) => {
+                    let message = [&[3, 1, 0, 0, 0, 0, 0, 0], quote].concat();
+                    Frame::ip(router4, own).protocol(1, message)
+                }
+                IpAddr::V6(own) => {
+                    Frame::ip(router6, own).icmp6(1, &[&[0, 0, 0, 0], quote].concat())
+                }
+            };
+            let run = workload.to_container(error.forwarded());
+            if passes {
+                run.passes();
+            } else {
+                run.is_dropped(POLICY);
+            }
+        }
+    }
+}
+
+#[test]
+fn later_fragments_go_the_way_of_the_first() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow egress to any udp/53"]);
+    for (own, peer) in OWN_TO_PEER {
+        let first = Frame::ip(own, peer).udp(4000, 53).fragment(0, true);
+        let later = Frame::ip(own, peer).protocol(17, [7; 16]).fragment(16, false);
+        workload.from_container(later.clone()).is_dropped(FRAGMENT_NOT_FOUND);
+        workload.from_container(first).passes();
+        workload.from_container(later).passes();
+        // The answer's fragments, which have another identification's ports.
+        let first = Frame::ip(peer, own).udp(53, 4000).fragment(0, true);
+        let later = Frame::ip(peer, own).protocol(17, [7; 16]).fragment(16, false);
+        workload.to_container(later.clone().forwarded()).is_dropped(FRAGMENT_NOT_FOUND);
+        workload.to_container(first.forwarded()).passes();
+        workload.to_container(later.forwarded()).passes();
+    }
+}
+
+#[test]
+fn protocols_without_ports_have_flows_too() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow egress to any proto/47"]);
+    for (own, peer) in OWN_TO_PEER {
+        workload
+            .to_container(Frame::ip(peer, own).protocol(47, [0; 8]).forwarded())
+            .is_dropped(POLICY);
+        workload.from_container(Frame::ip(own, peer).protocol(47, [0; 8])).passes();
+        workload.to_container(Frame::ip(peer, own).protocol(47, [0; 8]).forwarded()).passes();
+        workload.from_container(Frame::ip(own, peer).protocol(50, [0; 8])).is_dropped(POLICY);
+    }
+}
+
+#[test]
+fn an_expired_flow_is_none() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &[WEB]);
+    for (own, peer) in OWN_TO_PEER {
+        workload.from_container(sent(own, peer, "S")).passes();
+        workload.from_container(sent(own, peer, "A")).passes();
+        lab.change_flows(|flow| flow.expires = 1);
+        workload.to_container(answer(own, peer, "A")).is_dropped(POLICY);
+    }
+}
+
+#[test]
+fn a_flow_lives_by_what_was_seen_of_it() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow egress to any"]);
+    let hertz = i64::from(sys::jiffies_per_second());
+    for (own, peer) in OWN_TO_PEER {
+        // In seconds. User space knows no jiffies: against a datagram's flow, which has 60.
+        let lifetime = |sent_flags: &[&str], answered: &[&str]| {
+            lab.flush_conntrack();
+            workload.from_container(Frame::ip(own, peer).udp(9, 9)).passes();
+            let datagram = lab.flows()[0].expires as i64;
+            sent_flags
+                .iter()
+                .for_each(|flags| drop(workload.from_container(sent(own, peer, flags))));
+            answered.iter().for_each(|flags| drop(workload.to_container(answer(own, peer, flags))));
+            let flows = lab.flows();
+            let tcp = flows.iter().map(|flow| flow.expires as i64 - datagram);
+            let tcp = tcp.max_by_key(|difference| difference.abs()).expect("a flow");
+            60 + (tcp as f64 / hertz as f64).round() as i64
+        };
+        assert_eq!(lifetime(&["S"], &["SA"]), 60);
+        assert_eq!(lifetime(&["S", "A"], &["A"]), 21600);
+        assert_eq!(lifetime(&["S", "A", "FA"], &["A"]), 21600);
+        assert_eq!(lifetime(&["S", "A", "FA"], &["FA"]), 10);
+        assert_eq!(lifetime(&["S"], &["R"]), 10);
+    }
+}
+
+#[test]
+fn a_connection_from_the_other_side_is_a_new_flow() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &[WEB]);
+    for (own, peer) in OWN_TO_PEER {
+        workload.from_container(sent(own, peer, "S")).passes();
+        // Both ends open at once.
+        workload.to_container(answer(own, peer, "S")).passes();
+        workload.from_container(sent(own, peer, "A")).passes();
+        workload.to_container(answer(own, peer, "S")).is_dropped(POLICY);
+        workload.to_container(answer(own, peer, "A")).passes();
+    }
+}
+
+#[test]
+fn a_reset_that_nobody_meant_does_not_shorten_a_flow() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &[WEB]);
+    for (own, peer) in OWN_TO_PEER {
+        lab.flush_conntrack();
+        workload.from_container(sent(own, peer, "S")).passes();
+        workload.from_container(sent(own, peer, "A")).passes();
+        workload.to_container(answer(own, peer, "R")).passes();
+        assert_ne!(lab.flows()[0].state & CLOSING, 0);
+        workload.to_container(answer(own, peer, "A")).passes();
+        assert_eq!(lab.flows()[0].state & CLOSING, 0);
+    }
+}
+
+#[test]
+fn a_direction_without_a_policy_allows_its_flows_and_their_replies() {
+    let Some(lab) = Lab::new() else { return };
+    let policy = Policing { ingress: Mode::Off, ..enforcing() };
+    let workload = lab.container(ID).policy(policy).load();
+    for (own, peer) in OWN_TO_PEER {
+        workload.from_container(sent(own, peer, "S")).is_dropped(POLICY);
+        workload.to_container(Frame::ip(peer, own).tcp(5, 80).forwarded()).passes();
+        workload.from_container(Frame::ip(own, peer).segment(80, 5, "SA")).passes();
+    }
+}
+
+#[test]
+fn audit_lets_pass_and_tells_what_it_would_have_dropped() {
+    let Some(lab) = Lab::new() else { return };
+    let audit = Policing { ingress: Mode::Audit, egress: Mode::Audit, ..Policing::default() };
+    let workload = lab.container(ID).policy(audit).load();
+    lab.rules(&workload, &["deny egress to any tcp/80"]);
+    for (own, peer) in OWN_TO_PEER {
+        for (port, reason) in [(80, POLICY_DENY), (81, POLICY)] {
+            let frame = Frame::ip(own, peer).segment(4000, port, "S");
+            let run = workload.from_container(frame);
+            run.passes_with_mark(ID_MARK);
+            let verdict = run.policy_verdict.expect("a verdict");
+            assert_eq!((verdict.reason.0, verdict.audited), (reason, 1));
+            // Once for each flow.
+            let frame = Frame::ip(own, peer).segment(4000, port, "A");
+            let run = workload.from_container(frame);
+            assert!(run.passes().policy_verdict.is_none());
+        }
+    }
+    assert_eq!(lab.metric(cm_direction::CM_EGRESS, cm_reason::CM_AUDITED.0).0, 8);
+    // What audit has let pass, enforcing does not take for allowed.
+    let workload = lab.container(ID).policy(enforcing()).load();
+    for (own, peer) in OWN_TO_PEER {
+        workload.from_container(sent(own, peer, "A")).is_dropped(POLICY);
+    }
+}
+
+#[test]
+fn flows_older_than_their_policy_are_adopted() {
+    let Some(lab) = Lab::new() else { return };
+    let policy = Policing { adopt_until_ns: u64::MAX, ..enforcing() };
+    let workload = lab.container(ID).policy(policy).load();
+    for (own, peer) in OWN_TO_PEER {
+        lab.rules(&workload, &["allow egress to any tcp/22"]);
+        workload.from_container(sent(own, peer, "S")).is_dropped(POLICY);
+        workload.from_container(sent(own, peer, "A")).passes();
+        workload.to_container(answer(own, peer, "A")).passes();
+        // It is new as soon as it says so.
+        workload.from_container(sent(own, peer, "S")).is_dropped(POLICY);
+        workload.to_container(answer(own, peer, "A")).passes();
+        lab.rules(&workload, &["deny ingress from any tcp/4000"]);
+        workload.to_container(answer(own, peer, "A")).is_dropped(POLICY_DENY);
+        // Either direction may allow it.
+        lab.rules(&workload, &["deny ingress from any tcp/4000", WEB]);
+        workload.to_container(answer(own, peer, "A")).passes();
+    }
+    let late = Policing { adopt_until_ns: 1, ..enforcing() };
+    let workload = lab.container(ID).policy(late).load();
+    lab.flush_conntrack();
+    for (own, peer) in OWN_TO_PEER {
+        workload.from_container(sent(own, peer, "A")).is_dropped(POLICY);
+    }
+}
+
+#[test]
+fn a_verdict_is_news_once_for_each_generation() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow egress to any udp/53"]);
+    for (own, peer) in OWN_TO_PEER {
+        let is_news = || {
+            let run = workload.from_container(Frame::ip(own, peer).udp(1000, 53));
+            run.passes().policy_verdict.is_some()
+        };
+        assert_eq!([is_news(), is_news()], [true, false]);
+        lab.bump_generation();
+        assert_eq!([is_news(), is_news()], [true, false]);
+    }
+}

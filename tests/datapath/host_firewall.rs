@@ -1,0 +1,212 @@
+//! The policy of a NIC: which packets are the host's, and what never depends on rules.
+
+use super::policing::*;
+use super::*;
+use crate::common::Lab;
+use crate::common::packet::Frame;
+use crate::common::program::{Endpoint, Packet, Verdict};
+
+/// A host that forwards: everything that is not its own goes on by a dummy neighbour's route.
+fn router(lab: &Lab) {
+    lab.world.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 && \
+         ip link add wan type veth peer name wan-peer && \
+         ip link set wan up && ip link set wan-peer up && \
+         ip addr add 192.168.7.1/24 dev wan && \
+         ip -6 addr add fd00:7::1/64 dev wan nodad && \
+         ip route add default via 192.168.7.2 && ip -6 route add default via fd00:7::2 dev wan");
+}
+
+fn nic(lab: &Lab) -> Endpoint<'_> {
+    lab.netdev(1).address(OWN4).address(OWN6).policy(enforcing()).load()
+}
+
+fn to_host(peer: IpAddr, own: IpAddr) -> Packet {
+    Frame::ip(peer, own).tcp(4000, 80).forwarded()
+}
+
+#[test]
+fn every_address_that_the_host_answers_on_is_covered() {
+    let Some(lab) = Lab::new() else { return };
+    router(&lab);
+    let nic = nic(&lab);
+    lab.world
+        .sh("ip addr add 192.168.7.9/32 dev wan && ip -6 addr add fd00:7::9/128 dev wan nodad && \
+         ip -6 addr add fe80::77/64 dev wan nodad");
+    // Listed; secondary and another interface's; subnet broadcast; everybody's.
+    for own in ["10.1.0.10", "192.168.7.9", "192.168.7.255", "255.255.255.255", "224.0.0.251"] {
+        nic.from_netdev(to_host(PEER4.into(), own.parse().unwrap())).is_dropped(POLICY);
+    }
+    for own in ["fd00:1::10", "fd00:7::9", "fe80::77", "ff02::fb"] {
+        nic.from_netdev(to_host(PEER6.into(), own.parse().unwrap())).is_dropped(POLICY);
+    }
+    // What the operator calls the host.
+    lab.ipcache("10.66.0.1", 1);
+    nic.from_netdev(to_host(PEER4.into(), "10.66.0.1".parse().unwrap())).is_dropped(POLICY);
+    // An address that came later, as by DHCP, and one that has gone.
+    let later = "192.168.7.77".parse().unwrap();
+    nic.from_netdev(to_host(PEER4.into(), later)).passes();
+    lab.world.sh("ip addr add 192.168.7.77/24 dev wan");
+    nic.from_netdev(to_host(PEER4.into(), later)).is_dropped(POLICY);
+    lab.world.sh("ip addr del 192.168.7.77/24 dev wan");
+    nic.from_netdev(to_host(PEER4.into(), later)).passes();
+}
+
+#[test]
+fn what_is_forwarded_is_not_the_host_firewalls() {
+    let Some(lab) = Lab::new() else { return };
+    router(&lab);
+    let nic = nic(&lab);
+    for peer in [IpAddr::from([10, 77, 0, 1]), "fd00:77::1".parse().unwrap()] {
+        let other: IpAddr =
+            if peer.is_ipv4() { [10, 78, 0, 1].into() } else { "fd00:78::1".parse().unwrap() };
+        nic.from_netdev(to_host(peer, other)).passes();
+        nic.to_netdev(Frame::ip(peer, other).tcp(1, 2).forwarded()).passes();
+        nic.from_netdev(Frame::ip(peer, other).protocol(17, [7; 16]).fragment(16, false)).passes();
+    }
+    assert!(lab.flows().is_empty());
+}
+
+#[test]
+fn a_host_that_does_not_forward_is_covered_whatever_the_address() {
+    let Some(lab) = Lab::new() else { return };
+    let nic = nic(&lab);
+    nic.from_netdev(to_host(PEER4.into(), [10, 78, 0, 1].into())).is_dropped(POLICY);
+}
+
+#[test]
+fn frames_for_others_pass_by() {
+    let Some(lab) = Lab::new() else { return };
+    lab.world.sh("ip link set lo address 02:00:00:00:00:99");
+    let nic = nic(&lab);
+    nic.from_netdev(to_host(PEER4.into(), OWN4.into())).passes();
+}
+
+#[test]
+fn only_the_hosts_own_packets_meet_its_egress_policy() {
+    let Some(lab) = Lab::new() else { return };
+    router(&lab);
+    lab.register("10.3.0.1".parse().unwrap(), cilmark::model::endpoint::Role::Container, true);
+    let nic = lab.netdev(1).address(OWN4).policy(enforcing()).feature(|f| f.trust_proxy = true);
+    let nic = nic.load();
+    let frame = |source: &str| Frame::ip(source.parse::<IpAddr>().unwrap(), PEER4).tcp(4000, 80);
+    nic.to_netdev(frame("10.1.0.10")).is_dropped(POLICY);
+    nic.to_netdev(frame("10.1.0.10").mark(0x0c00).forwarded()).is_dropped(POLICY);
+    nic.to_netdev(frame("10.3.0.1")).passes();
+    nic.to_netdev(frame("10.1.0.10").mark(0x0b30_0b03)).passes();
+    nic.to_netdev(frame("10.99.0.1").mark(0x04d2_0f00).forwarded()).passes();
+    // A process with CAP_NET_RAW sets whatever mark it likes.
+    nic.to_netdev(frame("10.1.0.10").mark(0x04d2_0f00)).is_dropped(POLICY);
+}
+
+#[test]
+fn marks_from_a_wire_change_no_verdict() {
+    let Some(lab) = Lab::new() else { return };
+    let nic = nic(&lab);
+    lab.rules(&nic, &["allow ingress from 300", "allow ingress from host"]);
+    for mark in [0x0000_0c00, 0x012c_0f00, 0x012c_0a00, 0x012c_0b00] {
+        for (peer, own) in PEER_TO_OWN {
+            let run = nic.from_netdev(Frame::ip(peer, own).tcp(4000, 80).mark(mark).forwarded());
+            assert_eq!((run.verdict, run.mark), (Verdict::Drop, 0));
+            run.comes_from(2);
+        }
+    }
+}
+
+#[test]
+fn the_answer_to_a_masqueraded_packet_passes() {
+    let Some(lab) = Lab::new() else { return };
+    router(&lab);
+    let nic = nic(&lab);
+    for (own, peer) in OWN_TO_PEER {
+        let answer = || Frame::ip(peer, own).segment(80, 4000, "SA").forwarded();
+        nic.from_netdev(answer()).is_dropped(POLICY);
+        nic.to_netdev(Frame::ip(own, peer).tcp(4000, 80).forwarded()).passes();
+        nic.from_netdev(answer()).passes();
+        // What the host sends under that name is its own.
+        nic.to_netdev(Frame::ip(own, peer).segment(4000, 80, "A")).is_dropped(POLICY);
+        let other = Frame::ip(peer, own).segment(81, 4000, "SA").forwarded();
+        nic.from_netdev(other).is_dropped(POLICY);
+    }
+}
+
+#[test]
+fn on_a_bridge_port_the_hosts_address_may_be_spoofed() {
+    let Some(lab) = Lab::new() else { return };
+    router(&lab);
+    let nic = lab.netdev(1).address(OWN4).policy(enforcing()).tune(|c| c.bridge_port = 1).load();
+    nic.to_netdev(Frame::ip(OWN4, PEER4).tcp(4000, 80).forwarded()).passes();
+    nic.from_netdev(Frame::ip(PEER4, OWN4).segment(80, 4000, "SA").forwarded()).is_dropped(POLICY);
+}
+
+#[test]
+fn icmp6_follows_rfc_4890_at_the_host() {
+    let Some(lab) = Lab::new() else { return };
+    let nic = nic(&lab);
+    for kind in 0..=255 {
+        let frame = || Frame::ip(PEER6, OWN6).icmp6(kind, &[0; 4]);
+        let back = || Frame::ip(OWN6, PEER6).icmp6(kind, &[0; 4]);
+        let runs = [nic.from_netdev(frame().forwarded()), nic.to_netdev(back())];
+        for run in runs {
+            match kind {
+                1..=4 | 130..=136 | 141..=143 | 148 | 149 | 151..=153 => {
+                    run.passes();
+                }
+                128 | 129 => {
+                    run.is_dropped(POLICY);
+                }
+                _ => {
+                    run.is_dropped(FORBIDDEN_ICMP6);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn path_mtu_discovery_and_what_is_not_ip_never_depend_on_rules() {
+    let Some(lab) = Lab::new() else { return };
+    let nic = nic(&lab);
+    nic.from_netdev(Frame::ipv4(PEER4, OWN4).icmp(3, 4).forwarded()).passes();
+    nic.from_netdev(Frame::ipv4(PEER4, OWN4).icmp(3, 1).forwarded()).is_dropped(POLICY);
+    nic.to_netdev(Frame::ipv4(OWN4, PEER4).icmp(3, 4)).passes();
+    for frame in [Frame::arp_request(PEER4, OWN4), Frame::other(0x88cc, [0; 46])] {
+        nic.from_netdev(frame.clone().forwarded()).passes();
+        nic.to_netdev(frame).passes();
+    }
+}
+
+#[test]
+fn failsafe_ports_stay_open_whatever_the_rules_say() {
+    let Some(lab) = Lab::new() else { return };
+    let policy = Policing { failsafe: Failsafe::standard(), ..enforcing() };
+    let nic = lab.netdev(1).address(OWN4).address(OWN6).policy(policy).load();
+    lab.rules(&nic, &["deny ingress from any", "deny egress to any"]);
+    for (own, peer) in OWN_TO_PEER {
+        nic.from_netdev(Frame::ip(peer, own).tcp(4000, 22).forwarded()).passes();
+        nic.to_netdev(Frame::ip(own, peer).segment(22, 4000, "SA")).passes();
+        nic.from_netdev(Frame::ip(peer, own).tcp(4000, 23).forwarded()).is_dropped(POLICY_DENY);
+        nic.from_netdev(Frame::ip(peer, own).udp(67, 68).forwarded()).passes();
+        nic.to_netdev(Frame::ip(own, peer).udp(4000, 53)).passes();
+        nic.from_netdev(Frame::ip(peer, own).udp(53, 4000).forwarded()).passes();
+        nic.to_netdev(Frame::ip(own, peer).udp(4000, 54)).is_dropped(POLICY_DENY);
+        // Without conntrack, too; but no connection begins there.
+        lab.flush_conntrack();
+        nic.to_netdev(Frame::ip(own, peer).segment(22, 4000, "A")).passes();
+        nic.to_netdev(Frame::ip(own, peer).segment(22, 4000, "S")).is_dropped(POLICY_DENY);
+        lab.flush_conntrack();
+        nic.from_netdev(Frame::ip(peer, own).segment(4000, 22, "A").forwarded()).passes();
+    }
+}
+
+#[test]
+fn headers_that_cannot_be_read_pass_no_policy() {
+    let Some(lab) = Lab::new() else { return };
+    router(&lab);
+    let nic = nic(&lab);
+    lab.rules(&nic, &["allow ingress from any", "allow egress to any"]);
+    let cut = |source, destination| Frame::ip(source, destination).tcp(4000, 80).truncate(14 + 45);
+    nic.from_netdev(cut(PEER6, OWN6).forwarded()).is_dropped(134);
+    nic.to_netdev(cut(OWN6, PEER6)).is_dropped(134);
+    let elsewhere = "fd00:78::1".parse().unwrap();
+    nic.from_netdev(cut(PEER6, elsewhere).forwarded()).passes();
+}
