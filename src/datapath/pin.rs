@@ -24,6 +24,22 @@ use nix::unistd::geteuid;
 use super::sys::{self, Hook};
 use crate::model::endpoint::EndpointId;
 
+/// The maps that endpoints share: what goes from a root with the last of them.
+const MAPS: [&str; 12] = [
+    "cm_ipcache",
+    "cm_ipcache_cidr",
+    "cm_endpoints",
+    "cm_identities",
+    "cm_ct4",
+    "cm_ct6",
+    "cm_frag4",
+    "cm_frag6",
+    "cm_metrics",
+    "cm_events",
+    "cm_policy_call",
+    "cm_generation",
+];
+
 /// The directory of bpffs in which everything of cilmark lies.
 #[derive(Debug, Clone)]
 pub struct Root {
@@ -150,10 +166,10 @@ impl Root {
     /// keeps something there.
     pub fn remove(&self) -> Result<()> {
         let remove = || -> io::Result<()> {
-            for entry in fs::read_dir(&self.path)? {
-                let entry = entry?;
-                if entry.file_name().to_string_lossy().starts_with("cm_") {
-                    fs::remove_file(entry.path())?;
+            for map in MAPS {
+                match fs::remove_file(self.map(map)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
                 }
             }
             fs::remove_dir(self.path.join("endpoints"))?;
