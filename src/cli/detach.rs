@@ -67,8 +67,7 @@ pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
     let pins = root.endpoint(endpoint.id);
     attach::detach_links(&pins);
     netns::within(config.netns, || {
-        attach::take_off_all_filters(config.ifindex, &endpoint.map_ids());
-        Ok(())
+        attach::take_off_all_filters(config.ifindex, &endpoint.map_ids())
     })?;
     // The pins last: they are where another detach finds what a killed one has left.
     match endpoint.role() {

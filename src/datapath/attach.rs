@@ -1,11 +1,12 @@
 //! On a device's hooks and off again: TCX links where the kernel has them, clsact filters where not.
 
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
 use libbpf_rs::{TC_EGRESS, TC_INGRESS, TcHook, TcHookBuilder};
-use log::debug;
+use log::{debug, warn};
 use serde::Serialize;
 
 use super::load::Loaded;
@@ -102,9 +103,7 @@ pub fn replace(
     previous: &Previous,
 ) -> Result<()> {
     if previous.kind != place.kind || previous.tc_priority != place.tc_priority() {
-        put_on_hooks(place, pins, loaded)?;
-        take_off_filters(place.ifindex, previous.tc_priority, &loaded.map_ids()?);
-        return pin::replace(loaded.config.as_fd(), &pins.config());
+        return move_hooks(place, pins, loaded, previous);
     }
     let replace_hook = |hook: Hook, program: BorrowedFd<'_>| match place.kind {
         HookKind::Tcx => {
@@ -134,24 +133,59 @@ pub fn replace(
     result
 }
 
-/// Takes our filters off a device's hooks: those that use one of our maps. The clsact qdisc stays,
-/// since removing it loses packets. With the priority of TCX, 0, there are none.
-pub fn take_off_filters(ifindex: u32, tc_priority: u32, our_maps: &[u32]) {
-    for hook in HOOKS {
-        let mut filter = filter(ifindex, hook, tc_priority, None);
-        let ours = filter_maps(&mut filter).is_some_and(|maps| share_one(&maps, our_maps));
-        if ours && let Err(error) = filter.detach() {
-            debug!("take the clsact filter off {hook:?}: {error:#}");
+/// The same, if the kind of hook changes or the priority: the new programs go on beside the old ones.
+fn move_hooks(
+    place: Place,
+    pins: &EndpointPins,
+    loaded: &Loaded,
+    previous: &Previous,
+) -> Result<()> {
+    // A link without its pin lives on with its descriptor.
+    let mut kept = Vec::new();
+    for path in [pins.hook(Hook::Ingress), pins.hook(Hook::Egress), pins.config()] {
+        match sys::open_pin(&path) {
+            Ok(pinned) => kept.push((pinned, path)),
+            Err(error) => debug!("nothing to go back to at {}: {error}", path.display()),
         }
     }
+    let maps = loaded.map_ids()?;
+    let result = put_on_hooks(place, pins, loaded)
+        .and_then(|()| pin::replace(loaded.config.as_fd(), &pins.config()))
+        .and_then(|()| take_off_filters(place.ifindex, previous.tc_priority, &maps));
+    if result.is_err() {
+        debug!("putting the previous pins back");
+        for (pinned, path) in kept {
+            if let Err(error) = pin::replace(pinned, &path) {
+                debug!("put it back: {error:#}");
+            }
+        }
+        if let Err(error) = take_off_filters(place.ifindex, place.tc_priority(), &maps) {
+            warn!("take the new programs off: {error:#}");
+        }
+    }
+    result
+}
+
+/// Takes our filters off a device's hooks: those that use one of our maps. The clsact qdisc stays,
+/// since removing it loses packets. With the priority of TCX, 0, there are none.
+pub fn take_off_filters(ifindex: u32, tc_priority: u32, our_maps: &[u32]) -> Result<()> {
+    for hook in HOOKS {
+        let mut filter = filter(ifindex, hook, tc_priority, None);
+        if filter_maps(&mut filter)?.is_some_and(|maps| share_one(&maps, our_maps)) {
+            filter
+                .detach()
+                .with_context(|| format!("take the clsact filter off {hook:?} of the device"))?;
+        }
+    }
+    Ok(())
 }
 
 /// The same wherever one may be: a command that was killed while it changed the kind of hook or the
 /// priority has left filters that no configuration tells of.
-pub fn take_off_all_filters(ifindex: u32, our_maps: &[u32]) {
-    for tc_priority in [PRIORITY_FIRST, PRIORITY_LAST] {
-        take_off_filters(ifindex, tc_priority, our_maps);
-    }
+pub fn take_off_all_filters(ifindex: u32, our_maps: &[u32]) -> Result<()> {
+    [PRIORITY_FIRST, PRIORITY_LAST]
+        .iter()
+        .try_for_each(|priority| take_off_filters(ifindex, *priority, our_maps))
 }
 
 /// Takes the programs of an endpoint's links off their hooks. Removing the pins does that as well,
@@ -180,7 +214,10 @@ fn put_on_hooks(place: Place, pins: &EndpointPins, loaded: &Loaded) -> Result<()
             pin::replace(egress, &pins.hook(Hook::Egress))
         });
     if result.is_err() {
-        take_off_filters(place.ifindex, place.tc_priority(), &loaded.map_ids()?);
+        let undone = take_off_filters(place.ifindex, place.tc_priority(), &loaded.map_ids()?);
+        if let Err(error) = undone {
+            warn!("undoing the attachment: {error:#}");
+        }
     }
     result
 }
@@ -218,7 +255,7 @@ fn check_own_hook(place: Place, hook: Hook) -> Result<()> {
 /// A filter that stands in our place is ours if it uses our maps: an endpoint's that is being
 /// replaced, or what an interrupted command left. A stranger's is not touched.
 fn may_replace(filter: &mut TcHook, program: BorrowedFd<'_>) -> Result<bool> {
-    let Some(maps) = filter_maps(filter) else {
+    let Some(maps) = filter_maps(filter)? else {
         return Ok(false);
     };
     ensure!(
@@ -231,9 +268,13 @@ fn may_replace(filter: &mut TcHook, program: BorrowedFd<'_>) -> Result<bool> {
 }
 
 /// The maps of the program in a filter; `None` if there is no such filter.
-fn filter_maps(filter: &mut TcHook) -> Option<Vec<u32>> {
-    let program = sys::open_program(filter.query().ok()?).ok()?;
-    Some(sys::program_facts(program.as_fd()).ok()?.map_ids)
+fn filter_maps(filter: &mut TcHook) -> Result<Option<Vec<u32>>> {
+    let Ok(id) = filter.query() else { return Ok(None) };
+    let program = match sys::open_program(id) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        program => program.context("open the program of a clsact filter")?,
+    };
+    Ok(Some(sys::program_facts(program.as_fd()).context("read a filter's program")?.map_ids))
 }
 
 fn share_one(these: &[u32], those: &[u32]) -> bool {

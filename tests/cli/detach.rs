@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::common::World;
+use crate::common::process::text;
 
 const ENDPOINT: &str = "/sys/fs/bpf/cilmark/endpoints/1";
 
@@ -193,4 +194,23 @@ fn no_packet_meets_the_programs_once_detach_has_returned() {
     }
     let rules = world.sh("nft list chain inet t input");
     assert!(rules.contains("counter packets 0 "), "{rules}");
+}
+
+#[test]
+fn a_filter_that_can_not_be_taken_off_keeps_its_pins() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300 --ip 10.0.0.1 --hook clsact");
+    let before = world.pins();
+    let binary = env!("CARGO_BIN_EXE_cilmark");
+    let run = world.try_sh(&format!(
+        "setpriv --bounding-set=-net_admin --inh-caps=-net_admin {binary} detach red"
+    ));
+    let said = text(&run.stderr);
+    assert!(said.contains("detach red: take the clsact filter off Ingress"), "{said}");
+    assert_eq!((run.status.code(), world.pins()), (Some(1), before));
+    assert_eq!(world.status("red")["stale"], false);
+    assert_eq!(world.cilmark_json("ipcache list").as_array().unwrap().len(), 1);
+    world.cilmark_ok("detach red");
+    assert_eq!(world.pins(), [""; 0]);
 }

@@ -116,3 +116,39 @@ fn the_role_can_be_changed() {
         json!([{"prefix": "10.0.0.1", "identity": 1, "name": "host"}])
     );
 }
+
+#[test]
+fn a_change_of_hooks_that_fails_half_way_leaves_what_ran() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    // Nothing can be pinned where a directory is.
+    let in_the_way = ["egress-new", "config-new"];
+    for (from, to) in [
+        ("--hook tcx", "--hook clsact"),
+        ("--hook clsact", "--hook tcx"),
+        ("--hook clsact", "--hook clsact --first"),
+        ("--hook clsact --first", "--hook clsact"),
+    ] {
+        world.cilmark_ok(&format!("attach red --id 300 --ip 10.0.0.1 {from}"));
+        let ran = || {
+            let mut status = world.status("red");
+            status["packets"].take();
+            let programs =
+                ["ingress", "egress"].map(|hook| world.program_id(&format!("{ENDPOINT}/{hook}")));
+            let filters = ["ingress", "egress"].map(|hook| {
+                world.sh(&format!("tc filter show dev red {hook} | grep -c handle || true"))
+            });
+            (status, programs, filters, world.cilmark_json("ipcache list"))
+        };
+        let before = ran();
+        for name in in_the_way {
+            world.sh(&format!("mkdir {ENDPOINT}/{name}"));
+            let run = world.cilmark(&format!("attach red --id 301 --ip 10.0.0.2 {to}"));
+            world.sh(&format!("rmdir {ENDPOINT}/{name}"));
+            run.fails(1, &["pin ", ENDPOINT]);
+            assert_eq!(ran(), before, "{from} to {to}, {name}");
+        }
+        world.cilmark_ok("detach red");
+        assert_eq!(world.pins(), [""; 0]);
+    }
+}
