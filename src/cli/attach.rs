@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(value_name = "DEV")]
     device: String,
     /// The identity, a number or a name; for a NIC 1 (host) if left out
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", required_if_eq("role", "container"), value_parser = plan::parse_id)]
     id: Option<String>,
     /// What the device is; by default container for a veth or tap without a default route
     #[arg(long)]

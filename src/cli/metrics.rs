@@ -15,7 +15,7 @@ use crate::output;
 pub struct Args {
     /// In the text format that Prometheus scrapes
     #[arg(long, conflicts_with = "json")]
-    prometheus: bool,
+    pub prometheus: bool,
 }
 
 #[derive(Serialize)]

@@ -15,8 +15,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context as _, Error, Result};
-use clap::{Args, Parser, Subcommand};
+use anyhow::{Context as _, Error, Result, ensure};
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use log::LevelFilter;
 use nix::unistd::geteuid;
 
@@ -44,10 +46,11 @@ struct Global {
         long,
         global = true,
         value_name = "DIR",
+        value_parser = PathBufValueParser::new().try_map(parse_root),
         env = "CILMARK_BPFFS",
         default_value = "/sys/fs/bpf/cilmark"
     )]
-    bpffs: PathBuf,
+    bpffs: Root,
     /// Work in another network namespace: a name of `ip netns`, or a path
     #[arg(long, global = true, value_name = "NAME|PATH")]
     netns: Option<String>,
@@ -120,7 +123,7 @@ impl Context {
 
 /// Runs the command line. Exit status: 0 done, 1 failed, 2 usage.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parse();
     let level = match cli.global.verbose {
         0 => LevelFilter::Warn,
         1 => LevelFilter::Info,
@@ -149,12 +152,30 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The command line; it ends the process with status 2 if there is something wrong with it.
+fn parse() -> Cli {
+    let cli = Cli::parse();
+    // A conflict with a global flag is noticed only where that stands behind the subcommand.
+    if let (true, Command::Metrics(metrics::Args { prometheus: true })) =
+        (cli.global.json, &cli.command)
+    {
+        let message = "the argument '--json' cannot be used with '--prometheus'";
+        Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
+    }
+    cli
+}
+
+fn parse_root(path: PathBuf) -> Result<Root> {
+    ensure!(path.is_absolute(), "not an absolute path");
+    Ok(Root::new(path))
+}
+
 fn run(cli: Cli) -> Result<()> {
     if let Some(name) = &cli.global.netns {
         netns::enter(name)?;
     }
     let context = Context {
-        root: Root::new(cli.global.bpffs),
+        root: cli.global.bpffs,
         json: cli.global.json,
         in_netns: cli.global.netns.is_some(),
     };

@@ -114,7 +114,6 @@ impl Root {
 
     /// Whether the nearest directory that exists is on bpffs.
     fn on_bpffs(&self) -> Result<bool> {
-        ensure!(self.path.is_absolute(), "--bpffs {}: not an absolute path", self.path.display());
         let existing = self.path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         let file_system =
             statfs(existing).with_context(|| format!("look at {}", existing.display()))?;

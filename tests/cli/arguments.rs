@@ -35,6 +35,9 @@ fn usage_errors_are_worded_and_have_status_2() {
             "attach",
             "attach red --id",
             "attach red --id -1",
+            "attach red --id 0",
+            "attach red --id unknown",
+            "attach red --role container",
             "attach red --id 7 --identity 8",
             "attach red --id 7 --role host",
             "attach red --id 7 --hook xdp",
@@ -59,6 +62,8 @@ fn usage_errors_are_worded_and_have_status_2() {
             "identity set 300",
             "mark decode 0x1ffffffff",
             "metrics --json --prometheus",
+            "--json metrics --prometheus",
+            "status --bpffs relative",
             "monitor --type policy",
         ],
     );
@@ -78,8 +83,6 @@ fn what_only_the_host_can_refuse_is_worded_and_has_status_1() {
         &[
             "attach green --id 7",
             "attach red",
-            "attach red --id 0",
-            "attach red --id unknown",
             "attach red --id db",
             "attach red --id 16777217",
             "attach red --id 4294967296",

@@ -62,7 +62,7 @@ fn a_directory_that_bpffs_or_we_cannot_use_is_an_error() {
     world.veth("red");
     let attach = |dir: &str| world.cilmark(&format!("attach red --id 7 --bpffs {dir}"));
     attach("/sys/fs/bpf/with.dot").fails(1, &["/sys/fs/bpf/with.dot", "no dot"]);
-    attach("relative").fails(1, &["--bpffs relative", "absolute"]);
+    attach("relative").fails(2, &["'relative' for '--bpffs <DIR>'", "absolute"]);
     attach("/tmp").fails(1, &["/tmp is not on a BPF file system"]);
     assert_eq!(world.pins(), [""; 0]);
 }

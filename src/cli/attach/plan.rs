@@ -118,7 +118,6 @@ pub fn identity(args: &Args, role: Role, names: &Names) -> Result<Identity> {
         (None, Role::Netdev) => Identity::HOST,
         (None, Role::Container) => bail!("a container needs an identity: --id ID"),
     };
-    ensure!(identity != Identity::UNKNOWN, "--id 0 means unknown, and can't be anybody's identity");
     ensure!(
         role == Role::Netdev || identity != Identity::HOST,
         "--id 1 is this host, and a workload with it would pass for the host"
@@ -170,6 +169,16 @@ fn is_of_a_host(address: &IpAddr) -> bool {
 
 fn is_special(address: &IpAddr) -> bool {
     address.is_unspecified() || address.is_multicast() || address.is_loopback()
+}
+
+/// Takes the text of an identity; names are known later, but for the one that is nobody's.
+pub fn parse_id(text: &str) -> Result<String> {
+    let known = Names::default().parse(text);
+    ensure!(
+        !known.is_ok_and(|identity| identity == Identity::UNKNOWN),
+        "it means unknown, and can't be anybody's identity"
+    );
+    Ok(text.to_owned())
 }
 
 /// Reads an address. What stands in its place most often is said: a device, since `--ip` takes all that
