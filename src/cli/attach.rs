@@ -11,13 +11,14 @@ use ipnet::Ipv6Net;
 use log::info;
 
 use super::{Context, detach, monitor, until_interrupted};
+use crate::datapath::addresses::Addresses;
 use crate::datapath::attach::{self, HookKind, Place};
 use crate::datapath::device::{self, Device};
 use crate::datapath::events::Events;
 use crate::datapath::load::{self, Features, Policing, Sizes, Spec};
 use crate::datapath::pin::{Lock, Root};
 use crate::datapath::registry::Endpoint;
-use crate::datapath::{addresses, netns, sys};
+use crate::datapath::{netns, sys};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Names;
 use crate::model::prefix::parse_ipv6_prefix;
@@ -145,15 +146,16 @@ fn attach_locked(
 ) -> Result<EndpointId> {
     let root = &context.root;
     let netns = netns::current()?;
+    let names = context.names()?;
     let endpoints = clean_stale(root, &device, netns)?;
     let replaced = endpoints.iter().find(|endpoint| {
         endpoint.config.netns == netns && endpoint.config.ifindex == device.ifindex
     });
     let place = plan::place(args, &device)?;
     let spec = Spec {
-        id: plan::endpoint_id(args, &endpoints, replaced)?,
+        id: plan::endpoint_id(args, root, replaced)?,
         role,
-        identity: plan::identity(args, role, &context.names()?)?,
+        identity: plan::identity(args, role, &names)?,
         netns,
         mac: args.mac.unwrap_or(device.mac),
         tc_priority: place.tc_priority(),
@@ -172,7 +174,7 @@ fn attach_locked(
     if replaced.is_none() && !reason.is_empty() {
         output::note(reason);
     }
-    output::note(&describe(&spec, place.kind, replaced.is_some(), &context.names()?));
+    output::note(&describe(&spec, place.kind, replaced.is_some(), &names));
     Ok(spec.id)
 }
 
@@ -208,8 +210,9 @@ fn put_on(
     let config = spec.config();
     let loaded = load::load(root, spec.role, &config, &sizes, &inherited)?;
 
-    let before = addresses::operators_lines(root, &spec.addresses)?;
-    let register = || addresses::register(root, &config, &spec.addresses);
+    let addresses = Addresses::open(root)?.context("the maps of addresses are not pinned")?;
+    let before = addresses.operators_lines(&spec.addresses)?;
+    let register = || addresses.register(&config, &spec.addresses);
     let attached = match replaced {
         Some(endpoint) => {
             register().and_then(|()| attach::replace(place, &pins, &loaded, &endpoint.previous()?))
@@ -218,14 +221,14 @@ fn put_on(
     };
     if let Err(error) = attached {
         let keep = replaced.map(Endpoint::addresses).unwrap_or_default();
-        addresses::forget(root, spec.id, &keep)?;
-        addresses::put_back(root, &before)?;
+        addresses.forget(spec.id, &keep)?;
+        addresses.put_back(&before)?;
         if let Some(endpoint) = replaced {
-            addresses::register(root, &endpoint.config, &keep)?;
+            addresses.register(&endpoint.config, &keep)?;
         }
         return Err(error);
     }
-    addresses::forget(root, spec.id, &spec.addresses)?;
+    addresses.forget(spec.id, &spec.addresses)?;
     for hook in attach::HOOKS {
         let facts = sys::program_facts(loaded.program(hook))?;
         info!(
@@ -244,11 +247,11 @@ fn put_on(
     Ok(())
 }
 
-/// Removes what is left of endpoints whose device is gone, if it had this one's name; the other
-/// endpoints.
+/// Removes what is left of endpoints whose device is gone, if it had this one's name; the others
+/// that have to do with this device.
 fn clean_stale(root: &Root, device: &Device, netns: u64) -> Result<Vec<Endpoint>> {
     let mut others = Vec::new();
-    for endpoint in Endpoint::all(root)? {
+    for endpoint in Endpoint::concerning(root, netns, device)? {
         let same = endpoint.config.netns == netns
             && (endpoint.device == device.name || endpoint.config.ifindex == device.ifindex);
         if endpoint.stale && (same || endpoint.role().is_none()) {

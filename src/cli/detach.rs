@@ -5,12 +5,13 @@ use anyhow::{Result, bail, ensure};
 use log::warn;
 
 use super::Context;
+use crate::datapath::addresses::Addresses;
 use crate::datapath::attach;
 use crate::datapath::ipcache::Ipcache;
 use crate::datapath::maps::Identities;
+use crate::datapath::netns;
 use crate::datapath::pin::Root;
 use crate::datapath::registry::Endpoint;
-use crate::datapath::{addresses, netns};
 use crate::model::endpoint::{Role, Selector};
 use crate::output;
 
@@ -70,9 +71,10 @@ pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
         attach::take_off_all_filters(config.ifindex, &endpoint.map_ids())
     })?;
     // The pins last: they are where another detach finds what a killed one has left.
-    match endpoint.role() {
-        Some(Role::Container) => addresses::forget(root, endpoint.id, &[])?,
-        _ => addresses::hand_on(root, endpoint.id)?,
+    match (Addresses::open(root)?, endpoint.role()) {
+        (None, _) => {}
+        (Some(addresses), Some(Role::Container)) => addresses.forget(endpoint.id, &[])?,
+        (Some(addresses), _) => addresses.hand_on(endpoint.id)?,
     }
     pins.remove()
 }

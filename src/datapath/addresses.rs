@@ -14,80 +14,91 @@ use super::registry::Endpoint;
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Identity;
 
-/// Enters an endpoint's addresses. Fails if one of them is another endpoint's, but for two NICs,
-/// which may carry the same one.
-pub fn register(root: &Root, config: &cm_config, addresses: &[IpAddr]) -> Result<()> {
-    let ipcache = Ipcache::open(root)?.context("the ipcache is not pinned")?;
-    let endpoints = Endpoints::open(root)?.context("the endpoint map is not pinned")?;
-    let is_host = config.role == cm_role::CM_ROLE_NETDEV;
-    let id = u16::try_from(config.endpoint_id).ok().and_then(EndpointId::new);
-    let id = id.context("an endpoint without a number")?;
-    for address in addresses {
-        if let Some(there) = endpoints.get(*address)?
-            && there.endpoint_id != id.get()
-            && there.netns == config.netns
-        {
-            ensure!(
-                is_host && u32::from(there.role) == config.role.0,
-                "{address} is already an address of endpoint {}; `cilmark detach id:{}` frees it",
-                there.endpoint_id,
-                there.endpoint_id
-            );
-            continue;
-        }
-        let endpoint = cm_endpoint {
-            netns: config.netns,
-            ifindex: config.ifindex,
-            endpoint_id: id.get(),
-            role: config.role.0 as u8,
-            pad: 0,
-        };
-        // In this order, so that `forget` finds whatever was entered.
-        endpoints.set(*address, &endpoint)?;
-        if let Some(lost) = ipcache.add_own(*address, Identity(config.identity), id, is_host)? {
-            warn!("{address} had identity {lost} in the ipcache, and now has {}", config.identity);
-        }
+/// Both maps of a root.
+pub struct Addresses<'a> {
+    root: &'a Root,
+    ipcache: Ipcache,
+    endpoints: Endpoints,
+}
+
+impl Addresses<'_> {
+    /// `None` if nobody has made the maps yet.
+    pub fn open(root: &Root) -> Result<Option<Addresses<'_>>> {
+        let (ipcache, endpoints) = (Ipcache::open(root)?, Endpoints::open(root)?);
+        let both = ipcache.zip(endpoints);
+        Ok(both.map(|(ipcache, endpoints)| Addresses { root, ipcache, endpoints }))
     }
-    Ok(())
-}
 
-/// What the operator says of these addresses, which [`register`] may overwrite.
-pub fn operators_lines(root: &Root, addresses: &[IpAddr]) -> Result<Vec<IpcacheLine>> {
-    let ipcache = Ipcache::open(root)?.context("the ipcache is not pinned")?;
-    let lines = addresses.iter().map(|address| ipcache.get(&IpNet::from(*address)));
-    let lines: Vec<Option<IpcacheLine>> = lines.collect::<Result<_>>()?;
-    Ok(lines.into_iter().flatten().filter(|line| line.owner.is_none()).collect())
-}
-
-/// Puts the operator's lines back in place of what [`register`] wrote.
-pub fn put_back(root: &Root, lines: &[IpcacheLine]) -> Result<()> {
-    let ipcache = Ipcache::open(root)?.context("the ipcache is not pinned")?;
-    lines.iter().try_for_each(|line| ipcache.put_back(line))
-}
-
-/// Removes an endpoint's addresses, but those in `keep`.
-pub fn forget(root: &Root, id: EndpointId, keep: &[IpAddr]) -> Result<()> {
-    let (Some(ipcache), Some(endpoints)) = (Ipcache::open(root)?, Endpoints::open(root)?) else {
-        return Ok(());
-    };
-    for address in endpoints.addresses_of(id)? {
-        if !keep.contains(&address) {
-            ipcache.remove_own(address, id)?;
-            endpoints.remove(address)?;
+    /// Enters an endpoint's addresses. Fails if one of them is another endpoint's, but for two
+    /// NICs, which may carry the same one.
+    pub fn register(&self, config: &cm_config, addresses: &[IpAddr]) -> Result<()> {
+        let is_host = config.role == cm_role::CM_ROLE_NETDEV;
+        let id = u16::try_from(config.endpoint_id).ok().and_then(EndpointId::new);
+        let id = id.context("an endpoint without a number")?;
+        for address in addresses {
+            if let Some(there) = self.endpoints.get(*address)?
+                && there.endpoint_id != id.get()
+                && there.netns == config.netns
+            {
+                ensure!(
+                    is_host && u32::from(there.role) == config.role.0,
+                    "{address} is already an address of endpoint {}; `cilmark detach id:{}` frees \
+                     it",
+                    there.endpoint_id,
+                    there.endpoint_id
+                );
+                continue;
+            }
+            let endpoint = cm_endpoint {
+                netns: config.netns,
+                ifindex: config.ifindex,
+                endpoint_id: id.get(),
+                role: config.role.0 as u8,
+                pad: 0,
+            };
+            // In this order, so that `forget` finds whatever was entered.
+            self.endpoints.set(*address, &endpoint)?;
+            let identity = Identity(config.identity);
+            if let Some(lost) = self.ipcache.add_own(*address, identity, id, is_host)? {
+                warn!("{address} had identity {lost} in the ipcache, and now has {identity}");
+            }
         }
+        Ok(())
     }
-    Ok(())
-}
 
-/// Removes all addresses of an endpoint that is gone. One that another NIC of the host has as well
-/// is handed on to that.
-pub fn hand_on(root: &Root, id: EndpointId) -> Result<()> {
-    forget(root, id, &[])?;
-    for other in Endpoint::all(root)? {
-        if other.role() == Some(Role::Netdev) && !other.stale {
-            register(root, &other.config, &other.addresses())
-                .with_context(|| format!("register the addresses of {} again", other.device))?;
-        }
+    /// What the operator says of these addresses, which [`Addresses::register`] may overwrite.
+    pub fn operators_lines(&self, addresses: &[IpAddr]) -> Result<Vec<IpcacheLine>> {
+        let lines = addresses.iter().map(|address| self.ipcache.get(&IpNet::from(*address)));
+        let lines: Vec<Option<IpcacheLine>> = lines.collect::<Result<_>>()?;
+        Ok(lines.into_iter().flatten().filter(|line| line.owner.is_none()).collect())
     }
-    Ok(())
+
+    /// Puts the operator's lines back in place of what [`Addresses::register`] wrote.
+    pub fn put_back(&self, lines: &[IpcacheLine]) -> Result<()> {
+        lines.iter().try_for_each(|line| self.ipcache.put_back(line))
+    }
+
+    /// Removes an endpoint's addresses, but those in `keep`.
+    pub fn forget(&self, id: EndpointId, keep: &[IpAddr]) -> Result<()> {
+        for address in self.endpoints.addresses_of(id)? {
+            if !keep.contains(&address) {
+                self.ipcache.remove_own(address, id)?;
+                self.endpoints.remove(address)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes all addresses of an endpoint that is gone. One that another NIC of the host has as
+    /// well is handed on to that.
+    pub fn hand_on(&self, id: EndpointId) -> Result<()> {
+        self.forget(id, &[])?;
+        for other in Endpoint::all(self.root)? {
+            if other.role() == Some(Role::Netdev) && !other.stale {
+                self.register(&other.config, &other.addresses())
+                    .with_context(|| format!("register the addresses of {} again", other.device))?;
+            }
+        }
+        Ok(())
+    }
 }

@@ -18,6 +18,9 @@ use nix::time::ClockId;
 
 use super::abi::__sk_buff;
 
+/// Entries that [`for_each_batch`] asks for first.
+const FIRST_BATCH: usize = 512;
+
 /// Which of a device's two TC hooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
@@ -212,15 +215,16 @@ pub fn program_facts(program: BorrowedFd<'_>) -> io::Result<ProgramFacts> {
     })
 }
 
-/// Reads a whole map in batches: the bytes of up to `count` keys and of their values at a time.
-/// libbpf-rs has this as an iterator, which takes a batch that is not quite full for the last one;
-/// a hash map gives whole buckets only.
+/// Reads a whole map in batches: the bytes of up to `most` keys and of their values at a time, the
+/// first time of fewer, since most maps are small. libbpf-rs has this as an iterator, which takes a
+/// batch that is not quite full for the last one; a hash map gives whole buckets only.
 pub fn for_each_batch(
     map: &MapHandle,
-    count: usize,
+    most: usize,
     mut handle: impl FnMut(&[u8], &[u8]),
 ) -> io::Result<()> {
     let (key_size, value_size) = (map.key_size() as usize, map.value_size() as usize);
+    let mut count = most.min(FIRST_BATCH);
     let mut keys = vec![0u8; count * key_size];
     let mut values = vec![0u8; count * value_size];
     // Where the kernel is: a bucket number in a hash map, a key in a trie.
@@ -246,6 +250,11 @@ pub fn for_each_batch(
             Ok(_) => false,
             Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => true,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // The next bucket holds more than that; the position stays before it.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && count < most => {
+                read = 0;
+                false
+            }
             Err(error) => return Err(error),
         };
         let read = read as usize;
@@ -254,6 +263,9 @@ pub fn for_each_batch(
             return Ok(());
         }
         first = false;
+        count = most.min(count * 4);
+        keys.resize(count * key_size, 0);
+        values.resize(count * value_size, 0);
     }
 }
 

@@ -128,8 +128,13 @@ fn status_tells_what_runs_though_the_pinned_config_is_missing_or_wrong() {
     world.sh(&format!("rm {ENDPOINT}/config"));
     assert_eq!(without_packets(), truth);
     let blue = "/sys/fs/bpf/cilmark/endpoints/2/config";
-    world.sh(&format!("bpftool map pin pinned {blue} {ENDPOINT}/config"));
+    let spoil = || world.sh(&format!("bpftool map pin pinned {blue} {ENDPOINT}/config"));
+    spoil();
     assert_eq!(without_packets(), truth);
+    let run = world.cilmark("attach red --id 300 --ip 10.0.0.1");
+    assert!(run.stderr.starts_with("replaced red: endpoint 1,"), "{run:?}");
+    world.sh(&format!("rm {ENDPOINT}/config"));
+    spoil();
     world.cilmark_ok("detach red");
     assert_eq!(world.status("blue")["stale"], false);
     assert_eq!(

@@ -9,6 +9,7 @@ use log::warn;
 use super::{Args, HookChoice};
 use crate::datapath::attach::{HookKind, Place};
 use crate::datapath::device::{self, Device};
+use crate::datapath::pin::Root;
 use crate::datapath::registry::Endpoint;
 use crate::datapath::{load, sys};
 use crate::model::endpoint::{EndpointId, Role};
@@ -81,11 +82,7 @@ pub fn place(args: &Args, device: &Device) -> Result<Place> {
 }
 
 /// The number: the one that is wanted, that of the endpoint that is replaced, or a free one.
-pub fn endpoint_id(
-    args: &Args,
-    endpoints: &[Endpoint],
-    replaced: Option<&Endpoint>,
-) -> Result<EndpointId> {
+pub fn endpoint_id(args: &Args, root: &Root, replaced: Option<&Endpoint>) -> Result<EndpointId> {
     match (args.endpoint_id, replaced) {
         (Some(wanted), Some(endpoint)) => {
             ensure!(
@@ -97,16 +94,20 @@ pub fn endpoint_id(
             );
             Ok(wanted)
         }
-        (Some(wanted), None) => match endpoints.iter().find(|endpoint| endpoint.id == wanted) {
-            Some(taken) => bail!(
-                "endpoint {wanted} is {}{}; take another number, or `cilmark detach id:{wanted}`",
-                taken.device,
-                if taken.stale { ", which is gone" } else { "" }
-            ),
-            None => Ok(wanted),
-        },
+        (Some(wanted), None) => {
+            if root.endpoints()?.contains(&wanted) {
+                let taken = Endpoint::read(root, wanted)?;
+                bail!(
+                    "endpoint {wanted} is {}{}; take another number, or `cilmark detach \
+                     id:{wanted}`",
+                    taken.device,
+                    if taken.stale { ", which is gone" } else { "" }
+                );
+            }
+            Ok(wanted)
+        }
         (None, Some(endpoint)) => Ok(endpoint.id),
-        (None, None) => EndpointId::lowest_free(endpoints.iter().map(|endpoint| endpoint.id))
+        (None, None) => EndpointId::lowest_free(root.endpoints()?)
             .context("all 65535 endpoint numbers are taken"),
     }
 }
