@@ -1,10 +1,11 @@
 //! `cilmark detach`.
 
-use anyhow::{Result, bail, ensure};
+use std::collections::BTreeMap;
 
+use anyhow::{Result, ensure};
 use log::warn;
 
-use super::Context;
+use super::{Context, all_of};
 use crate::datapath::addresses::Addresses;
 use crate::datapath::attach;
 use crate::datapath::ipcache::Ipcache;
@@ -32,18 +33,19 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
         output::note("nothing is attached");
         return Ok(());
     };
-    let mut endpoints = Vec::new();
-    let mut errors = Vec::new();
+    let mut found = context.endpoints()?;
+    let mut errors = std::mem::take(&mut found.errors);
+    let mut chosen = BTreeMap::new();
     if args.all {
-        endpoints = context.endpoints()?;
+        chosen.extend(found.endpoints.iter().map(|endpoint| (endpoint.id, endpoint)));
     }
     for selector in &args.devices {
-        match Endpoint::select(root, selector, context.in_netns) {
-            Ok(endpoint) => endpoints.push(endpoint),
+        match found.select(selector) {
+            Ok(endpoint) => _ = chosen.insert(endpoint.id, endpoint),
             Err(error) => errors.push(error),
         }
     }
-    for endpoint in &endpoints {
+    for endpoint in chosen.into_values() {
         match detach(root, endpoint) {
             Ok(()) => output::note(&format!("detached {}", endpoint.device)),
             Err(error) => errors.push(error.context(format!("detach {}", endpoint.device))),
@@ -52,14 +54,7 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
     if let Err(error) = remove_unused_root(root) {
         errors.push(error);
     }
-    match errors.len() {
-        0 => Ok(()),
-        1 => Err(errors.remove(0)),
-        _ => {
-            let all: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
-            bail!("{} failures:\n  {}", all.len(), all.join("\n  "))
-        }
-    }
+    all_of(errors)
 }
 
 /// Takes an endpoint off its device and forgets its addresses; also what is left of a stale one.

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context as _, Error, Result, ensure};
+use anyhow::{Context as _, Error, Result, bail, ensure};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -24,7 +24,7 @@ use nix::unistd::geteuid;
 
 use crate::datapath::maps::Identities;
 use crate::datapath::pin::{Lock, Root};
-use crate::datapath::registry::Endpoint;
+use crate::datapath::registry::{Endpoint, Found};
 use crate::datapath::{log as datapath_log, netns};
 use crate::model::identity::Names;
 use crate::output;
@@ -103,11 +103,12 @@ impl Context {
     }
 
     /// All endpoints; with `--netns`, those there.
-    fn endpoints(&self) -> Result<Vec<Endpoint>> {
-        let here = netns::current()?;
-        let mut endpoints = Endpoint::all(&self.root)?;
-        endpoints.retain(|endpoint| !self.in_netns || endpoint.config.netns == here);
-        Ok(endpoints)
+    fn endpoints(&self) -> Result<Found> {
+        let mut found = Endpoint::all(&self.root)?;
+        if self.in_netns {
+            found.narrow(netns::current()?);
+        }
+        Ok(found)
     }
 
     /// Makes the root directory usable and keeps other commands out.
@@ -201,6 +202,18 @@ fn is_kind(error: &Error, kind: io::ErrorKind) -> bool {
         });
         of_io == Some(kind) || of_nix == Some(kind) || of_bpf
     })
+}
+
+/// One error of all that happened while a command went on.
+fn all_of(mut errors: Vec<Error>) -> Result<()> {
+    match errors.len() {
+        0 => Ok(()),
+        1 => Err(errors.remove(0)),
+        _ => {
+            let all: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
+            bail!("{} failures:\n  {}", all.len(), all.join("\n  "))
+        }
+    }
 }
 
 /// Turns Ctrl-C and SIGTERM into a question that loops can ask: whether to go on.

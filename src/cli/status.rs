@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use super::Context;
+use super::{Context, all_of};
 use crate::datapath::attach::HookKind;
 use crate::datapath::registry::Endpoint;
 use crate::model::endpoint::{EndpointId, Role, Selector};
@@ -36,13 +36,29 @@ struct Line {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<()> {
-    let endpoints = match &args.device {
-        Some(selector) => vec![Endpoint::select(&context.root, selector, context.in_netns)?],
-        None => context.endpoints()?,
-    };
+    let mut found = context.endpoints()?;
+    let mut errors = std::mem::take(&mut found.errors);
     let names = context.names()?;
-    let lines: Vec<Line> =
-        endpoints.iter().map(|endpoint| line(endpoint, &names)).collect::<Result<_>>()?;
+    let mut lines = Vec::new();
+    let mut add = |endpoint: &Endpoint| match line(endpoint, &names) {
+        Ok(line) => lines.push(line),
+        Err(error) => errors.push(error.context(format!("read endpoint {}", endpoint.id))),
+    };
+    match &args.device {
+        Some(selector) => match found.select(selector) {
+            Ok(endpoint) => add(endpoint),
+            Err(error) => {
+                errors.push(error);
+                return all_of(errors);
+            }
+        },
+        None => found.endpoints.iter().for_each(add),
+    }
+    print(context, lines, &names)?;
+    all_of(errors)
+}
+
+fn print(context: &Context, lines: Vec<Line>, names: &Names) -> Result<()> {
     if context.json {
         return output::json(&lines);
     }

@@ -93,7 +93,11 @@ impl Addresses<'_> {
     /// well is handed on to that.
     pub fn hand_on(&self, id: EndpointId) -> Result<()> {
         self.forget(id, &[])?;
-        for other in Endpoint::all(self.root)? {
+        let others = Endpoint::all(self.root)?;
+        for error in &others.errors {
+            warn!("addresses that two NICs share: {error:#}");
+        }
+        for other in &others.endpoints {
             if other.role() == Some(Role::Netdev) && !other.stale {
                 self.register(&other.config, &other.addresses())
                     .with_context(|| format!("register the addresses of {} again", other.device))?;

@@ -70,7 +70,8 @@ impl<'root> Events<'root> {
     /// Endpoints come and go while a reader runs, so each time all are asked anew.
     fn trace_for(&self, ahead: Duration) {
         let until = if ahead.is_zero() { 0 } else { monotonic_ns() + ahead.as_nanos() as u64 };
-        for endpoint in Endpoint::all(self.root).unwrap_or_default() {
+        let found = Endpoint::all(self.root).map(|found| found.endpoints);
+        for endpoint in found.unwrap_or_default() {
             if let Err(error) = endpoint.trace_until(until) {
                 log::debug!("trace endpoint {}: {error:#}", endpoint.id);
             }

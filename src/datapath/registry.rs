@@ -39,6 +39,56 @@ pub struct Endpoint {
     pinned_config: Option<u32>,
 }
 
+/// Endpoints, and what was wrong with those that could not be read.
+pub struct Found {
+    /// In the order of their numbers.
+    pub endpoints: Vec<Endpoint>,
+    /// Each says which endpoint it is about.
+    pub errors: Vec<Error>,
+    unread: Vec<EndpointId>,
+}
+
+impl Found {
+    /// Leaves those of a namespace only.
+    pub fn narrow(&mut self, netns: u64) {
+        self.endpoints.retain(|endpoint| endpoint.config.netns == netns);
+    }
+
+    /// The one that a command names.
+    pub fn select(&self, selector: &Selector) -> Result<&Endpoint> {
+        let matching: Vec<&Endpoint> = self
+            .endpoints
+            .iter()
+            .filter(|endpoint| match selector {
+                Selector::Device(name) => endpoint.device == *name,
+                Selector::Id(id) => endpoint.id == *id,
+            })
+            .collect();
+        match matching[..] {
+            [endpoint] => Ok(endpoint),
+            [] if self.may_be_unread(selector) => {
+                bail!("`{selector}` is not among the endpoints that can be read")
+            }
+            [] => bail!("`{selector}` is not attached; `cilmark status` lists what is"),
+            _ => {
+                let ids: Vec<String> = matching.iter().map(|e| format!("id:{}", e.id)).collect();
+                bail!(
+                    "`{selector}` is the name of several devices: {}; say which, or narrow it \
+                     with --netns",
+                    ids.join(", ")
+                )
+            }
+        }
+    }
+
+    fn may_be_unread(&self, selector: &Selector) -> bool {
+        match selector {
+            Selector::Device(_) => !self.unread.is_empty(),
+            Selector::Id(id) => self.unread.contains(id),
+        }
+    }
+}
+
 /// A program that was found through its pin.
 struct Running {
     program: OwnedFd,
@@ -54,37 +104,19 @@ struct TcxLink {
 }
 
 impl Endpoint {
-    /// All endpoints of a root, in the order of their numbers.
-    pub fn all(root: &Root) -> Result<Vec<Endpoint>> {
-        root.endpoints()?.into_iter().map(|id| Endpoint::read(root, id)).collect()
-    }
-
-    /// The endpoint that a command names. A name means a device of any namespace, or of the
-    /// current one only if `this_netns`.
-    pub fn select(root: &Root, selector: &Selector, this_netns: bool) -> Result<Endpoint> {
-        let all = Endpoint::all(root)?;
-        let here = netns::current()?;
-        let mut matching: Vec<Endpoint> = all
-            .into_iter()
-            .filter(|endpoint| !this_netns || endpoint.config.netns == here)
-            .filter(|endpoint| match selector {
-                Selector::Device(name) => endpoint.device == *name,
-                Selector::Id(id) => endpoint.id == *id,
-            })
-            .collect();
-        match (matching.pop(), matching.is_empty()) {
-            (Some(endpoint), true) => Ok(endpoint),
-            (None, _) => bail!("`{selector}` is not attached; `cilmark status` lists what is"),
-            (Some(last), false) => {
-                let ids: Vec<String> =
-                    matching.iter().chain([&last]).map(|e| format!("id:{}", e.id)).collect();
-                bail!(
-                    "`{selector}` is the name of several devices: {}; say which, or narrow it \
-                     with --netns",
-                    ids.join(", ")
-                )
+    /// All endpoints of a root, as far as they can be read.
+    pub fn all(root: &Root) -> Result<Found> {
+        let mut found = Found { endpoints: Vec::new(), errors: Vec::new(), unread: Vec::new() };
+        for id in root.endpoints()? {
+            match Endpoint::read(root, id) {
+                Ok(endpoint) => found.endpoints.push(endpoint),
+                Err(error) => {
+                    found.errors.push(error);
+                    found.unread.push(id);
+                }
             }
         }
+        Ok(found)
     }
 
     /// The endpoints that have to do with a device of a namespace: those whose configuration names
@@ -110,6 +142,10 @@ impl Endpoint {
     /// Reads one endpoint; whatever is missing makes it stale. What can't be looked at, for want of
     /// rights or of descriptors, is an error: who took it for missing would clean up what runs.
     pub fn read(root: &Root, id: EndpointId) -> Result<Endpoint> {
+        Endpoint::read_pins(root, id).with_context(|| format!("read endpoint {id}"))
+    }
+
+    fn read_pins(root: &Root, id: EndpointId) -> Result<Endpoint> {
         let pins = root.endpoint(id);
         let mut programs = [None, None];
         for (program, hook) in programs.iter_mut().zip(HOOKS) {
@@ -141,9 +177,7 @@ impl Endpoint {
             programs,
             pinned_config,
         };
-        endpoint
-            .look_at_device()
-            .with_context(|| format!("look at the device of endpoint {id}"))?;
+        endpoint.look_at_device().context("look at its device")?;
         Ok(endpoint)
     }
 
@@ -317,6 +351,14 @@ fn is_link(object: BorrowedFd<'_>) -> Result<bool> {
     Ok(name.to_string_lossy().contains("bpf_link") || name.to_string_lossy().contains("bpf-link"))
 }
 
+fn role(config: &cm_config) -> Option<Role> {
+    match config.role {
+        cm_role::CM_ROLE_CONTAINER => Some(Role::Container),
+        cm_role::CM_ROLE_NETDEV => Some(Role::Netdev),
+        _ => None,
+    }
+}
+
 fn read_config(map: &MapHandle) -> Result<cm_config> {
     if map.map_type() != MapType::Array {
         bail!("a configuration is an array, not {:?}", map.map_type());
@@ -324,11 +366,4 @@ fn read_config(map: &MapHandle) -> Result<cm_config> {
     let key = u32_key(0);
     let value = map.lookup(abi::bytes_of(&key), MapFlags::ANY)?.context("an empty config")?;
     abi::from_bytes(&value)
-}
-fn role(config: &cm_config) -> Option<Role> {
-    match config.role {
-        cm_role::CM_ROLE_CONTAINER => Some(Role::Container),
-        cm_role::CM_ROLE_NETDEV => Some(Role::Netdev),
-        _ => None,
-    }
 }

@@ -109,7 +109,8 @@ fn a_device_that_is_named_twice_is_detached_once_without_an_error() {
     let Some(world) = World::new() else { return };
     world.veth("red");
     world.cilmark_ok("attach red --id 300");
-    world.cilmark_ok("detach red id:1");
+    let run = world.cilmark("detach red red id:1");
+    assert_eq!((run.status, run.stderr.as_str()), (Some(0), "detached red\n"));
     assert_eq!(world.pins(), [""; 0]);
 }
 

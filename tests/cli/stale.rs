@@ -187,3 +187,36 @@ fn what_can_not_be_looked_at_is_an_error_and_never_cleaned_up() {
         std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("by {hook}"));
     }
 }
+
+#[test]
+fn an_endpoint_that_can_not_be_read_stops_nothing_that_is_about_others() {
+    let Some(world) = World::new() else { return };
+    for device in ["red", "green", "blue"] {
+        world.veth(device);
+        world.cilmark_ok(&format!("attach {device} --id 300"));
+    }
+    let green = "/sys/fs/bpf/cilmark/endpoints/2";
+    world.sh(&format!("rm {green}/ingress && mkdir {green}/ingress"));
+    let why = format!("read endpoint 2: open {green}/ingress: ");
+
+    let run = world.cilmark("status --json");
+    assert!(run.status == Some(1) && run.stderr.contains(&why), "{run:?}");
+    let readable: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(readable.as_array().unwrap().len(), 2);
+    assert_eq!((&readable[0]["device"], &readable[1]["device"]), (&json!("red"), &json!("blue")));
+
+    world.cilmark_ok("attach red --id 301");
+    world.veth("white");
+    world.cilmark_ok("attach white --id 302");
+    for nobody in ["detach green", "detach id:2", "status green"] {
+        world.cilmark(nobody).fails(1, &["not among the endpoints that can be read", &why]);
+    }
+    world.cilmark("detach red").fails(1, &["detached red", &why]);
+    world.cilmark("detach --all").fails(1, &["detached blue", "detached white", &why]);
+    assert!(!world.pins().contains(&"cilmark/endpoints/3".to_owned()));
+    assert!(world.pins().contains(&"cilmark/endpoints/2/egress".to_owned()));
+
+    world.sh(&format!("rmdir {green}/ingress"));
+    world.cilmark_ok("detach green");
+    assert_eq!(world.pins(), [""; 0]);
+}
