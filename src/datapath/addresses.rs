@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
-use log::warn;
+use log::{info, warn};
 
 use super::abi::{cm_config, cm_endpoint, cm_role};
 use super::ipcache::{Ipcache, IpcacheLine};
@@ -29,8 +29,8 @@ impl Addresses<'_> {
         Ok(both.map(|(ipcache, endpoints)| Addresses { root, ipcache, endpoints }))
     }
 
-    /// Enters an endpoint's addresses. Fails if one of them is another endpoint's, but for two
-    /// NICs, which may carry the same one.
+    /// Enters an endpoint's addresses. Fails if one of them is another endpoint's that runs, but
+    /// for two NICs of one namespace, which may carry the same one.
     pub fn register(&self, config: &cm_config, addresses: &[IpAddr]) -> Result<()> {
         let is_host = config.role == cm_role::CM_ROLE_NETDEV;
         let id = u16::try_from(config.endpoint_id).ok().and_then(EndpointId::new);
@@ -38,16 +38,12 @@ impl Addresses<'_> {
         for address in addresses {
             if let Some(there) = self.endpoints.get(*address)?
                 && there.endpoint_id != id.get()
-                && there.netns == config.netns
             {
-                ensure!(
-                    is_host && u32::from(there.role) == config.role.0,
-                    "{address} is already an address of endpoint {}; `cilmark detach id:{}` frees \
-                     it",
-                    there.endpoint_id,
-                    there.endpoint_id
-                );
-                continue;
+                let same_role = u32::from(there.role) == config.role.0;
+                if is_host && same_role && there.netns == config.netns {
+                    continue;
+                }
+                self.check_free(*address, &there, config.netns)?;
             }
             let endpoint = cm_endpoint {
                 netns: config.netns,
@@ -64,6 +60,28 @@ impl Addresses<'_> {
             }
         }
         Ok(())
+    }
+
+    /// An address has one owner and one identity in a root, whatever namespace it is in. What is left
+    /// of an endpoint that is gone owns nothing.
+    fn check_free(&self, address: IpAddr, there: &cm_endpoint, netns: u64) -> Result<()> {
+        let Some(id) = EndpointId::new(there.endpoint_id) else { return Ok(()) };
+        let owner = Endpoint::read(self.root, id)?;
+        if owner.stale {
+            info!("{address} was an address of endpoint {id}, which is stale");
+            return Ok(());
+        }
+        let device = &owner.device;
+        ensure!(
+            there.netns == netns,
+            "{address} is already an address of endpoint {id} ({device}) in another network \
+             namespace; what has the same addresses in two namespaces takes a root of its own for \
+             one of them: --bpffs DIR"
+        );
+        bail!(
+            "{address} is already an address of endpoint {id} ({device}); `cilmark detach id:{id}` \
+             frees it"
+        );
     }
 
     /// What the operator says of these addresses, which [`Addresses::register`] may overwrite.

@@ -81,3 +81,27 @@ fn an_endpoint_of_another_namespace_may_have_the_same_address() {
     assert_eq!(world.status("red --bpffs /sys/fs/bpf/a")["ips"], json!(["10.0.0.1"]));
     assert_eq!(world.status("eth0 --bpffs /sys/fs/bpf/b")["ips"], json!(["10.0.0.1"]));
 }
+
+#[test]
+fn an_address_of_another_namespace_is_refused_in_the_same_root() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    world.sh("ip -n red addr add 10.9.0.1/32 dev eth0 && ip -n blue addr add 10.9.0.1/32 dev eth0");
+    world.cilmark_ok("attach eth0 --netns red --id 300");
+    let before = (world.pins(), world.cilmark_json("ipcache list"));
+    for other in ["eth0 --netns blue", "blue --id 301 --ip 10.9.0.1"] {
+        world.cilmark(&format!("attach {other}")).fails(
+            1,
+            &["10.9.0.1 is already an address of endpoint 1 (eth0) in another", "--bpffs DIR"],
+        );
+        assert_eq!((world.pins(), world.cilmark_json("ipcache list")), before, "{other}");
+    }
+    // The namespace of a container that was started again is another one.
+    world.sh("ip netns del red");
+    crate::common::world::wait_for("the namespace to go", || {
+        !world.try_sh("ip link show red").status.success()
+    });
+    world.cilmark_ok("attach eth0 --netns blue");
+    assert_eq!(world.cilmark_json("ipcache get 10.9.0.1")[0]["identity"], 1);
+}

@@ -220,3 +220,20 @@ fn an_endpoint_that_can_not_be_read_stops_nothing_that_is_about_others() {
     world.cilmark_ok("detach green");
     assert_eq!(world.pins(), [""; 0]);
 }
+
+#[test]
+fn a_workload_that_comes_back_on_another_device_takes_its_address_along() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300 --ip 10.0.0.1");
+    world.sh("ip link del red");
+    world.veth("blue");
+    world.cilmark_ok("attach blue --id 301 --ip 10.0.0.1");
+    for _ in 0..2 {
+        let line = json!([{"prefix": "10.0.0.1", "identity": 301, "name": null}]);
+        assert_eq!(world.cilmark_json("ipcache list"), line);
+        world.cilmark("detach red");
+    }
+    world.cilmark_ok("detach blue");
+    assert_eq!(world.pins(), [""; 0]);
+}
