@@ -48,7 +48,7 @@ fn replacing_loses_no_packet() {
         let claim = move || {
             let Some(world) = red_and_blue(&format!("--hook {hook}")) else { return };
             let answered = every_request_is_answered(&world, || {
-                for round in 0..100 {
+                for round in 0..500 {
                     let identity = 300 + round % 2;
                     world.cilmark_ok(&format!(
                         "attach red --id {identity} --ip 10.1.0.10 fd00:1::10 --hook {hook}"
