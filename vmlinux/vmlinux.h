@@ -178,6 +178,7 @@ enum {
 
 /* if_packet.h */
 enum {
+	PACKET_HOST = 0,
 	PACKET_OTHERHOST = 3,
 };
 

@@ -29,6 +29,14 @@ enum cm_program {
 	CM_TO_NETDEV = 4,
 };
 
+/* How a workload is delivered to past the host's stack. */
+enum cm_delivery {
+	CM_DELIVERY_NONE = 0, /* only through the stack */
+	CM_DELIVERY_PEER =
+		1, /* bpf_redirect_peer: the other end of its veth is in another namespace */
+	CM_DELIVERY_EGRESS = 2, /* bpf_redirect to its tap, whose to_container has the policy */
+};
+
 /* As seen from the endpoint: what it sends is egress. */
 enum cm_direction {
 	CM_INGRESS = 0,
@@ -138,7 +146,7 @@ struct cm_config {
 	__u8 stamp_remote; /* from_netdev puts the remote identity into the mark */
 	__u8 bridge_port; /* of a NIC: frames for others pass by */
 	__u8 explain; /* a private copy that tells its steps and changes nothing */
-	__u8 local_delivery; /* to endpoints of this host without the stack */
+	__u8 local_delivery; /* what is for a workload of this host skips the stack */
 	__u8 ct_local; /* cm_ct4 and cm_ct6 are this endpoint's own */
 	enum cm_policy_mode policy[2]; /* indexed by enum cm_direction */
 	__u32 jiffies_per_second; /* of this kernel (CONFIG_HZ) */
@@ -156,7 +164,7 @@ struct cm_config {
 	struct cm_ipv6 flow_label_prefix;
 	struct cm_ipv6 flow_label_mask;
 	__u32 events_per_second; /* on each CPU; what is above is counted as lost */
-	__u32 pad2;
+	enum cm_delivery delivery; /* to this one */
 	__u32 policy_verdict_log; /* 1 << enum cm_direction: its policy verdicts become events */
 };
 
@@ -186,7 +194,7 @@ struct cm_endpoint {
 	__u32 ifindex;
 	__u16 endpoint_id;
 	__u8 role; /* enum cm_role */
-	__u8 pad;
+	__u8 delivery; /* enum cm_delivery; if not 0, cm_policy_call has its ingress policy */
 };
 
 /*

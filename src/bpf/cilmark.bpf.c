@@ -2,6 +2,7 @@
 /*
  * The four programs. An endpoint loads two of them: a container's from_container and to_container
  * (ingress and egress hook of the host side of its veth or tap), a NIC's from_netdev and to_netdev.
+ * A container with local delivery has a fifth, ingress_policy, which is on no hook.
  * Accepting is TC_ACT_UNSPEC, so that other programs on the hook still run.
  */
 #include "abi.h"
@@ -12,6 +13,7 @@
 #include "lib/endpoint.h"
 #include "lib/flow_label.h"
 #include "lib/ipcache.h"
+#include "lib/local_delivery.h"
 #include "lib/mark.h"
 #include "lib/packet.h"
 #include "lib/police.h"
@@ -44,6 +46,7 @@ int from_container(struct __sk_buff *skb)
 		verdict = check_source(skb, &pkt);
 	if (verdict < 0)
 		return drop(skb, &pkt, verdict);
+	learn_mac(skb);
 	if (arp_wants_answer(&pkt))
 		return arp_answer(skb, &pkt);
 	verdict = police(skb, &pkt, CM_EGRESS);
@@ -52,7 +55,7 @@ int from_container(struct __sk_buff *skb)
 	if (config.flow_label && flow_label_set(skb, &pkt))
 		return drop(skb, &pkt, -CM_DROP_WRITE_ERROR);
 	mark_set_identity(skb, config.identity);
-	return accept(skb, &pkt);
+	return deliver(skb, &pkt);
 }
 
 /* The workload is receiving. */
@@ -75,6 +78,37 @@ int to_container(struct __sk_buff *skb)
 	return accept(skb, &pkt);
 }
 
+/*
+ * The workload is receiving what another program of this host has tail-called here for: the same as
+ * to_container, and then the way into the workload.
+ */
+SEC("tc")
+int ingress_policy(struct __sk_buff *skb)
+{
+	__u64 mac = workload_mac;
+	struct packet pkt;
+	int verdict = 0;
+
+	/* The stack asks for a MAC that is not known, and comes by to_container. */
+	if (!configured() || !mac)
+		return TC_ACT_UNSPEC;
+	packet_init(&pkt, skb, CM_TO_CONTAINER);
+	parse_packet(skb, &pkt);
+	if (config.delivery == CM_DELIVERY_PEER) {
+		/* No mark goes into another namespace: the kernel clears it only on its own way. */
+		mark_clear(skb);
+		verdict = police(skb, &pkt, CM_INGRESS);
+	}
+	if (verdict == 0)
+		verdict = route_to_workload(skb, &pkt, mac);
+	if (verdict < 0)
+		return drop(skb, &pkt, verdict);
+	if (config.delivery == CM_DELIVERY_EGRESS)
+		return bpf_redirect(config.ifindex, 0);
+	accept(skb, &pkt);
+	return bpf_redirect_peer(config.ifindex, 0);
+}
+
 /* A NIC has received: for this host, or to be forwarded. */
 SEC("tc")
 int from_netdev(struct __sk_buff *skb)
@@ -87,14 +121,14 @@ int from_netdev(struct __sk_buff *skb)
 	packet_init(&pkt, skb, CM_FROM_NETDEV);
 	if (mark_names_sender(pkt.mark_in))
 		mark_clear(skb);
-	if (has_policy() || config.stamp_remote)
+	if (has_policy() || config.stamp_remote || config.local_delivery)
 		parse_packet(skb, &pkt);
 	verdict = police(skb, &pkt, CM_INGRESS);
 	if (verdict < 0)
 		return drop(skb, &pkt, verdict);
 	if (config.stamp_remote && packet_is_ip(&pkt) && mark_is_free(skb))
 		mark_set_if_it_fits(skb, remote_identity_to_stamp(skb, &pkt));
-	return accept(skb, &pkt);
+	return deliver(skb, &pkt);
 }
 
 /* A NIC is about to send: from this host, or forwarded. */

@@ -3,6 +3,7 @@
 mod plan;
 
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -18,7 +19,7 @@ use crate::datapath::events::Events;
 use crate::datapath::load::{self, Features, Policing, Sizes, Spec};
 use crate::datapath::pin::{Lock, Root};
 use crate::datapath::registry::Endpoint;
-use crate::datapath::{netns, sys};
+use crate::datapath::{delivery, netns, sys};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Names;
 use crate::model::prefix::parse_ipv6_prefix;
@@ -59,6 +60,9 @@ pub struct Args {
     /// Mark what a NIC receives with the identity of its sender
     #[arg(long)]
     stamp_remote: bool,
+    /// Deliver to workloads on this host past its routing and its nftables, if they have this too
+    #[arg(long)]
+    local_delivery: bool,
     /// How to attach: tcx (Linux 6.6) or clsact; auto takes tcx where the kernel has it
     #[arg(long, value_enum, default_value = "auto")]
     hook: HookChoice,
@@ -165,6 +169,7 @@ fn attach_locked(
             flow_label: args.flow_label,
             trust_flow_label: args.trust_flow_label,
             stamp_remote: args.stamp_remote,
+            local_delivery: args.local_delivery,
         },
         addresses: plan::addresses(args, &device, role)?,
         policy: Policing::default(),
@@ -212,7 +217,15 @@ fn put_on(
 
     let addresses = Addresses::open(root)?.context("the maps of addresses are not pinned")?;
     let before = addresses.operators_lines(&spec.addresses)?;
-    let register = || addresses.register(&config, &spec.addresses);
+    let ingress_policy = loaded.ingress_policy.as_ref().map(AsFd::as_fd);
+    let called_before = delivery::ingress_policy(root, spec.id)?;
+    // The program first: whoever finds an address calls it.
+    let register = || {
+        if ingress_policy.is_some() {
+            delivery::set_ingress_policy(root, spec.id, ingress_policy)?;
+        }
+        addresses.register(&config, &spec.addresses)
+    };
     let attached = match replaced {
         Some(endpoint) => {
             register().and_then(|()| attach::replace(place, &pins, &loaded, &endpoint.previous()?))
@@ -226,9 +239,12 @@ fn put_on(
         if let Some(endpoint) = replaced {
             addresses.register(&endpoint.config, &keep)?;
         }
+        let called_before = called_before.as_ref().map(AsFd::as_fd);
+        delivery::set_ingress_policy(root, spec.id, called_before)?;
         return Err(error);
     }
     addresses.forget(spec.id, &spec.addresses)?;
+    delivery::set_ingress_policy(root, spec.id, ingress_policy)?;
     for hook in attach::HOOKS {
         let facts = sys::program_facts(loaded.program(hook))?;
         info!(

@@ -10,9 +10,9 @@ use crate::datapath::addresses::Addresses;
 use crate::datapath::attach;
 use crate::datapath::ipcache::Ipcache;
 use crate::datapath::maps::Identities;
-use crate::datapath::netns;
 use crate::datapath::pin::Root;
 use crate::datapath::registry::Endpoint;
+use crate::datapath::{delivery, netns};
 use crate::model::endpoint::{Role, Selector};
 use crate::output;
 
@@ -71,6 +71,7 @@ pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
         (Some(addresses), Some(Role::Container)) => addresses.forget(endpoint.id, &[])?,
         (Some(addresses), _) => addresses.hand_on(endpoint.id)?,
     }
+    delivery::set_ingress_policy(root, endpoint.id, None)?;
     pins.remove()
 }
 

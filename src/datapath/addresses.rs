@@ -50,7 +50,7 @@ impl Addresses<'_> {
                 ifindex: config.ifindex,
                 endpoint_id: id.get(),
                 role: config.role.0 as u8,
-                pad: 0,
+                delivery: config.delivery.0 as u8,
             };
             // In this order, so that `forget` finds whatever was entered.
             self.endpoints.set(*address, &endpoint)?;

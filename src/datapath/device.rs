@@ -43,6 +43,8 @@ pub struct Device {
     pub framing: Option<Framing>,
     /// The link type (`ARPHRD_…`), for messages.
     pub link_type: String,
+    /// Whether its parent, or the other end of a veth, is in another network namespace.
+    pub parent_is_elsewhere: bool,
     parent: Option<u32>,
 }
 
@@ -73,6 +75,7 @@ impl Device {
                 _ => None,
             },
             link_type: message.header.link_layer_type.to_string(),
+            parent_is_elsewhere: false,
             parent: None,
         };
         for attribute in &message.attributes {
@@ -81,6 +84,7 @@ impl Device {
                 LinkAttribute::Address(bytes) => {
                     device.mac = bytes.as_slice().try_into().unwrap_or_default();
                 }
+                LinkAttribute::LinkNetNsId(_) => device.parent_is_elsewhere = true,
                 LinkAttribute::Link(ifindex) => device.parent = Some(*ifindex),
                 LinkAttribute::LinkInfo(infos) => {
                     device.kind = infos.iter().find_map(|info| match info {

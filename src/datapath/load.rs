@@ -11,7 +11,7 @@ use ipnet::Ipv6Net;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle, OpenMapMut, OpenProgramMut};
 
-use super::abi::{self, cm_config, cm_ipv6, cm_role};
+use super::abi::{self, cm_config, cm_delivery, cm_ipv6, cm_role};
 use super::device::{Device, Framing};
 use super::pin::Root;
 use super::skel::{CilmarkSkelBuilder, OpenCilmarkSkel};
@@ -76,6 +76,8 @@ pub struct Features {
     pub trust_flow_label: Option<Ipv6Net>,
     /// Stamp what a NIC receives with the identity of its sender.
     pub stamp_remote: bool,
+    /// Deliver to workloads of this host past its stack, and if it is one, be delivered to.
+    pub local_delivery: bool,
 }
 
 /// Sizes of maps that are made at their first use; `None` takes what is there, or the default.
@@ -101,12 +103,16 @@ pub struct Inherited {
     pub policies: Option<MapHandle>,
     /// `cm_rule_stats`.
     pub rule_counters: Option<MapHandle>,
+    /// What local delivery knows of the workload's MAC: `workload_mac` of the datapath.
+    pub workload_mac: u64,
 }
 
 /// An endpoint's programs, in the kernel but on no hook yet.
 pub struct Loaded {
     ingress: OwnedFd,
     egress: OwnedFd,
+    /// What others tail-call to deliver here; `None` without local delivery.
+    pub ingress_policy: Option<OwnedFd>,
     /// The programs' `.rodata`.
     pub config: MapHandle,
     /// What opening the object and the pinned maps took.
@@ -157,6 +163,8 @@ impl Spec {
             jiffies_per_second: sys::jiffies_per_second(),
             adopt_until_ns: self.policy.adopt_until_ns,
             ct_local: self.policy.ct_local.into(),
+            local_delivery: self.features.local_delivery.into(),
+            delivery: self.delivery(),
             ..cm_config::default()
         };
         let v4 = self.addresses.iter().filter_map(|ip| match ip {
@@ -184,6 +192,15 @@ impl Spec {
             config.flow_label_mask = prefix.netmask().into();
         }
         config
+    }
+
+    fn delivery(&self) -> cm_delivery {
+        match self.role {
+            Role::Container if !self.features.local_delivery => cm_delivery::CM_DELIVERY_NONE,
+            Role::Container if self.device.is_tap() => cm_delivery::CM_DELIVERY_EGRESS,
+            Role::Container => cm_delivery::CM_DELIVERY_PEER,
+            Role::Netdev => cm_delivery::CM_DELIVERY_NONE,
+        }
     }
 }
 
@@ -215,10 +232,15 @@ pub fn load(
     let mut open = CilmarkSkelBuilder::default().open(&mut storage).context("open the object")?;
     let rodata = open.maps.rodata_data.as_deref_mut().context("the object has no .rodata")?;
     rodata.config = *config;
+    let bss = open.maps.bss_data.as_deref_mut().context("the object has no .bss")?;
+    bss.workload_mac = inherited.workload_mac;
     share_maps(&mut open, root, sizes)?;
+    share_policy_calls(&mut open, root, config)?;
     share_policy_maps(&mut open, root, config, sizes)?;
     inherit(&mut open, config, sizes, inherited)?;
     select_programs(&mut open, Some(role));
+    let takes_delivery = config.delivery != cm_delivery::CM_DELIVERY_NONE;
+    open.progs.ingress_policy.set_autoload(takes_delivery);
     let open_time = start.elapsed();
     let skel = open.load().with_context(|| {
         format!(
@@ -232,7 +254,9 @@ pub fn load(
         Role::Container => (&skel.progs.from_container, &skel.progs.to_container),
         Role::Netdev => (&skel.progs.from_netdev, &skel.progs.to_netdev),
     };
+    let ingress_policy = skel.progs.ingress_policy.as_fd();
     Ok(Loaded {
+        ingress_policy: takes_delivery.then(|| ingress_policy.try_clone_to_owned()).transpose()?,
         ingress: ingress.as_fd().try_clone_to_owned()?,
         egress: egress.as_fd().try_clone_to_owned()?,
         config: MapHandle::try_from(&skel.maps.rodata)?,
@@ -247,10 +271,12 @@ pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
     let mut open = CilmarkSkelBuilder::default().open(&mut storage).context("open the object")?;
     share_maps(&mut open, root, sizes)?;
     leave_out_policy_maps(&mut open)?;
-    for map in [&mut open.maps.cm_policies, &mut open.maps.cm_rule_stats] {
+    let maps = &mut open.maps;
+    for map in [&mut maps.cm_policies, &mut maps.cm_rule_stats, &mut maps.cm_policy_call] {
         map.set_autocreate(false)?;
     }
     select_programs(&mut open, None);
+    open.progs.ingress_policy.set_autoload(false);
     open.load().with_context(|| {
         format!("create the maps in {}; it takes root or CAP_BPF", root.path().display())
     })?;
@@ -276,6 +302,19 @@ fn share_maps(open: &mut OpenCilmarkSkel<'_>, root: &Root, sizes: &Sizes) -> Res
     share_map(&mut maps.cm_metrics, root, None)?;
     share_map(&mut maps.cm_generation, root, None)?;
     share_map(&mut maps.cm_events, root, None)
+}
+
+/// The array of programs exists only where somebody delivers.
+fn share_policy_calls(
+    open: &mut OpenCilmarkSkel<'_>,
+    root: &Root,
+    config: &cm_config,
+) -> Result<()> {
+    let calls = &mut open.maps.cm_policy_call;
+    if config.local_delivery == 0 {
+        return calls.set_autocreate(false).context("leave out the policy calls");
+    }
+    share_map(calls, root, None)
 }
 
 /// The maps of conntrack, which cost megabytes, exist only where somebody has a policy.

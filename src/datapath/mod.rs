@@ -2,13 +2,14 @@
 //!
 //! `load` turns an [`load::Spec`] into programs, `attach` puts them on a device's hooks, `pin` knows
 //! where everything lies in bpffs, `registry` reads back what runs, `maps` and `ipcache` are the
-//! pinned maps, `policy` an endpoint's rules, `addresses` what endpoints enter there, `events` the ring buffer; `device` and
+//! pinned maps, `policy` an endpoint's rules, `addresses` what endpoints enter there, `delivery` whom they hand packets to, `events` the ring buffer; `device` and
 //! `netns` look at the host. All `unsafe` is in `abi` (what may be read as bytes) and `sys` (calls
 //! that libbpf-rs does not wrap).
 
 pub mod abi;
 pub mod addresses;
 pub mod attach;
+pub mod delivery;
 pub mod device;
 pub mod events;
 pub mod ipcache;

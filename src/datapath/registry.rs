@@ -253,7 +253,19 @@ impl Endpoint {
             counters: self.counters_map(),
             policies: map("cm_policies"),
             rule_counters: map("cm_rule_stats"),
+            workload_mac: self.workload_mac().unwrap_or(0),
         }
+    }
+
+    /// What local delivery has learned, if the programs' `.bss` is like ours.
+    fn workload_mac(&self) -> Option<u64> {
+        let mut running = self.programs.iter().flatten();
+        let bss = running.find_map(|running| running.map(".bss").ok()?)?;
+        let value = bss.lookup(abi::bytes_of(&u32_key(0)), MapFlags::ANY).ok()??;
+        let at = offset_of!(bss, workload_mac);
+        let mac = value.get(at..at + size_of::<u64>())?;
+        (value.len() == size_of::<bss>())
+            .then(|| u64::from_ne_bytes(mac.try_into().unwrap_or([0; 8])))
     }
 
     /// Packets that passed and packets that were dropped, both directions and all CPUs together.

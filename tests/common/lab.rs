@@ -2,15 +2,17 @@
 
 use std::cell::RefCell;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use cilmark::datapath::abi::{self, cm_config, cm_ct_entry, cm_direction, cm_endpoint, cm_event};
+use cilmark::datapath::addresses::Addresses;
 use cilmark::datapath::device::{self, Framing};
 use cilmark::datapath::ipcache::Ipcache;
 use cilmark::datapath::load::{self, Features, Inherited, Policing, Sizes, Spec};
 use cilmark::datapath::maps::{self, Endpoints};
-use cilmark::datapath::netns;
 use cilmark::datapath::policy::PolicyMaps;
+use cilmark::datapath::{delivery, netns};
 use cilmark::model::endpoint::{EndpointId, Role};
 use cilmark::model::identity::{Identity, Names};
 use cilmark::model::policy::Policy;
@@ -107,11 +109,30 @@ impl Lab {
             ifindex: 1,
             endpoint_id: 8,
             role: role.0 as u8,
-            pad: 0,
+            delivery: 0,
         };
         let root = self.world.root();
         load::create_maps(&root, &Sizes::default()).expect("create the maps");
         let endpoints = Endpoints::open(&root).expect("open").expect("the endpoint map");
+        endpoints.set(address, &endpoint).expect("set");
+    }
+
+    /// Enters an endpoint's addresses and its ingress policy, as attaching it does.
+    pub fn enter(&self, endpoint: &Endpoint<'_>) {
+        let config = &endpoint.config;
+        let root = self.world.root();
+        let program = endpoint.loaded.ingress_policy.as_ref().map(AsFd::as_fd);
+        delivery::set_ingress_policy(&root, endpoint.id, program).expect("the ingress policy");
+        let addresses = Addresses::open(&root).expect("open").expect("the maps");
+        addresses.register(config, &config.addresses()).expect("the addresses");
+    }
+
+    /// Changes what is registered of an address.
+    pub fn change_endpoint(&self, address: impl Into<IpAddr>, change: impl Fn(&mut cm_endpoint)) {
+        let address = address.into();
+        let endpoints = Endpoints::open(&self.world.root()).expect("open").expect("the map");
+        let mut endpoint = endpoints.get(address).expect("look up").expect("an endpoint");
+        change(&mut endpoint);
         endpoints.set(address, &endpoint).expect("set");
     }
 
@@ -273,6 +294,7 @@ impl<'lab> Setup<'lab> {
         let endpoint = Endpoint {
             lab: self.lab,
             id: self.spec.id,
+            config,
             role: self.spec.role,
             has_ethernet: self.spec.device.framing == Some(Framing::Ethernet),
             loaded,

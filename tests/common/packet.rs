@@ -195,6 +195,16 @@ impl Frame {
         self
     }
 
+    /// The TTL, or hop limit; 64 without it.
+    pub fn ttl(mut self, ttl: u8) -> Frame {
+        match &mut self.network {
+            Network::Ipv4(ip) => ip.time_to_live = ttl,
+            Network::Ipv6(ip) => ip.hop_limit = ttl,
+            Network::Other(..) => panic!("only IP has that"),
+        }
+        self
+    }
+
     /// IPv6: the traffic class.
     pub fn traffic_class(mut self, class: u8) -> Frame {
         self.ipv6_header().traffic_class = class;

@@ -5,7 +5,9 @@ use std::fmt;
 use std::mem::offset_of;
 use std::os::fd::BorrowedFd;
 
-use cilmark::datapath::abi::{self, __sk_buff, bss, cm_counters, cm_event, cm_event_type, u32_key};
+use cilmark::datapath::abi::{
+    self, __sk_buff, bss, cm_config, cm_counters, cm_event, cm_event_type, u32_key,
+};
 use cilmark::datapath::load::Loaded;
 use cilmark::datapath::sys::{self, Hook};
 use cilmark::model::endpoint::{EndpointId, Role};
@@ -22,6 +24,7 @@ const ACTION_REDIRECT: i32 = 7;
 pub struct Endpoint<'lab> {
     pub lab: &'lab Lab,
     pub id: EndpointId,
+    pub config: cm_config,
     pub role: Role,
     /// Whether its packets start with an Ethernet header.
     pub has_ethernet: bool,

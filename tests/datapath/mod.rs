@@ -11,6 +11,7 @@ mod flow_label;
 mod host_firewall;
 mod ipcache;
 mod l3;
+mod local_delivery;
 mod netdev;
 mod parsing;
 mod policing;

@@ -60,6 +60,7 @@ fn every_feature_of_it_is_harmless_without_an_endpoint_id() {
         flow_label: true,
         trust_flow_label: Some("::/0".parse().expect("a prefix")),
         stamp_remote: true,
+        local_delivery: true,
     };
     let container = lab.container(ID).address(OWN4).features(features.clone());
     let container = container.tune(|config| config.endpoint_id = 0).load();

@@ -91,6 +91,12 @@ static __always_inline void mark_set_if_it_fits(struct __sk_buff *skb, __u32 ide
 		mark_set_identity(skb, identity);
 }
 
+/* For a packet that is dropped: the mark that it came with. */
+static __always_inline void mark_put_back(struct __sk_buff *skb, __u32 mark)
+{
+	skb->mark = mark;
+}
+
 static __always_inline void mark_clear(struct __sk_buff *skb)
 {
 	skb->mark &= MARK_NOT_OURS;

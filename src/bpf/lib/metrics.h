@@ -55,6 +55,22 @@ static __always_inline void count_packet(struct __sk_buff *skb, const struct pac
 			    skb->len);
 }
 
+/* Takes back that a packet was forwarded. */
+static __always_inline void uncount_packet(struct __sk_buff *skb, const struct packet *pkt)
+{
+	enum cm_direction direction = packet_direction(pkt);
+	struct cm_counters *counters = endpoint_counters();
+	__u32 key = direction * CM_REASONS + CM_FORWARDED;
+	struct cm_metrics *metrics = bpf_map_lookup_elem(&cm_metrics, &key);
+
+	if (!metrics || !counters || config.explain)
+		return;
+	metrics->packets--;
+	metrics->bytes -= skb->len;
+	counters->forwarded[direction & 1].packets--;
+	counters->forwarded[direction & 1].bytes -= skb->len;
+}
+
 /* Counts what is not a packet's fate. */
 static __always_inline void count_aside(const struct packet *pkt, enum cm_reason what)
 {

@@ -8,7 +8,7 @@ use log::warn;
 
 use super::{Args, HookChoice};
 use crate::datapath::attach::{HookKind, Place};
-use crate::datapath::device::{self, Device};
+use crate::datapath::device::{self, Device, Framing};
 use crate::datapath::pin::Root;
 use crate::datapath::registry::Endpoint;
 use crate::datapath::{load, sys};
@@ -64,7 +64,27 @@ pub fn role(args: &Args, device: &Device) -> Result<(Role, String)> {
     ] {
         ensure!(!given || role == needs, "{flag} is for the role {needs}, and {name} is a {role}");
     }
+    if args.local_delivery {
+        check_local_delivery(device, role)?;
+    }
     Ok((role, reason))
+}
+
+/// Redirecting into a workload takes an Ethernet header on both sides, and a way in.
+fn check_local_delivery(device: &Device, role: Role) -> Result<()> {
+    let name = &device.name;
+    ensure!(
+        device.framing == Some(Framing::Ethernet),
+        "--local-delivery is for Ethernet, and packets of {name} have no such header; leave it out \
+         for this device"
+    );
+    let has_way_in = device.is_tap() || (device.is_veth() && device.parent_is_elsewhere);
+    ensure!(
+        role == Role::Netdev || has_way_in,
+        "--local-delivery is for a tap, or a veth with its other end in another network namespace, \
+         and {name} is neither; leave it out for this device"
+    );
+    Ok(())
 }
 
 /// How and where to attach.

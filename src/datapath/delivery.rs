@@ -1,0 +1,57 @@
+//! Local delivery: the array of the endpoints' ingress policies, which other endpoints tail-call.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
+
+use super::abi::{bytes_of, from_bytes, u32_key};
+use super::pin::Root;
+use super::sys;
+use crate::model::endpoint::EndpointId;
+
+/// Its name, which is Cilium's.
+pub const POLICY_CALLS: &str = "cm_policy_call";
+
+/// The program that is called for an endpoint; `None` if it takes no local delivery.
+pub fn ingress_policy(root: &Root, id: EndpointId) -> Result<Option<OwnedFd>> {
+    let Some(calls) = open(root)? else { return Ok(None) };
+    let key = u32_key(id.get().into());
+    let program = calls.lookup(bytes_of(&key), MapFlags::ANY);
+    let Some(number) = program.with_context(|| format!("read {POLICY_CALLS}"))? else {
+        return Ok(None);
+    };
+    let number: u32_key = from_bytes(&number)?;
+    Ok(Some(sys::open_program(number.0).context("open an ingress policy")?))
+}
+
+/// Makes this the program that is called for an endpoint, in one step; or none.
+pub fn set_ingress_policy(
+    root: &Root,
+    id: EndpointId,
+    program: Option<BorrowedFd<'_>>,
+) -> Result<()> {
+    let Some(calls) = open(root)? else { return Ok(()) };
+    let key = u32_key(id.get().into());
+    let result = match program {
+        Some(program) => {
+            let descriptor = program.as_fd().as_raw_fd().to_ne_bytes();
+            calls.update(bytes_of(&key), &descriptor, MapFlags::ANY)
+        }
+        None => match calls.delete(bytes_of(&key)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result,
+        },
+    };
+    result.with_context(|| format!("change endpoint {id} in {POLICY_CALLS}"))
+}
+
+/// `None` if nothing was ever attached with local delivery.
+fn open(root: &Root) -> Result<Option<MapHandle>> {
+    let path = root.map(POLICY_CALLS);
+    if !path.try_exists().with_context(|| format!("look at {}", path.display()))? {
+        return Ok(None);
+    }
+    let calls = MapHandle::from_pinned_path(&path);
+    calls.map(Some).with_context(|| format!("open {}", path.display()))
+}

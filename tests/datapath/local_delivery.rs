@@ -1,0 +1,280 @@
+//! Local delivery, as far as single packets show it: the sender's program, the destination's that it
+//! calls, and when it is left to the stack. Arriving is `e2e`'s.
+
+use std::net::IpAddr;
+
+use cilmark::datapath::abi::{cm_delivery, cm_direction, cm_program};
+use cilmark::datapath::delivery;
+use cilmark::datapath::load::Policing;
+use cilmark::model::policing::Mode;
+
+use super::*;
+use crate::common::Lab;
+use crate::common::lab::Setup;
+use crate::common::packet::{Frame, SENDER_MAC};
+use crate::common::program::{Endpoint, Outcome, Packet, Verdict};
+
+/// Of the destination's host side.
+const NODE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+const SENDER: u16 = 7;
+const DESTINATION: u16 = 8;
+
+/// A workload that delivers, and does not report what it lets pass.
+fn sender(lab: &Lab) -> Setup<'_> {
+    let own = lab.container(ID).id(SENDER).address(OWN4).address(OWN6);
+    own.feature(|on| on.local_delivery = true).untraced()
+}
+
+/// The neighbour that it delivers to.
+fn neighbour(lab: &Lab) -> Setup<'_> {
+    let peer = lab.container(WIDE_ID).id(DESTINATION).address(PEER4).address(PEER6);
+    peer.feature(|on| on.local_delivery = true)
+}
+
+/// Makes a workload one that takes local delivery, and has sent something.
+fn enter(lab: &Lab, neighbour: &Endpoint<'_>) {
+    lab.enter(neighbour);
+    neighbour.from_container(Frame::arp_request(PEER4, OWN4)).passes();
+}
+
+/// A packet as its workload's device receives it.
+fn received(frame: Frame) -> Packet {
+    frame.forwarded()
+}
+
+fn redirected(run: &Outcome) -> &Outcome {
+    assert_eq!(run.verdict, Verdict::Redirect, "{run:?}");
+    run
+}
+
+#[test]
+fn a_neighbours_packet_is_routed_into_the_workload() {
+    let Some(lab) = Lab::new() else { return };
+    let (red, blue) = (sender(&lab).load(), neighbour(&lab).load());
+    enter(&lab, &blue);
+    for (own, peer) in OWN_TO_PEER {
+        let run = red.from_container(received(Frame::ip(own, peer).udp(1000, 80)));
+        redirected(&run).has_mark(0).comes_from(ID).goes_to(WIDE_ID);
+        assert_eq!(run.event().program, cm_program::CM_TO_CONTAINER);
+        assert_eq!(run.event().endpoint_id, u32::from(DESTINATION));
+        // The same packet from a router at the node's MAC, with a right checksum.
+        let expected = Frame::ip(own, peer).ttl(63).udp(1000, 80).bytes();
+        assert_eq!(run.bytes[..6], SENDER_MAC, "the workload's MAC, as it has shown it");
+        assert_eq!(run.bytes[6..12], NODE_MAC);
+        assert_eq!(run.bytes[12..], expected[12..]);
+    }
+}
+
+#[test]
+fn bits_that_are_not_ours_stay_in_the_mark() {
+    let Some(lab) = Lab::new() else { return };
+    let (red, blue) = (sender(&lab).load(), neighbour(&lab).load());
+    enter(&lab, &blue);
+    for mark in OUR_MARKS.into_iter().chain(FOREIGN_MARKS) {
+        let packet = received(Frame::ip(OWN4, PEER4).udp(1, 2)).mark(mark | NOT_OURS);
+        redirected(&red.from_container(packet)).has_mark(NOT_OURS);
+    }
+}
+
+#[test]
+fn both_ends_count_the_packet_once() {
+    let Some(lab) = Lab::new() else { return };
+    let (red, blue) = (sender(&lab).load(), neighbour(&lab).load());
+    enter(&lab, &blue);
+    let before = blue.counters();
+    redirected(&red.from_container(received(Frame::ip(OWN4, PEER4).udp(1, 2))));
+    let (ingress, egress) = (0, 1);
+    assert_eq!(red.counters().forwarded[egress].packets, 1);
+    assert_eq!(red.counters().forwarded[ingress].packets, 0);
+    assert_eq!(blue.counters().forwarded[ingress].packets, 1);
+    assert_eq!(blue.counters().forwarded[egress].packets, before.forwarded[egress].packets);
+}
+
+#[test]
+fn the_destinations_own_rules_decide() {
+    let Some(lab) = Lab::new() else { return };
+    let ingress = Policing { ingress: Mode::Enforce, ..Policing::default() };
+    let (red, blue) = (sender(&lab).load(), neighbour(&lab).policy(ingress).load());
+    enter(&lab, &blue);
+    for (own, peer) in OWN_TO_PEER {
+        let packet = |port| received(Frame::ip(own, peer).tcp(1000, port));
+        lab.rules(&blue, &["allow ingress from 1234 tcp/80", "deny ingress from any tcp/25"]);
+        redirected(&red.from_container(packet(80))).comes_from(ID);
+        for (port, reason) in [(443, 133), (25, 181)] {
+            let run = red.from_container(packet(port));
+            assert_eq!(run.verdict, Verdict::Drop, "{run:?}");
+            run.comes_from(ID);
+            assert_eq!(run.event().reason.0, reason, "{run:?}");
+            assert_eq!(run.event().endpoint_id, u32::from(DESTINATION), "{run:?}");
+        }
+    }
+}
+
+#[test]
+fn what_needs_a_routers_answer_is_left_to_the_stack() {
+    let Some(lab) = Lab::new() else { return };
+    let (red, blue) = (sender(&lab).load(), neighbour(&lab).untraced().load());
+    enter(&lab, &blue);
+    let mut frames: Vec<Frame> = Vec::new();
+    for (own, peer) in OWN_TO_PEER {
+        frames.extend([0, 1].map(|ttl| Frame::ip(own, peer).ttl(ttl).udp(1, 2)));
+        frames.push(Frame::ip(own, peer).vlan(5).udp(1, 2));
+    }
+    frames.push(Frame::ipv6(OWN6, PEER6).neighbour_solicitation(PEER6));
+    frames.push(Frame::arp_request(OWN4, PEER4));
+    for frame in frames {
+        red.from_container(received(frame)).passes_unchanged().has_mark(ID_MARK);
+    }
+}
+
+#[test]
+fn the_destinations_mtu_counts() {
+    let Some(lab) = Lab::new() else { return };
+    let (red, blue) = (sender(&lab).load(), neighbour(&lab).load());
+    lab.world.sh("ip link set lo mtu 1300");
+    enter(&lab, &blue);
+    for (own, peer) in OWN_TO_PEER {
+        let header: usize = if own.is_ipv4() { 20 } else { 40 };
+        let packet =
+            |length| received(Frame::ip(own, peer).protocol(253, vec![0; length - header]));
+        redirected(&red.from_container(packet(1300)));
+        red.from_container(packet(1301)).passes_with_mark(ID_MARK);
+    }
+}
+
+#[test]
+fn frames_that_are_not_for_one_receiver_are_left_to_the_stack() {
+    let Some(lab) = Lab::new() else { return };
+    let (red, blue) = (sender(&lab).load(), neighbour(&lab).untraced().load());
+    enter(&lab, &blue);
+    let frame = || Frame::ip(OWN4, PEER4).udp(1, 2).bytes();
+    for (first, delivered) in [(0xff, false), (0x01, false), (0x06, true)] {
+        let mut bytes = frame();
+        bytes[0] = first;
+        let run = red.from_container(Packet::from(bytes).forwarded());
+        assert_eq!(run.verdict == Verdict::Redirect, delivered, "{first:#x}: {run:?}");
+    }
+    // A NIC that is promiscuous sees what is for other hosts.
+    let nic = lab.netdev(1).feature(|on| on.local_delivery = true).untraced().load();
+    let mut foreign = frame();
+    foreign[0] = 0x06;
+    nic.from_netdev(Packet::from(foreign).forwarded()).passes();
+    redirected(&nic.from_netdev(Packet::from(frame()).forwarded()));
+}
+
+#[test]
+fn a_workload_that_has_sent_nothing_yet_is_left_to_the_stack() {
+    let Some(lab) = Lab::new() else { return };
+    let (red, blue) = (sender(&lab).load(), neighbour(&lab).untraced().load());
+    lab.enter(&blue);
+    let packet = || received(Frame::ip(OWN4, PEER4).udp(1, 2));
+    red.from_container(packet()).passes_unchanged().has_mark(ID_MARK);
+    // Nor does it learn from what fails the source check.
+    blue.from_container(Frame::ip(OWN4, PEER4).udp(1, 2));
+    red.from_container(packet()).passes_unchanged().has_mark(ID_MARK);
+    blue.from_container(Frame::ip(PEER4, OWN4).udp(1, 2));
+    redirected(&red.from_container(packet()));
+}
+
+#[test]
+fn a_destination_without_a_program_drops_with_140() {
+    let Some(lab) = Lab::new() else { return };
+    let (red, blue) = (sender(&lab).load(), neighbour(&lab).load());
+    enter(&lab, &blue);
+    delivery::set_ingress_policy(&lab.world.root(), blue.id, None).unwrap();
+    for (own, peer) in OWN_TO_PEER {
+        let run = red.from_container(received(Frame::ip(own, peer).udp(1, 2)).mark(0x1234));
+        run.is_dropped(140).comes_from(ID);
+        assert_eq!(run.event().endpoint_id, u32::from(SENDER));
+    }
+    let counters = red.counters();
+    assert_eq!((counters.forwarded[1].packets, counters.forwarded[1].bytes), (0, 0));
+    assert_eq!(counters.dropped[1].packets, 2);
+    assert_eq!(lab.metric(cm_direction::CM_EGRESS, 140).0, 2);
+}
+
+#[test]
+fn a_destination_whose_device_is_gone_drops_with_140() {
+    let Some(lab) = Lab::new() else { return };
+    let (red, blue) = (sender(&lab).load(), neighbour(&lab).load());
+    enter(&lab, &blue);
+    lab.change_endpoint(PEER4, |endpoint| endpoint.ifindex = 4711);
+    red.from_container(received(Frame::ip(OWN4, PEER4).udp(1, 2))).is_dropped(140);
+}
+
+#[test]
+fn only_workloads_of_the_same_namespace_that_take_it_are_delivered_to() {
+    let Some(lab) = Lab::new() else { return };
+    let (red, blue) = (sender(&lab).load(), neighbour(&lab).untraced().load());
+    enter(&lab, &blue);
+    let packet = || received(Frame::ip(OWN4, PEER4).udp(1, 2));
+    redirected(&red.from_container(packet()));
+    lab.change_endpoint(PEER4, |endpoint| endpoint.netns += 1);
+    red.from_container(packet()).passes_unchanged().has_mark(ID_MARK);
+    lab.change_endpoint(PEER4, |endpoint| endpoint.netns -= 1);
+    redirected(&red.from_container(packet()));
+    lab.change_endpoint(PEER4, |endpoint| endpoint.delivery = 0);
+    red.from_container(packet()).passes_unchanged().has_mark(ID_MARK);
+    lab.change_endpoint(PEER4, |endpoint| {
+        endpoint.delivery = 1;
+        endpoint.role = 2;
+    });
+    red.from_container(packet()).passes_unchanged().has_mark(ID_MARK);
+    // Nor to itself, and nor does one that was not told to.
+    lab.change_endpoint(PEER4, |endpoint| {
+        endpoint.role = 1;
+        endpoint.endpoint_id = SENDER;
+    });
+    red.from_container(packet()).passes_unchanged().has_mark(ID_MARK);
+    lab.change_endpoint(PEER4, |endpoint| endpoint.endpoint_id = DESTINATION);
+    let plain = lab.container(ID).address(OWN4).load();
+    plain.from_container(packet()).passes_unchanged().has_mark(ID_MARK);
+}
+
+#[test]
+fn a_sender_that_has_moved_to_another_device_number_delivers_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let red = sender(&lab).tune(|config| config.ifindex = 4711).load();
+    let blue = neighbour(&lab).untraced().load();
+    enter(&lab, &blue);
+    let run = red.from_container(received(Frame::ip(OWN4, PEER4).udp(1, 2)));
+    run.passes_unchanged().has_mark(ID_MARK);
+}
+
+#[test]
+fn a_tap_is_left_to_its_to_container() {
+    let Some(lab) = Lab::new() else { return };
+    let ingress = Policing { ingress: Mode::Enforce, ..Policing::default() };
+    let red = sender(&lab).load();
+    let tap = |config: &mut _| set_delivery(config, cm_delivery::CM_DELIVERY_EGRESS);
+    let blue = neighbour(&lab).policy(ingress).tune(tap).untraced().load();
+    enter(&lab, &blue);
+    // Nothing is allowed, but that is said there, to the sender's mark.
+    let run = red.from_container(received(Frame::ip(OWN4, PEER4).udp(1000, 80)));
+    redirected(&run).has_mark(ID_MARK);
+    assert_eq!(run.bytes[12..], Frame::ip(OWN4, PEER4).ttl(63).udp(1000, 80).bytes()[12..]);
+    assert_eq!(blue.counters().forwarded[0].packets, 0);
+    let run = blue.to_container(Packet::from(run.bytes).forwarded().mark(run.mark));
+    assert_eq!(run.event().reason.0, 133);
+    run.comes_from(ID);
+}
+
+fn set_delivery(config: &mut cilmark::datapath::abi::cm_config, delivery: cm_delivery) {
+    config.delivery = delivery;
+}
+
+#[test]
+fn what_a_nic_receives_for_a_workload_is_delivered_too() {
+    let Some(lab) = Lab::new() else { return };
+    lab.ipcache("10.9.0.0/16", 4242);
+    let nic = lab.netdev(1).feature(|on| on.local_delivery = true).untraced().load();
+    let blue = neighbour(&lab).load();
+    enter(&lab, &blue);
+    let from = |source: [u8; 4]| {
+        let source = IpAddr::from(source);
+        received(Frame::ip(source, IpAddr::V4(PEER4)).udp(1, 2)).mark(ID_MARK)
+    };
+    redirected(&nic.from_netdev(from([10, 9, 0, 1]))).comes_from(4242).has_mark(0);
+    redirected(&nic.from_netdev(from([10, 8, 0, 1]))).comes_from(2).has_mark(0);
+    nic.from_netdev(received(Frame::ip(OWN4, OWN4).udp(1, 2))).passes();
+}
