@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::Ipv6Net;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{MapCore, MapHandle, OpenMapMut, OpenProgramMut};
+use libbpf_rs::{MapCore, MapHandle, OpenMapMut};
 
 use super::abi::{self, cm_config, cm_delivery, cm_ipv6, cm_role};
 use super::device::{Device, Framing};
+use super::object;
 use super::pin::Root;
 use super::skel::{CilmarkSkelBuilder, OpenCilmarkSkel};
 use super::sys::{self, Hook};
@@ -238,11 +239,15 @@ pub fn load(
     share_policy_calls(&mut open, root, config)?;
     share_policy_maps(&mut open, root, config, sizes)?;
     inherit(&mut open, config, sizes, inherited)?;
-    select_programs(&mut open, Some(role));
-    let takes_delivery = config.delivery != cm_delivery::CM_DELIVERY_NONE;
-    open.progs.ingress_policy.set_autoload(takes_delivery);
+    let mut programs = match role {
+        Role::Container => vec!["from_container", "to_container"],
+        Role::Netdev => vec!["from_netdev", "to_netdev"],
+    };
+    if config.delivery != cm_delivery::CM_DELIVERY_NONE {
+        programs.push("ingress_policy");
+    }
     let open_time = start.elapsed();
-    let skel = open.load().with_context(|| {
+    let (config_map, programs) = object::load(open, &programs).with_context(|| {
         format!(
             "load the programs of endpoint {} ({}); it takes root or CAP_NET_ADMIN and CAP_SYS_ADMIN, \
              and RUST_LOG=libbpf=trace shows the verifier's reasons",
@@ -250,16 +255,13 @@ pub fn load(
             config.device_name()
         )
     })?;
-    let (ingress, egress) = match role {
-        Role::Container => (&skel.progs.from_container, &skel.progs.to_container),
-        Role::Netdev => (&skel.progs.from_netdev, &skel.progs.to_netdev),
-    };
-    let ingress_policy = skel.progs.ingress_policy.as_fd();
+    let mut programs = programs.into_iter();
+    let mut next = || programs.next().context("a program is missing");
     Ok(Loaded {
-        ingress_policy: takes_delivery.then(|| ingress_policy.try_clone_to_owned()).transpose()?,
-        ingress: ingress.as_fd().try_clone_to_owned()?,
-        egress: egress.as_fd().try_clone_to_owned()?,
-        config: MapHandle::try_from(&skel.maps.rodata)?,
+        ingress: next()?,
+        egress: next()?,
+        ingress_policy: programs.next(),
+        config: config_map,
         open_time,
         load_time: start.elapsed() - open_time,
     })
@@ -275,21 +277,11 @@ pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
     for map in [&mut maps.cm_policies, &mut maps.cm_rule_stats, &mut maps.cm_policy_call] {
         map.set_autocreate(false)?;
     }
-    select_programs(&mut open, None);
-    open.progs.ingress_policy.set_autoload(false);
+    object::select(&mut open, None);
     open.load().with_context(|| {
         format!("create the maps in {}; it takes root or CAP_BPF", root.path().display())
     })?;
     Ok(())
-}
-
-fn select_programs(open: &mut OpenCilmarkSkel<'_>, role: Option<Role>) {
-    let select =
-        |program: &mut OpenProgramMut<'_>, of: Role| program.set_autoload(role == Some(of));
-    select(&mut open.progs.from_container, Role::Container);
-    select(&mut open.progs.to_container, Role::Container);
-    select(&mut open.progs.from_netdev, Role::Netdev);
-    select(&mut open.progs.to_netdev, Role::Netdev);
 }
 
 /// Takes the pinned maps where there are any; the others get their pins at load.

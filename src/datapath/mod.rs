@@ -1,10 +1,11 @@
 //! The only code that talks to the kernel. Nothing here prints or reads arguments.
 //!
-//! `load` turns an [`load::Spec`] into programs, `attach` puts them on a device's hooks, `pin` knows
-//! where everything lies in bpffs, `registry` reads back what runs, `maps` and `ipcache` are the
-//! pinned maps, `policy` an endpoint's rules, `addresses` what endpoints enter there, `delivery` whom they hand packets to, `events` the ring buffer; `device` and
-//! `netns` look at the host. All `unsafe` is in `abi` (what may be read as bytes) and `sys` (calls
-//! that libbpf-rs does not wrap).
+//! `load` turns an [`load::Spec`] into programs by way of `object`, `attach` puts them on a device's
+//! hooks, `pin` knows where everything lies in bpffs, `registry` reads back what runs, `maps` and
+//! `ipcache` are the pinned maps, `policy` an endpoint's rules, `addresses` what endpoints enter
+//! there, `delivery` whom they hand packets to, `events` the ring buffer; `device` and `netns` look
+//! at the host. All `unsafe` is in `abi` (what may be read as bytes) and `sys` (calls that libbpf-rs
+//! does not wrap).
 
 pub mod abi;
 pub mod addresses;
@@ -17,6 +18,7 @@ pub mod load;
 pub mod log;
 pub mod maps;
 pub mod netns;
+mod object;
 pub mod pin;
 pub mod policy;
 pub mod registry;

@@ -1,0 +1,78 @@
+//! The programs of the object file, loaded side by side: what loading takes is the verifier's time,
+//! and for root the kernel verifies on as many CPUs as there are programs.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use anyhow::{Context, Result};
+use libbpf_rs::MapHandle;
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
+
+use super::skel::{CilmarkSkelBuilder, OpenCilmarkSkel};
+use super::sys;
+
+/// The maps that an object has made or taken, by their names in it.
+type Maps = HashMap<OsString, OwnedFd>;
+
+/// Makes an object's maps and loads these of its programs: its `.rodata`, and the programs in order.
+/// The first one is loaded from the object itself, each other from another one over the same maps.
+pub(super) fn load(
+    mut open: OpenCilmarkSkel<'_>,
+    programs: &[&str],
+) -> Result<(MapHandle, Vec<OwnedFd>)> {
+    let (first, others) = programs.split_first().context("no program to load")?;
+    thread::scope(|scope| {
+        let load_other = |name| {
+            let (send, receive) = mpsc::channel();
+            (send, scope.spawn(move || load_over(&receive, name)))
+        };
+        let others: Vec<_> = others.iter().copied().map(load_other).collect();
+        select(&mut open, Some(first));
+        let maps = sys::prepare_object(open.open_object_mut()).context("make its maps")?;
+        let maps = Arc::new(maps.into_iter().collect());
+        for (send, _) in &others {
+            // Who has failed already says so at the end.
+            let _ = send.send(Arc::clone(&maps));
+        }
+        let skel = open.load()?;
+        let mut loaded = vec![program(&skel, first)?];
+        for (_, thread) in others {
+            loaded.push(thread.join().expect("no panic in a loader")?);
+        }
+        Ok((MapHandle::try_from(&skel.maps.rodata)?, loaded))
+    })
+}
+
+/// Opens the object again, which takes as long as making maps does, and loads one program of it.
+fn load_over(maps: &Receiver<Arc<Maps>>, name: &str) -> Result<OwnedFd> {
+    let mut storage = MaybeUninit::uninit();
+    let mut open = CilmarkSkelBuilder::default().open(&mut storage).context("open the object")?;
+    select(&mut open, Some(name));
+    let maps = maps.recv().context("the object that makes the maps has failed")?;
+    for mut map in open.open_object_mut().maps_mut() {
+        match maps.get(map.name()) {
+            Some(made) => map.reuse_fd(made.as_fd())?,
+            None => map.set_autocreate(false)?,
+        }
+    }
+    program(&open.load()?, name)
+}
+
+/// Chooses the one program that loading the object loads, or none.
+pub(super) fn select(open: &mut OpenCilmarkSkel<'_>, name: Option<&str>) {
+    for mut program in open.open_object_mut().progs_mut() {
+        let chosen = name.is_some_and(|name| program.name() == name);
+        program.set_autoload(chosen);
+    }
+}
+
+fn program<'obj>(skel: &impl Skel<'obj>, name: &str) -> Result<OwnedFd> {
+    let found = skel.object().progs().find(|program| program.name() == name);
+    let program = found.with_context(|| format!("the object has no program {name}"))?;
+    Ok(program.as_fd().try_clone_to_owned()?)
+}
