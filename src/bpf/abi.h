@@ -353,6 +353,73 @@ struct cm_event {
 	__u32 rule; /* enum cm_rule_number, or the number of the rule that decided */
 };
 
+/* What a packet's way through a program consists of, as `cilmark explain` shows it. */
+enum cm_call {
+	CM_CALL_CHECK_SOURCE = 1, /* the source; reason, or 0 */
+	CM_CALL_ARP_ANSWER = 2, /* the address that is asked for */
+	CM_CALL_FLOW_LABEL_SET = 3, /* errno, or 0 */
+	CM_CALL_POLICY_CLEAR_MARK = 4,
+	CM_CALL_POLICE = 5, /* what follows is called by it, up to one of the two that end it */
+	CM_CALL_CT_LOOKUP = 6, /* verdict, enum cm_ct_seen | enum cm_ct_state << 16, jiffies left */
+	CM_CALL_IS_HOST_TRAFFIC = 7, /* the source; yes or no */
+	CM_CALL_IS_FOR_HOST = 8, /* the destination; yes or no */
+	CM_CALL_FIB_LOOKUP = 9, /* an address; BPF_FIB_LKUP_RET_* */
+	CM_CALL_FRAGMENT_FIND_PORTS = 10, /* reason, or 0; source port << 16 | destination port */
+	CM_CALL_DECIDE = 11, /* enum cm_direction; up to its CM_CALL_POLICY_LOOKUP */
+	CM_CALL_RESOLVE_SRCID = 12, /* the source; identity that was claimed, identity */
+	CM_CALL_IPCACHE_LOOKUP = 13, /* an address; identity, enum cm_ipcache_source, is_host */
+	CM_CALL_POLICY_LOOKUP = 14, /* direction << 24 | protocol << 16 | port, peer, reason */
+	CM_CALL_CT_CREATE = 15, /* 1: new, 0: written again */
+	CM_CALL_KEEP_MASQUERADED = 16, /* ends the policing of what is not policed */
+	CM_CALL_CONCLUDE = 17, /* reason, rule, whether it is enforced; ends the policing */
+	CM_CALL_TRACE = 18, /* what follows only serves to report the packet */
+	CM_CALL_INGRESS_POLICY =
+		19, /* endpoint, its workload's MAC or 0; what follows is the endpoint's */
+};
+
+enum cm_ipcache_source {
+	CM_IPCACHE_NOWHERE = 0,
+	CM_IPCACHE_HOSTS = 1, /* cm_ipcache */
+	CM_IPCACHE_PREFIXES = 2, /* cm_ipcache_cidr */
+};
+
+enum cm_ct_seen {
+	CM_CT_SEEN_ENTRY = 1 << 0, /* there is one */
+	CM_CT_SEEN_VALID = 1 << 1, /* the packet goes on with it */
+	CM_CT_SEEN_REPLY = 1 << 2, /* it went the other way */
+	CM_CT_SEEN_STALE = 1 << 3, /* its verdict is of another generation */
+	CM_CT_SEEN_ADOPTED = 1 << 4,
+	CM_CT_SEEN_MASQUERADED = 1 << 5,
+};
+
+enum {
+	CM_MAX_STEPS = 64, /* of one packet; no way through the programs is that long */
+};
+
+struct cm_step {
+	enum cm_call call;
+	__u32 depth; /* of what the program itself calls: 1 */
+	struct cm_address address; /* family 0: none */
+	__u32 pad;
+	__u64 values[3];
+};
+
+/* The enums of the values of a step. */
+struct cm_step_enums {
+	enum cm_ipcache_source ipcache_source;
+	enum cm_ct_seen ct_seen;
+	enum cm_rule_number rule;
+	__u32 pad;
+};
+
+/* cm_steps: what a private copy of a program did with its one packet. */
+struct cm_explanation {
+	__u32 count; /* of the steps */
+	__u32 open; /* calls that have not returned */
+	struct cm_step steps[CM_MAX_STEPS];
+	struct cm_event event; /* the last one that an attached program would have sent */
+};
+
 _Static_assert(sizeof(struct cm_address) == 20, "hash key without padding");
 _Static_assert(sizeof(struct cm_prefix) == 24, "trie key without padding");
 _Static_assert(sizeof(struct cm_ipcache_entry) == 8, "map value without padding");
@@ -368,6 +435,9 @@ _Static_assert(sizeof(struct cm_confirm) == 16, "variable without padding");
 _Static_assert(sizeof(struct cm_identity) == 32, "map value without padding");
 _Static_assert(sizeof(struct cm_counters) == 80, "map value without padding");
 _Static_assert(sizeof(struct cm_event) == 112, "event without padding");
+_Static_assert(sizeof(struct cm_step_enums) % 8 == 0, "variable without tail padding");
+_Static_assert(sizeof(struct cm_step) == 56, "map value without padding");
+_Static_assert(sizeof(struct cm_explanation) == 8 + 64 * 56 + 112, "map value without padding");
 _Static_assert(sizeof(struct cm_config) % 8 == 0, "configuration without tail padding");
 
 #endif

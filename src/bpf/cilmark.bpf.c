@@ -11,6 +11,7 @@
 #include "lib/config.h"
 #include "lib/drop.h"
 #include "lib/endpoint.h"
+#include "lib/explain.h"
 #include "lib/flow_label.h"
 #include "lib/ipcache.h"
 #include "lib/local_delivery.h"
@@ -89,6 +90,7 @@ int ingress_policy(struct __sk_buff *skb)
 	struct packet pkt;
 	int verdict = 0;
 
+	step(CM_CALL_INGRESS_POLICY, NULL, config.endpoint_id, mac, 0);
 	/* The stack asks for a MAC that is not known, and comes by to_container. */
 	if (!configured() || !mac)
 		return TC_ACT_UNSPEC;

@@ -2,6 +2,7 @@
 
 mod attach;
 mod detach;
+mod explain;
 mod identity;
 mod ipcache;
 mod mark;
@@ -80,6 +81,8 @@ enum Command {
     Metrics(metrics::Args),
     /// Show drops, and what passes, as it happens
     Monitor(monitor::Args),
+    /// What becomes of one packet, and why; nothing is sent and nothing changed
+    Explain(explain::Args),
     /// The layout of the packet mark, both ways
     #[command(subcommand)]
     Mark(mark::Command),
@@ -122,7 +125,10 @@ impl Context {
     }
 }
 
-/// Runs the command line. Exit status: 0 done, 1 failed, 2 usage.
+/// Exit status of `explain` for a packet that is dropped.
+const DROPPED: u8 = 3;
+
+/// Runs the command line. Exit status: 0 done, 1 failed, 2 usage, 3 `explain` says drop.
 pub fn main() -> ExitCode {
     let cli = parse();
     let level = match cli.global.verbose {
@@ -138,7 +144,7 @@ pub fn main() -> ExitCode {
         .init();
     datapath_log::forward_libbpf();
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         // The reader of our output has seen enough: `cilmark … | head`.
         Err(error) if is_kind(&error, io::ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
         Err(error) => {
@@ -171,7 +177,7 @@ fn parse_root(path: PathBuf) -> Result<Root> {
     Ok(Root::new(path))
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli) -> Result<ExitCode> {
     if let Some(name) = &cli.global.netns {
         netns::enter(name)?;
     }
@@ -188,8 +194,10 @@ fn run(cli: Cli) -> Result<()> {
         Command::Identity(command) => identity::run(&context, command),
         Command::Metrics(args) => metrics::run(&context, args),
         Command::Monitor(args) => monitor::run(&context, args),
+        Command::Explain(args) => return explain::run(&context, args),
         Command::Mark(command) => mark::run(&context, command),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 fn is_kind(error: &Error, kind: io::ErrorKind) -> bool {

@@ -157,15 +157,10 @@ fn text(line: &Line, names: &Names) -> String {
         None => "pass".to_owned(),
     };
     let end = |address: &Option<String>, port: u16, identity: Identity| {
-        let address = address.as_deref().unwrap_or("?");
-        let port = match port {
-            0 => String::new(),
-            port if address.contains(':') => format!(".{port}"),
-            port => format!(":{port}"),
-        };
+        let address = socket(address.as_deref().unwrap_or("?"), port);
         match identity {
-            Identity::UNKNOWN => format!("{address}{port}"),
-            identity => format!("{address}{port} [{}]", names.label(identity)),
+            Identity::UNKNOWN => address,
+            identity => format!("{address} [{}]", names.label(identity)),
         }
     };
     let mark = match (line.mark_in, line.mark_out) {
@@ -185,7 +180,16 @@ fn text(line: &Line, names: &Names) -> String {
     )
 }
 
-fn address(address: cm_address) -> Option<String> {
+/// An address with its port, if it has one.
+pub fn socket(address: &str, port: u16) -> String {
+    match port {
+        0 => address.to_owned(),
+        port if address.contains(':') => format!("{address}.{port}"),
+        port => format!("{address}:{port}"),
+    }
+}
+
+pub fn address(address: cm_address) -> Option<String> {
     address.to_ip().map(|ip| ip.to_string())
 }
 
@@ -205,7 +209,7 @@ fn program(event: &cm_event) -> &'static str {
 }
 
 /// `tcp`, `icmp/8`, `proto/47`, `arp`, `ethertype 0x88cc`; a later fragment has no more than this.
-fn protocol(event: &cm_event) -> String {
+pub fn protocol(event: &cm_event) -> String {
     let name = match (u16::from_be(event.ethertype), event.protocol) {
         (0x0806, _) => "arp".to_owned(),
         (0x0800 | 0x86dd, 1) => format!("icmp/{}", event.icmp_type),

@@ -106,6 +106,8 @@ pub struct Inherited {
     pub rule_counters: Option<MapHandle>,
     /// What local delivery knows of the workload's MAC: `workload_mac` of the datapath.
     pub workload_mac: u64,
+    /// `cm_steps`, of the private copy that calls this one.
+    pub steps: Option<MapHandle>,
 }
 
 /// An endpoint's programs, in the kernel but on no hook yet.
@@ -235,9 +237,10 @@ pub fn load(
     rodata.config = *config;
     let bss = open.maps.bss_data.as_deref_mut().context("the object has no .bss")?;
     bss.workload_mac = inherited.workload_mac;
-    share_maps(&mut open, root, sizes)?;
-    share_policy_calls(&mut open, root, config)?;
-    share_policy_maps(&mut open, root, config, sizes)?;
+    let shared = Shared { root, pins_new: config.explain == 0 };
+    share_maps(&mut open, &shared, sizes)?;
+    share_policy_calls(&mut open, &shared, config)?;
+    share_policy_maps(&mut open, &shared, config, sizes)?;
     inherit(&mut open, config, sizes, inherited)?;
     let mut programs = match role {
         Role::Container => vec!["from_container", "to_container"],
@@ -267,14 +270,22 @@ pub fn load(
     })
 }
 
+/// Where maps are shared.
+struct Shared<'a> {
+    root: &'a Root,
+    /// What is made gets a pin; but for a private copy, which leaves nothing behind.
+    pins_new: bool,
+}
+
 /// Makes the shared maps that are not there, and nothing else.
 pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
     let mut storage = MaybeUninit::uninit();
     let mut open = CilmarkSkelBuilder::default().open(&mut storage).context("open the object")?;
-    share_maps(&mut open, root, sizes)?;
+    share_maps(&mut open, &Shared { root, pins_new: true }, sizes)?;
     leave_out_policy_maps(&mut open)?;
     let maps = &mut open.maps;
-    for map in [&mut maps.cm_policies, &mut maps.cm_rule_stats, &mut maps.cm_policy_call] {
+    let private = [&mut maps.cm_policies, &mut maps.cm_rule_stats, &mut maps.cm_steps];
+    for map in private.into_iter().chain([&mut maps.cm_policy_call]) {
         map.set_autocreate(false)?;
     }
     object::select(&mut open, None);
@@ -285,34 +296,38 @@ pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
 }
 
 /// Takes the pinned maps where there are any; the others get their pins at load.
-fn share_maps(open: &mut OpenCilmarkSkel<'_>, root: &Root, sizes: &Sizes) -> Result<()> {
+fn share_maps(open: &mut OpenCilmarkSkel<'_>, shared: &Shared<'_>, sizes: &Sizes) -> Result<()> {
     let maps = &mut open.maps;
-    share_map(&mut maps.cm_ipcache, root, sizes.ipcache)?;
-    share_map(&mut maps.cm_ipcache_cidr, root, sizes.ipcache)?;
-    share_map(&mut maps.cm_endpoints, root, None)?;
-    share_map(&mut maps.cm_identities, root, None)?;
-    share_map(&mut maps.cm_metrics, root, None)?;
-    share_map(&mut maps.cm_generation, root, None)?;
-    share_map(&mut maps.cm_events, root, None)
+    share_map(&mut maps.cm_ipcache, shared, sizes.ipcache)?;
+    share_map(&mut maps.cm_ipcache_cidr, shared, sizes.ipcache)?;
+    share_map(&mut maps.cm_endpoints, shared, None)?;
+    share_map(&mut maps.cm_identities, shared, None)?;
+    share_map(&mut maps.cm_metrics, shared, None)?;
+    share_map(&mut maps.cm_generation, shared, None)?;
+    share_map(&mut maps.cm_events, shared, None)
 }
 
 /// The array of programs exists only where somebody delivers.
 fn share_policy_calls(
     open: &mut OpenCilmarkSkel<'_>,
-    root: &Root,
+    shared: &Shared<'_>,
     config: &cm_config,
 ) -> Result<()> {
     let calls = &mut open.maps.cm_policy_call;
     if config.local_delivery == 0 {
         return calls.set_autocreate(false).context("leave out the policy calls");
     }
-    share_map(calls, root, None)
+    if config.explain != 0 {
+        // An array of its own: the programs in the shared one would change things.
+        return Ok(());
+    }
+    share_map(calls, shared, None)
 }
 
 /// The maps of conntrack, which cost megabytes, exist only where somebody has a policy.
 fn share_policy_maps(
     open: &mut OpenCilmarkSkel<'_>,
-    root: &Root,
+    shared: &Shared<'_>,
     config: &cm_config,
     sizes: &Sizes,
 ) -> Result<()> {
@@ -323,13 +338,13 @@ fn share_policy_maps(
     for map in [&mut maps.cm_ct4, &mut maps.cm_ct6] {
         let name = map.name().to_string_lossy().into_owned();
         let path = match config.endpoint() {
-            Some(id) if config.ct_local != 0 => root.endpoint(id).map(&name),
-            _ => root.map(&name),
+            Some(id) if config.ct_local != 0 => shared.root.endpoint(id).map(&name),
+            _ => shared.root.map(&name),
         };
-        share_map_at(map, &path, sizes.ct)?;
+        share_map_at(map, &path, sizes.ct, shared.pins_new)?;
     }
-    share_map(&mut maps.cm_frag4, root, None)?;
-    share_map(&mut maps.cm_frag6, root, None)
+    share_map(&mut maps.cm_frag4, shared, None)?;
+    share_map(&mut maps.cm_frag6, shared, None)
 }
 
 fn leave_out_policy_maps(open: &mut OpenCilmarkSkel<'_>) -> Result<()> {
@@ -353,6 +368,10 @@ fn inherit(
     if let Some(policies) = &inherited.policies {
         maps.cm_policies.reuse_fd(policies.as_fd()).context("hand on the rules")?;
     }
+    match &inherited.steps {
+        Some(steps) => maps.cm_steps.reuse_fd(steps.as_fd()).context("hand on the steps")?,
+        None => maps.cm_steps.set_autocreate(config.explain != 0)?,
+    }
     // Those of an endpoint without a policy have but one entry.
     let there = inherited.rule_counters.as_ref().filter(|map| map.max_entries() > 1);
     match (there, sizes.policy) {
@@ -370,17 +389,25 @@ fn inherit(
     }
 }
 
-fn share_map(map: &mut OpenMapMut<'_>, root: &Root, entries: Option<u32>) -> Result<()> {
-    let path = root.map(&map.name().to_string_lossy());
-    share_map_at(map, &path, entries)
+fn share_map(map: &mut OpenMapMut<'_>, shared: &Shared<'_>, entries: Option<u32>) -> Result<()> {
+    let path = shared.root.map(&map.name().to_string_lossy());
+    share_map_at(map, &path, entries, shared.pins_new)
 }
 
-fn share_map_at(map: &mut OpenMapMut<'_>, path: &Path, entries: Option<u32>) -> Result<()> {
+fn share_map_at(
+    map: &mut OpenMapMut<'_>,
+    path: &Path,
+    entries: Option<u32>,
+    pins_new: bool,
+) -> Result<()> {
     let name = map.name().to_string_lossy().into_owned();
     if !path.exists() {
         if let Some(entries) = entries {
             map.set_max_entries(entries)
                 .with_context(|| format!("give {name} {entries} entries"))?;
+        }
+        if !pins_new {
+            return Ok(());
         }
         return map.set_pin_path(path).with_context(|| format!("pin {}", path.display()));
     }

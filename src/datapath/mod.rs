@@ -3,9 +3,9 @@
 //! `load` turns an [`load::Spec`] into programs by way of `object`, `attach` puts them on a device's
 //! hooks, `pin` knows where everything lies in bpffs, `registry` reads back what runs, `maps` and
 //! `ipcache` are the pinned maps, `policy` an endpoint's rules, `addresses` what endpoints enter
-//! there, `delivery` whom they hand packets to, `events` the ring buffer; `device` and `netns` look
-//! at the host. All `unsafe` is in `abi` (what may be read as bytes) and `sys` (calls that libbpf-rs
-//! does not wrap).
+//! there, `delivery` whom they hand packets to, `events` the ring buffer; `explain` runs a private
+//! copy on one packet; `device` and `netns` look at the host. All `unsafe` is in `abi` (what may be
+//! read as bytes) and `sys` (calls that libbpf-rs does not wrap).
 
 pub mod abi;
 pub mod addresses;
@@ -13,6 +13,7 @@ pub mod attach;
 pub mod delivery;
 pub mod device;
 pub mod events;
+pub mod explain;
 pub mod ipcache;
 pub mod load;
 pub mod log;

@@ -13,13 +13,13 @@ use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use log::debug;
 
-use super::abi::{self, bss, cm_config, cm_counters, cm_metrics, cm_role, u32_key};
+use super::abi::{self, bss, cm_config, cm_confirm, cm_counters, cm_metrics, cm_role, u32_key};
 use super::attach::{HOOKS, HookKind, Previous, filter_program};
 use super::device::{self, Device};
 use super::load::Inherited;
 use super::netns;
 use super::pin::Root;
-use super::sys::{self, ProgramFacts};
+use super::sys::{self, Hook, ProgramFacts};
 use crate::model::endpoint::{EndpointId, Role, Selector};
 
 /// An attached endpoint, or what is left of one.
@@ -253,6 +253,7 @@ impl Endpoint {
             counters: self.counters_map(),
             policies: map("cm_policies"),
             rule_counters: map("cm_rule_stats"),
+            steps: None,
             workload_mac: self.workload_mac().unwrap_or(0),
         }
     }
@@ -264,7 +265,8 @@ impl Endpoint {
         let value = bss.lookup(abi::bytes_of(&u32_key(0)), MapFlags::ANY).ok()??;
         let at = offset_of!(bss, workload_mac);
         let mac = value.get(at..at + size_of::<u64>())?;
-        (value.len() == size_of::<bss>())
+        // The section ends with its last variable, the struct with its padding.
+        (value.len().next_multiple_of(align_of::<bss>()) == size_of::<bss>())
             .then(|| u64::from_ne_bytes(mac.try_into().unwrap_or([0; 8])))
     }
 
@@ -301,6 +303,20 @@ impl Endpoint {
             map.update(key, &value, MapFlags::ANY)?;
         }
         Ok(())
+    }
+
+    /// What the program on a hook was loaded with, and the confirmation that it waits for.
+    pub fn running(&self, hook: Hook) -> Result<(cm_config, cm_confirm)> {
+        let index = HOOKS.iter().position(|other| *other == hook);
+        let running = index.and_then(|index| self.programs[index].as_ref());
+        let running = running.with_context(|| format!("endpoint {} is stale", self.id))?;
+        let config = running.map(".rodata")?.context("its program has no .rodata")?;
+        let words = running.map(".bss")?.context("its program has no .bss")?;
+        let key = u32_key(0);
+        let value = words.lookup(abi::bytes_of(&key), MapFlags::ANY)?.context("an empty .bss")?;
+        let at = offset_of!(bss, confirm);
+        let confirm = value.get(at..at + size_of::<cm_confirm>()).context("a short .bss")?;
+        Ok((read_config(&config)?, abi::from_bytes(confirm)?))
     }
 
     /// What runs now, for somebody who replaces it.

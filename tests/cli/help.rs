@@ -13,8 +13,8 @@ pub fn assert_snapshot(actual: String, name: &str) {
     assert_data_eq!(actual, expected);
 }
 
-const COMMANDS: [&str; 8] =
-    ["attach", "detach", "status", "ipcache", "identity", "metrics", "monitor", "mark"];
+const COMMANDS: [&str; 9] =
+    ["attach", "detach", "status", "ipcache", "identity", "metrics", "monitor", "explain", "mark"];
 
 fn help(arguments: &[&str]) -> String {
     let run: Run = cilmark(arguments).output().expect("run cilmark").into();

@@ -3,6 +3,7 @@
 mod arguments;
 mod bpffs;
 mod detach;
+mod explain;
 mod foreground;
 mod help;
 mod hooks;

@@ -7,6 +7,7 @@ mod agreement;
 mod arp;
 mod conntrack;
 mod events;
+mod explain;
 mod flow_label;
 mod host_firewall;
 mod ipcache;

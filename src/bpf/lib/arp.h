@@ -9,6 +9,7 @@
 #include "config.h"
 #include "drop.h"
 #include "endpoint.h"
+#include "explain.h"
 #include "metrics.h"
 #include "packet.h"
 
@@ -51,6 +52,7 @@ static __always_inline int arp_answer(struct __sk_buff *skb, const struct packet
 	if (arp_turn_round(skb, pkt))
 		return drop(skb, pkt, -CM_DROP_WRITE_ERROR);
 	count_packet(skb, pkt, CM_FORWARDED);
+	step(CM_CALL_ARP_ANSWER, &pkt->destination, 0, 0, 0);
 	/* Not config.ifindex: in another namespace that may be another device. */
 	return bpf_redirect(skb->ifindex, 0);
 }

@@ -6,6 +6,7 @@
 #include "abi.h"
 #include <bpf/bpf_helpers.h>
 #include "config.h"
+#include "explain.h"
 #include "mark.h"
 #include "metrics.h"
 #include "packet.h"
@@ -37,6 +38,14 @@ static __always_inline int event_allowed(struct cm_counters *counters)
 	return counters->window_events++ < config.events_per_second;
 }
 
+/* Where the event of an explanation goes. */
+static __always_inline struct cm_event *explained_event(void)
+{
+	struct cm_explanation *told = explanation();
+
+	return told ? &told->event : NULL;
+}
+
 /*
  * A global function, because it is called where a packet's way ends early and never on the fast
  * path: inline in each of those places it was more than half of from_container.
@@ -45,42 +54,46 @@ __noinline int send_event(struct __sk_buff *skb, const struct packet *pkt, enum 
 			  enum cm_reason reason)
 {
 	struct cm_counters *counters = endpoint_counters();
-	struct cm_event *event;
+	struct cm_event *event = NULL;
 
-	if (!counters || !pkt || config.explain)
+	if (!counters || !pkt)
 		return 0;
-	event = event_allowed(counters) ? bpf_ringbuf_reserve(&cm_events, sizeof(*event), 0) : NULL;
+	if (config.explain)
+		event = explained_event();
+	else if (event_allowed(counters))
+		event = bpf_ringbuf_reserve(&cm_events, sizeof(*event), 0);
 	if (!event) {
 		count_lost_event(pkt, counters);
 		return 0;
 	}
-	*event = (struct cm_event){
-		.time_ns = bpf_ktime_get_ns(),
-		.type = type,
-		.program = pkt->program,
-		.direction = packet_direction(pkt),
-		.reason = reason,
-		.endpoint_id = config.endpoint_id,
-		.ifindex = config.ifindex,
-		.length = skb->len,
-		.mark_in = pkt->mark_in,
-		.mark_out = mark_get(skb),
-		.source_identity = pkt->source_identity,
-		.destination_identity = pkt->destination_identity,
-		.source = pkt->source,
-		.destination = pkt->destination,
-		.sport = pkt->sport,
-		.dport = pkt->dport,
-		.ethertype = pkt->ethertype,
-		.protocol = pkt->l4_protocol,
-		.icmp_type = pkt->icmp_type,
-		.icmp_code = pkt->icmp_code,
-		.tcp_flags = pkt->tcp_flags,
-		.fragment = pkt->fragment != FRAGMENT_NONE,
-		.audited = pkt->audited,
-		.lost = counters->lost,
-		.rule = pkt->rule,
-	};
+	/* One by one: as a whole it would be put together on the stack, which is short of 512 bytes. */
+	event->time_ns = bpf_ktime_get_ns();
+	event->type = type;
+	event->program = pkt->program;
+	event->direction = packet_direction(pkt);
+	event->reason = reason;
+	event->endpoint_id = config.endpoint_id;
+	event->ifindex = config.ifindex;
+	event->length = skb->len;
+	event->mark_in = pkt->mark_in;
+	event->mark_out = mark_get(skb);
+	event->source_identity = pkt->source_identity;
+	event->destination_identity = pkt->destination_identity;
+	event->source = pkt->source;
+	event->destination = pkt->destination;
+	event->sport = pkt->sport;
+	event->dport = pkt->dport;
+	event->ethertype = pkt->ethertype;
+	event->protocol = pkt->l4_protocol;
+	event->icmp_type = pkt->icmp_type;
+	event->icmp_code = pkt->icmp_code;
+	event->tcp_flags = pkt->tcp_flags;
+	event->fragment = pkt->fragment != FRAGMENT_NONE;
+	event->audited = pkt->audited;
+	event->lost = counters->lost;
+	event->rule = pkt->rule;
+	if (config.explain)
+		return 0;
 	counters->lost = 0;
 	bpf_ringbuf_submit(event, 0);
 	return 0;

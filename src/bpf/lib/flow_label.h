@@ -8,6 +8,7 @@
 #include <bpf/bpf_endian.h>
 #include "config.h"
 #include "endpoint.h"
+#include "explain.h"
 #include "identity.h"
 #include "packet.h"
 
@@ -28,7 +29,9 @@ static __always_inline int flow_label_set(struct __sk_buff *skb, const struct pa
 		return error;
 	word = (word & ~label_mask) | (config.identity_nb & label_mask);
 	/* No checksum of the packet covers the label; a NIC's sum over the whole frame does. */
-	return bpf_skb_store_bytes(skb, pkt->l3_offset, &word, sizeof(word), BPF_F_RECOMPUTE_CSUM);
+	error = bpf_skb_store_bytes(skb, pkt->l3_offset, &word, sizeof(word), BPF_F_RECOMPUTE_CSUM);
+	step(CM_CALL_FLOW_LABEL_SET, NULL, error, 0, 0);
+	return error;
 }
 
 static __always_inline int flow_label_is_trusted(const struct packet *pkt)

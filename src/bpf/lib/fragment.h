@@ -5,9 +5,11 @@
 
 #include "abi.h"
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
 #include "config.h"
 #include "conntrack.h"
 #include "endpoint.h"
+#include "explain.h"
 #include "packet.h"
 
 struct {
@@ -66,11 +68,13 @@ static __always_inline int fragment_find_ports(struct packet *pkt)
 	fragment_key(pkt, &key);
 	ports = pkt->source.family == CM_IPV4 ? bpf_map_lookup_elem(&cm_frag4, &key.v4) :
 						bpf_map_lookup_elem(&cm_frag6, &key.v6);
-	if (!ports)
-		return -CM_DROP_FRAGMENT_NOT_FOUND;
-	pkt->sport = ports->sport;
-	pkt->dport = ports->dport;
-	return 0;
+	if (ports) {
+		pkt->sport = ports->sport;
+		pkt->dport = ports->dport;
+	}
+	step(CM_CALL_FRAGMENT_FIND_PORTS, NULL, ports ? 0 : CM_DROP_FRAGMENT_NOT_FOUND,
+	     bpf_ntohs(pkt->sport) << 16 | bpf_ntohs(pkt->dport), 0);
+	return ports ? 0 : -CM_DROP_FRAGMENT_NOT_FOUND;
 }
 
 /* Keeps those of a first fragment that passes. */

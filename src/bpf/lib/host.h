@@ -7,6 +7,7 @@
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 #include "endpoint.h"
+#include "explain.h"
 #include "identity.h"
 #include "ipcache.h"
 #include "packet.h"
@@ -46,8 +47,12 @@ static __always_inline int is_routed_here(struct __sk_buff *skb, const struct cm
 		.ifindex = skb->ifindex,
 	};
 
+	long result;
+
 	__builtin_memcpy(fib.destination, address->bytes, sizeof(fib.destination));
-	switch (bpf_fib_lookup(skb, &fib, sizeof(fib), 0)) {
+	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	step(CM_CALL_FIB_LOOKUP, address, result, 0, 0);
+	switch (result) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 	case BPF_FIB_LKUP_RET_UNSUPP_LWT:
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
@@ -76,10 +81,16 @@ static __always_inline int is_host_address(struct __sk_buff *skb, const struct c
 /* Whether the policy of a NIC is asked about a packet that it has received. */
 static __always_inline int is_for_host(struct __sk_buff *skb, const struct packet *pkt)
 {
-	/* Seen because the device is promiscuous; the stack drops it. */
-	if (skb->pkt_type == PACKET_OTHERHOST && !config.bridge_port)
-		return 0;
-	return is_host_address(skb, &pkt->destination);
+	/*
+	 * Seen because the device is promiscuous; the stack drops it. Without Ethernet there is no
+	 * such thing, but a test run takes the IP header for one.
+	 */
+	int is_seen_only =
+		skb->pkt_type == PACKET_OTHERHOST && !config.bridge_port && !config.l3_device;
+	int answer = !is_seen_only && is_host_address(skb, &pkt->destination);
+
+	step(CM_CALL_IS_FOR_HOST, &pkt->destination, answer, 0, 0);
+	return answer;
 }
 
 /* A workload's packet under an address of this host: the answer will look like one for the host. */

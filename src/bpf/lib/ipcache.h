@@ -8,6 +8,7 @@
 
 #include "abi.h"
 #include <bpf/bpf_helpers.h>
+#include "explain.h"
 #include "identity.h"
 
 struct {
@@ -35,8 +36,16 @@ ipcache_lookup(const struct cm_address *address)
 		.address = *address,
 	};
 
-	/* The trie compares no further than its own entries, whose bytes 4.. of IPv4 are zero. */
-	return entry ? entry : bpf_map_lookup_elem(&cm_ipcache_cidr, &prefix);
+	enum cm_ipcache_source from = CM_IPCACHE_HOSTS;
+
+	if (!entry) {
+		/* It compares no further than its own entries, whose bytes 4.. of IPv4 are zero. */
+		entry = bpf_map_lookup_elem(&cm_ipcache_cidr, &prefix);
+		from = entry ? CM_IPCACHE_PREFIXES : CM_IPCACHE_NOWHERE;
+	}
+	step(CM_CALL_IPCACHE_LOOKUP, address, entry ? entry->identity : IDENTITY_WORLD, from,
+	     entry && entry->is_host);
+	return entry;
 }
 
 static __always_inline __u32 ipcache_identity(const struct cm_address *address)

@@ -17,6 +17,7 @@
 #include "config.h"
 #include "conntrack.h"
 #include "events.h"
+#include "explain.h"
 #include "failsafe.h"
 #include "fragment.h"
 #include "host.h"
@@ -36,15 +37,36 @@ static __always_inline __be16 service_of(const struct packet *pkt, int forward)
 	return bpf_htons(echo_request_of(pkt->l4_protocol));
 }
 
+/* Tells of an entry of conntrack or its absence, and whether the packet goes on with it. */
+__noinline int step_ct(const struct packet *pkt, const struct cm_ct_entry *entry, int is_known)
+{
+	__u64 seen = 0;
+
+	if (!config.explain || !pkt)
+		return 0;
+	if (!entry)
+		return write_step(CM_CALL_CT_LOOKUP, NULL, 0, 0, 0);
+	seen |= CM_CT_SEEN_ENTRY;
+	seen |= is_known ? CM_CT_SEEN_VALID : 0;
+	seen |= entry->direction != packet_direction(pkt) ? CM_CT_SEEN_REPLY : 0;
+	seen |= entry->verdict >> 32 != policy_epoch() ? CM_CT_SEEN_STALE : 0;
+	seen |= entry->adopted ? CM_CT_SEEN_ADOPTED : 0;
+	seen |= entry->masqueraded ? CM_CT_SEEN_MASQUERADED : 0;
+	return write_step(CM_CALL_CT_LOOKUP, NULL, entry->verdict, seen | entry->state << 16,
+			  entry->expires - bpf_jiffies64());
+}
+
 /* Asks the rules about the flow, of this direction, that a packet belongs to. */
 __noinline int decide(struct packet *pkt, enum cm_direction direction, __u32 claimed)
 {
 	const struct cm_address *remote;
-	int forward;
+	int forward, verdict;
+	__be16 port;
 	__u32 peer;
 
 	if (!pkt || policy_mode(direction) == CM_POLICY_OFF)
 		return 0;
+	step(CM_CALL_DECIDE, NULL, direction, 0, 0);
 	forward = packet_direction(pkt) == direction;
 	remote = packet_remote(pkt);
 	peer = direction == CM_EGRESS ? ipcache_identity(remote) : source_identity(remote, claimed);
@@ -52,7 +74,11 @@ __noinline int decide(struct packet *pkt, enum cm_direction direction, __u32 cla
 		pkt->destination_identity = peer;
 	else
 		pkt->source_identity = peer;
-	return policy_lookup(pkt, direction, peer, service_of(pkt, forward));
+	port = service_of(pkt, forward);
+	verdict = policy_lookup(pkt, direction, peer, port);
+	step(CM_CALL_POLICY_LOOKUP, NULL,
+	     direction << 24 | pkt->l4_protocol << 16 | bpf_ntohs(port), peer, -verdict);
+	return verdict;
 }
 
 /*
@@ -81,14 +107,22 @@ static __always_inline int may_be_adopted(const struct packet *pkt)
 	       !(pkt->tcp_flags & TCP_SYN) && bpf_ktime_get_coarse_ns() < config.adopt_until_ns;
 }
 
-/* About a packet that belongs to no flow of its own. */
-__noinline int decide_alone(struct __sk_buff *skb, struct packet *pkt)
+/* Whether an ICMP error is about a flow that is allowed. */
+__noinline int is_related(struct __sk_buff *skb, struct packet *pkt)
 {
 	struct cm_ct_entry *entry;
-	int verdict;
 
 	if (!pkt || !has_policy())
-		return -CM_DROP_INVALID_PACKET;
+		return 0;
+	entry = icmp_related_entry(skb, pkt);
+	return entry && ct_is_alive(entry) && ct_is_allowed(entry->verdict, policy_epoch());
+}
+
+/* About a packet that belongs to no flow of its own. */
+static __always_inline int decide_alone(struct __sk_buff *skb, struct packet *pkt)
+{
+	int verdict;
+
 	if (pkt->parse_error)
 		return pkt->parse_error;
 	if (icmp_is_forbidden(pkt))
@@ -99,12 +133,9 @@ __noinline int decide_alone(struct __sk_buff *skb, struct packet *pkt)
 		pkt->rule = CM_RULE_ICMP;
 		return 0;
 	}
-	if (icmp_is_error(pkt)) {
-		entry = icmp_related_entry(skb, pkt);
-		if (entry && ct_is_alive(entry) && ct_is_allowed(entry->verdict, policy_epoch())) {
-			pkt->rule = CM_RULE_RELATED;
-			return 0;
-		}
+	if (icmp_is_error(pkt) && is_related(skb, pkt)) {
+		pkt->rule = CM_RULE_RELATED;
+		return 0;
 	}
 	return verdict;
 }
@@ -145,7 +176,9 @@ __noinline int conclude(struct __sk_buff *skb, struct packet *pkt, enum cm_direc
 
 	if (!pkt)
 		return verdict;
-	count_rule(skb, pkt->rule);
+	step(CM_CALL_CONCLUDE, NULL, -verdict, pkt->rule, enforced);
+	if (!config.explain)
+		count_rule(skb, pkt->rule);
 	pkt->audited = verdict && !enforced;
 	if (pkt->audited)
 		count_aside(pkt, CM_AUDITED);
@@ -161,8 +194,10 @@ __noinline int write_entry(struct packet *pkt, struct cm_ct_entry *flow, int is_
 	struct tuple tuple;
 	long error;
 
-	if (!pkt || !flow || !has_policy() || config.explain)
+	if (!pkt || !flow || !has_policy())
 		return 0;
+	if (config.explain)
+		return write_step(CM_CALL_CT_CREATE, NULL, is_new, 0, 0);
 	tuple = tuple_of(pkt, packet_direction(pkt));
 	ct_advance(flow, pkt);
 	error = ct_write(&tuple, flow);
@@ -213,17 +248,20 @@ __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct
 {
 	struct cm_ct_entry *entry;
 	struct tuple tuple;
+	int is_known;
 
 	if (!pkt || !flow || !has_policy())
 		return 0;
 	*flow = (struct cm_ct_entry){ .direction = packet_direction(pkt) };
 	tuple = tuple_of(pkt, packet_direction(pkt));
 	entry = ct_lookup(&tuple);
-	if (!entry || !ct_is_alive(entry) || ct_begins_anew(entry, pkt) ||
-	    (pkt->program == CM_TO_NETDEV && is_taken_back(skb, entry)))
-		return 0;
-	*flow = *entry;
-	return 1;
+	is_known = entry && ct_is_alive(entry) && !ct_begins_anew(entry, pkt) &&
+		   !(pkt->program == CM_TO_NETDEV && is_taken_back(skb, entry));
+	if (is_known)
+		*flow = *entry;
+	if (config.explain)
+		step_ct(pkt, entry, is_known);
+	return is_known;
 }
 
 /* About a flow that is known already, or new. */
@@ -265,11 +303,15 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt)
 	/* Without a policy there are no maps for it either. */
 	if (!pkt || !has_policy())
 		return -CM_DROP_INVALID_PACKET;
+	step(CM_CALL_POLICE, NULL, 0, 0, 0);
 	if (pkt->fragment == FRAGMENT_LATER)
 		verdict = fragment_find_ports(pkt);
 	is_known = has_flow(pkt) && !verdict && find_flow(skb, pkt, &flow);
-	if (!is_known && !is_policed(skb, pkt))
-		return keep_masqueraded(skb, pkt);
+	if (!is_known && !is_policed(skb, pkt)) {
+		keep_masqueraded(skb, pkt);
+		step(CM_CALL_KEEP_MASQUERADED, NULL, 0, 0, 0);
+		return 0;
+	}
 	if (verdict)
 		return conclude(skb, pkt, packet_direction(pkt), verdict, 0);
 	if (!has_flow(pkt))
@@ -285,6 +327,16 @@ static __always_inline int is_plain(const struct packet *pkt)
 {
 	return pkt->fragment == FRAGMENT_NONE && has_flow(pkt) &&
 	       !(pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST));
+}
+
+__noinline int explain_settled(const struct packet *pkt, const struct cm_ct_entry *entry)
+{
+	if (!pkt)
+		return 0;
+	step(CM_CALL_POLICE, NULL, 0, 0, 0);
+	step_ct(pkt, entry, 1);
+	step(CM_CALL_CONCLUDE, NULL, 0, pkt->rule, 1);
+	return 0;
 }
 
 /*
@@ -312,11 +364,13 @@ static __always_inline int police(struct __sk_buff *skb, struct packet *pkt,
 	if (!entry || !ct_is_settled(entry, epoch, now) ||
 	    (config.role == CM_ROLE_NETDEV && direction == CM_EGRESS && is_taken_back(skb, entry)))
 		return police_slowly(skb, pkt);
-	/* At most once a second, for the sake of the other CPUs' caches. */
-	if (expires - entry->expires >= config.jiffies_per_second && !config.explain)
-		entry->expires = expires;
 	pkt->rule = ct_rule(entry->verdict);
 	pkt->is_settled = 1;
+	if (config.explain)
+		return explain_settled(pkt, entry);
+	/* At most once a second, for the sake of the other CPUs' caches. */
+	if (expires - entry->expires >= config.jiffies_per_second)
+		entry->expires = expires;
 	count_rule(skb, pkt->rule);
 	return 0;
 }

@@ -7,6 +7,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 #include "config.h"
+#include "explain.h"
 #include "metrics.h"
 #include "packet.h"
 
@@ -83,7 +84,7 @@ static __always_inline void count_rule(struct __sk_buff *skb, __u32 rule)
 {
 	struct cm_metrics *counter = bpf_map_lookup_elem(&cm_rule_stats, &rule);
 
-	if (counter && !config.explain)
+	if (counter)
 		metrics_add(counter, skb->len);
 }
 
@@ -119,6 +120,7 @@ static __always_inline int policy_lookup(struct packet *pkt, enum cm_direction d
 static __always_inline void policy_clear_mark(struct __sk_buff *skb)
 {
 	skb->cb[CB_POLICY] = 0;
+	step(CM_CALL_POLICY_CLEAR_MARK, NULL, 0, 0, 0);
 }
 
 #endif

@@ -6,6 +6,7 @@
 #include "abi.h"
 #include "config.h"
 #include "endpoint.h"
+#include "explain.h"
 #include "flow_label.h"
 #include "identity.h"
 #include "ipcache.h"
@@ -53,11 +54,14 @@ static __always_inline __u32 claimed_identity(struct __sk_buff *skb, const struc
 /* Who an endpoint's packet comes from: its sender's claim, with what the ipcache knows. */
 static __always_inline __u32 source_identity(const struct cm_address *source, __u32 claimed)
 {
+	__u32 identity = claimed;
+
 	if (config.role == CM_ROLE_NETDEV)
-		return claimed ? claimed : ipcache_identity(source);
-	if (!identity_is_reserved(claimed) || claimed == IDENTITY_HOST)
-		return claimed;
-	return ipcache_sender(source, claimed);
+		identity = claimed ? claimed : ipcache_identity(source);
+	else if (identity_is_reserved(claimed) && claimed != IDENTITY_HOST)
+		identity = ipcache_sender(source, claimed);
+	step(CM_CALL_RESOLVE_SRCID, source, claimed, identity, 0);
+	return identity;
 }
 
 /* The same for a mark, which others believe: nobody on a wire is this host. */
@@ -69,8 +73,7 @@ static __always_inline __u32 remote_identity_to_stamp(struct __sk_buff *skb,
 	return identity ? identity : ipcache_sender(&pkt->source, IDENTITY_WORLD);
 }
 
-/* Sent by this host itself: not by a workload, nor by a proxy in a workload's name. */
-static __always_inline int is_host_traffic(const struct __sk_buff *skb, const struct packet *pkt)
+static __always_inline int is_sent_by_host(const struct __sk_buff *skb, const struct packet *pkt)
 {
 	if (!is_generated_here(skb) && mark_magic(pkt->mark_in) != MARK_MAGIC_HOST)
 		return 0;
@@ -80,6 +83,15 @@ static __always_inline int is_host_traffic(const struct __sk_buff *skb, const st
 	if (config.trust_proxy && mark_is_proxy(pkt->mark_in))
 		return 0;
 	return !is_local_workload(&pkt->source);
+}
+
+/* Sent by this host itself: not by a workload, nor by a proxy in a workload's name. */
+static __always_inline int is_host_traffic(const struct __sk_buff *skb, const struct packet *pkt)
+{
+	int answer = is_sent_by_host(skb, pkt);
+
+	step(CM_CALL_IS_HOST_TRAFFIC, &pkt->source, answer, 0, 0);
+	return answer;
 }
 
 /* The sender of a packet that leaves by a NIC. */

@@ -11,6 +11,7 @@
 #include <bpf/bpf_endian.h>
 #include "config.h"
 #include "endpoint.h"
+#include "explain.h"
 #include "packet.h"
 
 static __always_inline int is_icmp6(const struct packet *pkt)
@@ -93,11 +94,14 @@ __noinline int check_source_thoroughly(struct __sk_buff *skb, struct packet *pkt
 /* 0, or a negative reason. */
 static __always_inline int check_source(struct __sk_buff *skb, struct packet *pkt)
 {
+	int verdict = 0;
+
 	if (!packet_has_addresses(pkt))
-		return -CM_DROP_UNKNOWN_L3;
-	if (!is_icmp6(pkt) && (!has_addresses() || is_own_address(&pkt->source)))
-		return 0;
-	return check_source_thoroughly(skb, pkt);
+		verdict = -CM_DROP_UNKNOWN_L3;
+	else if (is_icmp6(pkt) || (has_addresses() && !is_own_address(&pkt->source)))
+		verdict = check_source_thoroughly(skb, pkt);
+	step(CM_CALL_CHECK_SOURCE, &pkt->source, -verdict, 0, 0);
+	return verdict;
 }
 
 #endif

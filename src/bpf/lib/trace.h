@@ -7,6 +7,7 @@
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 #include "events.h"
+#include "explain.h"
 #include "metrics.h"
 #include "packet.h"
 #include "resolve.h"
@@ -33,6 +34,7 @@ __noinline int trace(struct __sk_buff *skb, struct packet *pkt)
 {
 	if (!pkt)
 		return 0;
+	step(CM_CALL_TRACE, NULL, 0, 0, 0);
 	if (!packet_has_addresses(pkt))
 		parse_again(skb, pkt);
 	resolve_ends(skb, pkt);

@@ -1,0 +1,276 @@
+//! `cilmark explain`.
+
+mod packet;
+mod tree;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::{Context, DROPPED, monitor};
+use crate::datapath::abi::{
+    cm_call, cm_ct_seen, cm_direction, cm_event, cm_reason, cm_rule_number,
+};
+use crate::datapath::explain::{self, Answer, Fate, Original, Question};
+use crate::datapath::sys::Hook;
+use crate::model::drop_reason;
+use crate::model::endpoint::{Role, Selector};
+use crate::model::identity::{Identity, Names};
+use crate::model::mark::Mark;
+use crate::model::policing::Mode;
+use crate::output;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The attached device, or id:N
+    #[arg(value_name = "DEV")]
+    device: Selector,
+    /// from: what a workload sends, or a NIC receives; to: what a workload receives, or leaves by a
+    /// NIC
+    #[arg(value_enum)]
+    direction: Direction,
+    #[command(flatten)]
+    packet: packet::Args,
+    /// The mark that the packet comes with
+    #[arg(long, value_name = "MARK", default_value = "0x0")]
+    mark: Mark,
+    /// The device that the packet came in by, 0 for what this host sends; by default the device
+    /// itself with `from`, this host with `to` a NIC, and another device with `to` a workload
+    #[arg(long, value_name = "N")]
+    ingress_ifindex: Option<u32>,
+    /// As if both directions had this mode
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Direction {
+    From,
+    To,
+}
+
+impl Direction {
+    fn program(self, role: Option<Role>) -> &'static str {
+        match (self, role) {
+            (Direction::From, Some(Role::Netdev)) => "from_netdev",
+            (Direction::To, Some(Role::Netdev)) => "to_netdev",
+            (Direction::From, _) => "from_container",
+            (Direction::To, _) => "to_container",
+        }
+    }
+
+    fn hook(self) -> Hook {
+        match self {
+            Direction::From => Hook::Ingress,
+            Direction::To => Hook::Egress,
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Forward,
+    Drop,
+    Redirect,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Conntrack {
+    New,
+    Established,
+    Reply,
+    Related,
+    None,
+}
+
+#[derive(Serialize)]
+struct Report {
+    program: &'static str,
+    verdict: Verdict,
+    drop_reason: Option<Reason>,
+    mark_in: Mark,
+    mark_out: Mark,
+    source_identity: Option<Identity>,
+    destination_identity: Option<Identity>,
+    conntrack: Conntrack,
+    rule: Option<String>,
+    audited: bool,
+    steps: Vec<tree::Step>,
+}
+
+#[derive(Serialize)]
+struct Reason {
+    code: u32,
+    name: &'static str,
+}
+
+pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
+    let found = context.endpoints()?;
+    let endpoint = found.select(&args.device)?;
+    let program = args.direction.program(endpoint.role());
+    // Any other device will do: what counts is whether there was one.
+    const ANOTHER_DEVICE: u32 = 1;
+    let ingress_ifindex = args.ingress_ifindex.unwrap_or(match program {
+        "to_netdev" => 0,
+        "to_container" => ANOTHER_DEVICE,
+        _ => endpoint.config.ifindex,
+    });
+    let packet = args.packet.bytes(endpoint, args.direction == Direction::From)?;
+    let question = Question {
+        hook: args.direction.hook(),
+        packet: &packet,
+        mark: args.mark.0,
+        ingress_ifindex,
+        mode: args.mode,
+    };
+    let original = Original::of(endpoint, question.hook)?;
+    let answer = explain::explain(&context.root, &original, &question)?;
+    let names = context.names()?;
+    let rules = tree::Rules::of(&context.root, endpoint, &names)?;
+    let mut steps = tree::steps(&answer, &names, &rules);
+    let from = match ingress_ifindex {
+        0 => "sent by this host".to_owned(),
+        index => format!("came in by device {index}"),
+    };
+    let detail = format!("mark {}, {from}, {} bytes", args.mark, packet.len());
+    steps.insert(0, tree::Step { depth: 0, call: program, detail });
+    let report = report(&answer, program, args.mark, steps, &rules);
+    if context.json {
+        output::json(&report)?;
+    } else {
+        output::raw(&text(&report, &names))?;
+    }
+    Ok(match answer.fate {
+        Fate::Drop => ExitCode::from(DROPPED),
+        Fate::Forward | Fate::Redirect => ExitCode::SUCCESS,
+    })
+}
+
+fn report(
+    answer: &Answer,
+    program: &'static str,
+    mark_in: Mark,
+    steps: Vec<tree::Step>,
+    rules: &tree::Rules<'_>,
+) -> Report {
+    let event = answer.event.as_ref();
+    let reason = event.map_or(cm_reason::CM_FORWARDED, |event| event.reason);
+    let rule = event.map_or(cm_rule_number::CM_RULE_NONE.0, |event| event.rule);
+    let [source_identity, destination_identity] = identities(answer);
+    Report {
+        program,
+        verdict: match answer.fate {
+            Fate::Forward => Verdict::Forward,
+            Fate::Drop => Verdict::Drop,
+            Fate::Redirect => Verdict::Redirect,
+        },
+        drop_reason: (answer.fate == Fate::Drop)
+            .then(|| Reason { code: reason.0, name: drop_reason::name(reason.0) }),
+        mark_in,
+        mark_out: Mark(answer.mark),
+        source_identity,
+        destination_identity,
+        conntrack: conntrack(answer),
+        rule: rules.text(rule),
+        audited: event.is_some_and(|event| event.audited != 0),
+        steps,
+    }
+}
+
+/// Of both ends, as far as the program asked for them. What a policy drops is the endpoint's own at
+/// the end that nobody asked about.
+fn identities(answer: &Answer) -> [Option<Identity>; 2] {
+    let Some(event) = &answer.event else { return [None; 2] };
+    let was_policed = answer.steps.iter().any(|step| step.call == cm_call::CM_CALL_CONCLUDE);
+    let mut identities = [event.source_identity, event.destination_identity];
+    let own = usize::from(event.direction == cm_direction::CM_INGRESS);
+    if was_policed && identities[own] == 0 {
+        identities[own] = answer.config.identity;
+    }
+    identities.map(|identity| (identity != 0).then_some(Identity(identity)))
+}
+
+/// What the packet is to its flow. `new`, also if nothing is kept of it since it is dropped.
+fn conntrack(answer: &Answer) -> Conntrack {
+    let called = |call: cm_call| answer.steps.iter().rfind(|step| step.call == call);
+    let rule = answer.event.as_ref().map(|event| event.rule);
+    if rule == Some(cm_rule_number::CM_RULE_RELATED.0) {
+        return Conntrack::Related;
+    }
+    let Some(lookup) = called(cm_call::CM_CALL_CT_LOOKUP) else { return Conntrack::None };
+    let seen = |flag: cm_ct_seen| lookup.values[1] & u64::from(flag.0) != 0;
+    if seen(cm_ct_seen::CM_CT_SEEN_VALID) {
+        return match seen(cm_ct_seen::CM_CT_SEEN_REPLY) {
+            true => Conntrack::Reply,
+            false => Conntrack::Established,
+        };
+    }
+    let refused = called(cm_call::CM_CALL_CONCLUDE).is_some_and(|step| step.values[0] != 0);
+    match called(cm_call::CM_CALL_CT_CREATE).is_some() || refused {
+        true => Conntrack::New,
+        false => Conntrack::None,
+    }
+}
+
+fn text(report: &Report, names: &Names) -> String {
+    let width = |step: &tree::Step| 2 * step.depth as usize + step.call.len();
+    let widest = report.steps.iter().map(width).max().unwrap_or(0);
+    let mut text = String::new();
+    for step in &report.steps {
+        let call = format!("{:indent$}{}", "", step.call, indent = 2 * step.depth as usize);
+        text.push_str(format!("{call:<widest$}  {}", step.detail).trim_end());
+        text.push('\n');
+    }
+    text.push_str(&verdict(report, names));
+    text.push('\n');
+    text
+}
+
+fn verdict(report: &Report, names: &Names) -> String {
+    let fate = match (&report.verdict, &report.drop_reason) {
+        (Verdict::Drop, Some(reason)) => format!("drop ({}, {})", reason.name, reason.code),
+        (Verdict::Drop, None) => "drop".to_owned(),
+        (Verdict::Forward, _) if report.audited => "forward (audited)".to_owned(),
+        (Verdict::Forward, _) => "forward".to_owned(),
+        (Verdict::Redirect, _) => "redirect".to_owned(),
+    };
+    let rule = match &report.rule {
+        Some(rule) => format!(", rule: {rule}"),
+        None => String::new(),
+    };
+    let end = |identity: Option<Identity>| {
+        identity.map_or("?".to_owned(), |identity| names.label(identity))
+    };
+    let ends = match (report.source_identity, report.destination_identity) {
+        (None, None) => String::new(),
+        (from, to) => format!(", {} -> {}", end(from), end(to)),
+    };
+    let mark = match report.mark_in == report.mark_out {
+        true => format!(", mark {}", report.mark_in),
+        false => format!(", mark {} -> {}", report.mark_in, report.mark_out),
+    };
+    format!("{fate}{rule}{ends}{mark}")
+}
+
+/// What the program made of the packet.
+fn parsed(event: &cm_event) -> String {
+    let (Some(source), Some(destination)) =
+        (monitor::address(event.source), monitor::address(event.destination))
+    else {
+        return monitor::protocol(event);
+    };
+    let flags = match event.protocol {
+        6 => format!(" {}", packet::flag_names(event.tcp_flags)),
+        _ => String::new(),
+    };
+    format!(
+        "{}{flags} {} -> {}",
+        monitor::protocol(event),
+        monitor::socket(&source, u16::from_be(event.sport)),
+        monitor::socket(&destination, u16::from_be(event.dport))
+    )
+}

@@ -1,0 +1,150 @@
+//! The packet that `explain` is asked about.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::datapath::device;
+use crate::datapath::netns;
+use crate::datapath::registry::Endpoint;
+use crate::model::frame::{self, Frame};
+
+#[derive(clap::Args)]
+#[group(id = "explained_packet")]
+pub struct Args {
+    /// Its source address
+    #[arg(long, value_name = "ADDR", required_unless_present = "packet", requires = "dst")]
+    src: Option<IpAddr>,
+    /// Its destination address
+    #[arg(long, value_name = "ADDR", required_unless_present = "packet", requires = "src")]
+    dst: Option<IpAddr>,
+    /// tcp, udp, sctp, icmp, icmp6 or a number; by default tcp if there are ports, else an echo
+    #[arg(long, value_name = "PROTO", value_parser = parse_protocol)]
+    proto: Option<u8>,
+    /// Its source port, or the identifier of an echo request
+    #[arg(long, value_name = "PORT")]
+    sport: Option<u16>,
+    /// Its destination port, which tcp, udp and sctp must have
+    #[arg(long, value_name = "PORT")]
+    dport: Option<u16>,
+    /// Of tcp: fin, syn, rst, psh, ack, urg with commas between them, or none
+    #[arg(long, value_name = "FLAGS", default_value = "syn", value_parser = parse_flags)]
+    tcp_flags: u8,
+    /// Of icmp and icmp6: its number; by default that of an echo request
+    #[arg(long, value_name = "N")]
+    icmp_type: Option<u8>,
+    /// The whole packet in hexadecimal: from the Ethernet header on, or from the IP header on a
+    /// device without one
+    #[arg(
+        long,
+        value_name = "HEX",
+        value_parser = parse_hex,
+        conflicts_with_all = ["src", "dst", "proto", "sport", "dport", "tcp_flags", "icmp_type"]
+    )]
+    packet: Option<Bytes>,
+}
+
+#[derive(Debug, Clone)]
+struct Bytes(Vec<u8>);
+
+const FLAGS: [&str; 6] = ["fin", "syn", "rst", "psh", "ack", "urg"];
+const SOME_PORT: u16 = 40000;
+/// Locally administered, and nobody's.
+const OTHER_MAC: [u8; 6] = [0x02, 0xc1, 0x1a, 0, 0, 0x02];
+
+impl Args {
+    /// The packet as it comes to the device, or goes from it.
+    pub fn bytes(&self, endpoint: &Endpoint, received: bool) -> Result<Vec<u8>> {
+        if let Some(Bytes(bytes)) = &self.packet {
+            return Ok(bytes.clone());
+        }
+        let (source, destination) = self.src.zip(self.dst).context("no address")?;
+        ensure!(
+            source.is_ipv4() == destination.is_ipv4(),
+            "{source} and {destination} are of different families"
+        );
+        let protocol = self.protocol(source.is_ipv4());
+        let has_ports = [frame::TCP, frame::UDP, frame::SCTP].contains(&protocol);
+        ensure!(
+            !has_ports || self.dport.is_some(),
+            "a packet of tcp, udp or sctp has a destination port; say --dport"
+        );
+        let echo = if source.is_ipv4() { 8 } else { 128 };
+        let frame = Frame {
+            macs: macs(endpoint, received)?,
+            source,
+            destination,
+            protocol,
+            sport: self.sport.unwrap_or(if has_ports { SOME_PORT } else { 0 }),
+            dport: self.dport.unwrap_or(0),
+            tcp_flags: self.tcp_flags,
+            icmp_type: self.icmp_type.unwrap_or(echo),
+        };
+        Ok(frame.bytes())
+    }
+
+    fn protocol(&self, is_ipv4: bool) -> u8 {
+        let icmp = if is_ipv4 { frame::ICMP } else { frame::ICMP6 };
+        let has_ports = self.dport.is_some() || self.sport.is_some();
+        self.proto.unwrap_or(match self.icmp_type.is_none() && has_ports {
+            true => frame::TCP,
+            false => icmp,
+        })
+    }
+}
+
+/// Destination and source. What a device receives must be for it, or the host takes no notice.
+fn macs(endpoint: &Endpoint, received: bool) -> Result<Option<[[u8; 6]; 2]>> {
+    if endpoint.config.l3_device != 0 {
+        return Ok(None);
+    }
+    let ifindex = endpoint.config.ifindex;
+    let device = netns::within(endpoint.config.netns, || device::by_index(ifindex))?.flatten();
+    let own = device.map_or(endpoint.config.mac, |device| device.mac);
+    Ok(Some(if received { [own, OTHER_MAC] } else { [OTHER_MAC, own] }))
+}
+
+fn parse_protocol(text: &str) -> Result<u8, String> {
+    match text {
+        "tcp" => Ok(frame::TCP),
+        "udp" => Ok(frame::UDP),
+        "sctp" => Ok(frame::SCTP),
+        "icmp" => Ok(frame::ICMP),
+        "icmp6" => Ok(frame::ICMP6),
+        number => number.parse().map_err(|_| {
+            format!("`{text}` is no protocol; write tcp, udp, sctp, icmp, icmp6 or a number")
+        }),
+    }
+}
+
+fn parse_flags(text: &str) -> Result<u8, String> {
+    if text == "none" {
+        return Ok(0);
+    }
+    text.split(',').try_fold(0, |flags, name| {
+        let bit = FLAGS.iter().position(|known| *known == name.to_ascii_lowercase());
+        let bit = bit.ok_or_else(|| {
+            format!("`{name}` is no flag; write {} or none, such as syn,ack", FLAGS.join(", "))
+        })?;
+        Ok(flags | 1 << bit)
+    })
+}
+
+/// `syn,ack`, or `none`: as it is read.
+pub fn flag_names(flags: u8) -> String {
+    let set = FLAGS.iter().enumerate().filter(|(bit, _)| flags >> bit & 1 == 1);
+    let names: Vec<&str> = set.map(|(_, name)| *name).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(",") }
+}
+
+fn parse_hex(text: &str) -> Result<Bytes, String> {
+    let digits: Vec<u32> = text
+        .chars()
+        .filter(|c| !c.is_whitespace() && *c != ':')
+        .map(|c| c.to_digit(16).ok_or_else(|| format!("`{c}` is no hexadecimal digit")))
+        .collect::<Result<_, _>>()?;
+    if !digits.len().is_multiple_of(2) {
+        return Err("half a byte is missing: two digits make one".to_owned());
+    }
+    Ok(Bytes(digits.chunks_exact(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()))
+}

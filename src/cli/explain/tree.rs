@@ -1,0 +1,327 @@
+//! The steps of a program as a tree that people read.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::{monitor, parsed};
+use crate::datapath::abi::{
+    cm_call, cm_config, cm_ct_seen, cm_direction, cm_ipcache_source, cm_rule_number, cm_step,
+};
+use crate::datapath::explain::{Answer, Fate};
+use crate::datapath::pin::Root;
+use crate::datapath::policy::{PolicyMaps, Slot};
+use crate::datapath::registry::Endpoint;
+use crate::model::drop_reason;
+use crate::model::identity::{Identity, Names};
+use crate::model::mark::Mark;
+use crate::model::policy::Policy;
+use crate::model::policy::RuleNumber;
+
+/// A line of the tree.
+#[derive(Debug, Serialize)]
+pub struct Step {
+    /// 0 for the program itself.
+    pub depth: u32,
+    /// The function.
+    pub call: &'static str,
+    /// What it saw and said.
+    pub detail: String,
+}
+
+/// What the numbers of rules stand for.
+pub struct Rules<'a> {
+    names: &'a Names,
+    /// Those in force, and those that an unconfirmed change falls back to.
+    policies: [Policy; 2],
+}
+
+impl<'a> Rules<'a> {
+    /// Those of an endpoint.
+    pub fn of(root: &Root, endpoint: &Endpoint, names: &'a Names) -> Result<Rules<'a>> {
+        let maps = PolicyMaps::of(root, endpoint.id, endpoint.map_ids())?;
+        Ok(Rules { names, policies: [maps.read(Slot::Current)?, maps.read(Slot::Previous)?] })
+    }
+
+    /// A rule by its number; `None` if none decided.
+    pub fn text(&self, number: u32) -> Option<String> {
+        Some(match cm_rule_number(number) {
+            cm_rule_number::CM_RULE_NONE => return None,
+            cm_rule_number::CM_RULE_FAILSAFE => "failsafe port".to_owned(),
+            cm_rule_number::CM_RULE_ICMP => "ICMP that always passes".to_owned(),
+            cm_rule_number::CM_RULE_RELATED => "related to an allowed flow".to_owned(),
+            cm_rule_number::CM_RULE_ADOPTED => "adopted flow".to_owned(),
+            cm_rule_number::CM_RULE_MASQUERADED => "masqueraded flow".to_owned(),
+            cm_rule_number(number) => {
+                let number = RuleNumber(number);
+                match self.policies.iter().find_map(|policy| policy.get(number)) {
+                    Some(rule) => rule.text(self.names),
+                    None => format!("rule {number}, which is gone"),
+                }
+            }
+        })
+    }
+}
+
+/// What the program called, from the parsing of the packet to its end.
+pub fn steps(answer: &Answer, names: &Names, rules: &Rules<'_>) -> Vec<Step> {
+    let teller = Teller { config: &answer.config, names, rules };
+    let mut steps: Vec<Step> = Vec::new();
+    if let Some(event) = &answer.event {
+        steps.push(Step { depth: 1, call: "parse_packet", detail: parsed(event) });
+    }
+    for step in in_order_of_calls(&answer.steps) {
+        let (call, detail) = teller.tell(&step);
+        steps.push(Step { depth: step.depth, call, detail });
+    }
+    steps.push(last(answer, names));
+    steps
+}
+
+/// A function that others call tells of itself when it has its answer, behind those that it called.
+fn in_order_of_calls(told: &[cm_step]) -> Vec<cm_step> {
+    let delivered = told.iter().position(|step| step.call == cm_call::CM_CALL_INGRESS_POLICY);
+    if let Some(at) = delivered.filter(|at| *at > 0) {
+        let (own, destinations) = told.split_at(at);
+        return [in_order_of_calls(own), in_order_of_calls(destinations)].concat();
+    }
+    let reporting = told.iter().position(|step| step.call == cm_call::CM_CALL_TRACE);
+    let (steps, report) = told.split_at(reporting.unwrap_or(told.len()));
+    let mut ordered: Vec<cm_step> = Vec::new();
+    // What is asked again only for the report has been seen.
+    let is_news = |step: &&cm_step| !steps.iter().any(|seen| is_same(seen, step));
+    let mut news: Vec<&cm_step> = report.iter().filter(is_news).collect();
+    if news.len() == 1 {
+        news.clear();
+    }
+    for step in steps.iter().chain(news) {
+        let depth = step.depth;
+        let callees = ordered.iter().rev().take_while(|before| {
+            before.depth == depth && callees_of(step.call).contains(&before.call)
+        });
+        let at = ordered.len() - callees.count();
+        for callee in &mut ordered[at..] {
+            callee.depth += 1;
+        }
+        ordered.insert(at, *step);
+    }
+    ordered
+}
+
+fn is_same(a: &cm_step, b: &cm_step) -> bool {
+    (a.call, a.address.bytes, a.values) == (b.call, b.address.bytes, b.values)
+}
+
+fn callees_of(call: cm_call) -> &'static [cm_call] {
+    match call {
+        cm_call::CM_CALL_RESOLVE_SRCID => &[cm_call::CM_CALL_IPCACHE_LOOKUP],
+        cm_call::CM_CALL_IS_FOR_HOST => &[cm_call::CM_CALL_FIB_LOOKUP],
+        cm_call::CM_CALL_KEEP_MASQUERADED => {
+            &[cm_call::CM_CALL_FIB_LOOKUP, cm_call::CM_CALL_CT_CREATE]
+        }
+        _ => &[],
+    }
+}
+
+fn last(answer: &Answer, names: &Names) -> Step {
+    let reason = answer.event.as_ref().map_or(0, |event| event.reason.0);
+    let (call, detail) = match answer.fate {
+        Fate::Forward => ("accept", describe_mark(Mark(answer.mark), names)),
+        Fate::Drop => ("drop", reason_text(u64::from(reason))),
+        Fate::Redirect => ("redirect", String::new()),
+    };
+    Step { depth: 1, call, detail }
+}
+
+fn describe_mark(mark: Mark, names: &Names) -> String {
+    let identity = mark.identity().map(|identity| format!(", identity {}", names.label(identity)));
+    match mark.magic() {
+        Some(magic) => format!("mark {mark}: {magic}{}", identity.unwrap_or_default()),
+        None => format!("mark {mark}"),
+    }
+}
+
+struct Teller<'a> {
+    config: &'a cm_config,
+    names: &'a Names,
+    rules: &'a Rules<'a>,
+}
+
+impl Teller<'_> {
+    fn tell(&self, step: &cm_step) -> (&'static str, String) {
+        let [a, b, c] = step.values;
+        let address = monitor::address(step.address).unwrap_or_default();
+        match step.call {
+            cm_call::CM_CALL_CHECK_SOURCE => ("check_source", self.source(a, &address)),
+            cm_call::CM_CALL_ARP_ANSWER => ("arp_answer", format!("in the name of {address}")),
+            cm_call::CM_CALL_FLOW_LABEL_SET => {
+                ("flow_label_set", self.label(self.config.identity.into()))
+            }
+            cm_call::CM_CALL_POLICY_CLEAR_MARK => ("policy_clear_mark", "skb->cb".to_owned()),
+            cm_call::CM_CALL_POLICE => ("police", self.modes()),
+            cm_call::CM_CALL_CT_LOOKUP => ("ct_lookup", self.entry(a, b, c)),
+            cm_call::CM_CALL_IS_HOST_TRAFFIC => {
+                ("is_host_traffic", format!("from {address}: {}", yes(a)))
+            }
+            cm_call::CM_CALL_IS_FOR_HOST => ("is_for_host", format!("to {address}: {}", yes(a))),
+            cm_call::CM_CALL_FIB_LOOKUP => ("fib_lookup", format!("{address}: {}", route(a))),
+            cm_call::CM_CALL_FRAGMENT_FIND_PORTS => ("fragment_find_ports", fragment(a, b)),
+            cm_call::CM_CALL_DECIDE => ("decide", direction(a).to_owned()),
+            cm_call::CM_CALL_RESOLVE_SRCID => ("resolve_srcid", self.sender(&address, a, b)),
+            cm_call::CM_CALL_IPCACHE_LOOKUP => ("ipcache_lookup", self.known(&address, a, b, c)),
+            cm_call::CM_CALL_POLICY_LOOKUP => ("policy_lookup", self.asked(a, b, c)),
+            cm_call::CM_CALL_CT_CREATE => ("ct_create", created(a).to_owned()),
+            cm_call::CM_CALL_KEEP_MASQUERADED => {
+                ("keep_masqueraded", "not the host's own, nor for it: not policed".to_owned())
+            }
+            cm_call::CM_CALL_CONCLUDE => ("conclude", self.concluded(a, b, c)),
+            cm_call::CM_CALL_INGRESS_POLICY => ("ingress_policy", called(a, b)),
+            cm_call::CM_CALL_TRACE => ("trace", "for this report only".to_owned()),
+            _ => ("?", format!("{a:#x} {b:#x} {c:#x}")),
+        }
+    }
+
+    fn label(&self, identity: u64) -> String {
+        self.names.label(Identity(identity as u32))
+    }
+
+    /// `, rule: …`, if one decided.
+    fn by(&self, rule: u32) -> String {
+        self.rules.text(rule).map(|rule| format!(", rule: {rule}")).unwrap_or_default()
+    }
+
+    fn source(&self, reason: u64, address: &str) -> String {
+        let checked = self.config.ipv4_count + self.config.ipv6_count > 0;
+        match (reason, checked) {
+            (0, true) => format!("{address}: may be sent"),
+            (0, false) => format!("{address}: any is good, the endpoint has no addresses"),
+            (reason, _) => format!("{address}: {}", reason_text(reason)),
+        }
+    }
+
+    fn modes(&self) -> String {
+        let mode = |direction: cm_direction| match self.config.policy[direction.0 as usize].0 {
+            0 => "off",
+            1 => "audit",
+            _ => "enforce",
+        };
+        let (ingress, egress) = (mode(cm_direction::CM_INGRESS), mode(cm_direction::CM_EGRESS));
+        format!("ingress {ingress}, egress {egress}")
+    }
+
+    fn entry(&self, verdict: u64, flags: u64, left: u64) -> String {
+        let seen = |flag: cm_ct_seen| flags & u64::from(flag.0) != 0;
+        if !seen(cm_ct_seen::CM_CT_SEEN_ENTRY) {
+            return "no entry".to_owned();
+        }
+        let allowed = if verdict & 1 == 1 { "allowed" } else { "denied" };
+        let mut words = vec![format!("{allowed}{}", self.by(verdict as u32 >> 1))];
+        let mut say = |text: &str| words.push(text.to_owned());
+        match seen(cm_ct_seen::CM_CT_SEEN_REPLY) {
+            true => say("this is a reply"),
+            false => say("this is its direction"),
+        }
+        if seen(cm_ct_seen::CM_CT_SEEN_STALE) {
+            say("decided under older rules");
+        }
+        if seen(cm_ct_seen::CM_CT_SEEN_ADOPTED) {
+            say("adopted");
+        }
+        if seen(cm_ct_seen::CM_CT_SEEN_MASQUERADED) {
+            say("masqueraded");
+        }
+        if !seen(cm_ct_seen::CM_CT_SEEN_VALID) {
+            say("over, or begun anew by this packet");
+        } else {
+            let jiffies = u64::from(self.config.jiffies_per_second.max(1));
+            words.push(format!("{} s left", left / jiffies));
+        }
+        format!("an entry: {}", words.join(", "))
+    }
+
+    fn sender(&self, address: &str, claimed: u64, identity: u64) -> String {
+        let claim = match claimed {
+            0 => "nothing claimed".to_owned(),
+            claimed => format!("claimed {}", self.label(claimed)),
+        };
+        format!("{address}: {claim}, so {}", self.label(identity))
+    }
+
+    fn known(&self, address: &str, identity: u64, from: u64, is_host: u64) -> String {
+        let place = match cm_ipcache_source(from as u32) {
+            cm_ipcache_source::CM_IPCACHE_HOSTS => "cm_ipcache",
+            cm_ipcache_source::CM_IPCACHE_PREFIXES => "cm_ipcache_cidr",
+            _ => "not in the ipcache",
+        };
+        let host = if is_host != 0 { ", an address of this host" } else { "" };
+        format!("{address}: {}, {place}{host}", self.label(identity))
+    }
+
+    fn asked(&self, flow: u64, peer: u64, reason: u64) -> String {
+        let (protocol, number) = (flow >> 16 & 0xff, flow & 0xffff);
+        let service = match protocol {
+            6 => format!("tcp/{number}"),
+            17 => format!("udp/{number}"),
+            132 => format!("sctp/{number}"),
+            1 => format!("icmp/{number}"),
+            58 => format!("icmp6/{number}"),
+            protocol => format!("proto/{protocol}"),
+        };
+        let preposition =
+            if flow >> 24 == u64::from(cm_direction::CM_EGRESS.0) { "to" } else { "from" };
+        let answer = match reason {
+            0 => "allowed",
+            181 => "denied",
+            _ => "no rule matches",
+        };
+        format!("{} {preposition} {} {service}: {answer}", direction(flow >> 24), self.label(peer))
+    }
+
+    fn concluded(&self, reason: u64, rule: u64, enforced: u64) -> String {
+        let by = self.by(rule as u32);
+        match (reason, enforced) {
+            (0, _) => format!("passes{by}"),
+            (reason, 0) => format!("passes, audited: {}{by}", reason_text(reason)),
+            (reason, _) => format!("dropped: {}{by}", reason_text(reason)),
+        }
+    }
+}
+
+fn called(endpoint: u64, mac: u64) -> String {
+    match mac {
+        0 => format!("endpoint {endpoint}, which has sent nothing yet: by the stack"),
+        _ => format!("tail call into endpoint {endpoint}"),
+    }
+}
+
+fn reason_text(reason: u64) -> String {
+    format!("{} ({reason})", drop_reason::name(reason as u32))
+}
+
+fn yes(answer: u64) -> &'static str {
+    if answer != 0 { "yes" } else { "no" }
+}
+
+fn direction(number: u64) -> &'static str {
+    if number == u64::from(cm_direction::CM_EGRESS.0) { "egress" } else { "ingress" }
+}
+
+fn created(is_new: u64) -> &'static str {
+    if is_new != 0 { "a new entry, had this not been an explanation" } else { "the entry again" }
+}
+
+fn fragment(reason: u64, ports: u64) -> String {
+    match reason {
+        0 => format!("ports {} -> {}", ports >> 16, ports & 0xffff),
+        reason => reason_text(reason),
+    }
+}
+
+/// `BPF_FIB_LKUP_RET_…` of include/uapi/linux/bpf.h.
+fn route(result: u64) -> String {
+    match result as i64 {
+        0 | 6 | 7 | 8 | 9 => format!("would be forwarded ({result})"),
+        4 => "not forwarded: it is for this host (4)".to_owned(),
+        5 => "forwarding is off (5)".to_owned(),
+        other => format!("no route to forward it by ({other})"),
+    }
+}

@@ -1,0 +1,164 @@
+//! `explain`: a packet's way through the programs of an attached device, word by word.
+
+use cilmark::datapath::policy::PolicyMaps;
+use cilmark::datapath::registry::Endpoint;
+use cilmark::model::endpoint::EndpointId;
+use cilmark::model::identity::Names;
+use cilmark::model::policy::Policy;
+use cilmark::model::rule::Rule;
+use serde_json::json;
+
+use super::help::assert_snapshot;
+use crate::common::World;
+use crate::common::process::{Run, cilmark};
+
+/// A workload and a NIC, in a namespace where devices have the same numbers each time.
+fn attached(world: &World) {
+    world.veth("web");
+    world.veth("eth0");
+    world.sh("ip addr add 192.0.2.1/24 dev eth0");
+    world.cilmark_ok("attach web --id 1234 --ip 10.1.0.10 fd00:1::10 --arp-responder");
+    world.cilmark_ok("attach eth0 --role netdev");
+    world.cilmark_ok("identity set 1234 web");
+    world.cilmark_ok("ipcache set 10.2.0.0/16 300");
+}
+
+const TCP: &str = "--src 10.1.0.10 --dst 10.2.0.10 --dport 80";
+
+#[test]
+fn the_call_tree_shows_what_was_seen() {
+    let Some(world) = World::new() else { return };
+    attached(&world);
+    let arp = "ffffffffffff 020000000001 0806 0001080006040001 020000000001 0a01000a \
+               000000000000 0a010001";
+    let questions = [
+        format!("web from {TCP}"),
+        format!("web from {TCP} --mode enforce"),
+        format!("web from {TCP} --mode audit"),
+        "web from --src 10.9.0.10 --dst 10.2.0.10 --proto udp --dport 53".to_owned(),
+        "web to --src 10.2.0.10 --dst 10.1.0.10 --dport 80 --mark 0x01230c00".to_owned(),
+        "web to --src fd00:2::1 --dst fd00:1::10 --mode enforce".to_owned(),
+        format!("web from --packet {}", arp.replace(' ', ":")),
+        "eth0 from --src 10.2.0.10 --dst 192.0.2.1 --dport 22 --mode enforce".to_owned(),
+        "eth0 from --src 10.2.0.10 --dst 192.0.2.1 --icmp-type 3 --mode enforce".to_owned(),
+        "eth0 to --src 192.0.2.1 --dst 10.2.0.10 --dport 80 --mark 0x0b300f03 --ingress-ifindex 4 \
+         --mode enforce"
+            .to_owned(),
+    ];
+    let mut text = String::new();
+    for question in questions {
+        let run = world.cilmark(&format!("explain {question}"));
+        assert_eq!(run.stderr, "", "{question}");
+        text.push_str(&format!("$ cilmark explain {question}\n{}", run.stdout));
+        text.push_str(&format!("exit status {}\n\n", run.status.expect("a status")));
+    }
+    assert_snapshot(text, "explain-trees.txt");
+}
+
+#[test]
+fn the_json_has_exactly_these_fields() {
+    let Some(world) = World::new() else { return };
+    attached(&world);
+    let run = world.cilmark(&format!("explain web from {TCP} --mode enforce --json"));
+    assert_eq!((run.status, run.stderr.as_str()), (Some(3), ""));
+    let mut printed: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
+    let steps = printed["steps"].take();
+    assert_eq!(
+        steps[3],
+        json!({"depth": 1, "call": "police", "detail": "ingress enforce, egress enforce"})
+    );
+    assert_eq!(
+        printed,
+        json!({
+            "program": "from_container", "verdict": "drop",
+            "drop_reason": {"code": 133, "name": "Policy denied"},
+            "mark_in": "0x00000000", "mark_out": "0x00000000",
+            "source_identity": 1234, "destination_identity": 300,
+            "conntrack": "new", "rule": null, "audited": false, "steps": null,
+        })
+    );
+}
+
+#[test]
+fn a_packet_that_can_not_be_built_is_refused() {
+    let Some(world) = World::new() else { return };
+    attached(&world);
+    for (question, status, words) in [
+        ("web from --src 10.1.0.10 --dst fd00::1 --dport 80", 1, "families"),
+        ("web from --src 10.1.0.10 --dst 10.2.0.10 --proto udp", 1, "--dport"),
+        ("web from --packet 4500", 1, "14 bytes"),
+        ("web from --packet 450", 2, "half a byte"),
+        ("web from --packet 45 --src 10.1.0.10 --dst 10.2.0.10", 2, "cannot be used with"),
+        ("web from --src 10.1.0.10", 2, "--dst"),
+        ("web from", 2, "--src"),
+        ("web from --src 10.1.0.10 --dst 10.2.0.10 --dport 1 --tcp-flags syn,x", 2, "`x`"),
+        ("lan from --src 10.1.0.10 --dst 10.2.0.10 --dport 1", 1, "not attached"),
+    ] {
+        world.cilmark(&format!("explain {question}")).fails(status, &[words]);
+    }
+}
+
+#[test]
+fn the_device_may_be_in_another_namespace() {
+    let Some(world) = World::new() else { return };
+    world.sh("ip netns add far && ip -n far link set lo up");
+    world.sh("ip -n far link add web type veth peer name web-peer");
+    world.cilmark_ok("attach web --id 1234 --netns far");
+    world.sh("ip netns add other");
+    for netns in ["", "--netns far"] {
+        let arguments = format!("explain web from {TCP} {netns}");
+        let arguments: Vec<&str> = arguments.split_whitespace().collect();
+        let run: Run = cilmark(&arguments).output().expect("run cilmark").into();
+        assert_eq!(run.status, Some(0), "{}", run.stderr);
+        assert!(run.stdout.contains("-> 0x04d20f00"), "{}", run.stdout);
+    }
+}
+
+#[test]
+fn the_rule_that_decides_is_named() {
+    let Some(world) = World::new() else { return };
+    world.workload("web", 1);
+    world.cilmark_ok("attach web --id 1234 --ip 10.1.0.10");
+    world.cilmark_ok("ipcache set 10.2.0.0/16 300");
+    let root = world.root();
+    let endpoint = Endpoint::read(&root, EndpointId::new(1).unwrap()).expect("the endpoint");
+    let maps = PolicyMaps::of(&root, endpoint.id, endpoint.map_ids()).expect("the policy maps");
+    let rules = ["allow egress to 300 tcp/80", "deny egress to any tcp/81"]
+        .map(|text| Rule::parse(text, &Names::default()).expect("a rule"));
+    maps.swap(&Policy::default().replaced_by(&rules, &Policy::default())).expect("swap");
+    for (port, verdict, rule) in
+        [(80, "forward", "allow egress to 300 tcp/80"), (81, "drop", "deny egress to any tcp/81")]
+    {
+        let packet = format!("--src 10.1.0.10 --dst 10.2.0.10 --dport {port}");
+        let run = world.cilmark(&format!("explain web from {packet} --mode enforce --json"));
+        let printed: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
+        assert_eq!((&printed["verdict"], &printed["rule"]), (&json!(verdict), &json!(rule)));
+        let run = world.cilmark(&format!("explain web from {packet} --mode enforce"));
+        assert!(run.stdout.contains(&format!(", rule: {rule}, 1234 -> 300")), "{}", run.stdout);
+    }
+}
+
+#[test]
+fn local_delivery_is_followed_into_a_copy_of_the_destination() {
+    let Some(world) = World::new() else { return };
+    for (name, number) in [("red", 1), ("blue", 2)] {
+        world.workload(name, number);
+        let address = format!("10.{number}.0.10");
+        world
+            .cilmark_ok(&format!("attach {name} --id 100{number} --ip {address} --local-delivery"));
+    }
+    // So that its MAC is known.
+    world.sh("ip netns exec blue ping -qc1 10.2.0.1");
+    let before = [world.status("red"), world.status("blue")].map(|line| line["drops"].clone());
+    let question = "explain red from --src 10.1.0.10 --dst 10.2.0.10 --dport 80";
+    let printed = world.cilmark_json(question);
+    assert_eq!(printed["verdict"], "redirect", "{printed}");
+    assert_eq!(
+        (&printed["source_identity"], &printed["destination_identity"]),
+        (&json!(1001), &json!(1002))
+    );
+    let text = world.cilmark_ok(question);
+    assert!(text.contains("tail call into endpoint 2"), "{text}");
+    let after = [world.status("red"), world.status("blue")].map(|line| line["drops"].clone());
+    assert_eq!(before, after);
+}

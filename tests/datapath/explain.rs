@@ -1,0 +1,229 @@
+//! The private copy that explains a packet: it says what the attached program would do, and leaves
+//! no trace.
+
+use cilmark::datapath::abi::{self, __sk_buff, cm_confirm, cm_event};
+use cilmark::datapath::explain::{Answer, Fate, Original, Question, explain};
+use cilmark::datapath::load::{Inherited, Policing};
+use cilmark::datapath::sys::{self, Hook};
+use cilmark::model::policing::{Failsafe, Mode};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+
+use super::*;
+use crate::common::Lab;
+use crate::common::lab::Setup;
+use crate::common::packet::Frame;
+use crate::common::program::{Endpoint, Verdict};
+use crate::common::random::{Ingredients, Random};
+
+const SEED: u64 = 0xe791_a14e;
+const FRAMES: u64 = 40;
+const RULES: [&str; 6] = [
+    "allow egress to any tcp/80",
+    "allow egress to 300 udp",
+    "deny egress to world tcp/443",
+    "allow ingress from any tcp/80-443",
+    "allow ingress from any icmp6/128",
+    "deny ingress from 300 udp/67",
+];
+
+fn policing(mode: Mode) -> Policing {
+    Policing { ingress: mode, egress: mode, failsafe: Failsafe::standard(), ..Policing::default() }
+}
+
+fn maps(endpoint: &Endpoint<'_>) -> Vec<MapHandle> {
+    let ids = endpoint.loaded.map_ids().expect("map ids");
+    ids.into_iter().map(|id| MapHandle::from_map_id(id).expect("a map")).collect()
+}
+
+fn original(endpoint: &Endpoint<'_>) -> Original {
+    let map = |name: &str| maps(endpoint).into_iter().find(|map| map.name() == name);
+    let config = endpoint.loaded.config.lookup(&0u32.to_ne_bytes(), MapFlags::ANY);
+    Original {
+        role: endpoint.role,
+        config: abi::from_bytes(&config.expect("look up").expect(".rodata")).expect("a config"),
+        confirm: cm_confirm::default(),
+        inherited: Inherited {
+            counters: map("cm_counters"),
+            policies: map("cm_policies"),
+            rule_counters: map("cm_rule_stats"),
+            ..Inherited::default()
+        },
+    }
+}
+
+fn ask(endpoint: &Endpoint<'_>, hook: Hook, packet: &[u8], context: &__sk_buff) -> Answer {
+    let question = Question {
+        hook,
+        packet,
+        mark: context.mark,
+        ingress_ifindex: context.ingress_ifindex,
+        mode: None,
+    };
+    explain(&endpoint.lab.world.root(), &original(endpoint), &question)
+        .unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+fn fate(verdict: Verdict) -> Fate {
+    match verdict {
+        Verdict::Pass => Fate::Forward,
+        Verdict::Drop => Fate::Drop,
+        Verdict::Redirect => Fate::Redirect,
+    }
+}
+
+/// Explains random frames, then lets the program itself have them: twice, so that the second time
+/// meets what the first has left in conntrack.
+fn agrees(setup: Setup<'_>, hook: Hook, seed: u64) {
+    const IPV4: [[u8; 4]; 3] = [OWN4.octets(), OWN4.octets(), PEER4.octets()];
+    const IPV6: [[u8; 16]; 3] = [OWN6.octets(), OWN6.octets(), PEER6.octets()];
+    let endpoint = setup.address(OWN4).address(OWN6).load();
+    let lab = endpoint.lab;
+    lab.ipcache("10.2.0.0/16", 300);
+    lab.rules(&endpoint, &RULES);
+    let mut frame = Vec::new();
+    let mut dropped = 0;
+    for number in 0..FRAMES {
+        let random = &mut Random(SEED ^ seed ^ number << 32);
+        Ingredients { ethernet: true, ipv4: &IPV4, ipv6: &IPV6 }.mix(random, &mut frame);
+        let mark = if random.once_in(2) { 0 } else { random.pick(&OUR_MARKS) };
+        let ingress_ifindex = u32::from(random.once_in(2));
+        for time in 0..2 {
+            let mut context = __sk_buff { mark, ingress_ifindex, ..__sk_buff::default() };
+            let answer = ask(&endpoint, hook, &frame, &context);
+            lab.events();
+            let run = sys::test_run(endpoint.program(hook), &frame, &mut context, 1).expect("run");
+            let real: Option<cm_event> = lab.events().pop();
+            let what = format!("frame {number} of seed {SEED:#x}, time {time}: {frame:02x?}");
+            assert_eq!(answer.fate, fate(Verdict::from_action(run.action)), "{what}");
+            assert_eq!(answer.mark, context.mark, "{what}");
+            let said = |event: &cm_event| {
+                let identities = (event.source_identity, event.destination_identity);
+                (event.reason, event.rule, event.audited, identities)
+            };
+            assert_eq!(answer.event.as_ref().map(said), real.as_ref().map(said), "{what}");
+            dropped += u64::from(answer.fate == Fate::Drop);
+        }
+    }
+    assert!((1..2 * FRAMES).contains(&dropped), "{dropped} dropped");
+}
+
+#[test]
+fn it_agrees_with_from_container() {
+    let Some(lab) = Lab::new() else { return };
+    agrees(lab.container(ID).policy(policing(Mode::Enforce)), Hook::Ingress, 1);
+}
+
+#[test]
+fn it_agrees_with_to_container() {
+    let Some(lab) = Lab::new() else { return };
+    agrees(lab.container(ID).policy(policing(Mode::Enforce)), Hook::Egress, 2);
+}
+
+#[test]
+fn it_agrees_with_from_netdev() {
+    let Some(lab) = Lab::new() else { return };
+    agrees(lab.netdev(1).policy(policing(Mode::Enforce)), Hook::Ingress, 3);
+}
+
+#[test]
+fn it_agrees_with_to_netdev() {
+    let Some(lab) = Lab::new() else { return };
+    agrees(lab.netdev(1).policy(policing(Mode::Enforce)), Hook::Egress, 4);
+}
+
+/// Keys, and for each its value on each CPU.
+type Contents = Vec<(Vec<u8>, Vec<Vec<u8>>)>;
+
+fn contents(map: &MapHandle) -> Contents {
+    let value = |key: &[u8]| match map.map_type() {
+        MapType::PercpuArray => map.lookup_percpu(key, MapFlags::ANY).expect("look up"),
+        _ => map.lookup(key, MapFlags::ANY).expect("look up").map(|value| vec![value]),
+    };
+    let mut all: Vec<_> =
+        map.keys().map(|key| (key.clone(), value(&key).unwrap_or_default())).collect();
+    all.sort();
+    all
+}
+
+/// What the maps of an endpoint hold; the ring buffer aside.
+fn everything(endpoint: &Endpoint<'_>) -> Vec<Contents> {
+    let maps = maps(endpoint).into_iter().filter(|map| map.map_type() != MapType::RingBuf);
+    maps.map(|map| contents(&map)).collect()
+}
+
+#[test]
+fn nothing_changes_but_what_the_packet_itself_would_change() {
+    let Some(lab) = Lab::new() else { return };
+    for mode in [Mode::Audit, Mode::Enforce] {
+        for setup in [lab.container(ID), lab.netdev(1)] {
+            let endpoint = setup.policy(policing(mode)).address(OWN4).load();
+            lab.rules(&endpoint, &RULES);
+            let frames = [
+                Frame::ip(OWN4, PEER4).tcp(1000, 80),
+                Frame::ip(OWN4, PEER4).segment(1000, 80, "A"),
+                Frame::ip(PEER4, OWN4).segment(80, 1000, "SA"),
+                Frame::ip(OWN4, PEER4).tcp(1000, 81),
+                Frame::ip(OWN4, PEER4).udp(1000, 80).fragment(0, true),
+            ];
+            let context = __sk_buff::default();
+            for frame in &frames {
+                for hook in [Hook::Ingress, Hook::Egress] {
+                    let bytes = frame.bytes();
+                    lab.change_flows(|flow| flow.expires = flow.expires.saturating_sub(5000));
+                    let before = everything(&endpoint);
+                    lab.events();
+                    ask(&endpoint, hook, &bytes, &context);
+                    assert!(everything(&endpoint) == before, "{mode} {hook:?} {bytes:02x?}");
+                    assert!(lab.events().is_empty(), "an event");
+                    // What would have changed it, and meets the next one.
+                    let mut context = context;
+                    sys::test_run(endpoint.program(hook), &bytes, &mut context, 1).expect("run");
+                    assert!(everything(&endpoint) != before, "{mode} {hook:?} {bytes:02x?}");
+                }
+            }
+            lab.flush_conntrack();
+        }
+    }
+}
+
+#[test]
+fn a_copy_pins_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let endpoint = lab.container(ID).load();
+    let before = lab.world.pins();
+    let bytes = Frame::ip(OWN4, PEER4).tcp(1, 2).bytes();
+    let question = Question {
+        hook: Hook::Ingress,
+        packet: &bytes,
+        mark: 0,
+        ingress_ifindex: 1,
+        mode: Some(Mode::Enforce),
+    };
+    let answer = explain(&lab.world.root(), &original(&endpoint), &question).expect("explain");
+    assert_eq!(answer.fate, Fate::Drop);
+    assert_eq!(lab.world.pins(), before);
+}
+
+#[test]
+fn programs_that_are_attached_have_no_code_for_it() {
+    let Some(lab) = Lab::new() else { return };
+    for setup in [Lab::container, Lab::netdev] {
+        for mode in [Mode::Off, Mode::Enforce] {
+            let load = |explain: u8| {
+                let setup = setup(&lab, ID).policy(policing(mode)).address(OWN4);
+                setup.tune(move |config| config.explain = explain).load()
+            };
+            let (attached, copy) = (load(0), load(1));
+            assert!(maps(&attached).iter().all(|map| map.name() != "cm_steps"));
+            assert!(maps(&copy).iter().any(|map| map.name() == "cm_steps"));
+            for hook in [Hook::Ingress, Hook::Egress] {
+                let id = sys::program_facts(attached.program(hook)).expect("facts").id;
+                let code = lab.world.sh(&format!("bpftool prog dump xlated id {id}"));
+                for function in ["write_step", "step_ct", "explain_settled"] {
+                    let function = format!("int {function}(");
+                    assert!(!code.contains(&function), "{function} in {hook:?}");
+                }
+            }
+        }
+    }
+}
