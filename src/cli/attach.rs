@@ -1,6 +1,7 @@
 //! `cilmark attach`.
 
 mod plan;
+mod policing;
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -16,12 +17,13 @@ use crate::datapath::addresses::Addresses;
 use crate::datapath::attach::{self, HookKind, Place};
 use crate::datapath::device::{self, Device};
 use crate::datapath::events::Events;
-use crate::datapath::load::{self, Features, Policing, Sizes, Spec};
+use crate::datapath::load::{self, Features, Sizes, Spec};
 use crate::datapath::pin::{Lock, Root};
 use crate::datapath::registry::Endpoint;
-use crate::datapath::{delivery, netns, sys};
+use crate::datapath::{delivery, maps, netns, sys};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Names;
+use crate::model::policing::Mode;
 use crate::model::prefix::parse_ipv6_prefix;
 use crate::output;
 
@@ -69,6 +71,8 @@ pub struct Args {
     /// Run before the programs that are on the hook already
     #[arg(long)]
     first: bool,
+    #[command(flatten)]
+    policing: policing::Args,
     /// Size of the ipcache's maps, if this makes them: of the one for hosts, and of that for prefixes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     ipcache_entries: Option<u32>,
@@ -130,6 +134,7 @@ fn attach_device(context: &Context, args: &Args) -> Result<Attached> {
     let root = &context.root;
     let device = device::by_name(&args.device)?;
     let (role, reason) = plan::role(args, &device)?;
+    args.policing.check(&device.name, role)?;
     let (ifindex, netns) = (device.ifindex, netns::current()?);
     let _lock = context.prepare(args.mount_bpffs)?;
     // Before anything is replaced, which the end of a failed --foreground would take off.
@@ -172,21 +177,29 @@ fn attach_locked(
             local_delivery: args.local_delivery,
         },
         addresses: plan::addresses(args, &device, role)?,
-        policy: Policing::default(),
+        policy: args.policing.plan(role, replaced)?,
         device,
     };
-    put_on(root, &spec, place, args, replaced)?;
+    let put_on = put_on(context, &spec, place, args, replaced);
+    // Whether it did or was undone: addresses have come and gone, and their identities.
+    maps::bump_generation(root)?;
+    put_on?;
     if replaced.is_none() && !reason.is_empty() {
         output::note(reason);
     }
     output::note(&describe(&spec, place.kind, replaced.is_some(), &names));
+    args.policing.tell(&spec, replaced)?;
     Ok(spec.id)
 }
 
 fn describe(spec: &Spec, kind: HookKind, replaced: bool, names: &Names) -> String {
     let addresses: Vec<String> = spec.addresses.iter().map(IpAddr::to_string).collect();
+    let policy = match (spec.policy.ingress, spec.policy.egress) {
+        (Mode::Off, Mode::Off) => String::new(),
+        (ingress, egress) => format!(", policy {ingress}/{egress}"),
+    };
     format!(
-        "{} {}: endpoint {}, {}, identity {}, {kind}, {}",
+        "{} {}: endpoint {}, {}, identity {}, {kind}, {}{policy}",
         if replaced { "replaced" } else { "attached" },
         spec.device.name,
         spec.id,
@@ -202,16 +215,21 @@ fn describe(spec: &Spec, kind: HookKind, replaced: bool, names: &Names) -> Strin
 
 /// Loads, registers, attaches; undoes what it did if one of them fails.
 fn put_on(
-    root: &Root,
+    context: &Context,
     spec: &Spec,
     place: Place,
     args: &Args,
     replaced: Option<&Endpoint>,
 ) -> Result<()> {
+    let root = &context.root;
     let pins = root.endpoint(spec.id);
     let start = Instant::now();
-    let inherited = replaced.map(Endpoint::inherited).unwrap_or_default();
-    let sizes = Sizes { ipcache: args.ipcache_entries, ..Sizes::default() };
+    let mut inherited = replaced.map(Endpoint::inherited).unwrap_or_default();
+    inherited.confirm = args.policing.confirmation();
+    if let Some(endpoint) = replaced {
+        policing::settle(context, endpoint)?;
+    }
+    let sizes = Sizes { ipcache: args.ipcache_entries, ..args.policing.sizes() };
     let config = spec.config();
     let loaded = load::load(root, spec.role, &config, &sizes, &inherited)?;
 
@@ -227,9 +245,8 @@ fn put_on(
         addresses.register(&config, &spec.addresses)
     };
     let attached = match replaced {
-        Some(endpoint) => {
-            register().and_then(|()| attach::replace(place, &pins, &loaded, &endpoint.previous()?))
-        }
+        Some(endpoint) => register()
+            .and_then(|()| attach::replace(place, &pins, &loaded, &endpoint.previous(&config)?)),
         None => attach::attach(place, &pins, &loaded, register),
     };
     if let Err(error) = attached {
@@ -245,6 +262,10 @@ fn put_on(
     }
     addresses.forget(spec.id, &spec.addresses)?;
     delivery::set_ingress_policy(root, spec.id, ingress_policy)?;
+    if !spec.policy.ct_local {
+        pins.remove_map("cm_ct4")?;
+        pins.remove_map("cm_ct6")?;
+    }
     for hook in attach::HOOKS {
         let facts = sys::program_facts(loaded.program(hook))?;
         info!(

@@ -9,7 +9,7 @@ use super::{Context, all_of};
 use crate::datapath::addresses::Addresses;
 use crate::datapath::attach;
 use crate::datapath::ipcache::Ipcache;
-use crate::datapath::maps::Identities;
+use crate::datapath::maps::{self, Identities};
 use crate::datapath::pin::Root;
 use crate::datapath::registry::Endpoint;
 use crate::datapath::{delivery, netns};
@@ -72,7 +72,9 @@ pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
         (Some(addresses), _) => addresses.hand_on(endpoint.id)?,
     }
     delivery::set_ingress_policy(root, endpoint.id, None)?;
-    pins.remove()
+    pins.remove()?;
+    // Its addresses have lost their identities.
+    maps::bump_generation(root)
 }
 
 /// The shared maps go with the last endpoint, unless they hold something that the operator put there.

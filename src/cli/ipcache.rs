@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{Context, detach, until_interrupted};
 use crate::datapath::ipcache::{Ipcache, IpcacheLine};
 use crate::datapath::load::{self, Sizes};
+use crate::datapath::maps;
 use crate::model::identity::{Identity, Names};
 use crate::model::prefix::{format_prefix, parse_ipcache, parse_prefix};
 use crate::output;
@@ -59,12 +60,14 @@ struct Line<'a> {
 
 pub fn run(context: &Context, command: Command) -> Result<()> {
     let names = context.names()?;
+    let root = &context.root;
     match command {
         Command::Set { prefix, identity } => {
             let (prefix, identity) = (parse_prefix(&prefix)?, names.parse(&identity)?);
             let _lock = context.prepare(false)?;
-            let set =
-                made(context, &Sizes::default()).and_then(|ipcache| ipcache.set(&prefix, identity));
+            let set = made(context, &Sizes::default())
+                .and_then(|ipcache| ipcache.set(&prefix, identity))
+                .and_then(|()| maps::bump_generation(root));
             detach::leave_nothing_of_a_failure(&context.root, set)
         }
         Command::Get { address } => {
@@ -88,6 +91,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
                 "{} is not in the ipcache; `cilmark ipcache list` shows what is",
                 format_prefix(&prefix)
             );
+            maps::bump_generation(root)?;
             detach::remove_unused_root(&context.root)
         }
         Command::List => {
@@ -104,6 +108,8 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             let go_on = until_interrupted()?;
             let loaded = made(context, &Sizes { ipcache: ipcache_entries, ..Sizes::default() })
                 .and_then(|ipcache| ipcache.load(&lines, progress(lines.len(), go_on)));
+            // Also what is undone has been there.
+            maps::bump_generation(root)?;
             detach::leave_nothing_of_a_failure(&context.root, loaded)?;
             output::note(&format!("loaded {} from {}", entries(lines.len()), file.display()));
             Ok(())
@@ -114,6 +120,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
                 Some(ipcache) => ipcache.flush()?,
                 None => 0,
             };
+            maps::bump_generation(root)?;
             output::note(&format!("removed {}", entries(count)));
             detach::remove_unused_root(&context.root)
         }

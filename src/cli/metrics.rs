@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::datapath::abi::cm_direction;
+use crate::datapath::conntrack::{Conntrack, Usage};
 use crate::datapath::maps::{self, Metric};
 use crate::model::drop_reason;
 use crate::output;
@@ -32,8 +33,9 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
     if context.json {
         return output::json(&lines);
     }
+    let usage = conntrack_usage(context)?;
     if args.prometheus {
-        return output::raw(&prometheus(&lines));
+        return output::raw(&prometheus(&lines, &usage));
     }
     let rows: Vec<[String; 5]> = lines
         .iter()
@@ -47,7 +49,36 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
             ]
         })
         .collect();
-    output::table(["DIRECTION", "REASON", "NAME", "PACKETS", "BYTES"], &rows)
+    output::table(["DIRECTION", "REASON", "NAME", "PACKETS", "BYTES"], &rows)?;
+    if usage.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<[String; 4]> = usage
+        .iter()
+        .map(|usage| {
+            [
+                usage.map.to_owned(),
+                whose(usage),
+                usage.entries.to_string(),
+                usage.max_entries.to_string(),
+            ]
+        })
+        .collect();
+    output::line("")?;
+    output::table(["MAP", "OF", "ENTRIES", "MAXIMUM"], &rows)
+}
+
+/// How full the maps of conntrack are.
+fn conntrack_usage(context: &Context) -> Result<Vec<Usage>> {
+    let mut all = Vec::new();
+    for maps in Conntrack::all(&context.root)? {
+        all.extend(maps.usage()?);
+    }
+    Ok(all)
+}
+
+fn whose(usage: &Usage) -> String {
+    usage.owner.map_or("all".to_owned(), |id| format!("id:{id}"))
 }
 
 fn line(metric: &Metric) -> Line {
@@ -64,7 +95,7 @@ fn line(metric: &Metric) -> Line {
     }
 }
 
-fn prometheus(lines: &[Line]) -> String {
+fn prometheus(lines: &[Line], usage: &[Usage]) -> String {
     let mut text = String::new();
     let mut family = |name: &str, help: &str, value: fn(&Line) -> u64| {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
@@ -81,5 +112,19 @@ fn prometheus(lines: &[Line]) -> String {
     };
     family("cilmark_packets_total", "Packets by direction and fate.", |line| line.packets);
     family("cilmark_bytes_total", "Bytes by direction and fate.", |line| line.bytes);
+    if usage.is_empty() {
+        return text;
+    }
+    let mut family = |name: &str, help: &str, value: fn(&Usage) -> u64| {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for usage in usage {
+            let (map, of) = (usage.map, whose(usage));
+            let _ = writeln!(text, "{name}{{map=\"{map}\",of=\"{of}\"}} {}", value(usage));
+        }
+    };
+    family("cilmark_conntrack_entries", "Flows, expired ones included.", |usage| {
+        usage.entries as u64
+    });
+    family("cilmark_conntrack_entries_max", "The most flows.", |usage| usage.max_entries.into());
     text
 }

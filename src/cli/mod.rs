@@ -1,6 +1,10 @@
 //! The commands, one file each: its arguments and what it does with them.
 
 mod attach;
+mod confirm;
+mod conntrack;
+mod consent;
+mod decision;
 mod detach;
 mod explain;
 mod identity;
@@ -8,7 +12,9 @@ mod ipcache;
 mod mark;
 mod metrics;
 mod monitor;
+mod policy;
 mod status;
+mod targets;
 
 use std::io;
 use std::path::PathBuf;
@@ -77,6 +83,14 @@ enum Command {
     /// Names for identities
     #[command(subcommand)]
     Identity(identity::Command),
+    /// The rules of an endpoint: who may talk to it, and to whom it may
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Make an enforcement under --confirm permanent
+    Confirm(confirm::Args),
+    /// The flows that policies know
+    #[command(subcommand)]
+    Conntrack(conntrack::Command),
     /// Packets and bytes by direction and fate
     Metrics(metrics::Args),
     /// Show drops, and what passes, as it happens
@@ -192,6 +206,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Status(args) => status::run(&context, args),
         Command::Ipcache(command) => ipcache::run(&context, command),
         Command::Identity(command) => identity::run(&context, command),
+        Command::Policy(command) => policy::run(&context, command),
+        Command::Confirm(args) => confirm::run(&context, args),
+        Command::Conntrack(command) => conntrack::run(&context, command),
         Command::Metrics(args) => metrics::run(&context, args),
         Command::Monitor(args) => monitor::run(&context, args),
         Command::Explain(args) => return explain::run(&context, args),

@@ -1,16 +1,21 @@
 //! `cilmark monitor`.
 
+mod cure;
+
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use clap::ValueEnum;
+use cure::Cures;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::decision::Rules;
 use super::{Context, until_interrupted};
 use crate::datapath::abi::{cm_address, cm_event, cm_event_type, cm_program, cm_reason};
 use crate::datapath::events::{Events, monotonic_ns};
+use crate::datapath::maps;
 use crate::datapath::registry::Endpoint;
 use crate::model::drop_reason;
 use crate::model::endpoint::EndpointId;
@@ -20,18 +25,20 @@ use crate::output;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// What to show; `trace` is what passes, and is only reported while somebody asks for it
+    /// What to show; `trace` and `policy-verdict` are only reported while somebody asks for them
     #[arg(long = "type", value_enum, value_delimiter = ',', default_value = "drop")]
     types: Vec<EventType>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 enum EventType {
-    /// Packets that were dropped, and why
+    /// Packets that were dropped, and why; also those that only pass because a policy is in audit
     Drop,
     /// Packets that passed
     Trace,
+    /// What the rules said of new flows
+    PolicyVerdict,
 }
 
 #[derive(Serialize)]
@@ -44,6 +51,8 @@ struct Line {
     endpoint_id: u32,
     ifindex: u32,
     reason: Option<Reason>,
+    rule: Option<String>,
+    audited: bool,
     source: Option<String>,
     destination: Option<String>,
     protocol: String,
@@ -55,6 +64,9 @@ struct Line {
     mark_out: Mark,
     length: u32,
     lost: u32,
+    /// The command after which the packet would pass.
+    #[serde(skip)]
+    cure: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -67,11 +79,11 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
     let go_on = until_interrupted()?;
     let events = Events::open(&context.root, context.root.lock_events()?)?;
     let mut printer = Printer::new(context)?;
-    let trace = args.types.contains(&EventType::Trace);
+    let wants = |event_type| args.types.contains(&event_type);
     events.read(
-        trace,
+        wants(EventType::Trace) || wants(EventType::PolicyVerdict),
         |event| {
-            if args.types.contains(&event_type(event)) {
+            if wants(event_type(event)) || (event.audited != 0 && wants(EventType::Drop)) {
                 printer.print(event)?;
             }
             Ok(true)
@@ -85,17 +97,28 @@ pub struct Printer<'a> {
     context: &'a Context,
     names: Names,
     devices: HashMap<u32, String>,
+    rules: Rules,
+    cures: Cures,
+    generation: Option<u32>,
 }
 
 impl Printer<'_> {
     /// Reads the names of identities.
     pub fn new(context: &Context) -> Result<Printer<'_>> {
-        Ok(Printer { context, names: context.names()?, devices: HashMap::new() })
+        Ok(Printer {
+            context,
+            names: context.names()?,
+            devices: HashMap::new(),
+            rules: Rules::default(),
+            cures: Cures::default(),
+            generation: None,
+        })
     }
 
     /// Prints one event.
     pub fn print(&mut self, event: &cm_event) -> Result<()> {
-        let line = line(event, self.device(event.endpoint_id));
+        let mut line = line(event, self.device(event.endpoint_id));
+        self.explain(event, &mut line);
         if line.lost > 0 {
             output::note(&format!("{}: {} events were lost", line.device, line.lost));
         }
@@ -104,6 +127,35 @@ impl Printer<'_> {
         } else {
             output::line(&text(&line, &self.names))
         }
+    }
+
+    /// Adds what decided, and what would have to be said for the packet to pass.
+    fn explain(&mut self, event: &cm_event, line: &mut Line) {
+        if event.rule == 0 && event.reason != cm_reason::CM_DROP_POLICY {
+            return;
+        }
+        // Numbers and flows are an endpoint's own only until something changes.
+        let generation = maps::generation(&self.context.root).ok().flatten();
+        if generation != self.generation {
+            self.generation = generation;
+            self.rules.forget();
+            self.cures.forget();
+        }
+        let id = u16::try_from(event.endpoint_id).ok().and_then(EndpointId::new);
+        let Some(id) = id else { return };
+        line.rule = self.rules.words(self.context, &[id], event.rule, &self.names);
+        let cure = match event.reason {
+            cm_reason::CM_DROP_POLICY => {
+                self.cures.missing_rule(&self.context.root, id, event).map(|rule| ("add", rule))
+            }
+            cm_reason::CM_DROP_POLICY_DENY => {
+                self.rules.find(self.context, id, event.rule).map(|rule| ("del", rule))
+            }
+            _ => None,
+        };
+        line.cure = cure.map(|(verb, rule)| {
+            format!("cilmark policy {verb} {} '{}'", line.device, rule.text(&self.names))
+        });
     }
 
     /// The device of an endpoint, or `id:N` where that is gone.
@@ -122,6 +174,7 @@ impl Printer<'_> {
 fn event_type(event: &cm_event) -> EventType {
     match event.r#type {
         cm_event_type::CM_EVENT_TRACE => EventType::Trace,
+        cm_event_type::CM_EVENT_POLICY_VERDICT => EventType::PolicyVerdict,
         _ => EventType::Drop,
     }
 }
@@ -137,6 +190,8 @@ fn line(event: &cm_event, device: String) -> Line {
         endpoint_id: event.endpoint_id,
         ifindex: event.ifindex,
         reason,
+        rule: None,
+        audited: event.audited != 0,
         source: address(event.source),
         destination: address(event.destination),
         protocol: protocol(event),
@@ -148,14 +203,21 @@ fn line(event: &cm_event, device: String) -> Line {
         mark_out: Mark(event.mark_out),
         length: event.length,
         lost: event.lost,
+        cure: None,
     }
 }
 
 fn text(line: &Line, names: &Names) -> String {
-    let fate = match &line.reason {
-        Some(reason) => format!("drop ({}, {})", reason.name, reason.code),
-        None => "pass".to_owned(),
+    let fate = match (&line.reason, line.event_type) {
+        (Some(reason), _) if line.audited => {
+            format!("audit: would drop ({}, {})", reason.name, reason.code)
+        }
+        (Some(reason), _) => format!("drop ({}, {})", reason.name, reason.code),
+        (None, EventType::PolicyVerdict) => "allowed".to_owned(),
+        (None, _) => "pass".to_owned(),
     };
+    let rule = line.rule.as_ref().map(|rule| format!(", by {rule}")).unwrap_or_default();
+    let cure = line.cure.as_ref().map(|cure| format!("; to allow it: {cure}")).unwrap_or_default();
     let end = |address: &Option<String>, port: u16, identity: Identity| {
         let address = socket(address.as_deref().unwrap_or("?"), port);
         match identity {
@@ -169,7 +231,7 @@ fn text(line: &Line, names: &Names) -> String {
         (before, after) => format!(", mark {before} -> {after}"),
     };
     format!(
-        "{} {} {}: {fate} {} {} -> {}{mark}, {} bytes",
+        "{} {} {}: {fate} {} {} -> {}{mark}, {} bytes{rule}{cure}",
         line.time.strftime("%H:%M:%S%.6f"),
         line.device,
         line.program,

@@ -3,11 +3,13 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{Context, all_of};
+use super::policy::describe;
+use super::{Context, all_of, targets};
 use crate::datapath::attach::HookKind;
 use crate::datapath::registry::Endpoint;
 use crate::model::endpoint::{EndpointId, Role, Selector};
 use crate::model::identity::{Identity, Names};
+use crate::model::policing::{Confirmation, Mode};
 use crate::output;
 
 #[derive(clap::Args)]
@@ -27,9 +29,12 @@ struct Line {
     name: Option<String>,
     ips: Vec<String>,
     hook: HookKind,
-    ingress_policy: &'static str,
-    egress_policy: &'static str,
+    ingress_policy: Mode,
+    egress_policy: Mode,
+    /// Seconds that are left; 0 when nobody confirmed in time.
     confirm_deadline: Option<u64>,
+    #[serde(skip)]
+    confirmation: Confirmation,
     stale: bool,
     packets: u64,
     drops: u64,
@@ -72,7 +77,7 @@ fn print(context: &Context, lines: Vec<Line>, names: &Names) -> Result<()> {
                 line.endpoint_id.to_string(),
                 names.label(line.identity),
                 line.hook.to_string(),
-                format!("{}/{}", line.ingress_policy, line.egress_policy),
+                policy(&line),
                 line.packets.to_string(),
                 line.drops.to_string(),
                 line.ips.join(" "),
@@ -95,9 +100,19 @@ fn print(context: &Context, lines: Vec<Line>, names: &Names) -> Result<()> {
     )
 }
 
+fn policy(line: &Line) -> String {
+    let modes = format!("{}/{}", line.ingress_policy, line.egress_policy);
+    match describe(line.confirmation) {
+        Some(words) => format!("{modes} ({words})"),
+        None => modes,
+    }
+}
+
 fn line(endpoint: &Endpoint, names: &Names) -> Result<Line> {
     let (forwarded, dropped) = endpoint.counters()?;
     let identity = Identity(endpoint.config.identity);
+    let [ingress_policy, egress_policy] = endpoint.modes_in_force()?;
+    let confirmation = endpoint.confirmation()?;
     Ok(Line {
         device: endpoint.device.clone(),
         ifindex: endpoint.config.ifindex,
@@ -107,9 +122,14 @@ fn line(endpoint: &Endpoint, names: &Names) -> Result<Line> {
         name: names.name(identity).map(str::to_owned),
         ips: endpoint.addresses().iter().map(ToString::to_string).collect(),
         hook: endpoint.kind,
-        ingress_policy: "off",
-        egress_policy: "off",
-        confirm_deadline: None,
+        ingress_policy,
+        egress_policy,
+        confirm_deadline: match confirmation {
+            Confirmation::None => None,
+            Confirmation::Pending(_, left) => Some(targets::seconds(left)),
+            Confirmation::Over(_) => Some(0),
+        },
+        confirmation,
         stale: endpoint.stale,
         packets: forwarded.packets + dropped.packets,
         drops: dropped.packets,

@@ -8,8 +8,9 @@ use ipnet::IpNet;
 use plain::Plain;
 
 pub use super::skel::types::*;
+use super::sys::Hook;
 use crate::model::endpoint::EndpointId;
-use crate::model::policing::{FailsafePort, Mode};
+use crate::model::policing::{FailsafePort, Fallback, Mode};
 
 // SAFETY: each is `repr(C)`, made of integers, arrays of integers and transparent newtypes of
 // integers, so that every bit pattern is a value; abi.h asserts that there is no padding.
@@ -144,6 +145,25 @@ impl From<Mode> for cm_policy_mode {
     }
 }
 
+impl From<cm_policy_mode> for Mode {
+    fn from(mode: cm_policy_mode) -> Mode {
+        match mode {
+            cm_policy_mode::CM_POLICY_ENFORCE => Mode::Enforce,
+            cm_policy_mode::CM_POLICY_AUDIT => Mode::Audit,
+            _ => Mode::Off,
+        }
+    }
+}
+
+impl From<Fallback> for cm_fallback {
+    fn from(fallback: Fallback) -> cm_fallback {
+        match fallback {
+            Fallback::Audit => cm_fallback::CM_FALLBACK_AUDIT,
+            Fallback::Rules => cm_fallback::CM_FALLBACK_RULES,
+        }
+    }
+}
+
 impl From<&FailsafePort> for cm_failsafe {
     fn from(port: &FailsafePort) -> cm_failsafe {
         cm_failsafe { protocol: port.protocol, pad: 0, port: port.port.to_be() }
@@ -154,6 +174,19 @@ impl cm_config {
     /// Whether either direction has a policy, be it for audit only.
     pub fn has_policy(&self) -> bool {
         self.policy.iter().any(|mode| *mode != cm_policy_mode::CM_POLICY_OFF)
+    }
+
+    /// What its policy does to it and from it.
+    pub fn modes(&self) -> [Mode; 2] {
+        self.policy.map(Mode::from)
+    }
+
+    /// What the policy of the program on a hook does: of a workload, what its device receives is
+    /// egress.
+    pub fn mode_on(&self, hook: Hook) -> Mode {
+        let is_ingress = (hook == Hook::Ingress) == (self.role == cm_role::CM_ROLE_NETDEV);
+        let [ingress, egress] = self.modes();
+        if is_ingress { ingress } else { egress }
     }
 
     /// The endpoint's number; `None` in a configuration that was never written.

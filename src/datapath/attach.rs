@@ -67,6 +67,9 @@ impl Place {
 
 /// What to go back to if replacing fails, and what to take off when it has succeeded.
 pub struct Previous {
+    /// Which hook gets its new program first: the one whose policy relaxes, so that no packet meets
+    /// more policy than before or after.
+    pub order: [Hook; 2],
     /// TCX or clsact.
     pub kind: HookKind,
     /// The priority of the clsact filter.
@@ -116,7 +119,8 @@ pub fn replace(
             pin::replace(program, &pins.hook(hook))
         }
     };
-    let result = HOOKS
+    let result = previous
+        .order
         .iter()
         .try_for_each(|hook| replace_hook(*hook, loaded.program(*hook)))
         .and_then(|()| pin::replace(loaded.config.as_fd(), &pins.config()));

@@ -11,7 +11,7 @@ use ipnet::Ipv6Net;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle, OpenMapMut};
 
-use super::abi::{self, cm_config, cm_delivery, cm_ipv6, cm_role};
+use super::abi::{self, cm_config, cm_confirm, cm_delivery, cm_ipv6, cm_role};
 use super::device::{Device, Framing};
 use super::object;
 use super::pin::Root;
@@ -95,9 +95,12 @@ pub struct Sizes {
 /// Entries of a policy that nobody gave a size: 64 KiB of counters on each CPU.
 pub const POLICY_ENTRIES: u32 = 1 << 12;
 
-/// An endpoint's own maps that are not pinned, for the programs that replace those that fill them.
+/// What programs begin with: an endpoint's own maps that are not pinned, of the programs that these
+/// replace, and what counts from their first packet on.
 #[derive(Debug, Default)]
 pub struct Inherited {
+    /// The confirmation that they wait for.
+    pub confirm: cm_confirm,
     /// `cm_counters`.
     pub counters: Option<MapHandle>,
     /// `cm_policies`.
@@ -236,6 +239,7 @@ pub fn load(
     let rodata = open.maps.rodata_data.as_deref_mut().context("the object has no .rodata")?;
     rodata.config = *config;
     let bss = open.maps.bss_data.as_deref_mut().context("the object has no .bss")?;
+    bss.confirm = inherited.confirm;
     bss.workload_mac = inherited.workload_mac;
     let shared = Shared { root, pins_new: config.explain == 0 };
     share_maps(&mut open, &shared, sizes)?;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::marker::PhantomData;
 use std::net::IpAddr;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
@@ -26,11 +27,15 @@ pub(super) struct TypedMap<K, V> {
 impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
     /// `None` if nobody has made the map yet.
     pub(super) fn open(root: &Root, name: &str) -> Result<Option<TypedMap<K, V>>> {
-        let path = root.map(name);
+        TypedMap::open_at(&root.map(name))
+    }
+
+    /// The same wherever it is pinned.
+    pub(super) fn open_at(path: &Path) -> Result<Option<TypedMap<K, V>>> {
         if !path.try_exists().with_context(|| format!("look at {}", path.display()))? {
             return Ok(None);
         }
-        let handle = MapHandle::from_pinned_path(&path)
+        let handle = MapHandle::from_pinned_path(path)
             .with_context(|| format!("open {}; it takes root", path.display()))?;
         ensure!(
             handle.key_size() as usize == size_of::<K>()
@@ -254,6 +259,12 @@ pub(super) fn sum_of_cpus(map: &MapHandle, index: u32) -> Result<cm_metrics> {
         sum.bytes += of_cpu.bytes;
     }
     Ok(sum)
+}
+
+/// Grows with every change of rules, ipcache or endpoints; `None` if nobody has made the map yet.
+pub fn generation(root: &Root) -> Result<Option<u32>> {
+    let map = TypedMap::<u32_key, u32_key>::open(root, "cm_generation")?;
+    Ok(map.map(|map| map.get(&u32_key(0))).transpose()?.flatten().map(|generation| generation.0))
 }
 
 /// Makes stale whatever was decided under rules, ipcache or endpoints that have just been changed.

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! /sys/fs/bpf/cilmark/
-//!   cm_ipcache  cm_ipcache_cidr  cm_endpoints  cm_identities  cm_metrics  cm_events
+//!   cm_ipcache  cm_ipcache_cidr  cm_endpoints  cm_identities  cm_metrics  cm_events  cm_generation
+//!   cm_ct4  cm_ct6  cm_frag4  cm_frag6    once there is a policy
 //!   endpoints/<endpoint id>/
 //!     config             the programs' .rodata
+//!     cm_policy          the rules; cm_ct4 and cm_ct6, if they are the endpoint's own
 //!     ingress  egress    the links (TCX), or the programs (clsact)
 //! ```
 
@@ -248,6 +250,17 @@ impl EndpointPins {
     /// A map of the endpoint's own.
     pub fn map(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// Lets go of a map of the endpoint's own, if there is one.
+    pub fn remove_map(&self, name: &str) -> Result<()> {
+        let path = self.map(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The configuration.

@@ -102,12 +102,12 @@ impl PolicyMaps {
         self.put(Slot::Previous, None)
     }
 
-    /// Makes the previous rules the current ones, too; there is nothing to do if none were kept.
+    /// Makes the previous rules the current ones, too; none, if there were none when they were kept.
     /// The caller holds the root's lock.
     pub fn revert(&self) -> Result<()> {
         match self.set(Slot::Previous)? {
             Some(previous) => self.install(&previous, self.set(Slot::Current)?.as_ref()),
-            None => Ok(()),
+            None => self.swap(&Policy::default()),
         }
     }
 

@@ -34,7 +34,7 @@ pub struct Endpoint {
     pub device: String,
     /// The device is gone, or one of the two programs is not on its hook.
     pub stale: bool,
-    programs: [Option<Running>; 2],
+    pub(super) programs: [Option<Running>; 2],
     /// The number of the pinned configuration, if no program tells its maps.
     pinned_config: Option<u32>,
 }
@@ -90,7 +90,7 @@ impl Found {
 }
 
 /// A program that was found through its pin.
-struct Running {
+pub(super) struct Running {
     program: OwnedFd,
     facts: ProgramFacts,
     link: Option<TcxLink>,
@@ -250,24 +250,13 @@ impl Endpoint {
         let map =
             |name| self.programs.iter().flatten().find_map(|running| running.map(name).ok()?);
         Inherited {
+            confirm: cm_confirm::default(),
             counters: self.counters_map(),
             policies: map("cm_policies"),
             rule_counters: map("cm_rule_stats"),
             steps: None,
             workload_mac: self.workload_mac().unwrap_or(0),
         }
-    }
-
-    /// What local delivery has learned, if the programs' `.bss` is like ours.
-    fn workload_mac(&self) -> Option<u64> {
-        let mut running = self.programs.iter().flatten();
-        let bss = running.find_map(|running| running.map(".bss").ok()?)?;
-        let value = bss.lookup(abi::bytes_of(&u32_key(0)), MapFlags::ANY).ok()??;
-        let at = offset_of!(bss, workload_mac);
-        let mac = value.get(at..at + size_of::<u64>())?;
-        // The section ends with its last variable, the struct with its padding.
-        (value.len().next_multiple_of(align_of::<bss>()) == size_of::<bss>())
-            .then(|| u64::from_ne_bytes(mac.try_into().unwrap_or([0; 8])))
     }
 
     /// Packets that passed and packets that were dropped, both directions and all CPUs together.
@@ -291,20 +280,6 @@ impl Endpoint {
         Ok(sums)
     }
 
-    /// Makes the programs report what passes until a moment of CLOCK_MONOTONIC, in ns.
-    pub fn trace_until(&self, until_ns: u64) -> Result<()> {
-        for running in self.programs.iter().flatten() {
-            let map = running.map(".bss")?.context("its program has no .bss")?;
-            let key = u32_key(0);
-            let key = abi::bytes_of(&key);
-            let mut value = map.lookup(key, MapFlags::ANY)?.context("the .bss map is empty")?;
-            let at = offset_of!(bss, trace_until_ns);
-            value[at..at + 8].copy_from_slice(&until_ns.to_ne_bytes());
-            map.update(key, &value, MapFlags::ANY)?;
-        }
-        Ok(())
-    }
-
     /// What the program on a hook was loaded with, and the confirmation that it waits for.
     pub fn running(&self, hook: Hook) -> Result<(cm_config, cm_confirm)> {
         let index = HOOKS.iter().position(|other| *other == hook);
@@ -319,13 +294,16 @@ impl Endpoint {
         Ok((read_config(&config)?, abi::from_bytes(confirm)?))
     }
 
-    /// What runs now, for somebody who replaces it.
-    pub fn previous(&self) -> Result<Previous> {
+    /// What runs now, for somebody who replaces it by programs of another configuration.
+    pub fn previous(&self, next: &cm_config) -> Result<Previous> {
         let [ingress, egress] = &self.programs;
         let program = |running: &Option<Running>| {
             running.as_ref().map(|running| running.program.try_clone()).transpose()
         };
+        let relaxes = |hook| next.mode_on(hook) < self.config.mode_on(hook);
+        let egress_first = relaxes(Hook::Egress) && !relaxes(Hook::Ingress);
         Ok(Previous {
+            order: if egress_first { [Hook::Egress, Hook::Ingress] } else { HOOKS },
             kind: self.kind,
             tc_priority: self.config.tc_priority,
             programs: [program(ingress)?, program(egress)?],
@@ -354,7 +332,7 @@ impl Running {
 
     /// The map of the program whose name ends so, if it has one. The youngest first: those of the
     /// endpoint's own were made after the shared ones.
-    fn map(&self, suffix: &str) -> Result<Option<MapHandle>> {
+    pub(super) fn map(&self, suffix: &str) -> Result<Option<MapHandle>> {
         for id in &self.facts.map_ids {
             let map = MapHandle::from_map_id(*id).with_context(|| format!("open map {id}"))?;
             if map.name().to_string_lossy().ends_with(suffix) {

@@ -1,18 +1,21 @@
 //! The libbpf calls that libbpf-rs does not wrap: TCX links, program info by descriptor, BTF,
 //! test runs.
 
-use std::ffi::{CStr, CString, OsString};
+use std::ffi::{CStr, CString, OsString, c_void};
 use std::io;
 use std::mem::{offset_of, size_of};
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::ptr;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use libbpf_rs::{AsRawLibbpf, MapCore, MapHandle, OpenMap, OpenObject};
 use libbpf_sys as bpf;
 use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::time::TimeValLike;
 use nix::time::ClockId;
 
@@ -208,6 +211,79 @@ pub fn prepare_object(object: &mut OpenObject) -> io::Result<Vec<(OsString, Owne
         Ok((map.name().to_owned(), fd.try_clone_to_owned()?))
     })
     .collect()
+}
+
+/// The coarse monotonic clock in ns, by which the datapath measures deadlines.
+pub fn coarse_ns() -> u64 {
+    let now = ClockId::CLOCK_MONOTONIC_COARSE.now().expect("every Linux has it");
+    now.num_nanoseconds() as u64
+}
+
+/// The lower half of the kernel's jiffies, which no file tells: a program of two instructions reads
+/// them.
+pub fn jiffies() -> io::Result<u32> {
+    let mut program = [bpf::bpf_insn::default(); 2];
+    program[0].code = (bpf::BPF_JMP | bpf::BPF_CALL) as u8;
+    program[0].imm = bpf::BPF_FUNC_jiffies64 as i32;
+    program[1].code = (bpf::BPF_JMP | bpf::BPF_EXIT) as u8;
+    // SAFETY: two instructions, as said; no name, the license and no options are what it takes.
+    let program = owned(unsafe {
+        bpf::bpf_prog_load(
+            bpf::BPF_PROG_TYPE_SCHED_CLS,
+            ptr::null(),
+            c"Dual BSD/GPL".as_ptr(),
+            program.as_ptr(),
+            program.len() as _,
+            ptr::null_mut(),
+        )
+    })?;
+    let run = test_run(program.as_fd(), &[0; 64], &mut __sk_buff::default(), 1)?;
+    Ok(run.action as u32)
+}
+
+/// The memory of a map with one value (`BPF_F_MMAPABLE`), as .bss is. The datapath and other commands
+/// read and write beside us: words are written one by one, none is copied back.
+pub struct SharedValue {
+    memory: NonNull<c_void>,
+    length: NonZeroUsize,
+}
+
+impl SharedValue {
+    /// Maps it into this process.
+    pub fn of(map: &MapHandle) -> io::Result<SharedValue> {
+        let length = NonZeroUsize::new(map.value_size() as usize)
+            .ok_or_else(|| io::Error::from_raw_os_error(Errno::EINVAL as i32))?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice; only atomics look at it.
+        let memory = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, map.as_fd(), 0) }?;
+        Ok(SharedValue { memory, length })
+    }
+
+    /// The word of four bytes at this offset.
+    pub fn u32_at(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: in the mapping and aligned, as `at` asserts; an atomic may be shared.
+        unsafe { self.at::<AtomicU32>(offset).as_ref() }
+    }
+
+    /// The word of eight bytes at this offset.
+    pub fn u64_at(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: as above.
+        unsafe { self.at::<AtomicU64>(offset).as_ref() }
+    }
+
+    fn at<T>(&self, offset: usize) -> NonNull<T> {
+        assert!(offset.is_multiple_of(align_of::<T>()));
+        assert!(offset + size_of::<T>() <= self.length.get());
+        // SAFETY: within the mapping.
+        unsafe { self.memory.byte_add(offset) }.cast()
+    }
+}
+
+impl Drop for SharedValue {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `of`, and no reference outlives `self`. Nothing can be done if it fails.
+        let _ = unsafe { munmap(self.memory, self.length.get()) };
+    }
 }
 
 /// Reads what the kernel tells of a program.

@@ -5,6 +5,9 @@ pub fn name(reason: u32) -> &'static str {
     match reason {
         0 => "Forwarded",
         64 => "Event lost",
+        65 => "Policy denied, but only audited",
+        66 => "Conntrack entry created",
+        67 => "Conntrack entry not created",
         132 => "Invalid source ip",
         133 => "Policy denied",
         134 => "Invalid packet",

@@ -20,7 +20,7 @@ fn transcript(world: &World, commands: &[&str]) -> String {
 #[test]
 fn a_command_without_its_subcommand_is_answered_with_its_help() {
     let Some(world) = World::new() else { return };
-    for command in ["", "ipcache", "identity", "mark"] {
+    for command in ["", "ipcache", "identity", "policy", "conntrack", "mark"] {
         world.cilmark(command).fails(2, &["Usage: cilmark", "Commands:"]);
     }
 }
@@ -51,6 +51,12 @@ fn usage_errors_are_worded_and_have_status_2() {
             "attach red --id 7 --trust-flow-label 10.0.0.0/8",
             "attach red --id 7 --trust-flow-label fd00::1/64",
             "attach red --id 7 --ipcache-entries 0",
+            "attach red --id 7 --policy on",
+            "attach red --id 7 --policy enforce --confirm 0",
+            "attach red --id 7 --policy enforce --adopt soon",
+            "attach red --id 7 --failsafe 22",
+            "attach red --id 7 --failsafe in:tcp/22",
+            "attach red --id 7 --policy-entries 31",
             "attach red blue --id 7",
             "detach",
             "detach red --all",
@@ -61,6 +67,11 @@ fn usage_errors_are_worded_and_have_status_2() {
             "ipcache get 10.0.0.0/8",
             "identity set 300",
             "mark decode 0x1ffffffff",
+            "policy add red",
+            "policy list",
+            "policy flush red --confirm -1s",
+            "confirm",
+            "conntrack flush red blue",
             "metrics --json --prometheus",
             "--json metrics --prometheus",
             "status --bpffs relative",
@@ -95,9 +106,17 @@ fn what_only_the_host_can_refuse_is_worded_and_has_status_1() {
             "attach nic --id 7 --arp-responder",
             "attach nic --id 7 --flow-label",
             "attach red --id 7 --netns nowhere",
+            "attach nic --policy enforce",
+            "attach red --id 7 --failsafe tcp/22",
+            "attach red --id 7 --confirm 60s",
             "detach red",
             "status red",
             "status id:7",
+            "policy add red allow ingress from any tcp/x",
+            "policy list red",
+            "policy list host",
+            "confirm red",
+            "conntrack list red",
             "ipcache set 10.0.0.300 7",
             "ipcache set 10.1.2.3/8 7",
             "ipcache set 10.0.0.1 db",

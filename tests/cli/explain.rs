@@ -39,7 +39,7 @@ fn the_call_tree_shows_what_was_seen() {
         "web to --src 10.2.0.10 --dst 10.1.0.10 --dport 80 --mark 0x01230c00".to_owned(),
         "web to --src fd00:2::1 --dst fd00:1::10 --mode enforce".to_owned(),
         format!("web from --packet {}", arp.replace(' ', ":")),
-        "eth0 from --src 10.2.0.10 --dst 192.0.2.1 --dport 22 --mode enforce".to_owned(),
+        "eth0 from --src 10.2.0.10 --dst 192.0.2.1 --dport 23 --mode enforce".to_owned(),
         "eth0 from --src 10.2.0.10 --dst 192.0.2.1 --icmp-type 3 --mode enforce".to_owned(),
         "eth0 to --src 192.0.2.1 --dst 10.2.0.10 --dport 80 --mark 0x0b300f03 --ingress-ifindex 4 \
          --mode enforce"

@@ -71,6 +71,7 @@ fn monitor_prints_each_drop_with_exactly_these_fields() {
         json!({
             "time": null, "type": "drop", "program": "from_container", "device": "red", "endpoint_id": 9,
             "ifindex": ifindex, "reason": {"code": 132, "name": "Invalid source ip"},
+            "rule": null, "audited": false,
             "source": "10.1.0.99", "destination": "10.1.0.1",
             "protocol": if arp { "arp" } else { "icmp/8" }, "sport": 0, "dport": 0,
             "source_identity": 300, "destination_identity": 0, "mark_in": "0x00000000",

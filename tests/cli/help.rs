@@ -13,8 +13,20 @@ pub fn assert_snapshot(actual: String, name: &str) {
     assert_data_eq!(actual, expected);
 }
 
-const COMMANDS: [&str; 9] =
-    ["attach", "detach", "status", "ipcache", "identity", "metrics", "monitor", "explain", "mark"];
+const COMMANDS: [&str; 12] = [
+    "attach",
+    "detach",
+    "status",
+    "ipcache",
+    "identity",
+    "policy",
+    "confirm",
+    "conntrack",
+    "metrics",
+    "monitor",
+    "explain",
+    "mark",
+];
 
 fn help(arguments: &[&str]) -> String {
     let run: Run = cilmark(arguments).output().expect("run cilmark").into();
@@ -43,6 +55,8 @@ fn every_subcommand_has_its_help() {
     for (command, subcommands) in [
         ("ipcache", &["set", "get", "del", "list", "load", "flush"][..]),
         ("identity", &["set", "list", "del"]),
+        ("policy", &["add", "del", "list", "flush"]),
+        ("conntrack", &["list", "flush"]),
         ("mark", &["encode", "decode"]),
     ] {
         let pages: Vec<String> =

@@ -2,7 +2,10 @@
 
 mod arguments;
 mod bpffs;
+mod confirm;
+mod conntrack;
 mod detach;
+mod enforcement;
 mod explain;
 mod foreground;
 mod help;
@@ -15,6 +18,8 @@ mod mark;
 mod netns;
 mod output;
 mod pinned_maps;
+mod policy;
 mod replace;
 mod role;
 mod stale;
+mod verdicts;

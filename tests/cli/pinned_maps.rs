@@ -31,7 +31,7 @@ fn bpftool_shows_the_ipcache_and_the_endpoints_with_field_names() {
     assert_eq!(fields(&cidr["key"]), ["address", "prefixlen"]);
     assert_eq!(cidr["value"]["identity"], 301);
     let endpoint = &dump(&world, "cm_endpoints")[0]["formatted"]["value"];
-    assert_eq!(fields(endpoint), ["endpoint_id", "ifindex", "netns", "pad", "role"]);
+    assert_eq!(fields(endpoint), ["delivery", "endpoint_id", "ifindex", "netns", "role"]);
     assert_eq!(endpoint["endpoint_id"], 9);
 }
 

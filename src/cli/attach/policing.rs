@@ -1,0 +1,228 @@
+//! What `attach` is told of the policy: modes, what stays open, and how to get back.
+
+use std::env;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
+use log::debug;
+use nix::unistd::getppid;
+
+use crate::cli::consent::{self, Consent, parse_time};
+use crate::cli::{Context, targets};
+use crate::datapath::abi::cm_confirm;
+use crate::datapath::load::{Policing, Sizes, Spec};
+use crate::datapath::registry::Endpoint;
+use crate::datapath::sys;
+use crate::model::endpoint::Role;
+use crate::model::policing::{Confirmation, Failsafe, FailsafeList, Fallback, MAX_FAILSAFE, Mode};
+use crate::output;
+
+/// How long TCP connections that were up before a NIC's first enforcement are let go on.
+const ADOPT: Duration = Duration::from_secs(30);
+
+/// The flags.
+#[derive(clap::Args)]
+#[group(skip)]
+pub struct Args {
+    /// What the rules do, in both directions; `off` if left out
+    #[arg(long, value_name = "MODE", value_enum)]
+    policy: Option<Mode>,
+    /// The same for what is sent to it
+    #[arg(long, value_name = "MODE", value_enum)]
+    ingress_policy: Option<Mode>,
+    /// The same for what it sends
+    #[arg(long, value_name = "MODE", value_enum)]
+    egress_policy: Option<Mode>,
+    #[command(flatten)]
+    consent: Consent,
+    /// How long TCP connections that are up already may go on and be taken over; by default 30s when a
+    /// NIC begins to enforce
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    adopt: Option<Duration>,
+    /// Ports of a NIC that no rule closes: `none`, or such as tcp/22,egress:udp/53. A direction that is
+    /// not named keeps its own: SSH, DHCP, DNS, NTP
+    #[arg(long, value_name = "LIST")]
+    failsafe: Option<FailsafeList>,
+    /// Share the flows with other endpoints, or keep them in maps of its own
+    #[arg(long, value_enum, default_value = "global")]
+    ct: CtScope,
+    /// Size of the maps of flows, if this makes them: of the one for IPv4, and of that for IPv6
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    ct_entries: Option<u32>,
+    /// How many entries the rules may come to
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(32..))]
+    policy_entries: Option<u32>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CtScope {
+    Global,
+    Local,
+}
+
+impl Args {
+    /// Ingress, egress.
+    fn modes(&self) -> [Mode; 2] {
+        [self.ingress_policy, self.egress_policy]
+            .map(|mode| mode.or(self.policy).unwrap_or_default())
+    }
+
+    fn enforces(&self) -> bool {
+        self.modes().contains(&Mode::Enforce)
+    }
+
+    /// Whether it may be done at all, and whether the user wants it. Before anything is locked.
+    pub fn check(&self, device: &str, role: Role) -> Result<()> {
+        ensure!(
+            self.failsafe.is_none() || role == Role::Netdev,
+            "--failsafe is for the role netdev, and {device} is a {role}"
+        );
+        ensure!(
+            self.consent.confirm.is_none() || self.enforces(),
+            "--confirm is for --policy enforce: nothing else may cut anybody off"
+        );
+        ensure!(
+            self.adopt.is_none() || self.modes() != [Mode::Off; 2],
+            "--adopt is for a policy, and this one is off"
+        );
+        if role == Role::Netdev && self.enforces() {
+            let risk =
+                format!("{device} is going to drop what no rule and no failsafe port allows");
+            self.consent.obtain(&risk, device)?;
+        }
+        Ok(())
+    }
+
+    /// What the programs are loaded with.
+    pub fn plan(&self, role: Role, replaced: Option<&Endpoint>) -> Result<Policing> {
+        let [ingress, egress] = self.modes();
+        let ct_local = self.ct == CtScope::Local;
+        Ok(Policing {
+            ingress,
+            egress,
+            failsafe: if role == Role::Netdev { self.failsafe() } else { Failsafe::default() },
+            adopt_until_ns: self.adopt_until_ns(role, ct_local, replaced)?,
+            ct_local,
+        })
+    }
+
+    fn failsafe(&self) -> Failsafe {
+        let mut standard = Failsafe::standard();
+        if let Some(port) = ssh_server_port() {
+            standard.open_tcp(port);
+            standard.ingress.truncate(MAX_FAILSAFE);
+        }
+        self.failsafe.clone().unwrap_or_default().or(standard)
+    }
+
+    /// What has enforced until now knows all flows, unless they were in other maps.
+    fn adopt_until_ns(
+        &self,
+        role: Role,
+        ct_local: bool,
+        replaced: Option<&Endpoint>,
+    ) -> Result<u64> {
+        let until = |time: Duration| match time {
+            Duration::ZERO => 0,
+            time => sys::coarse_ns().saturating_add(time.as_nanos() as u64),
+        };
+        if let Some(time) = self.adopt {
+            return Ok(until(time));
+        }
+        if role != Role::Netdev || !self.enforces() {
+            return Ok(0);
+        }
+        match replaced {
+            Some(endpoint)
+                if endpoint.config.modes().contains(&Mode::Enforce)
+                    && (endpoint.config.ct_local != 0) == ct_local =>
+            {
+                Ok(endpoint.config.adopt_until_ns)
+            }
+            _ => Ok(until(ADOPT)),
+        }
+    }
+
+    /// What the programs wait for from their first packet on.
+    pub fn confirmation(&self) -> cm_confirm {
+        match self.consent.deadline() {
+            Some(until_ns) => {
+                cm_confirm { until_ns, fallback: Fallback::Audit.into(), ..cm_confirm::default() }
+            }
+            None => cm_confirm::default(),
+        }
+    }
+
+    /// Of the maps that a policy needs.
+    pub fn sizes(&self) -> Sizes {
+        Sizes { ct: self.ct_entries, policy: self.policy_entries, ..Sizes::default() }
+    }
+
+    /// Says what the user may not expect.
+    pub fn tell(&self, spec: &Spec, replaced: Option<&Endpoint>) -> Result<()> {
+        let device = &spec.device.name;
+        if let Some(time) = self.consent.confirm {
+            consent::remind(device, time, "it only audits from then on");
+        }
+        let before = replaced.map_or([Mode::Off; 2], |endpoint| endpoint.config.modes());
+        for ((direction, before), now) in ["ingress", "egress"].iter().zip(before).zip(self.modes())
+        {
+            if now == Mode::Off && before != Mode::Off && self.policy.is_none() {
+                output::note(&format!(
+                    "{device}: the {direction} policy was {before} and is off now; the rules are \
+                     kept, and `--policy {before}` would have kept it in force"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rules that a fallback has brought back stay, with programs that know nothing of it.
+pub fn settle(context: &Context, endpoint: &Endpoint) -> Result<()> {
+    if endpoint.confirmation()? == Confirmation::Over(Fallback::Rules) {
+        targets::policy_of(context, endpoint)?.revert()?;
+    }
+    Ok(())
+}
+
+/// Where the SSH server listens through which the user has come. sudo does not hand the variable on,
+/// so that the processes around this one are asked, too.
+fn ssh_server_port() -> Option<u16> {
+    if let Ok(connection) = env::var("SSH_CONNECTION") {
+        return server_port(&connection);
+    }
+    let mut process = getppid().as_raw();
+    while process > 1 {
+        let environment = fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
+        let connection = environment
+            .split(|byte| *byte == 0)
+            .find_map(|variable| variable.strip_prefix(b"SSH_CONNECTION="));
+        if let Some(connection) = connection {
+            debug!("process {process} has come by SSH");
+            return server_port(&String::from_utf8_lossy(connection));
+        }
+        // The parent is the second field behind the name, which may contain anything.
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        process = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+    }
+    None
+}
+
+/// Client address, client port, server address, server port.
+fn server_port(connection: &str) -> Option<u16> {
+    connection.split_whitespace().nth(3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_of_the_ssh_server_is_the_last_word() {
+        assert_eq!(server_port("192.0.2.7 51022 192.0.2.1 2222"), Some(2222));
+        assert_eq!(server_port("192.0.2.7 51022"), None);
+    }
+}

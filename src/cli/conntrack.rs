@@ -1,0 +1,164 @@
+//! `cilmark conntrack list|flush`.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::decision::Rules;
+use super::{Context, targets};
+use crate::datapath::conntrack::{Conntrack, Flow, Progress};
+use crate::datapath::registry::Endpoint;
+use crate::model::endpoint::{EndpointId, Role, Selector};
+use crate::model::identity::Names;
+use crate::model::rule::{Direction, L4};
+use crate::output;
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Show the flows that the policy knows
+    List {
+        /// Only those of this device, or id:N; NICs share theirs
+        #[arg(value_name = "DEV")]
+        device: Option<Selector>,
+    },
+    /// Forget flows; what goes on is taken for new, and the rules are asked again
+    Flush {
+        /// Only those of this device, or id:N; NICs share theirs
+        #[arg(value_name = "DEV")]
+        device: Option<Selector>,
+    },
+}
+
+#[derive(Serialize)]
+struct Line {
+    /// Of a container; NICs share their flows.
+    device: Option<String>,
+    protocol: String,
+    local: IpAddr,
+    local_port: u16,
+    remote: IpAddr,
+    remote_port: u16,
+    direction: Direction,
+    state: Progress,
+    allowed: bool,
+    rule: Option<String>,
+    adopted: bool,
+    masqueraded: bool,
+    /// Seconds.
+    expires: u64,
+}
+
+/// Where to look, and for whose flows.
+struct Place {
+    maps: Conntrack,
+    scope: Option<Option<EndpointId>>,
+}
+
+pub fn run(context: &Context, command: Command) -> Result<()> {
+    match command {
+        Command::List { device } => list(context, device),
+        Command::Flush { device } => {
+            let _lock = context.root.lock()?;
+            let mut count = 0;
+            for place in places(context, device)? {
+                count += place.maps.flush(place.scope)?;
+            }
+            let entries = if count == 1 { "entry" } else { "entries" };
+            output::note(&format!("removed {count} {entries}"));
+            Ok(())
+        }
+    }
+}
+
+/// The maps of an endpoint, or all.
+fn places(context: &Context, device: Option<Selector>) -> Result<Vec<Place>> {
+    let Some(selector) = device else {
+        let all = Conntrack::all(&context.root)?.into_iter();
+        return Ok(all.map(|maps| Place { maps, scope: None }).collect());
+    };
+    let found = context.endpoints()?;
+    let endpoint = found.select(&selector)?;
+    let owner = (endpoint.config.ct_local != 0).then_some(endpoint.id);
+    let scope = (endpoint.role() == Some(Role::Container)).then_some(endpoint.id);
+    let maps = Conntrack::open(&context.root, owner)?;
+    Ok(maps.into_iter().map(|maps| Place { maps, scope: Some(scope) }).collect())
+}
+
+fn list(context: &Context, device: Option<Selector>) -> Result<()> {
+    let names = context.names()?;
+    let endpoints = Endpoint::all(&context.root)?.endpoints;
+    let mut rules = Rules::default();
+    let mut lines = Vec::new();
+    for Place { maps, scope } in places(context, device)? {
+        for flow in maps.flows()? {
+            if scope.is_none_or(|scope| flow.scope == scope) {
+                // A NIC with maps of its own has no neighbours there.
+                let of = flow.scope.or(maps.owner);
+                lines.push(line(context, &flow, of, &endpoints, &mut rules, &names));
+            }
+        }
+    }
+    if context.json {
+        return output::json(&lines);
+    }
+    let rows: Vec<[String; 8]> = lines.into_iter().map(row).collect();
+    output::table(
+        ["DEVICE", "PROTOCOL", "LOCAL", "REMOTE", "DIRECTION", "STATE", "VERDICT", "EXPIRES"],
+        &rows,
+    )
+}
+
+fn line(
+    context: &Context,
+    flow: &Flow,
+    of: Option<EndpointId>,
+    endpoints: &[Endpoint],
+    rules: &mut Rules,
+    names: &Names,
+) -> Line {
+    let whose = endpoints.iter().filter(|endpoint| match of {
+        Some(id) => endpoint.id == id,
+        None => endpoint.role() == Some(Role::Netdev),
+    });
+    let ids: Vec<EndpointId> = whose.clone().map(|endpoint| endpoint.id).collect();
+    Line {
+        device: of.and_then(|_| whose.clone().next()).map(|endpoint| endpoint.device.clone()),
+        protocol: L4::Protocol(flow.protocol).to_string(),
+        local: flow.local,
+        local_port: flow.local_port,
+        remote: flow.remote,
+        remote_port: flow.remote_port,
+        direction: flow.direction,
+        state: flow.progress,
+        allowed: flow.allowed,
+        rule: rules.words(context, &ids, flow.rule, names),
+        adopted: flow.adopted,
+        masqueraded: flow.masqueraded,
+        expires: targets::seconds(flow.expires),
+    }
+}
+
+fn row(line: Line) -> [String; 8] {
+    let end = |address: IpAddr, port: u16| match (address, port) {
+        (address, 0) => address.to_string(),
+        (IpAddr::V4(address), port) => format!("{address}:{port}"),
+        (IpAddr::V6(address), port) => format!("[{address}]:{port}"),
+    };
+    let verdict = if line.allowed { "allowed" } else { "denied" };
+    let state = serde_json::to_value(line.state).ok();
+    [
+        line.device.unwrap_or_else(|| "host".to_owned()),
+        line.protocol,
+        end(line.local, line.local_port),
+        end(line.remote, line.remote_port),
+        line.direction.to_string(),
+        state.as_ref().and_then(|state| state.as_str()).unwrap_or_default().to_owned(),
+        match line.rule {
+            Some(rule) => format!("{verdict}: {rule}"),
+            None => verdict.to_owned(),
+        },
+        format!("{} s", line.expires),
+    ]
+}

@@ -1,0 +1,298 @@
+//! Reading and emptying `cm_ct4` and `cm_ct6`: those that all share, and endpoints' own.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use libbpf_rs::MapCore;
+use plain::Plain;
+use serde::Serialize;
+
+use super::abi::{cm_ct_entry, cm_ct4_key, cm_ct6_key, cm_direction, cm_event};
+use super::maps::TypedMap;
+use super::pin::Root;
+use super::sys;
+use crate::model::endpoint::EndpointId;
+use crate::model::rule::Direction;
+
+/// `enum cm_ct_state`.
+const ESTABLISHED: u8 = 1 << 0;
+const FIN_ORIGINATOR: u8 = 1 << 1;
+const FIN_REPLY: u8 = 1 << 2;
+const CLOSING: u8 = 1 << 3;
+
+/// How far a flow has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Progress {
+    /// TCP: no more than a SYN was seen.
+    Syn,
+    /// Both ends may send; protocols other than TCP are so from the start.
+    Established,
+    /// TCP: one end has sent FIN.
+    HalfClosed,
+    /// TCP: both have, or one has sent RST.
+    Closing,
+}
+
+/// An entry of conntrack.
+#[derive(Debug, Clone)]
+pub struct Flow {
+    /// The container whose flow it is; `None` for those of all NICs.
+    pub scope: Option<EndpointId>,
+    /// IP protocol.
+    pub protocol: u8,
+    /// The endpoint's own end.
+    pub local: IpAddr,
+    /// Of `local`; of an echo its identifier, if that end asks.
+    pub local_port: u16,
+    /// The other end.
+    pub remote: IpAddr,
+    /// Of `remote`.
+    pub remote_port: u16,
+    /// Of the first packet.
+    pub direction: Direction,
+    /// How far it has come.
+    pub progress: Progress,
+    /// What decided, `enum cm_rule_number`.
+    pub rule: u32,
+    /// What the policy said when it was asked last.
+    pub allowed: bool,
+    /// Nobody saw who began.
+    pub adopted: bool,
+    /// A workload's, under an address of this host.
+    pub masqueraded: bool,
+    /// From now on, unless a packet comes.
+    pub expires: Duration,
+}
+
+/// A pair of maps, one for each family.
+pub struct Conntrack {
+    /// Whose they are; `None` if endpoints share them.
+    pub owner: Option<EndpointId>,
+    v4: TypedMap<cm_ct4_key, cm_ct_entry>,
+    v6: TypedMap<cm_ct6_key, cm_ct_entry>,
+}
+
+/// How full a map is.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// `cm_ct4` or `cm_ct6`.
+    pub map: &'static str,
+    /// Whose it is; `None` if endpoints share it.
+    pub owner: Option<EndpointId>,
+    /// Expired ones included, which make room when it is needed.
+    pub entries: usize,
+    /// The most.
+    pub max_entries: u32,
+}
+
+impl Conntrack {
+    /// All that there are.
+    pub fn all(root: &Root) -> Result<Vec<Conntrack>> {
+        let mut all = Vec::from_iter(Conntrack::open(root, None)?);
+        for id in root.endpoints()? {
+            all.extend(Conntrack::open(root, Some(id))?);
+        }
+        Ok(all)
+    }
+
+    /// `None` if nobody has made the maps.
+    pub fn open(root: &Root, owner: Option<EndpointId>) -> Result<Option<Conntrack>> {
+        let path = |name: &str| -> PathBuf {
+            match owner {
+                Some(id) => root.endpoint(id).map(name),
+                None => root.map(name),
+            }
+        };
+        let v4 = TypedMap::open_at(&path("cm_ct4"))?;
+        let v6 = TypedMap::open_at(&path("cm_ct6"))?;
+        Ok(v4.zip(v6).map(|(v4, v6)| Conntrack { owner, v4, v6 }))
+    }
+
+    /// The flows that have not expired.
+    pub fn flows(&self) -> Result<Vec<Flow>> {
+        let now = sys::jiffies().context("read the kernel's jiffies")?;
+        let rate = sys::jiffies_per_second();
+        let v4 = self.v4.entries()?.into_iter();
+        let v6 = self.v6.entries()?.into_iter();
+        let v4 = v4.filter_map(|(key, entry)| flow(parts_of_v4(&key), &entry, now, rate));
+        let v6 = v6.filter_map(|(key, entry)| flow(parts_of_v6(&key), &entry, now, rate));
+        let mut flows: Vec<Flow> = v4.chain(v6).collect();
+        flows.sort_by_key(|flow| {
+            (flow.scope, flow.local, flow.remote, flow.protocol, flow.local_port, flow.remote_port)
+        });
+        Ok(flows)
+    }
+
+    /// Forgets all flows, or those of one scope, and tells how many; expired ones as well.
+    pub fn flush(&self, scope: Option<Option<EndpointId>>) -> Result<usize> {
+        let wanted = |of: u16| scope.is_none_or(|scope| EndpointId::new(of) == scope);
+        let v4 = flush(&self.v4, |key| wanted(key.scope))?;
+        Ok(v4 + flush(&self.v6, |key| wanted(key.scope))?)
+    }
+
+    /// The direction of the first packet of the flow that an event's packet belongs to; `None` if
+    /// there is no entry. `scope` is a container's number, 0 for a NIC.
+    pub fn direction_of(&self, event: &cm_event, scope: u16) -> Result<Option<Direction>> {
+        let sent = (event.source, event.sport, event.destination, event.dport);
+        let (local, local_port, remote, remote_port) = match event.direction {
+            cm_direction::CM_EGRESS => sent,
+            _ => (event.destination, event.dport, event.source, event.sport),
+        };
+        let entry = match (local.to_ip(), remote.to_ip()) {
+            (Some(IpAddr::V4(local)), Some(IpAddr::V4(remote))) => self.v4.get(&cm_ct4_key {
+                local: u32::from_ne_bytes(local.octets()),
+                remote: u32::from_ne_bytes(remote.octets()),
+                local_port,
+                remote_port,
+                scope,
+                protocol: event.protocol,
+                pad: 0,
+            }),
+            (Some(IpAddr::V6(local)), Some(IpAddr::V6(remote))) => self.v6.get(&cm_ct6_key {
+                local: local.into(),
+                remote: remote.into(),
+                local_port,
+                remote_port,
+                scope,
+                protocol: event.protocol,
+                pad: 0,
+            }),
+            _ => Ok(None),
+        }?;
+        Ok(entry.map(|entry| direction(&entry)))
+    }
+
+    /// How full the maps are.
+    pub fn usage(&self) -> Result<[Usage; 2]> {
+        let usage =
+            |map, entries, max_entries| Usage { map, owner: self.owner, entries, max_entries };
+        Ok([
+            usage("cm_ct4", self.v4.entries()?.len(), self.v4.handle().max_entries()),
+            usage("cm_ct6", self.v6.entries()?.len(), self.v6.handle().max_entries()),
+        ])
+    }
+}
+
+fn flush<K: Plain + Default>(
+    map: &TypedMap<K, cm_ct_entry>,
+    wanted: impl Fn(&K) -> bool,
+) -> Result<usize> {
+    let mut count = 0;
+    for (key, _) in map.entries()? {
+        count += usize::from(wanted(&key) && map.delete(&key)?);
+    }
+    Ok(count)
+}
+
+/// What both kinds of key say.
+struct Parts {
+    scope: u16,
+    protocol: u8,
+    local: IpAddr,
+    local_port: u16,
+    remote: IpAddr,
+    remote_port: u16,
+}
+
+fn parts_of_v4(key: &cm_ct4_key) -> Parts {
+    Parts {
+        scope: key.scope,
+        protocol: key.protocol,
+        local: Ipv4Addr::from(key.local.to_ne_bytes()).into(),
+        local_port: u16::from_be(key.local_port),
+        remote: Ipv4Addr::from(key.remote.to_ne_bytes()).into(),
+        remote_port: u16::from_be(key.remote_port),
+    }
+}
+
+fn parts_of_v6(key: &cm_ct6_key) -> Parts {
+    Parts {
+        scope: key.scope,
+        protocol: key.protocol,
+        local: Ipv6Addr::from(key.local).into(),
+        local_port: u16::from_be(key.local_port),
+        remote: Ipv6Addr::from(key.remote).into(),
+        remote_port: u16::from_be(key.remote_port),
+    }
+}
+
+/// `None` if it has expired. No entry lives as long as half a round of `now` takes.
+fn flow(key: Parts, entry: &cm_ct_entry, now: u32, rate: u32) -> Option<Flow> {
+    let left = (entry.expires as u32).wrapping_sub(now) as i32;
+    if left <= 0 {
+        return None;
+    }
+    Some(Flow {
+        scope: EndpointId::new(key.scope),
+        protocol: key.protocol,
+        local: key.local,
+        local_port: key.local_port,
+        remote: key.remote,
+        remote_port: key.remote_port,
+        direction: direction(entry),
+        progress: progress(entry.state),
+        rule: entry.verdict as u32 >> 1,
+        allowed: entry.verdict & 1 == 1,
+        adopted: entry.adopted != 0,
+        masqueraded: entry.masqueraded != 0,
+        expires: Duration::from_secs_f64(f64::from(left) / f64::from(rate)),
+    })
+}
+
+fn direction(entry: &cm_ct_entry) -> Direction {
+    match cm_direction(entry.direction.into()) {
+        cm_direction::CM_INGRESS => Direction::Ingress,
+        _ => Direction::Egress,
+    }
+}
+
+fn progress(state: u8) -> Progress {
+    if state & CLOSING != 0 {
+        Progress::Closing
+    } else if state & (FIN_ORIGINATOR | FIN_REPLY) != 0 {
+        Progress::HalfClosed
+    } else if state & ESTABLISHED != 0 {
+        Progress::Established
+    } else {
+        Progress::Syn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_constants_are_those_of_the_header() {
+        let header = include_str!("../bpf/abi.h");
+        for (name, bit) in [
+            ("CM_CT_ESTABLISHED", ESTABLISHED),
+            ("CM_CT_FIN_ORIGINATOR", FIN_ORIGINATOR),
+            ("CM_CT_FIN_REPLY", FIN_REPLY),
+            ("CM_CT_CLOSING", CLOSING),
+        ] {
+            let line = format!("\t{name} = 1 << {},", bit.trailing_zeros());
+            assert!(header.contains(&line), "{line}");
+        }
+    }
+
+    fn entry(expires: u64) -> cm_ct_entry {
+        cm_ct_entry { expires, ..cm_ct_entry::default() }
+    }
+
+    fn seconds_left(expires: u64, now: u32) -> Option<f64> {
+        let key = parts_of_v4(&cm_ct4_key::default());
+        flow(key, &entry(expires), now, 250).map(|flow| flow.expires.as_secs_f64())
+    }
+
+    #[test]
+    fn what_is_left_is_right_also_when_the_lower_half_of_jiffies_wraps() {
+        assert_eq!(seconds_left(1500, 1000), Some(2.0));
+        assert_eq!(seconds_left((1 << 32) + 250, u32::MAX - 249), Some(2.0));
+        assert_eq!(seconds_left((7 << 32) - 250, 0), None);
+        assert_eq!(seconds_left(1000, 1000), None);
+    }
+}

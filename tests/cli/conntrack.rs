@@ -1,0 +1,79 @@
+//! `conntrack list|flush`.
+
+use serde_json::{Value, json};
+
+use crate::common::World;
+
+fn flows(world: &World, device: &str) -> Vec<Value> {
+    let mut list = world.cilmark_json(&format!("conntrack list {device}"));
+    list.as_array_mut().expect("a list").iter_mut().map(Value::take).collect()
+}
+
+/// A workload that asks its gateway for something, on TCP port 80.
+fn knock(world: &World, name: &str, gateway: &str) {
+    world.try_sh(&format!("ip netns exec {name} socat -u /dev/null TCP:{gateway}:80,bind=:1000"));
+}
+
+#[test]
+fn a_flow_is_listed_with_exactly_these_fields() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.cilmark_ok("attach red --id 300 --policy audit");
+    world.cilmark_ok("policy add red allow egress to any tcp/80");
+    knock(&world, "red", "10.1.0.1");
+    knock(&world, "red", "[fd00:1::1]");
+    let [v4, v6] = &mut flows(&world, "red")[..] else { panic!("not one for each family") };
+    for (flow, local, remote) in [(v4, "10.1.0.10", "10.1.0.1"), (v6, "fd00:1::10", "fd00:1::1")] {
+        let expires = flow["expires"].take().as_u64().unwrap();
+        assert!((1..=60).contains(&expires), "{expires}");
+        assert_eq!(
+            *flow,
+            json!({
+                "device": "red", "protocol": "tcp", "local": local, "local_port": 1000,
+                "remote": remote, "remote_port": 80, "direction": "egress", "state": "closing",
+                "allowed": true, "rule": "allow egress to any tcp/80", "adopted": false,
+                "masqueraded": false, "expires": null,
+            })
+        );
+    }
+    let table = world.cilmark_ok("conntrack list");
+    assert!(table.contains("[fd00:1::10]:1000  [fd00:1::1]:80"), "{table}");
+    assert!(table.contains("allowed: allow egress to any tcp/80"), "{table}");
+}
+
+#[test]
+fn flows_are_forgotten_by_endpoint_or_all() {
+    let Some(world) = World::new() else { return };
+    assert_eq!(world.cilmark_json("conntrack list"), json!([]));
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    world.workload("nic", 3);
+    world.cilmark_ok("attach red --id 300 --policy audit");
+    world.cilmark_ok("attach blue --id 301 --policy audit --ct local");
+    world.cilmark_ok("attach nic --role netdev --policy audit");
+    for (name, gateway) in [("red", "10.1.0.1"), ("blue", "10.2.0.1"), ("nic", "10.3.0.1")] {
+        knock(&world, name, gateway);
+    }
+    let devices = || -> Vec<Value> {
+        flows(&world, "").iter_mut().map(|flow| flow["device"].take()).collect()
+    };
+    assert_eq!(devices(), [json!(null), json!("red"), json!("blue")]);
+    for device in ["red", "blue", "nic"] {
+        assert_eq!(flows(&world, device).len(), 1, "{device}");
+    }
+    assert_eq!(world.cilmark("conntrack flush red").stderr, "removed 1 entry\n");
+    assert_eq!(devices(), [json!(null), json!("blue")]);
+    assert_eq!(world.cilmark("conntrack flush").stderr, "removed 2 entries\n");
+    assert_eq!(devices(), [json!(null); 0]);
+}
+
+#[test]
+fn maps_of_its_own_go_when_an_endpoint_shares_again() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    let own = || world.pins().iter().filter(|pin| pin.contains("1/cm_ct")).count();
+    world.cilmark_ok("attach red --id 300 --policy audit --ct local");
+    assert_eq!(own(), 2);
+    world.cilmark_ok("attach red --id 300 --policy audit");
+    assert_eq!(own(), 0);
+}

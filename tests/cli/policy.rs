@@ -1,0 +1,143 @@
+//! `policy add|del|list|flush`.
+
+use serde_json::{Value, json};
+
+use crate::common::World;
+
+fn rules(world: &World, device: &str) -> Vec<String> {
+    let list = world.cilmark_json(&format!("policy list {device}"));
+    let text = |line: &Value| line["rule"].as_str().expect("a rule").to_owned();
+    list.as_array().expect("a list").iter().map(text).collect()
+}
+
+#[test]
+fn rules_are_listed_in_order_with_what_they_have_decided() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.cilmark_ok("attach red --role netdev --policy audit");
+    world.cilmark_ok("identity set 300 db");
+    world.cilmark_ok("policy add red allow ingress from 0x12c tcp/443 deny egress to world");
+    world.cilmark_ok("policy add red allow ingress from any icmp/8");
+    world.sh("ip netns exec red ping -qc 3 -i 0.01 10.1.0.1");
+    let list = world.cilmark_json("policy list red");
+    let line =
+        |rule: &str, packets: u64| json!({"rule": rule, "packets": packets, "bytes": 98 * packets});
+    assert_eq!(
+        list,
+        json!([
+            line("allow ingress from db tcp/443", 0),
+            line("deny egress to world", 0),
+            // The answers are the flow's, too.
+            line("allow ingress from any icmp/8", 6),
+        ])
+    );
+    let table = world.cilmark_ok("policy list red");
+    assert!(table.contains("RULE"), "{table}");
+    assert!(table.contains("allow ingress from any icmp/8  6        588"), "{table}");
+}
+
+#[test]
+fn people_are_told_what_else_decided() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.cilmark_ok("attach red --role netdev --policy audit");
+    world.sh("ip netns exec red ping -qc 1 10.1.0.1");
+    world.try_sh("ip netns exec red socat -u /dev/null TCP:10.1.0.1:22");
+    let table = world.cilmark_ok("policy list red");
+    assert!(table.contains("(no rule)   2 "), "{table}");
+    assert!(table.contains("(failsafe)  2 "), "{table}");
+}
+
+#[test]
+fn a_rule_that_is_there_already_is_said_and_is_no_error() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300");
+    let add = "policy add red allow ingress from 2 tcp/80";
+    assert!(world.cilmark(add).stderr.starts_with("red: 1 rule, 0 before\n"));
+    let run = world.cilmark(add);
+    assert_eq!(run.status, Some(0));
+    assert!(run.stderr.contains("`allow ingress from world tcp/80` is there already"), "{run:?}");
+    assert_eq!(rules(&world, "red"), ["allow ingress from world tcp/80"]);
+}
+
+#[test]
+fn what_can_not_be_done_changes_nothing() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300");
+    world.cilmark_ok("policy add red allow ingress from 2 allow ingress from 3");
+    for (command, words) in [
+        (
+            "policy del red allow ingress from 2 allow ingress from 4",
+            ["no rule `allow ingress from health`", "nothing has changed"],
+        ),
+        (
+            "policy add red allow ingress from 5 deny egress from 6",
+            ["`deny egress from 6`", "`egress` with `to`"],
+        ),
+        ("policy add red allow ingress from nobody", ["`nobody`", "identity list"]),
+        ("policy add blue allow ingress from 5", ["`blue` is not attached", "cilmark status"]),
+        ("policy add host allow ingress from 5", ["`host`", "there is none"]),
+        ("policy add red allow ingress from 5 --confirm 60s", ["--confirm", "red enforces none"]),
+    ] {
+        world.cilmark(command).fails(1, &words);
+    }
+    assert_eq!(rules(&world, "red"), ["allow ingress from world", "allow ingress from unmanaged"]);
+}
+
+#[test]
+fn rules_are_deleted_one_by_one_and_flushed() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300");
+    world.cilmark_ok("policy add red allow ingress from 2 allow ingress from 3 deny egress to 4");
+    world.cilmark_ok("policy del red allow ingress from 0x3");
+    assert_eq!(rules(&world, "red"), ["allow ingress from world", "deny egress to health"]);
+    world.cilmark_ok("policy flush red");
+    assert_eq!(rules(&world, "red"), [""; 0]);
+}
+
+#[test]
+fn host_is_every_nic_and_all_or_none_get_a_rule() {
+    let Some(world) = World::new() else { return };
+    for device in ["nic0", "nic1", "red"] {
+        world.veth(device);
+    }
+    world.cilmark_ok("attach nic0 --role netdev --policy audit");
+    world.cilmark_ok("attach nic1 --role netdev --policy audit --policy-entries 32");
+    world.cilmark_ok("attach red --id 300");
+    world.cilmark_ok("policy add host allow ingress from 2 tcp/80");
+    for (device, count) in [("nic0", 1), ("nic1", 1), ("red", 0)] {
+        assert_eq!(rules(&world, device).len(), count, "{device}");
+    }
+    let many: String = (100..120).map(|peer| format!(" allow ingress from {peer}")).collect();
+    world.cilmark(&format!("policy add host{many}")).fails(1, &["nic1", "--policy-entries"]);
+    for device in ["nic0", "nic1", "host"] {
+        assert_eq!(rules(&world, device), ["allow ingress from world tcp/80"], "{device}");
+    }
+    world.cilmark_ok("policy add nic0 allow ingress from 3");
+    world.cilmark("policy del host allow ingress from 3").fails(1, &["nic1 has no rule"]);
+    assert_eq!(rules(&world, "host").len(), 2, "one line for the same rule of two NICs");
+}
+
+#[test]
+fn rules_wait_while_the_policy_is_off_and_outlive_attaching_again() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.cilmark_ok("attach red --id 300");
+    let run = world.cilmark("policy add red allow egress to any icmp/8");
+    assert!(run.stderr.contains("red has its policy off"), "{run:?}");
+    let ping = || world.try_sh("ip netns exec red ping -qc 1 -W 0.2 10.1.0.1").status.success();
+    let ping6 = || world.try_sh("ip netns exec red ping -qc 1 -W 0.2 fd00:1::1").status.success();
+    assert!(ping6());
+    world.cilmark_ok("attach red --id 300 --policy enforce");
+    assert_eq!((ping(), ping6()), (true, false));
+    world.cilmark_ok("attach red --id 300 --policy enforce --hook clsact");
+    assert_eq!((ping(), ping6()), (true, false));
+    world.cilmark_ok("policy del red allow egress to any icmp/8");
+    assert!(!ping(), "the flow ends with its rule");
+    let run = world.cilmark("attach red --id 300");
+    assert!(run.stderr.contains("the egress policy was enforce and is off now"), "{run:?}");
+    assert!(ping());
+}
