@@ -4,6 +4,7 @@
 //! /sys/fs/bpf/cilmark/
 //!   cm_ipcache  cm_ipcache_cidr  cm_endpoints  cm_identities  cm_metrics  cm_events  cm_generation
 //!   cm_ct4  cm_ct6  cm_frag4  cm_frag6    once there is a policy
+//!   cm_policy_call                        once there is local delivery
 //!   endpoints/<endpoint id>/
 //!     config             the programs' .rodata
 //!     cm_policy          the rules; cm_ct4 and cm_ct6, if they are the endpoint's own

@@ -89,6 +89,7 @@ fn what_only_the_host_can_refuse_is_worded_and_has_status_1() {
     world.veth("red");
     world.veth("nic");
     world.sh("ip addr add 10.0.0.2/24 dev nic && ip route add default via 10.0.0.1");
+    world.sh("ip tuntap add tun0 mode tun");
     let text = transcript(
         &world,
         &[
@@ -105,6 +106,8 @@ fn what_only_the_host_can_refuse_is_worded_and_has_status_1() {
             "attach red --id 7 --trust-flow-label fd00::/64",
             "attach nic --id 7 --arp-responder",
             "attach nic --id 7 --flow-label",
+            "attach red --id 7 --local-delivery",
+            "attach tun0 --local-delivery",
             "attach red --id 7 --netns nowhere",
             "attach nic --policy enforce",
             "attach red --id 7 --failsafe tcp/22",

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use cilmark::datapath::abi::{cm_delivery, cm_direction, cm_program};
 use cilmark::datapath::delivery;
-use cilmark::datapath::load::Policing;
-use cilmark::model::policing::Mode;
+use cilmark::datapath::load::Features;
+use cilmark::model::endpoint::EndpointId;
 
+use super::policing::*;
 use super::*;
 use crate::common::Lab;
 use crate::common::lab::Setup;
@@ -100,7 +101,7 @@ fn the_destinations_own_rules_decide() {
         let packet = |port| received(Frame::ip(own, peer).tcp(1000, port));
         lab.rules(&blue, &["allow ingress from 1234 tcp/80", "deny ingress from any tcp/25"]);
         redirected(&red.from_container(packet(80))).comes_from(ID);
-        for (port, reason) in [(443, 133), (25, 181)] {
+        for (port, reason) in [(443, POLICY), (25, POLICY_DENY)] {
             let run = red.from_container(packet(port));
             assert_eq!(run.verdict, Verdict::Drop, "{run:?}");
             run.comes_from(ID);
@@ -255,7 +256,7 @@ fn a_tap_is_left_to_its_to_container() {
     assert_eq!(run.bytes[12..], Frame::ip(OWN4, PEER4).ttl(63).udp(1000, 80).bytes()[12..]);
     assert_eq!(blue.counters().forwarded[0].packets, 0);
     let run = blue.to_container(Packet::from(run.bytes).forwarded().mark(run.mark));
-    assert_eq!(run.event().reason.0, 133);
+    assert_eq!(run.event().reason.0, POLICY);
     run.comes_from(ID);
 }
 
@@ -277,4 +278,48 @@ fn what_a_nic_receives_for_a_workload_is_delivered_too() {
     redirected(&nic.from_netdev(from([10, 9, 0, 1]))).comes_from(4242).has_mark(0);
     redirected(&nic.from_netdev(from([10, 8, 0, 1]))).comes_from(2).has_mark(0);
     nic.from_netdev(received(Frame::ip(OWN4, OWN4).udp(1, 2))).passes();
+}
+
+#[test]
+fn an_answer_passes_both_policies_without_a_rule() {
+    let Some(lab) = Lab::new() else { return };
+    let red = sender(&lab).policy(enforcing()).load();
+    let blue = neighbour(&lab).policy(enforcing()).untraced().load();
+    enter(&lab, &blue);
+    lab.enter(&red);
+    lab.rules(&red, &["allow egress to 199472 tcp/80"]);
+    lab.rules(&blue, &["allow ingress from 1234 tcp/80"]);
+    for (own, peer) in OWN_TO_PEER {
+        let answer = || received(Frame::ip(peer, own).segment(80, 1000, "SA"));
+        blue.from_container(answer()).is_dropped(POLICY);
+        redirected(&red.from_container(received(Frame::ip(own, peer).tcp(1000, 80))));
+        redirected(&blue.from_container(answer()));
+    }
+}
+
+#[test]
+fn it_loads_beside_every_other_feature() {
+    let Some(lab) = Lab::new() else { return };
+    let everything = |setup: Setup<'_>| {
+        let policy = Policing {
+            failsafe: Failsafe::standard(),
+            adopt_until_ns: u64::MAX,
+            ct_local: true,
+            ..enforcing()
+        };
+        let features = Features {
+            arp_responder: true,
+            trust_proxy: true,
+            flow_label: true,
+            trust_flow_label: Some("fd00::/16".parse().expect("a prefix")),
+            stamp_remote: true,
+            local_delivery: true,
+        };
+        let endpoint = setup.policy(policy).features(features).address(OWN4).address(OWN6);
+        let id = EndpointId::new(SENDER).expect("7");
+        lab.world.root().endpoint(id).create().expect("its directory");
+        endpoint.load().loaded.ingress_policy.is_some()
+    };
+    assert!(everything(lab.container(ID)));
+    assert!(!everything(lab.netdev(ID)), "nobody delivers to a NIC");
 }

@@ -10,17 +10,19 @@ use crate::common::lab::Setup;
 
 type Switch = (&'static str, fn(Setup<'_>) -> Setup<'_>);
 
-const FROM_CONTAINER: [Switch; 4] = [
+const FROM_CONTAINER: [Switch; 5] = [
     ("an IPv4 address", |setup| setup.address(OWN4)),
     ("an IPv6 address", |setup| setup.address(OWN6)),
     ("the ARP responder", |setup| setup.feature(|on| on.arp_responder = true)),
     ("the flow label", |setup| setup.feature(|on| on.flow_label = true)),
+    ("local delivery", |setup| setup.feature(|on| on.local_delivery = true)),
 ];
 const TO_CONTAINER: [Switch; 1] =
     [("trusting proxies", |setup| setup.feature(|on| on.trust_proxy = true))];
-const FROM_NETDEV: [Switch; 2] = [
+const FROM_NETDEV: [Switch; 3] = [
     ("stamping remotes", |setup| setup.feature(|on| on.stamp_remote = true)),
     ("trusting labels", |setup| setup.feature(trust_labels)),
+    ("local delivery", |setup| setup.feature(|on| on.local_delivery = true)),
 ];
 const TO_NETDEV: [Switch; 2] = [
     ("an identity of its own", |setup| setup.tune(|config| config.identity = ID)),

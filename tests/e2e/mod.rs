@@ -1,6 +1,7 @@
 //! Tier e2e: real packets between network namespaces, through the real stack.
 
 mod devices;
+mod local_delivery;
 mod neighbours;
 mod receivers;
 mod replacing;

@@ -66,6 +66,9 @@ pub fn role(args: &Args, device: &Device) -> Result<(Role, String)> {
     }
     if args.local_delivery {
         check_local_delivery(device, role)?;
+        if role == Role::Container && args.ip.is_empty() {
+            warn!("{name} delivers to others, but without --ip nobody delivers to it");
+        }
     }
     Ok((role, reason))
 }
