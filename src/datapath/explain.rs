@@ -133,7 +133,7 @@ fn load_destination(root: &Root, caller: &Loaded, answer: &Answer) -> Result<Opt
         load::load(root, original.role, &original.config, &Sizes::default(), &original.inherited)?;
     write_words(&loaded, &original.confirm)?;
     let program = loaded.ingress_policy.as_ref().context("it takes no local delivery")?;
-    let calls = own_map(caller, delivery::POLICY_CALLS)?;
+    let calls = caller.policy_calls.as_ref().context("it has no array of programs")?;
     let descriptor = program.as_raw_fd().to_ne_bytes();
     calls.update(abi::bytes_of(&u32_key(id.get().into())), &descriptor, MapFlags::ANY)?;
     Ok(Some(loaded))

@@ -121,6 +121,9 @@ pub struct Loaded {
     pub ingress_policy: Option<OwnedFd>,
     /// The programs' `.rodata`.
     pub config: MapHandle,
+    /// `cm_policy_call`, with local delivery. The kernel empties an array of programs when its last
+    /// descriptor or pin goes, whoever still calls into it.
+    pub policy_calls: Option<MapHandle>,
     /// What opening the object and the pinned maps took.
     pub open_time: Duration,
     /// What making maps, verifying and compiling took.
@@ -254,7 +257,7 @@ pub fn load(
         programs.push("ingress_policy");
     }
     let open_time = start.elapsed();
-    let (config_map, programs) = object::load(open, &programs).with_context(|| {
+    let made = object::load(open, &programs).with_context(|| {
         format!(
             "load the programs of endpoint {} ({}); it takes root or CAP_NET_ADMIN and CAP_SYS_ADMIN, \
              and RUST_LOG=libbpf=trace shows the verifier's reasons",
@@ -262,13 +265,14 @@ pub fn load(
             config.device_name()
         )
     })?;
-    let mut programs = programs.into_iter();
+    let mut programs = made.programs.into_iter();
     let mut next = || programs.next().context("a program is missing");
     Ok(Loaded {
         ingress: next()?,
         egress: next()?,
         ingress_policy: programs.next(),
-        config: config_map,
+        config: made.config,
+        policy_calls: made.policy_calls,
         open_time,
         load_time: start.elapsed() - open_time,
     })

@@ -19,12 +19,19 @@ use super::sys;
 /// The maps that an object has made or taken, by their names in it.
 type Maps = HashMap<OsString, OwnedFd>;
 
-/// Makes an object's maps and loads these of its programs: its `.rodata`, and the programs in order.
-/// The first one is loaded from the object itself, each other from another one over the same maps.
-pub(super) fn load(
-    mut open: OpenCilmarkSkel<'_>,
-    programs: &[&str],
-) -> Result<(MapHandle, Vec<OwnedFd>)> {
+/// What loading has made.
+pub(super) struct Made {
+    /// `.rodata`.
+    pub(super) config: MapHandle,
+    /// `cm_policy_call`; `None` if that was left out.
+    pub(super) policy_calls: Option<MapHandle>,
+    /// In the order in which they were asked for.
+    pub(super) programs: Vec<OwnedFd>,
+}
+
+/// Makes an object's maps and loads these of its programs: the first one from the object itself, each
+/// other from another one over the same maps.
+pub(super) fn load(mut open: OpenCilmarkSkel<'_>, programs: &[&str]) -> Result<Made> {
     let (first, others) = programs.split_first().context("no program to load")?;
     thread::scope(|scope| {
         let load_other = |name| {
@@ -40,11 +47,17 @@ pub(super) fn load(
             let _ = send.send(Arc::clone(&maps));
         }
         let skel = open.load()?;
-        let mut loaded = vec![program(&skel, first)?];
+        let mut programs = vec![program(&skel, first)?];
         for (_, thread) in others {
-            loaded.push(thread.join().expect("no panic in a loader")?);
+            programs.push(thread.join().expect("no panic in a loader")?);
         }
-        Ok((MapHandle::try_from(&skel.maps.rodata)?, loaded))
+        let calls = skel.maps.cm_policy_call.autocreate();
+        let calls = calls.then(|| MapHandle::try_from(&skel.maps.cm_policy_call));
+        Ok(Made {
+            config: MapHandle::try_from(&skel.maps.rodata)?,
+            policy_calls: calls.transpose()?,
+            programs,
+        })
     })
 }
 
