@@ -19,7 +19,8 @@ struct {
 /* A workload of this host and this network namespace. */
 static __always_inline int is_local_workload(const struct cm_address *address)
 {
-	const struct cm_endpoint *endpoint = bpf_map_lookup_elem(&cm_endpoints, address);
+	struct cm_address key = *address; /* on the stack, for Linux 6.1: see ipcache_lookup() */
+	const struct cm_endpoint *endpoint = bpf_map_lookup_elem(&cm_endpoints, &key);
 
 	return endpoint && endpoint->role == CM_ROLE_CONTAINER && endpoint->netns == config.netns;
 }

@@ -65,14 +65,21 @@ static __always_inline int is_routed_here(struct __sk_buff *skb, const struct cm
 	return 1;
 }
 
-/* Cheapest first. */
-static __always_inline int is_host_address(struct __sk_buff *skb, const struct cm_address *address)
+/*
+ * Cheapest first. A global function, for its stack: kernels round each frame up to 32 bytes, and
+ * 512 have to do for a chain of calls.
+ */
+__noinline int is_host_address(struct __sk_buff *skb, const struct cm_address *address)
 {
 	const struct cm_ipcache_entry *entry;
+	struct cm_address key;
 
+	if (!address)
+		return 0;
+	key = *address; /* see ipcache_lookup() */
 	if (is_own_address(address) || is_multicast(address))
 		return 1;
-	entry = bpf_map_lookup_elem(&cm_ipcache, address);
+	entry = bpf_map_lookup_elem(&cm_ipcache, &key);
 	if (entry && (entry->is_host || entry->identity == IDENTITY_HOST))
 		return 1;
 	return is_routed_here(skb, address);

@@ -30,12 +30,12 @@ struct {
 static __always_inline const struct cm_ipcache_entry *
 ipcache_lookup(const struct cm_address *address)
 {
-	const struct cm_ipcache_entry *entry = bpf_map_lookup_elem(&cm_ipcache, address);
+	/* On the stack: on Linux 6.1 a key may not lie in what a global function was called with. */
 	struct cm_prefix prefix = {
 		.prefixlen = 8 * sizeof(*address),
 		.address = *address,
 	};
-
+	const struct cm_ipcache_entry *entry = bpf_map_lookup_elem(&cm_ipcache, &prefix.address);
 	enum cm_ipcache_source from = CM_IPCACHE_HOSTS;
 
 	if (!entry) {

@@ -191,6 +191,7 @@ __noinline int conclude(struct __sk_buff *skb, struct packet *pkt, enum cm_direc
 
 __noinline int write_entry(struct packet *pkt, struct cm_ct_entry *flow, int is_new)
 {
+	struct cm_ct_entry entry;
 	struct tuple tuple;
 	long error;
 
@@ -199,8 +200,9 @@ __noinline int write_entry(struct packet *pkt, struct cm_ct_entry *flow, int is_
 	if (config.explain)
 		return write_step(CM_CALL_CT_CREATE, NULL, is_new, 0, 0);
 	tuple = tuple_of(pkt, packet_direction(pkt));
-	ct_advance(flow, pkt);
-	error = ct_write(&tuple, flow);
+	entry = *flow; /* on the stack, for Linux 6.1: see ipcache_lookup() */
+	ct_advance(&entry, pkt);
+	error = ct_write(&tuple, &entry);
 	if (error || is_new)
 		count_aside(pkt, error ? CM_CT_FAILED : CM_CT_CREATED);
 	return 0;
