@@ -84,14 +84,18 @@ wait_for "veth-db" is_up db
 wait_for "the way from web to db" ip netns exec web ping -qc1 -W1 fd00:2::10
 
 listens() { ip netns exec "$1" ss -Hltn "sport = 80" | grep -q .; }
-# hello FROM TO ADDRESS: ICMP and TCP.
-hello() {
-	run "ip netns exec $1 ping -qc1 -W5 $3 | grep transmitted"
+# serve FROM TO ADDRESS: TCP.
+serve() {
 	ip netns exec "$2" nc -Nl "$3" 80 <<<"hello from $2" &
 	wait_for "the server in $2" listens "$2"
 	run "ip netns exec $1 nc -dw5 $3 80"
 	expect "hello from $2" "TCP from $1 to $2"
 	wait $!
+}
+# hello FROM TO ADDRESS: ICMP and TCP.
+hello() {
+	run "ip netns exec $1 ping -qc1 -W5 $3 | grep transmitted"
+	serve "$@"
 }
 # counted NAME: packets that the nftables rule with this comment has seen.
 counted() { nft list chain inet demo forward | sed -n "s/.*packets \([0-9]*\) .*\"$1\".*/\1/p"; }
@@ -144,6 +148,18 @@ kill -INT "$monitor"
 echo "$output"
 expect "Invalid source ip" "the reason of the drop"
 expect "10.9.9.9" "the dropped packet"
+
+heading "Policy by identity: db takes TCP port 80 from web, and nothing else"
+run "cilmark attach veth-db --id db --ip 10.0.2.10,fd00:2::10 --ingress-policy enforce"
+run "cilmark policy add veth-db allow ingress from web tcp/80"
+serve web db 10.0.2.10
+serve web db fd00:2::10
+run "ip netns exec web ping -qc1 -W0.1 10.0.2.10 | grep transmitted || true"
+expect "0 received" "the ping that no rule allows"
+run "cilmark explain veth-db to --src 10.0.1.10 --dst 10.0.2.10 --proto icmp || true"
+expect "Policy denied" "the explanation"
+run "cilmark policy list veth-db"
+expect "allow ingress from web tcp/80" "the rules"
 
 heading "Detach: nothing is left"
 links=()
