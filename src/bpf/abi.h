@@ -61,8 +61,9 @@ enum cm_reason {
 	/* Not a packet's fate: what else cm_metrics counts. */
 	CM_EVENT_LOST = 64, /* an event that no reader got */
 	CM_AUDITED = 65, /* a packet that would have been dropped but for audit */
-	CM_CT_CREATED = 66, /* an entry of conntrack */
+	CM_CT_CREATED = 66, /* an entry of the shared conntrack, under a key that had none */
 	CM_CT_FAILED = 67, /* an entry that could not be created; its packet passed */
+	CM_CT_FLUSHED = 68, /* an entry that a command removed; counted by that */
 	CM_DROP_INVALID_SOURCE = 132,
 	CM_DROP_POLICY = 133, /* no rule allows it */
 	CM_DROP_INVALID_PACKET = 134,

@@ -63,7 +63,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             let _lock = context.root.lock()?;
             let mut count = 0;
             for place in places(context, device)? {
-                count += place.maps.flush(place.scope)?;
+                count += place.maps.flush(&context.root, place.scope)?;
             }
             let entries = if count == 1 { "entry" } else { "entries" };
             output::note(&format!("removed {count} {entries}"));

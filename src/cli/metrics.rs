@@ -33,9 +33,10 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
     if context.json {
         return output::json(&lines);
     }
+    let evicted = Conntrack::evicted(&context.root)?;
     let usage = conntrack_usage(context)?;
     if args.prometheus {
-        return output::raw(&prometheus(&lines, &usage));
+        return output::raw(&prometheus(&lines, &usage, evicted));
     }
     let rows: Vec<[String; 5]> = lines
         .iter()
@@ -65,7 +66,11 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
         })
         .collect();
     output::line("")?;
-    output::table(["MAP", "OF", "ENTRIES", "MAXIMUM"], &rows)
+    output::table(["MAP", "OF", "ENTRIES", "MAXIMUM"], &rows)?;
+    match evicted {
+        Some(evicted) => output::line(&format!("{evicted} flows were evicted to make room")),
+        None => Ok(()),
+    }
 }
 
 /// How full the maps of conntrack are.
@@ -95,7 +100,7 @@ fn line(metric: &Metric) -> Line {
     }
 }
 
-fn prometheus(lines: &[Line], usage: &[Usage]) -> String {
+fn prometheus(lines: &[Line], usage: &[Usage], evicted: Option<u64>) -> String {
     let mut text = String::new();
     let mut family = |name: &str, help: &str, value: fn(&Line) -> u64| {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
@@ -126,5 +131,10 @@ fn prometheus(lines: &[Line], usage: &[Usage]) -> String {
         usage.entries as u64
     });
     family("cilmark_conntrack_entries_max", "The most flows.", |usage| usage.max_entries.into());
+    if let Some(evicted) = evicted {
+        let name = "cilmark_conntrack_evicted_total";
+        let _ = writeln!(text, "# HELP {name} Flows that made room for others.");
+        let _ = writeln!(text, "# TYPE {name} counter\n{name} {evicted}");
+    }
     text
 }

@@ -9,8 +9,8 @@ use libbpf_rs::MapCore;
 use plain::Plain;
 use serde::Serialize;
 
-use super::abi::{cm_ct_entry, cm_ct4_key, cm_ct6_key, cm_direction, cm_event};
-use super::maps::TypedMap;
+use super::abi::{cm_ct_entry, cm_ct4_key, cm_ct6_key, cm_direction, cm_event, cm_reason};
+use super::maps::{self, TypedMap};
 use super::pin::Root;
 use super::sys;
 use crate::model::endpoint::EndpointId;
@@ -127,10 +127,29 @@ impl Conntrack {
     }
 
     /// Forgets all flows, or those of one scope, and tells how many; expired ones as well.
-    pub fn flush(&self, scope: Option<Option<EndpointId>>) -> Result<usize> {
+    pub fn flush(&self, root: &Root, scope: Option<Option<EndpointId>>) -> Result<usize> {
         let wanted = |of: u16| scope.is_none_or(|scope| EndpointId::new(of) == scope);
         let v4 = flush(&self.v4, |key| wanted(key.scope))?;
-        Ok(v4 + flush(&self.v6, |key| wanted(key.scope))?)
+        let count = v4 + flush(&self.v6, |key| wanted(key.scope))?;
+        if self.owner.is_none() {
+            maps::count(root, cm_reason::CM_CT_FLUSHED, count as u64)?;
+        }
+        Ok(count)
+    }
+
+    /// The flows that shared maps have dropped to make room for others, since they were made:
+    /// nobody tells, but an entry that was created and not flushed is there or evicted.
+    pub fn evicted(root: &Root) -> Result<Option<u64>> {
+        let Some(shared) = Conntrack::open(root, None)? else { return Ok(None) };
+        // In this order: what comes in between must not look evicted.
+        let metrics = maps::metrics(root)?;
+        let there: usize = shared.usage()?.iter().map(|usage| usage.entries).sum();
+        let sum = |reason: cm_reason| -> u64 {
+            let lines = metrics.iter().filter(|line| line.reason == reason.0);
+            lines.map(|line| line.sum.packets).sum()
+        };
+        let gone = sum(cm_reason::CM_CT_CREATED).saturating_sub(sum(cm_reason::CM_CT_FLUSHED));
+        Ok(Some(gone.saturating_sub(there as u64)))
     }
 
     /// The direction of the first packet of the flow that an event's packet belongs to; `None` if

@@ -233,6 +233,21 @@ pub struct Metric {
     pub sum: cm_metrics,
 }
 
+/// Adds to what `cm_metrics` counts, under a reason that no program counts.
+pub fn count(root: &Root, reason: cm_reason, packets: u64) -> Result<()> {
+    let Some(map) = TypedMap::<u32_key, cm_metrics>::open(root, "cm_metrics")? else {
+        return Ok(());
+    };
+    let key = u32_key(reason.0);
+    let key = abi::bytes_of(&key);
+    let mut of_cpus = map.handle.lookup_percpu(key, MapFlags::ANY)?.context("no such metric")?;
+    let first = of_cpus.first_mut().context("a kernel without CPUs")?;
+    let mut sum: cm_metrics = abi::from_bytes(first)?;
+    sum.packets += packets;
+    *first = abi::bytes_of(&sum).to_vec();
+    Ok(map.handle.update_percpu(key, &of_cpus, MapFlags::ANY)?)
+}
+
 /// What `cm_metrics` has counted, without the zeros.
 pub fn metrics(root: &Root) -> Result<Vec<Metric>> {
     let Some(map) = TypedMap::<u32_key, cm_metrics>::open(root, "cm_metrics")? else {

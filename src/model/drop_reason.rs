@@ -8,6 +8,7 @@ pub fn name(reason: u32) -> &'static str {
         65 => "Policy denied, but only audited",
         66 => "Conntrack entry created",
         67 => "Conntrack entry not created",
+        68 => "Conntrack entry flushed",
         132 => "Invalid source ip",
         133 => "Policy denied",
         134 => "Invalid packet",

@@ -1,6 +1,7 @@
 //! Flows: what passes because of what passed before it, and what does not.
 
 use cilmark::datapath::abi::{cm_direction, cm_reason};
+use cilmark::datapath::conntrack::Conntrack;
 use cilmark::datapath::sys;
 
 use super::policing::*;
@@ -364,4 +365,30 @@ fn a_verdict_is_news_once_for_each_generation() {
         lab.bump_generation();
         assert_eq!([is_news(), is_news()], [true, false]);
     }
+}
+
+#[test]
+fn flows_that_end_otherwise_are_not_taken_for_evicted() {
+    let Some(lab) = Lab::new() else { return };
+    let root = lab.world.root();
+    let evicted = || Conntrack::evicted(&root).expect("read the maps");
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow egress to any"]);
+    let send = || {
+        for (own, peer) in OWN_TO_PEER {
+            for port in 1..=10 {
+                workload.from_container(Frame::ip(own, peer).udp(9, port)).passes();
+            }
+        }
+    };
+    send();
+    lab.change_flows(|flow| flow.expires = 1);
+    send();
+    assert_eq!(evicted(), Some(0));
+    let shared = Conntrack::open(&root, None).expect("open").expect("the shared maps");
+    assert_eq!(shared.flush(&root, None).expect("flush"), 20);
+    assert_eq!(evicted(), Some(0));
+    send();
+    lab.flush_conntrack();
+    assert_eq!(evicted(), Some(20), "these went without a word");
 }

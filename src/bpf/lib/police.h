@@ -203,7 +203,7 @@ __noinline int write_entry(struct packet *pkt, struct cm_ct_entry *flow, int is_
 	entry = *flow; /* on the stack, for Linux 6.1: see ipcache_lookup() */
 	ct_advance(&entry, pkt);
 	error = ct_write(&tuple, &entry);
-	if (error || is_new)
+	if (error || (is_new && !config.ct_local))
 		count_aside(pkt, error ? CM_CT_FAILED : CM_CT_CREATED);
 	return 0;
 }
@@ -222,8 +222,15 @@ static __always_inline int has_flow(const struct packet *pkt)
 	return !pkt->parse_error && (!is_icmp(pkt) || is_echo(pkt));
 }
 
+/* What conntrack has under the name of a packet's flow. */
+enum found {
+	FOUND_NOTHING,
+	FOUND_FLOW,
+	FOUND_ANOTHER, /* an older flow, in whose place this one comes */
+};
+
 /* The answer to a workload's packet under this host's address shall not meet the host's policy. */
-__noinline int keep_masqueraded(struct __sk_buff *skb, struct packet *pkt)
+__noinline int keep_masqueraded(struct __sk_buff *skb, struct packet *pkt, enum found found)
 {
 	struct cm_ct_entry flow = {
 		.verdict = ct_verdict(policy_epoch(), CM_RULE_MASQUERADED, 1),
@@ -234,7 +241,7 @@ __noinline int keep_masqueraded(struct __sk_buff *skb, struct packet *pkt)
 	if (config.role == CM_ROLE_CONTAINER || !pkt || pkt->program != CM_TO_NETDEV)
 		return 0;
 	if (has_flow(pkt) && pkt->fragment != FRAGMENT_LATER && is_masqueraded(skb, pkt))
-		write_entry(pkt, &flow, 1);
+		write_entry(pkt, &flow, found == FOUND_NOTHING);
 	return 0;
 }
 
@@ -245,7 +252,7 @@ static __always_inline int is_taken_back(const struct __sk_buff *skb,
 	return entry->masqueraded && is_generated_here(skb);
 }
 
-/* Copies the entry of a packet's flow: 1; or begins a new one: 0. */
+/* Copies the entry of a packet's flow, or begins a new one; what was found. */
 __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct_entry *flow)
 {
 	struct cm_ct_entry *entry;
@@ -253,7 +260,7 @@ __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct
 	int is_known;
 
 	if (!pkt || !flow || !has_policy())
-		return 0;
+		return FOUND_NOTHING;
 	*flow = (struct cm_ct_entry){ .direction = packet_direction(pkt) };
 	tuple = tuple_of(pkt, packet_direction(pkt));
 	entry = ct_lookup(&tuple);
@@ -263,12 +270,12 @@ __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct
 		*flow = *entry;
 	if (config.explain)
 		step_ct(pkt, entry, is_known);
-	return is_known;
+	return is_known ? FOUND_FLOW : entry ? FOUND_ANOTHER : FOUND_NOTHING;
 }
 
 /* About a flow that is known already, or new. */
 __noinline int police_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct_entry *flow,
-			   int is_known)
+			   enum found found)
 {
 	/* Before the rules are asked: if they change meanwhile, what they say is stale at once. */
 	__u32 epoch = policy_epoch();
@@ -278,7 +285,7 @@ __noinline int police_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_
 		return -CM_DROP_INVALID_PACKET;
 	enforced = is_enforced(flow->direction);
 	pkt->rule = ct_rule(flow->verdict);
-	if (!is_known && is_failsafe_answer(pkt)) {
+	if (found != FOUND_FLOW && is_failsafe_answer(pkt)) {
 		pkt->rule = CM_RULE_FAILSAFE;
 		return conclude(skb, pkt, flow->direction, 0, 0);
 	}
@@ -292,7 +299,7 @@ __noinline int police_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_
 		verdict = pkt->rule ? -CM_DROP_POLICY_DENY : -CM_DROP_POLICY;
 	}
 	if (!verdict || !enforced)
-		write_entry(pkt, flow, !is_known);
+		write_entry(pkt, flow, found == FOUND_NOTHING);
 	return conclude(skb, pkt, flow->direction, verdict, is_news);
 }
 
@@ -300,7 +307,8 @@ __noinline int police_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_
 __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt)
 {
 	struct cm_ct_entry flow = {};
-	int verdict = 0, is_known;
+	enum found found = FOUND_NOTHING;
+	int verdict = 0;
 
 	/* Without a policy there are no maps for it either. */
 	if (!pkt || !has_policy())
@@ -308,9 +316,10 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt)
 	step(CM_CALL_POLICE, NULL, 0, 0, 0);
 	if (pkt->fragment == FRAGMENT_LATER)
 		verdict = fragment_find_ports(pkt);
-	is_known = has_flow(pkt) && !verdict && find_flow(skb, pkt, &flow);
-	if (!is_known && !is_policed(skb, pkt)) {
-		keep_masqueraded(skb, pkt);
+	if (has_flow(pkt) && !verdict)
+		found = find_flow(skb, pkt, &flow);
+	if (found != FOUND_FLOW && !is_policed(skb, pkt)) {
+		keep_masqueraded(skb, pkt, found);
 		step(CM_CALL_KEEP_MASQUERADED, NULL, 0, 0, 0);
 		return 0;
 	}
@@ -318,7 +327,7 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt)
 		return conclude(skb, pkt, packet_direction(pkt), verdict, 0);
 	if (!has_flow(pkt))
 		return conclude(skb, pkt, packet_direction(pkt), decide_alone(skb, pkt), 1);
-	verdict = police_flow(skb, pkt, &flow, is_known);
+	verdict = police_flow(skb, pkt, &flow, found);
 	if (verdict == 0 && pkt->fragment == FRAGMENT_FIRST)
 		fragment_keep_ports(pkt);
 	return verdict;
