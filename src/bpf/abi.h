@@ -415,10 +415,14 @@ struct cm_step_enums {
 
 /* cm_steps: what a private copy of a program did with its one packet. */
 struct cm_explanation {
+	/*
+	 * The last one that an attached program would have sent. In front, because Linux 6.1 adds no
+	 * offset to what may be NULL, and clang does before the test.
+	 */
+	struct cm_event event;
 	__u32 count; /* of the steps */
 	__u32 open; /* calls that have not returned */
 	struct cm_step steps[CM_MAX_STEPS];
-	struct cm_event event; /* the last one that an attached program would have sent */
 };
 
 _Static_assert(sizeof(struct cm_address) == 20, "hash key without padding");
