@@ -352,6 +352,22 @@ fn flows_older_than_their_policy_are_adopted() {
 }
 
 #[test]
+fn audit_does_not_guess_who_began_a_connection() {
+    let Some(lab) = Lab::new() else { return };
+    let audit = Policing { ingress: Mode::Audit, egress: Mode::Audit, ..Policing::default() };
+    for (own, peer) in OWN_TO_PEER {
+        let audited = lab.container(ID).policy(audit.clone()).load();
+        lab.rules(&audited, &[WEB]);
+        let run = audited.to_container(answer(own, peer, "A"));
+        assert_eq!(run.passes().policy_verdict.expect("a verdict").audited, 1);
+        let workload = lab.container(ID).policy(enforcing()).load();
+        lab.rules(&workload, &[WEB]);
+        workload.from_container(sent(own, peer, "A")).passes();
+        workload.to_container(answer(own, peer, "A")).passes();
+    }
+}
+
+#[test]
 fn a_verdict_is_news_once_for_each_generation() {
     let Some(lab) = Lab::new() else { return };
     let workload = lab.container(ID).policy(enforcing()).load();

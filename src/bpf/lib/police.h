@@ -273,6 +273,16 @@ __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct
 	return is_known ? FOUND_FLOW : entry ? FOUND_ANOTHER : FOUND_NOTHING;
 }
 
+/*
+ * Whether a packet says nothing of who began its connection. Denied in audit, it leaves no entry, as if
+ * it had been dropped: the entry's guess would cut a connection that the rules of the other direction
+ * allow, as soon as they are enforced.
+ */
+static __always_inline int is_midstream(const struct packet *pkt)
+{
+	return pkt->l4_protocol == IPPROTO_TCP && !is_syn(pkt);
+}
+
 /* About a flow that is known already, or new. */
 __noinline int police_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct_entry *flow,
 			   enum found found)
@@ -298,7 +308,7 @@ __noinline int police_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_
 	} else if (!(flow->verdict & 1)) {
 		verdict = pkt->rule ? -CM_DROP_POLICY_DENY : -CM_DROP_POLICY;
 	}
-	if (!verdict || !enforced)
+	if (!verdict || (!enforced && (found == FOUND_FLOW || !is_midstream(pkt))))
 		write_entry(pkt, flow, found == FOUND_NOTHING);
 	return conclude(skb, pkt, flow->direction, verdict, is_news);
 }
