@@ -45,7 +45,7 @@ fn verdicts_are_reported_while_somebody_asks_and_name_their_rule() {
     wait_for("verdicts to be on", || {
         ping(&world);
         line = monitor.next_line(Duration::from_millis(50));
-        line.is_some()
+        line.as_ref().is_some_and(|line| line.contains("icmp/8"))
     });
     let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
     for (field, value) in [

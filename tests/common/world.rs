@@ -135,8 +135,10 @@ impl World {
     /// the gateways 10.N.0.1 and fd00:N::1, where N is the third argument. Its own addresses are
     /// 10.N.0.10 and fd00:N::10. Forwarding is on.
     pub fn workload(&self, name: &str, number: u8) {
+        // A router whose own link-local address may still be a duplicate asks for no neighbour.
         self.sh(&format!(
-            "ip netns add {name}
+            "sysctl -qw net.ipv6.conf.default.accept_dad=0
+             ip netns add {name}
              ip link add {name} type veth peer name eth0 netns {name}"
         ));
         self.address(name, number);

@@ -37,7 +37,9 @@ fn a_new_address_of_the_workload_passes_duplicate_address_detection() {
 #[test]
 fn duplicates_are_detected_by_either_side() {
     let Some(world) = red_and_blue("") else { return };
-    world.sh("ip -n red addr add fd00:1::1/64 dev eth0; ip addr add fd00:1::10/64 dev red");
+    world.sh("sysctl -qw net.ipv6.conf.red.accept_dad=1
+              ip -n red addr add fd00:1::1/64 dev eth0
+              ip addr add fd00:1::10/64 dev red");
     for (namespace, address) in [("red", "fd00:1::1"), ("", "fd00:1::10")] {
         let what = format!("{address} to be found taken");
         wait_for(&what, || flags(&world, namespace, address).contains("dadfailed"));
