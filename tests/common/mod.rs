@@ -7,6 +7,7 @@ pub mod program;
 pub mod random;
 pub mod stranger;
 pub mod talk;
+pub mod transfer;
 pub mod world;
 
 pub use lab::Lab;

@@ -1,14 +1,22 @@
 //! Two programs that talk: each socket belongs to the namespace that it was opened in.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use super::World;
 use super::process::PATIENCE;
 
+/// The test's own namespace, which has no name.
+pub const HOST: &str = "/proc/thread-self/ns/net";
+
 /// How long to wait for what must not come.
 const SILENCE: Duration = Duration::from_millis(100);
+
+/// Any address of the family of this one, and any port.
+pub fn any(address: &str) -> &'static str {
+    if address.contains(':') { "[::]:0" } else { "0.0.0.0:0" }
+}
 
 /// A UDP socket in a namespace, on an address or on any.
 pub fn udp(world: &World, namespace: &str, address: &str) -> UdpSocket {
@@ -64,5 +72,85 @@ pub fn tcp(world: &World, from: &str, to: &str, address: &str) {
 
 /// One echo request that must be answered, with arguments for ping.
 pub fn ping(world: &World, from: &str, arguments: &str) {
-    world.sh(&format!("ip netns exec {from} ping -qc 1 -W 5 {arguments}"));
+    world.inside(from, || world.sh(&format!("ping -qc 1 -W 5 {arguments}")));
+}
+
+/// Sends and must be told that nobody has the port open.
+pub fn is_refused(from: &UdpSocket, address: &str, port: u16) {
+    let ip: IpAddr = address.parse().expect("an address");
+    from.connect((ip, port)).expect("connect");
+    from.send(b"hello").expect("send");
+    let error = from.recv(&mut [0; 16]).expect_err("nobody answers");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+}
+
+/// An echo request that must not be answered.
+pub fn is_unanswered(world: &World, from: &str, arguments: &str) {
+    let ping =
+        world.inside(from, || world.try_sh(&format!("ping -qc 1 -W 0.1 {arguments}")).status);
+    assert!(!ping.success(), "an answer came from {arguments}");
+}
+
+/// A server on a port, over both families.
+pub fn listen(world: &World, namespace: &str, port: u16) -> TcpListener {
+    world.inside(namespace, || TcpListener::bind(("::", port))).expect("bind")
+}
+
+/// Tries to connect, and must not get through, nor a refusal.
+pub fn cannot_connect(world: &World, from: &str, address: &str, port: u16) {
+    let ip: IpAddr = address.parse().expect("an address");
+    let connect = || TcpStream::connect_timeout(&SocketAddr::new(ip, port), SILENCE);
+    let error = world.inside(from, connect).expect_err("a connection came through");
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+}
+
+/// Both ends of a TCP connection.
+pub struct Connection {
+    pub client: TcpStream,
+    pub server: TcpStream,
+}
+
+impl Connection {
+    /// Connects to a server.
+    pub fn open(world: &World, from: &str, to: &TcpListener, address: &str) -> Connection {
+        let port = to.local_addr().expect("an address").port();
+        Connection::published(world, from, to, address, port)
+    }
+
+    /// Connects to a server on a port that is not the one it listens on.
+    pub fn published(
+        world: &World,
+        from: &str,
+        to: &TcpListener,
+        address: &str,
+        port: u16,
+    ) -> Connection {
+        let ip: IpAddr = address.parse().expect("an address");
+        let connect = || TcpStream::connect_timeout(&SocketAddr::new(ip, port), PATIENCE);
+        let client = world.inside(from, connect).expect("connect");
+        let (server, _) = to.accept().expect("accept");
+        Connection { client, server }
+    }
+
+    /// What each end sends arrives at the other.
+    pub fn works(&self) {
+        for (mut from, mut to) in [(&self.client, &self.server), (&self.server, &self.client)] {
+            from.write_all(b"hello").expect("send");
+            to.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+            let mut bytes = [0; 5];
+            to.read_exact(&mut bytes).expect("it arrives");
+            assert_eq!(&bytes, b"hello");
+        }
+    }
+
+    /// What each end sends does not arrive at the other. It will, if the connection gets through
+    /// again: it can't work again after this.
+    pub fn is_cut(&self) {
+        for (mut from, mut to) in [(&self.client, &self.server), (&self.server, &self.client)] {
+            from.write_all(b"hello").expect("send");
+            to.set_read_timeout(Some(SILENCE)).expect("set a timeout");
+            let received = to.read(&mut [0; 5]);
+            assert!(received.is_err(), "it came through: {received:?}");
+        }
+    }
 }

@@ -1,12 +1,21 @@
 //! Tier e2e: real packets between network namespaces, through the real stack.
 
+mod adoption;
+mod confirm;
 mod devices;
+mod forged_marks;
+mod host_firewall;
+mod lease;
 mod local_delivery;
+mod local_verdicts;
+mod nat;
 mod neighbours;
+mod policy;
 mod receivers;
 mod replacing;
 mod router;
 mod source_check;
+mod transfers;
 mod uplink;
 
 use crate::common::World;

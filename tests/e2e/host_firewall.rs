@@ -1,0 +1,147 @@
+//! A host whose NIC enforces its policy: `red` is the NIC, and the namespace behind it is the world.
+
+use serde_json::Value;
+
+use crate::common::World;
+use crate::common::talk::{
+    Connection, HOST, any, cannot_connect, is_lost, is_refused, is_unanswered, listen, ping, udp,
+};
+use crate::common::world::wait_for;
+
+const NIC: &str = "attach red --role netdev --policy enforce --adopt 0 --yes";
+
+fn host(flags: &str, rules: &str) -> Option<World> {
+    let world = World::new()?;
+    world.workload("red", 1);
+    world.cilmark_ok(&format!("{NIC} {flags}"));
+    if !rules.is_empty() {
+        world.cilmark_ok(&format!("policy add red {rules} --yes"));
+    }
+    Some(world)
+}
+
+#[test]
+fn by_default_the_host_neither_takes_nor_sends_anything() {
+    let Some(world) = host("--failsafe none", "") else { return };
+    let _servers = [listen(&world, HOST, 80), listen(&world, "red", 80)];
+    for (from, to, addresses) in
+        [("red", HOST, ["10.1.0.1", "fd00:1::1"]), (HOST, "red", ["10.1.0.10", "fd00:1::10"])]
+    {
+        for address in addresses {
+            cannot_connect(&world, from, address, 80);
+            is_unanswered(&world, from, address);
+            let (sender, receiver) = (udp(&world, from, "[::]:0"), udp(&world, to, "[::]:0"));
+            is_lost(&sender, &receiver, &address.replace("10.", "::ffff:10."));
+        }
+    }
+}
+
+#[test]
+fn rules_open_it_with_replies_and_errors() {
+    let Some(world) = host(
+        "--failsafe none",
+        "allow ingress from any tcp/80 allow ingress from any udp allow ingress from any icmp/8 \
+         allow ingress from any icmp6/128 allow egress to world tcp/443 allow egress to world udp \
+         allow egress to world icmp/8 allow egress to world icmp6/128",
+    ) else {
+        return;
+    };
+    let (here, there) = (listen(&world, HOST, 80), listen(&world, "red", 443));
+    for (from, server, addresses) in
+        [("red", &here, ["10.1.0.1", "fd00:1::1"]), (HOST, &there, ["10.1.0.10", "fd00:1::10"])]
+    {
+        for address in addresses {
+            Connection::open(&world, from, server, address).works();
+            ping(&world, from, &format!("-s 4000 {address}"));
+            is_refused(&udp(&world, from, any(address)), address, 9);
+        }
+    }
+    assert_eq!(world.status("red")["drops"], 0);
+    cannot_connect(&world, "red", "10.1.0.1", 443);
+    cannot_connect(&world, HOST, "fd00:1::10", 80);
+}
+
+#[test]
+fn ssh_stays_open_whatever_the_rules_say() {
+    let Some(world) = host("", "deny ingress from any deny egress to any") else { return };
+    let server = listen(&world, HOST, 22);
+    for address in ["10.1.0.1", "fd00:1::1"] {
+        let session = Connection::open(&world, "red", &server, address);
+        session.works();
+        world.cilmark_ok("conntrack flush");
+        session.works();
+        world.cilmark_ok("policy add red deny ingress from world tcp/22 --yes");
+        session.works();
+        Connection::open(&world, "red", &server, address).works();
+        is_unanswered(&world, "red", address);
+        cannot_connect(&world, "red", address, 23);
+        world.cilmark_ok("policy del red deny ingress from world tcp/22 --yes");
+    }
+}
+
+#[test]
+fn ssh_needs_no_room_in_conntrack() {
+    let Some(world) = host("--ct-entries 64", "allow ingress from any udp") else { return };
+    let server = listen(&world, HOST, 22);
+    let is_known = |address: &str| {
+        let flows = world.cilmark_json("conntrack list");
+        let is_session = |flow: &Value| flow["local_port"] == 22 && flow["local"] == address;
+        flows.as_array().unwrap().iter().any(is_session)
+    };
+    for address in ["10.1.0.1", "fd00:1::1"] {
+        let session = Connection::open(&world, "red", &server, address);
+        session.works();
+        assert!(is_known(address));
+        let flooder = udp(&world, "red", any(address));
+        let flood = || {
+            for port in 1000..2000 {
+                flooder.send_to(b"hello", (address, port)).expect("send");
+            }
+        };
+        wait_for("the session to be forgotten", || {
+            flood();
+            !is_known(address)
+        });
+        session.works();
+        for _ in 0..3 {
+            flood();
+            session.works();
+            Connection::open(&world, "red", &server, address).works();
+        }
+    }
+}
+
+#[test]
+fn each_address_of_the_host_is_covered() {
+    // What is sent to many is answered from another address, which is a flow of its own.
+    let Some(world) = host("--failsafe none --egress-policy off", "") else { return };
+    world.workload("blue", 2);
+    world.sh("ip addr add 192.0.2.7/32 dev lo
+              ip addr add 2001:db8::7/128 dev lo
+              ip addr add 10.1.0.2/24 dev red
+              ip addr add fe80::1/64 dev red nodad
+              ip -n red addr add fe80::10/64 dev eth0 nodad
+              sysctl -qw net.ipv4.icmp_echo_ignore_broadcasts=0");
+    let addresses = [
+        "10.1.0.2",
+        "10.2.0.1",
+        "fd00:2::1",
+        "192.0.2.7",
+        "2001:db8::7",
+        "-b 10.1.0.255",
+        "-I eth0 -b 255.255.255.255",
+        "-I eth0 224.0.0.1",
+        "ff02::2%eth0",
+        "fe80::1%eth0",
+    ];
+    for address in addresses {
+        let before = world.status("red")["drops"].as_u64().unwrap();
+        is_unanswered(&world, "red", address);
+        assert_eq!(world.status("red")["drops"], before + 1, "{address}");
+    }
+    world.cilmark_ok("policy add red allow ingress from any icmp/8 --yes");
+    world.cilmark_ok("policy add red allow ingress from any icmp6/128 --yes");
+    for address in addresses {
+        ping(&world, "red", address);
+    }
+}
