@@ -364,6 +364,33 @@ fn audit_does_not_guess_who_began_a_connection() {
         lab.rules(&workload, &[WEB]);
         workload.from_container(sent(own, peer, "A")).passes();
         workload.to_container(answer(own, peer, "A")).passes();
+        // Nor a datagram's flow.
+        let question = Frame::ip(own, peer).udp(4000, 53);
+        let reply = Frame::ip(peer, own).udp(53, 4000).forwarded();
+        lab.rules(&audited, &["allow egress to any udp/53"]);
+        audited.to_container(reply.clone()).passes();
+        lab.rules(&workload, &["allow egress to any udp/53"]);
+        workload.to_container(reply.clone()).is_dropped(POLICY);
+        workload.from_container(question).passes();
+        workload.to_container(reply).passes();
+    }
+}
+
+#[test]
+fn an_adopted_flows_peer_is_who_it_says_when_it_sends() {
+    let Some(lab) = Lab::new() else { return };
+    let policy = Policing { adopt_until_ns: u64::MAX, ..enforcing() };
+    let workload = lab.container(ID).policy(policy).load();
+    for (own, peer) in OWN_TO_PEER {
+        lab.rules(&workload, &["deny egress to any", "allow ingress from host"]);
+        workload.from_container(sent(own, peer, "A")).is_dropped(POLICY_DENY);
+        // This host sends, and a rule allows it to begin.
+        workload.to_container(Frame::ip(peer, own).segment(80, 4000, "A")).passes();
+        workload.from_container(sent(own, peer, "A")).passes();
+        lab.rules(&workload, &["deny egress to any", "allow ingress from world"]);
+        workload.from_container(sent(own, peer, "A")).is_dropped(POLICY_DENY);
+        lab.flush_conntrack();
+        workload.from_container(sent(own, peer, "A")).passes();
     }
 }
 

@@ -152,14 +152,18 @@ __noinline int decide_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_
 		return 0;
 	}
 	forward = flow->direction == packet_direction(pkt);
-	if (forward && flow->direction == CM_INGRESS)
+	if (packet_direction(pkt) == CM_INGRESS && (forward || flow->adopted))
 		flow->claimed_identity = claimed_identity(skb, pkt);
 	if (is_failsafe(flow->direction, pkt->l4_protocol, service_of(pkt, forward))) {
 		pkt->rule = CM_RULE_FAILSAFE;
 		return 0;
 	}
-	if (!flow->verdict && may_be_adopted(pkt))
+	if (!flow->verdict && may_be_adopted(pkt)) {
 		flow->adopted = 1;
+		/* Until its peer sends, and says who it is. */
+		if (config.role == CM_ROLE_CONTAINER && !flow->claimed_identity)
+			flow->claimed_identity = IDENTITY_WORLD;
+	}
 	if (flow->adopted)
 		return decide_adopted(pkt, flow->claimed_identity);
 	return decide(pkt, flow->direction, flow->claimed_identity);
@@ -264,7 +268,12 @@ __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct
 	*flow = (struct cm_ct_entry){ .direction = packet_direction(pkt) };
 	tuple = tuple_of(pkt, packet_direction(pkt));
 	entry = ct_lookup(&tuple);
+	/*
+	 * What audit has let pass is nothing to enforcement, which would have left no entry: of a
+	 * datagram's flow nobody knows who began, and the other direction's rules may allow it.
+	 */
 	is_known = entry && ct_is_alive(entry) && !ct_begins_anew(entry, pkt) &&
+		   (entry->verdict & 1 || !is_enforced(entry->direction)) &&
 		   !(pkt->program == CM_TO_NETDEV && is_taken_back(skb, entry));
 	if (is_known)
 		*flow = *entry;
@@ -274,9 +283,8 @@ __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct
 }
 
 /*
- * Whether a packet says nothing of who began its connection. Denied in audit, it leaves no entry, as if
- * it had been dropped: the entry's guess would cut a connection that the rules of the other direction
- * allow, as soon as they are enforced.
+ * Whether a packet says nothing of who began its connection. Denied in audit, it leaves no entry, as
+ * if it had been dropped: the guess would stay, and hide that the other direction's rules allow it.
  */
 static __always_inline int is_midstream(const struct packet *pkt)
 {
@@ -299,11 +307,12 @@ __noinline int police_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_
 		pkt->rule = CM_RULE_FAILSAFE;
 		return conclude(skb, pkt, flow->direction, 0, 0);
 	}
-	if (flow->verdict >> 32 != epoch || (enforced && !(flow->verdict & 1))) {
+	if (flow->verdict >> 32 != epoch) {
 		is_news = 1;
 		verdict = decide_flow(skb, pkt, flow);
 		/* A reply can't tell whether the sender still claims the same identity. */
-		if (flow->direction == packet_direction(pkt) || !flow->claimed_identity)
+		if (flow->direction == packet_direction(pkt) || !flow->claimed_identity ||
+		    flow->adopted)
 			flow->verdict = ct_verdict(epoch, pkt->rule, !verdict);
 	} else if (!(flow->verdict & 1)) {
 		verdict = pkt->rule ? -CM_DROP_POLICY_DENY : -CM_DROP_POLICY;
