@@ -45,7 +45,10 @@ pub struct Device {
     pub link_type: String,
     /// Whether its parent, or the other end of a veth, is in another network namespace.
     pub parent_is_elsewhere: bool,
+    /// The hardware address of the bridge that it is a port of.
+    pub bridge_mac: Option<[u8; 6]>,
     parent: Option<u32>,
+    master: Option<u32>,
 }
 
 impl Device {
@@ -76,7 +79,9 @@ impl Device {
             },
             link_type: message.header.link_layer_type.to_string(),
             parent_is_elsewhere: false,
+            bridge_mac: None,
             parent: None,
+            master: None,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -86,6 +91,7 @@ impl Device {
                 }
                 LinkAttribute::LinkNetNsId(_) => device.parent_is_elsewhere = true,
                 LinkAttribute::Link(ifindex) => device.parent = Some(*ifindex),
+                LinkAttribute::Controller(ifindex) => device.master = Some(*ifindex),
                 LinkAttribute::LinkInfo(infos) => {
                     device.kind = infos.iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(InfoKind::to_string(kind)),
@@ -216,7 +222,11 @@ fn leaves_by(route: &RouteMessage, ifindex: u32) -> bool {
 fn one_link(query: LinkMessage) -> Result<Device> {
     for message in request(RouteNetlinkMessage::GetLink(query), NLM_F_ACK)? {
         if let RouteNetlinkMessage::NewLink(link) = message {
-            return Ok(Device::from_message(&link));
+            let mut device = Device::from_message(&link);
+            let master = device.master.map(by_index).transpose()?.flatten();
+            device.bridge_mac =
+                master.filter(|it| it.kind.as_deref() == Some("bridge")).map(|it| it.mac);
+            return Ok(device);
         }
     }
     bail!("the kernel gave no answer")

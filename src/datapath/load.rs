@@ -194,6 +194,8 @@ impl Spec {
             ];
             config.ipv4_nodeport = config.ipv4[0];
             config.ipv6_nodeport = config.ipv6[0];
+            config.bridge_port = self.device.bridge_mac.is_some().into();
+            config.bridge_mac = self.device.bridge_mac.unwrap_or_default();
         }
         if let Some(prefix) = self.features.trust_flow_label {
             config.trust_flow_label = 1;

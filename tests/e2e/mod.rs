@@ -1,6 +1,7 @@
 //! Tier e2e: real packets between network namespaces, through the real stack.
 
 mod adoption;
+mod bridge;
 mod confirm;
 mod devices;
 mod forged_marks;
