@@ -86,6 +86,15 @@ fn a_packet_that_can_not_be_built_is_refused() {
     for (question, status, words) in [
         ("web from --src 10.1.0.10 --dst fd00::1 --dport 80", 1, "families"),
         ("web from --src 10.1.0.10 --dst 10.2.0.10 --proto udp", 1, "--dport"),
+        ("web from --src 10.1.0.10 --dst 10.2.0.10 --proto icmp --dport 80", 1, "--dport is for"),
+        ("web from --src 10.1.0.10 --dst 10.2.0.10 --proto 47 --sport 80", 1, "is proto/47"),
+        ("web from --src 10.1.0.10 --dst 10.2.0.10 --tcp-flags ack", 1, "--tcp-flags is for tcp"),
+        ("web from --src 10.1.0.10 --dst 10.2.0.10 --proto icmp6", 1, "family"),
+        (
+            "web from --src 10.1.0.10 --dst 10.2.0.10 --proto udp --dport 53 --icmp-type 3",
+            1,
+            "--icmp-type is for",
+        ),
         ("web from --packet 4500", 1, "14 bytes"),
         ("web from --packet 450", 2, "half a byte"),
         ("web from --packet 45 --src 10.1.0.10 --dst 10.2.0.10", 2, "cannot be used with"),

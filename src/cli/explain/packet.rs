@@ -8,6 +8,7 @@ use crate::datapath::device;
 use crate::datapath::netns;
 use crate::datapath::registry::Endpoint;
 use crate::model::frame::{self, Frame};
+use crate::model::rule::L4;
 
 #[derive(clap::Args)]
 #[group(id = "explained_packet")]
@@ -27,9 +28,9 @@ pub struct Args {
     /// Its destination port, which tcp, udp and sctp must have
     #[arg(long, value_name = "PORT")]
     dport: Option<u16>,
-    /// Of tcp: fin, syn, rst, psh, ack, urg with commas between them, or none
-    #[arg(long, value_name = "FLAGS", default_value = "syn", value_parser = parse_flags)]
-    tcp_flags: u8,
+    /// Of tcp: fin, syn, rst, psh, ack, urg with commas between them, or none; by default syn
+    #[arg(long, value_name = "FLAGS", value_parser = parse_flags)]
+    tcp_flags: Option<u8>,
     /// Of icmp and icmp6: its number; by default that of an echo request
     #[arg(long, value_name = "N")]
     icmp_type: Option<u8>,
@@ -48,6 +49,7 @@ pub struct Args {
 struct Bytes(Vec<u8>);
 
 const FLAGS: [&str; 6] = ["fin", "syn", "rst", "psh", "ack", "urg"];
+const SYN: u8 = 1 << 1;
 const SOME_PORT: u16 = 40000;
 /// Locally administered, and nobody's.
 const OTHER_MAC: [u8; 6] = [0x02, 0xc1, 0x1a, 0, 0, 0x02];
@@ -69,6 +71,7 @@ impl Args {
             !has_ports || self.dport.is_some(),
             "a packet of tcp, udp or sctp has a destination port; say --dport"
         );
+        self.check_parts(protocol, source.is_ipv4())?;
         let echo = if source.is_ipv4() { 8 } else { 128 };
         let frame = Frame {
             macs: macs(endpoint, received)?,
@@ -77,10 +80,34 @@ impl Args {
             protocol,
             sport: self.sport.unwrap_or(if has_ports { SOME_PORT } else { 0 }),
             dport: self.dport.unwrap_or(0),
-            tcp_flags: self.tcp_flags,
+            tcp_flags: self.tcp_flags.unwrap_or(SYN),
             icmp_type: self.icmp_type.unwrap_or(echo),
         };
         Ok(frame.bytes())
+    }
+
+    /// What the packet has no place for would be an answer about another one.
+    fn check_parts(&self, protocol: u8, is_ipv4: bool) -> Result<()> {
+        let is_icmp = [frame::ICMP, frame::ICMP6].contains(&protocol);
+        let has_ports = [frame::TCP, frame::UDP, frame::SCTP].contains(&protocol);
+        for (given, flag, fits, of) in [
+            (self.sport.is_some(), "--sport", has_ports || is_icmp, "tcp, udp, sctp and echoes"),
+            (self.dport.is_some(), "--dport", has_ports, "tcp, udp and sctp"),
+            (self.tcp_flags.is_some(), "--tcp-flags", protocol == frame::TCP, "tcp"),
+            (self.icmp_type.is_some(), "--icmp-type", is_icmp, "icmp and icmp6"),
+        ] {
+            ensure!(
+                !given || fits,
+                "{flag} is for {of}, and this packet is {}; leave it out, or say another --proto",
+                L4::Protocol(protocol)
+            );
+        }
+        ensure!(
+            !is_icmp || is_ipv4 == (protocol == frame::ICMP),
+            "{} is not for addresses of this family; leave out --proto, or give others",
+            L4::Protocol(protocol)
+        );
+        Ok(())
     }
 
     fn protocol(&self, is_ipv4: bool) -> u8 {
