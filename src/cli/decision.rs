@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Context, targets};
+use crate::datapath::abi::cm_rule_number;
 use crate::datapath::policy::Slot;
 use crate::datapath::registry::Endpoint;
 use crate::model::endpoint::EndpointId;
@@ -10,15 +11,20 @@ use crate::model::identity::Names;
 use crate::model::policy::{Policy, RuleNumber};
 use crate::model::rule::Rule;
 
-/// `enum cm_rule_number`, as far as no rule has decided.
+/// What stands beside the rules, by the number that conntrack, events and counters know it by.
 pub const NOT_BY_A_RULE: [(u32, &str); 6] = [
-    (0, "no rule"),
-    (1, "failsafe"),
-    (2, "icmp"),
-    (3, "related"),
-    (4, "adopted"),
-    (5, "masqueraded"),
+    (cm_rule_number::CM_RULE_NONE.0, "no rule"),
+    (cm_rule_number::CM_RULE_FAILSAFE.0, "failsafe"),
+    (cm_rule_number::CM_RULE_ICMP.0, "icmp"),
+    (cm_rule_number::CM_RULE_RELATED.0, "related"),
+    (cm_rule_number::CM_RULE_ADOPTED.0, "adopted"),
+    (cm_rule_number::CM_RULE_MASQUERADED.0, "masqueraded"),
 ];
+
+/// The word for what decided in place of a rule; `None` for the number of a rule.
+pub fn beside_the_rules(number: u32) -> Option<&'static str> {
+    NOT_BY_A_RULE.iter().find(|(known, _)| *known == number).map(|(_, word)| *word)
+}
 
 /// The rules of endpoints as they were when they were asked for last.
 #[derive(Default)]
@@ -56,8 +62,8 @@ impl Rules {
         if number == 0 {
             return None;
         }
-        if let Some((_, words)) = NOT_BY_A_RULE.iter().find(|(known, _)| *known == number) {
-            return Some((*words).to_owned());
+        if let Some(word) = beside_the_rules(number) {
+            return Some(word.to_owned());
         }
         let mut rules: Vec<Rule> =
             ids.iter().filter_map(|id| self.find(context, *id, number)).collect();
@@ -78,18 +84,4 @@ fn read(context: &Context, id: EndpointId) -> Option<Vec<Policy>> {
     let endpoint = Endpoint::read(&context.root, id).ok()?;
     let maps = targets::policy_of(context, &endpoint).ok()?;
     Some([Slot::Current, Slot::Previous].iter().filter_map(|slot| maps.read(*slot).ok()).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_numbers_are_those_of_the_header() {
-        let header = include_str!("../bpf/abi.h");
-        let names = ["NONE", "FAILSAFE", "ICMP", "RELATED", "ADOPTED", "MASQUERADED"];
-        for (name, (number, _)) in names.iter().zip(NOT_BY_A_RULE) {
-            assert!(header.contains(&format!("\tCM_RULE_{name} = {number},")), "{name}");
-        }
-    }
 }

@@ -4,8 +4,10 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::{monitor, parsed};
+use crate::cli::decision;
 use crate::datapath::abi::{
-    cm_call, cm_config, cm_ct_seen, cm_direction, cm_ipcache_source, cm_rule_number, cm_step,
+    cm_call, cm_config, cm_ct_seen, cm_direction, cm_ipcache_source, cm_reason, cm_rule_number,
+    cm_step,
 };
 use crate::datapath::explain::{Answer, Fate};
 use crate::datapath::pin::Root;
@@ -16,6 +18,7 @@ use crate::model::identity::{Identity, Names};
 use crate::model::mark::Mark;
 use crate::model::policy::Policy;
 use crate::model::policy::RuleNumber;
+use crate::model::rule::L4;
 
 /// A line of the tree.
 #[derive(Debug, Serialize)]
@@ -44,20 +47,16 @@ impl<'a> Rules<'a> {
 
     /// A rule by its number; `None` if none decided.
     pub fn text(&self, number: u32) -> Option<String> {
-        Some(match cm_rule_number(number) {
-            cm_rule_number::CM_RULE_NONE => return None,
-            cm_rule_number::CM_RULE_FAILSAFE => "failsafe port".to_owned(),
-            cm_rule_number::CM_RULE_ICMP => "ICMP that always passes".to_owned(),
-            cm_rule_number::CM_RULE_RELATED => "related to an allowed flow".to_owned(),
-            cm_rule_number::CM_RULE_ADOPTED => "adopted flow".to_owned(),
-            cm_rule_number::CM_RULE_MASQUERADED => "masqueraded flow".to_owned(),
-            cm_rule_number(number) => {
-                let number = RuleNumber(number);
-                match self.policies.iter().find_map(|policy| policy.get(number)) {
-                    Some(rule) => rule.text(self.names),
-                    None => format!("rule {number}, which is gone"),
-                }
-            }
+        if number == cm_rule_number::CM_RULE_NONE.0 {
+            return None;
+        }
+        if let Some(word) = decision::beside_the_rules(number) {
+            return Some(word.to_owned());
+        }
+        let number = RuleNumber(number);
+        Some(match self.policies.iter().find_map(|policy| policy.get(number)) {
+            Some(rule) => rule.text(self.names),
+            None => format!("rule {number}, which is gone"),
         })
     }
 }
@@ -257,20 +256,17 @@ impl Teller<'_> {
     }
 
     fn asked(&self, flow: u64, peer: u64, reason: u64) -> String {
-        let (protocol, number) = (flow >> 16 & 0xff, flow & 0xffff);
+        let (protocol, number) = ((flow >> 16) as u8, flow as u16);
         let service = match protocol {
-            6 => format!("tcp/{number}"),
-            17 => format!("udp/{number}"),
-            132 => format!("sctp/{number}"),
-            1 => format!("icmp/{number}"),
-            58 => format!("icmp6/{number}"),
-            protocol => format!("proto/{protocol}"),
+            6 | 17 | 132 => L4::Ports { protocol, first: number, last: number },
+            1 | 58 => L4::IcmpType { protocol, kind: number as u8 },
+            protocol => L4::Protocol(protocol),
         };
         let preposition =
             if flow >> 24 == u64::from(cm_direction::CM_EGRESS.0) { "to" } else { "from" };
-        let answer = match reason {
-            0 => "allowed",
-            181 => "denied",
+        let answer = match cm_reason(reason as u32) {
+            cm_reason::CM_FORWARDED => "allowed",
+            cm_reason::CM_DROP_POLICY_DENY => "denied",
             _ => "no rule matches",
         };
         format!("{} {preposition} {} {service}: {answer}", direction(flow >> 24), self.label(peer))
