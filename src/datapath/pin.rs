@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use log::{info, warn};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -109,7 +110,9 @@ impl Root {
         let directory = self.path.join("endpoints");
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(&directory).with_context(|| {
-            format!("create {} (BPF file systems take no dot in a name)", directory.display())
+            let has_dot = self.path.as_os_str().as_encoded_bytes().contains(&b'.');
+            let hint = if has_dot { " (BPF file systems take no dot in a name)" } else { "" };
+            format!("create {}{hint}", directory.display())
         })?;
         check_owner(&self.path)?;
         check_owner(&directory)
@@ -150,10 +153,11 @@ impl Root {
         match lock_directory(&directory, FlockArg::LockExclusiveNonblock) {
             Ok(Some(lock)) => Ok(lock),
             Ok(None) => bail!("nothing is attached: {} is not there", directory.display()),
-            Err(error) => Err(error.context(
+            Err(error) if error.downcast_ref() == Some(&Errno::EWOULDBLOCK) => bail!(
                 "events have one reader at a time, and another `cilmark monitor` (or `attach \
-                 --foreground`) is reading them",
-            )),
+                 --foreground`) is reading them; stop it first"
+            ),
+            Err(error) => Err(error),
         }
     }
 

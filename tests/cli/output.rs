@@ -154,8 +154,18 @@ fn nobody_is_told_that_this_takes_root() {
         "ipcache set 10.0.0.2 7",
         "ipcache list",
         "monitor",
+        "policy list red",
+        "policy add red allow ingress from any",
+        "confirm red",
+        "conntrack list",
+        "conntrack flush",
+        "explain red from --src 10.0.0.1 --dst 10.0.0.2",
     ] {
-        as_nobody(arguments).fails(1, &["this takes root, or CAP_NET_ADMIN, CAP_SYS_ADMIN"]);
+        let run = as_nobody(arguments);
+        for other_reason in ["one reader", "no dot"] {
+            assert!(!run.stderr.contains(other_reason), "{run:?}");
+        }
+        run.fails(1, &["this takes root, or CAP_NET_ADMIN, CAP_SYS_ADMIN"]);
     }
     let run = as_nobody("mark encode 7");
     assert_eq!((run.status, run.stdout.as_str()), (Some(0), "0x00070f00\n"), "{run:?}");
