@@ -374,8 +374,7 @@ enum cm_call {
 	CM_CALL_KEEP_MASQUERADED = 16, /* ends the policing of what is not policed */
 	CM_CALL_CONCLUDE = 17, /* reason, rule, whether it is enforced; ends the policing */
 	CM_CALL_TRACE = 18, /* what follows only serves to report the packet */
-	CM_CALL_INGRESS_POLICY =
-		19, /* endpoint, its workload's MAC or 0; what follows is the endpoint's */
+	CM_CALL_INGRESS_POLICY = 19, /* endpoint, its workload's MAC or 0; it calls what follows */
 };
 
 enum cm_ipcache_source {

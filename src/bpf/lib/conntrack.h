@@ -183,7 +183,6 @@ static __always_inline void ct_advance(struct cm_ct_entry *entry, const struct p
 	if (pkt->tcp_flags & TCP_RST || (state & CM_CT_FIN_ORIGINATOR && state & CM_CT_FIN_REPLY))
 		state |= CM_CT_CLOSING;
 	entry->state = state;
-	/* Not ct_keep(): closing brings the end nearer. */
 	entry->expires = bpf_jiffies64() +
 			 (__u64)ct_lifetime(entry, pkt->l4_protocol) * config.jiffies_per_second;
 }
