@@ -48,9 +48,10 @@ ipcache_lookup(const struct cm_address *address)
 	return entry;
 }
 
-static __always_inline __u32 ipcache_identity(const struct cm_address *address)
+/* A global function for its callers, which are off the fast path. */
+__noinline __u32 ipcache_identity(const struct cm_address *address)
 {
-	const struct cm_ipcache_entry *entry = ipcache_lookup(address);
+	const struct cm_ipcache_entry *entry = address ? ipcache_lookup(address) : NULL;
 
 	return entry ? entry->identity : IDENTITY_WORLD;
 }

@@ -204,8 +204,8 @@ __noinline int write_entry(struct packet *pkt, struct cm_ct_entry *flow, int is_
 	if (config.explain)
 		return write_step(CM_CALL_CT_CREATE, NULL, is_new, 0, 0);
 	tuple = tuple_of(pkt, packet_direction(pkt));
+	ct_advance(flow, pkt);
 	entry = *flow; /* on the stack, for Linux 6.1: see ipcache_lookup() */
-	ct_advance(&entry, pkt);
 	error = ct_write(&tuple, &entry);
 	if (error || (is_new && !config.ct_local))
 		count_aside(pkt, error ? CM_CT_FAILED : CM_CT_CREATED);
