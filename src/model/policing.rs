@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::frame::{TCP, UDP};
+
 /// What becomes of a policy's verdicts in one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -68,9 +70,6 @@ pub struct FailsafePort {
     /// In host byte order.
     pub port: u16,
 }
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 impl fmt::Display for FailsafePort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,0 +1,159 @@
+//! What a rule says of layer 4.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context, Error, Result, bail, ensure};
+
+use crate::model::frame::{ICMP, ICMP6, SCTP, TCP, UDP};
+
+/// What of layer 4 a rule matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum L4 {
+    /// Everything.
+    Any,
+    /// All of an IP protocol.
+    Protocol(u8),
+    /// Destination ports of TCP, UDP or SCTP.
+    Ports {
+        /// 6, 17 or 132.
+        protocol: u8,
+        /// The lowest port, host byte order.
+        first: u16,
+        /// The highest, which is no lower.
+        last: u16,
+    },
+    /// One type of ICMP message.
+    IcmpType {
+        /// 1 for ICMP, 58 for ICMPv6.
+        protocol: u8,
+        /// Its number.
+        kind: u8,
+    },
+}
+
+/// The protocols that have a name in the grammar.
+const PROTOCOLS: [(&str, u8); 5] =
+    [("tcp", TCP), ("udp", UDP), ("sctp", SCTP), ("icmp", ICMP), ("icmp6", ICMP6)];
+
+/// How an L4 is written, for messages.
+pub(super) const FORMS: &str =
+    "tcp, tcp/80, tcp/80-90 (so udp and sctp), icmp/8, icmp6/128, proto/47, or nothing for all";
+
+impl FromStr for L4 {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<L4> {
+        let (name, detail) = match text.split_once('/') {
+            Some((name, detail)) => (name, Some(detail)),
+            None => (text, None),
+        };
+        if name == "proto" {
+            let number = detail.and_then(number::<u8>);
+            return Ok(L4::Protocol(number.with_context(|| {
+                format!("`{text}`: `proto/` takes the number of a protocol, 0 to 255")
+            })?));
+        }
+        let Some((_, protocol)) = PROTOCOLS.into_iter().find(|(known, _)| *known == name) else {
+            bail!("{}", unknown_l4(text, detail));
+        };
+        match (protocol, detail) {
+            (_, None) => Ok(L4::Protocol(protocol)),
+            (ICMP | ICMP6, Some(detail)) => {
+                let kind = number(detail).with_context(|| {
+                    format!("`{text}`: `{name}/` takes one type of message, 0 to 255")
+                })?;
+                Ok(L4::IcmpType { protocol, kind })
+            }
+            (_, Some(detail)) => parse_ports(text, protocol, detail),
+        }
+    }
+}
+
+fn parse_ports(text: &str, protocol: u8, detail: &str) -> Result<L4> {
+    let (first, last) = detail.split_once('-').unwrap_or((detail, detail));
+    let (Some(first), Some(last)) = (number(first), number(last)) else {
+        bail!("`{text}`: a port is a number from 0 to 65535, a range two of them: 80-90");
+    };
+    ensure!(first <= last, "`{text}`: the range is the wrong way round; write {last}-{first}");
+    Ok(L4::Ports { protocol, first, last })
+}
+
+/// Digits only: `parse` would take a sign, too.
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// What is wrong with an L4, and what may have been meant.
+fn unknown_l4(text: &str, detail: Option<&str>) -> String {
+    let cure = match detail {
+        Some("tcp" | "udp" | "sctp") => {
+            let (port, protocol) = text.split_once('/').unwrap_or_default();
+            format!("write `{protocol}/{port}`")
+        }
+        _ if text.starts_with("icmpv6") => "ICMPv6 is called `icmp6`".to_owned(),
+        None if number::<u16>(text).is_some() => format!("say of what: `tcp/{text}`"),
+        _ => format!("write {FORMS}"),
+    };
+    format!("`{text}` is not a protocol or port: {cure}")
+}
+
+/// Nothing, for [`L4::Any`].
+impl fmt::Display for L4 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |number| PROTOCOLS.into_iter().find(|(_, known)| *known == number);
+        let protocol = match *self {
+            L4::Any => return Ok(()),
+            L4::Protocol(protocol) | L4::Ports { protocol, .. } | L4::IcmpType { protocol, .. } => {
+                protocol
+            }
+        };
+        match name(protocol) {
+            Some((name, _)) => f.write_str(name)?,
+            None => write!(f, "proto/{protocol}")?,
+        }
+        match *self {
+            L4::Any | L4::Protocol(_) => Ok(()),
+            L4::Ports { first, last, .. } if first == last => write!(f, "/{first}"),
+            L4::Ports { first, last, .. } => write!(f, "/{first}-{last}"),
+            L4::IcmpType { kind, .. } => write!(f, "/{kind}"),
+        }
+    }
+}
+
+impl L4 {
+    /// Puts together what is stored of a rule; `None` if no rule has these parts. An ICMP type is
+    /// a range of one.
+    pub fn from_parts(protocol: Option<u8>, range: Option<(u16, u16)>) -> Option<L4> {
+        match (protocol, range) {
+            (None, None) => Some(L4::Any),
+            (Some(protocol), None) => Some(L4::Protocol(protocol)),
+            (Some(protocol @ (TCP | UDP | SCTP)), Some((first, last))) if first <= last => {
+                Some(L4::Ports { protocol, first, last })
+            }
+            (Some(protocol @ (ICMP | ICMP6)), Some((first, last))) if first == last => {
+                Some(L4::IcmpType { protocol, kind: first.try_into().ok()? })
+            }
+            _ => None,
+        }
+    }
+
+    /// The protocol, if not all are matched.
+    pub fn protocol(self) -> Option<u8> {
+        match self {
+            L4::Any => None,
+            L4::Protocol(protocol) | L4::Ports { protocol, .. } | L4::IcmpType { protocol, .. } => {
+                Some(protocol)
+            }
+        }
+    }
+
+    /// First and last port, or twice the ICMP type; `None` if ports do not matter.
+    pub fn range(self) -> Option<(u16, u16)> {
+        match self {
+            L4::Any | L4::Protocol(_) => None,
+            L4::Ports { first, last, .. } => Some((first, last)),
+            L4::IcmpType { kind, .. } => Some((kind.into(), kind.into())),
+        }
+    }
+}
