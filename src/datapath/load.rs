@@ -1,15 +1,17 @@
 //! From what an endpoint should be to programs in the kernel: configuration, maps, load.
 
+mod share;
+
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use ipnet::Ipv6Net;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{MapCore, MapHandle, OpenMapMut};
+use libbpf_rs::{MapCore, MapHandle};
+use share::{Shared, leave_out_policy_maps, share_maps, share_policy_calls, share_policy_maps};
 
 use super::abi::{self, cm_config, cm_confirm, cm_delivery, cm_ipv6, cm_role};
 use super::device::{Device, Framing};
@@ -280,13 +282,6 @@ pub fn load(
     })
 }
 
-/// Where maps are shared.
-struct Shared<'a> {
-    root: &'a Root,
-    /// What is made gets a pin; but for a private copy, which leaves nothing behind.
-    pins_new: bool,
-}
-
 /// Makes the shared maps that are not there, and nothing else.
 pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
     let mut storage = MaybeUninit::uninit();
@@ -302,66 +297,6 @@ pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
     open.load().with_context(|| {
         format!("create the maps in {}; it takes root or CAP_BPF", root.path().display())
     })?;
-    Ok(())
-}
-
-/// Takes the pinned maps where there are any; the others get their pins at load.
-fn share_maps(open: &mut OpenCilmarkSkel<'_>, shared: &Shared<'_>, sizes: &Sizes) -> Result<()> {
-    let maps = &mut open.maps;
-    share_map(&mut maps.cm_ipcache, shared, sizes.ipcache)?;
-    share_map(&mut maps.cm_ipcache_cidr, shared, sizes.ipcache)?;
-    share_map(&mut maps.cm_endpoints, shared, None)?;
-    share_map(&mut maps.cm_identities, shared, None)?;
-    share_map(&mut maps.cm_metrics, shared, None)?;
-    share_map(&mut maps.cm_generation, shared, None)?;
-    share_map(&mut maps.cm_events, shared, None)
-}
-
-/// The array of programs exists only where somebody delivers.
-fn share_policy_calls(
-    open: &mut OpenCilmarkSkel<'_>,
-    shared: &Shared<'_>,
-    config: &cm_config,
-) -> Result<()> {
-    let calls = &mut open.maps.cm_policy_call;
-    if config.local_delivery == 0 {
-        return calls.set_autocreate(false).context("leave out the policy calls");
-    }
-    if config.explain != 0 {
-        // An array of its own: the programs in the shared one would change things.
-        return Ok(());
-    }
-    share_map(calls, shared, None)
-}
-
-/// The maps of conntrack, which cost megabytes, exist only where somebody has a policy.
-fn share_policy_maps(
-    open: &mut OpenCilmarkSkel<'_>,
-    shared: &Shared<'_>,
-    config: &cm_config,
-    sizes: &Sizes,
-) -> Result<()> {
-    if !config.has_policy() {
-        return leave_out_policy_maps(open);
-    }
-    let maps = &mut open.maps;
-    for map in [&mut maps.cm_ct4, &mut maps.cm_ct6] {
-        let name = map.name().to_string_lossy().into_owned();
-        let path = match config.endpoint() {
-            Some(id) if config.ct_local != 0 => shared.root.endpoint(id).map(&name),
-            _ => shared.root.map(&name),
-        };
-        share_map_at(map, &path, sizes.ct, shared.pins_new)?;
-    }
-    share_map(&mut maps.cm_frag4, shared, None)?;
-    share_map(&mut maps.cm_frag6, shared, None)
-}
-
-fn leave_out_policy_maps(open: &mut OpenCilmarkSkel<'_>) -> Result<()> {
-    let maps = &mut open.maps;
-    for map in [&mut maps.cm_ct4, &mut maps.cm_ct6, &mut maps.cm_frag4, &mut maps.cm_frag6] {
-        map.set_autocreate(false).context("leave out a map")?;
-    }
     Ok(())
 }
 
@@ -397,50 +332,4 @@ fn inherit(
         }
         _ => Ok(()),
     }
-}
-
-fn share_map(map: &mut OpenMapMut<'_>, shared: &Shared<'_>, entries: Option<u32>) -> Result<()> {
-    let path = shared.root.map(&map.name().to_string_lossy());
-    share_map_at(map, &path, entries, shared.pins_new)
-}
-
-fn share_map_at(
-    map: &mut OpenMapMut<'_>,
-    path: &Path,
-    entries: Option<u32>,
-    pins_new: bool,
-) -> Result<()> {
-    let name = map.name().to_string_lossy().into_owned();
-    if !path.exists() {
-        if let Some(entries) = entries {
-            map.set_max_entries(entries)
-                .with_context(|| format!("give {name} {entries} entries"))?;
-        }
-        if !pins_new {
-            return Ok(());
-        }
-        return map.set_pin_path(path).with_context(|| format!("pin {}", path.display()));
-    }
-
-    let pinned = MapHandle::from_pinned_path(path)
-        .with_context(|| format!("open the pinned map {}", path.display()))?;
-    ensure!(
-        pinned.map_type() == map.map_type()
-            && pinned.key_size() == map.key_size()
-            && pinned.value_size() == map.value_size(),
-        "{} is a map of another layout, made by another version or another program; remove it, or \
-         name another directory with --bpffs",
-        path.display()
-    );
-    if let Some(entries) = entries
-        && entries != pinned.max_entries()
-    {
-        bail!(
-            "{} has {} entries and can't get {entries}: sizes count when a map is made, and it \
-             stays as it is until nothing is attached, named or in the ipcache",
-            path.display(),
-            pinned.max_entries()
-        );
-    }
-    map.reuse_fd(pinned.as_fd()).with_context(|| format!("use {}", path.display()))
 }
