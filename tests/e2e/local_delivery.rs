@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::red_and_blue;
+use super::{red_and_blue, talk_both_ways};
 use crate::common::World;
 use crate::common::process::PATIENCE;
 use crate::common::talk::{arrives, is_lost, ping, tcp, udp};
@@ -35,15 +35,7 @@ fn ping_tcp_and_udp_pass_without_the_hosts_stack() {
     for hook in ["tcx", "clsact"] {
         let claim = move || {
             let Some(world) = neighbours(&format!("--hook {hook}")) else { return };
-            for (from, to, number) in [("red", "blue", 2), ("blue", "red", 1)] {
-                for address in [format!("10.{number}.0.10"), format!("fd00:{number}::10")] {
-                    ping(&world, from, &format!("-s 4000 {address}"));
-                    tcp(&world, from, to, &address);
-                    let (sender, receiver) =
-                        (udp(&world, from, "[::]:0"), udp(&world, to, "[::]:0"));
-                    arrives(&sender, &receiver, &address.replace("10.", "::ffff:10."));
-                }
-            }
+            talk_both_ways(&world);
             for device in ["red", "blue"] {
                 assert_eq!(world.status(device)["drops"], 0, "{device}");
             }

@@ -20,6 +20,7 @@ mod transfers;
 mod uplink;
 
 use crate::common::World;
+use crate::common::talk::{arrives, ping, tcp, udp};
 
 /// The marks of the two workloads.
 const RED: u32 = 0x04d2_0f00;
@@ -33,4 +34,16 @@ fn red_and_blue(options: &str) -> Option<World> {
     world.cilmark_ok(&format!("attach red --id 1234 --ip 10.1.0.10 fd00:1::10 {options}"));
     world.cilmark_ok(&format!("attach blue --id 199472 --ip 10.2.0.10 fd00:2::10 {options}"));
     Some(world)
+}
+
+/// Echoes, TCP and UDP from each of them to the other, by both families.
+fn talk_both_ways(world: &World) {
+    for (from, to, number) in [("red", "blue", 2), ("blue", "red", 1)] {
+        for address in [format!("10.{number}.0.10"), format!("fd00:{number}::10")] {
+            ping(world, from, &format!("-s 4000 {address}"));
+            tcp(world, from, to, &address);
+            let (sender, receiver) = (udp(world, from, "[::]:0"), udp(world, to, "[::]:0"));
+            arrives(&sender, &receiver, &address.replace("10.", "::ffff:10."));
+        }
+    }
 }

@@ -1,23 +1,15 @@
 //! What a router between two workloads sees: their identities, with its own tools.
 
-use super::{BLUE, RED, red_and_blue};
+use super::{BLUE, RED, red_and_blue, talk_both_ways};
 use crate::common::World;
-use crate::common::talk::{arrives, is_lost, ping, tcp, udp};
+use crate::common::talk::{arrives, is_lost, udp};
 
 #[test]
 fn ping_tcp_and_udp_pass_both_ways_over_both_families() {
     for hook in ["tcx", "clsact"] {
         let claim = move || {
             let Some(world) = red_and_blue(&format!("--hook {hook}")) else { return };
-            for (from, to, number) in [("red", "blue", 2), ("blue", "red", 1)] {
-                for address in [format!("10.{number}.0.10"), format!("fd00:{number}::10")] {
-                    ping(&world, from, &format!("-s 4000 {address}"));
-                    tcp(&world, from, to, &address);
-                    let (sender, receiver) =
-                        (udp(&world, from, "[::]:0"), udp(&world, to, "[::]:0"));
-                    arrives(&sender, &receiver, &address.replace("10.", "::ffff:10."));
-                }
-            }
+            talk_both_ways(&world);
             for device in ["red", "blue"] {
                 let status = world.status(device);
                 assert_eq!(status["drops"], 0, "{device}");
