@@ -17,7 +17,7 @@ use crate::datapath::addresses::Addresses;
 use crate::datapath::attach::{self, HookKind, Place};
 use crate::datapath::device::{self, Device};
 use crate::datapath::events::Events;
-use crate::datapath::load::{self, Features, Sizes, Spec};
+use crate::datapath::load::{self, Features, Loaded, Sizes, Spec};
 use crate::datapath::pin::{Lock, Root};
 use crate::datapath::registry::Endpoint;
 use crate::datapath::{delivery, maps, netns, sys};
@@ -266,20 +266,23 @@ fn put_on(
         pins.remove_map("cm_ct4")?;
         pins.remove_map("cm_ct6")?;
     }
+    log_costs(&spec.device.name, &loaded, start.elapsed())
+}
+
+fn log_costs(device: &str, loaded: &Loaded, all: Duration) -> Result<()> {
     for hook in attach::HOOKS {
         let facts = sys::program_facts(loaded.program(hook))?;
         info!(
-            "{}: {hook:?} program has {} instructions, {} walked by the verifier",
-            spec.device.name, facts.instructions, facts.verified_instructions
+            "{device}: {hook:?} program has {} instructions, {} walked by the verifier",
+            facts.instructions, facts.verified_instructions
         );
     }
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     info!(
-        "{}: open {:.2} ms, load {:.2} ms, attach {:.2} ms",
-        spec.device.name,
+        "{device}: open {:.2} ms, load {:.2} ms, attach {:.2} ms",
         ms(loaded.open_time),
         ms(loaded.load_time),
-        ms(start.elapsed() - loaded.open_time - loaded.load_time)
+        ms(all - loaded.open_time - loaded.load_time)
     );
     Ok(())
 }
