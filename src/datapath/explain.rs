@@ -80,9 +80,10 @@ impl Original {
     pub fn of(endpoint: &Endpoint, hook: Hook) -> Result<Original> {
         ensure!(
             !endpoint.stale,
-            "endpoint {} ({}) is stale: its device is gone, or a program is not on its hook",
-            endpoint.id,
-            endpoint.device
+            "endpoint {id} ({}) is stale: its device is gone, or a program is not on its hook; `cilmark \
+             detach id:{id}` cleans it, or attach the device again",
+            endpoint.device,
+            id = endpoint.id
         );
         let (config, confirm) = endpoint.running(hook)?;
         let role = endpoint.role().context("its configuration has no role")?;

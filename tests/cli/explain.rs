@@ -108,6 +108,24 @@ fn a_packet_that_can_not_be_built_is_refused() {
 }
 
 #[test]
+fn a_frame_without_addresses_is_told_as_one() {
+    let Some(world) = World::new() else { return };
+    attached(&world);
+    let told = world.cilmark_ok("explain eth0 from --packet 0a0b0c0d0e0f02c11a0000020806");
+    assert!(told.contains("no address: nothing claimed"), "{told}");
+}
+
+#[test]
+fn a_stale_endpoint_has_nothing_to_explain_and_the_cure_is_told() {
+    let Some(world) = World::new() else { return };
+    attached(&world);
+    world.sh("ip link del web");
+    world
+        .cilmark(&format!("explain web from {TCP}"))
+        .fails(1, &["endpoint 1 (web) is stale", "cilmark detach id:1"]);
+}
+
+#[test]
 fn the_device_may_be_in_another_namespace() {
     let Some(world) = World::new() else { return };
     world.sh("ip netns add far && ip -n far link set lo up");

@@ -148,7 +148,7 @@ struct Teller<'a> {
 impl Teller<'_> {
     fn tell(&self, step: &cm_step) -> (&'static str, String) {
         let [a, b, c] = step.values;
-        let address = monitor::address(step.address).unwrap_or_default();
+        let address = monitor::address(step.address).unwrap_or_else(|| "no address".to_owned());
         match step.call {
             cm_call::CM_CALL_CHECK_SOURCE => ("check_source", self.source(a, &address)),
             cm_call::CM_CALL_ARP_ANSWER => ("arp_answer", format!("in the name of {address}")),
