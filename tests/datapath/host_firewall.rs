@@ -210,3 +210,22 @@ fn headers_that_cannot_be_read_pass_no_policy() {
     let elsewhere = "fd00:78::1".parse().unwrap();
     nic.from_netdev(cut(PEER6, elsewhere).forwarded()).passes();
 }
+
+#[test]
+fn what_is_routed_by_its_source_is_forwarded_too() {
+    let Some(lab) = Lab::new() else { return };
+    router(&lab);
+    lab.world.sh("ip route del default && ip -6 route del default dev wan && \
+         ip rule add from 10.77.0.0/16 table 77 && ip -6 rule add from fd00:77::/64 table 77 && \
+         ip route add default via 192.168.7.2 table 77 && \
+         ip -6 route add default via fd00:7::2 dev wan table 77");
+    let nic = nic(&lab);
+    for (peer, other, own) in
+        [("10.77.0.1", "10.78.0.1", "192.168.7.1"), ("fd00:77::1", "fd00:78::1", "fd00:7::1")]
+    {
+        let [peer, other, own]: [IpAddr; 3] =
+            [peer, other, own].map(|address| address.parse().unwrap());
+        nic.from_netdev(to_host(peer, other)).passes();
+        nic.from_netdev(to_host(peer, own)).is_dropped(POLICY);
+    }
+}

@@ -39,8 +39,10 @@ static __always_inline int is_bridged_to_others(struct __sk_buff *skb)
 /*
  * Whether the routing tables keep an address here: neither we nor the operator list link-local,
  * temporary, secondary and broadcast addresses, those of other devices, and what DHCP changed.
+ * The other end is asked for by rules such as `ip rule add from`.
  */
-static __always_inline int is_routed_here(struct __sk_buff *skb, const struct cm_address *address)
+static __always_inline int is_routed_here(struct __sk_buff *skb, const struct cm_address *address,
+					  const struct cm_address *peer)
 {
 	struct bpf_fib_lookup fib = {
 		.family = address->family == CM_IPV4 ? AF_INET : AF_INET6,
@@ -49,6 +51,7 @@ static __always_inline int is_routed_here(struct __sk_buff *skb, const struct cm
 
 	long result;
 
+	__builtin_memcpy(fib.source, peer->bytes, sizeof(fib.source));
 	__builtin_memcpy(fib.destination, address->bytes, sizeof(fib.destination));
 	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	step(CM_CALL_FIB_LOOKUP, address, result, 0, 0);
@@ -69,12 +72,13 @@ static __always_inline int is_routed_here(struct __sk_buff *skb, const struct cm
  * Cheapest first. A global function, for its stack: kernels round each frame up to 32 bytes, and
  * 512 have to do for a chain of calls.
  */
-__noinline int is_host_address(struct __sk_buff *skb, const struct cm_address *address)
+__noinline int is_host_address(struct __sk_buff *skb, const struct cm_address *address,
+			       const struct cm_address *peer)
 {
 	const struct cm_ipcache_entry *entry;
 	struct cm_address key;
 
-	if (!address)
+	if (!address || !peer)
 		return 0;
 	key = *address; /* see ipcache_lookup() */
 	if (is_own_address(address) || is_multicast(address))
@@ -82,7 +86,7 @@ __noinline int is_host_address(struct __sk_buff *skb, const struct cm_address *a
 	entry = bpf_map_lookup_elem(&cm_ipcache, &key);
 	if (entry && (entry->is_host || entry->identity == IDENTITY_HOST))
 		return 1;
-	return is_routed_here(skb, address);
+	return is_routed_here(skb, address, peer);
 }
 
 /* Whether the policy of a NIC is asked about a packet that it has received. */
@@ -94,7 +98,7 @@ static __always_inline int is_for_host(struct __sk_buff *skb, const struct packe
 	 */
 	int is_seen_only =
 		skb->pkt_type == PACKET_OTHERHOST && !config.bridge_port && !config.l3_device;
-	int answer = !is_seen_only && is_host_address(skb, &pkt->destination);
+	int answer = !is_seen_only && is_host_address(skb, &pkt->destination, &pkt->source);
 
 	step(CM_CALL_IS_FOR_HOST, &pkt->destination, answer, 0, 0);
 	return answer;
@@ -104,7 +108,7 @@ static __always_inline int is_for_host(struct __sk_buff *skb, const struct packe
 static __always_inline int is_masqueraded(struct __sk_buff *skb, const struct packet *pkt)
 {
 	return !config.bridge_port && !is_multicast(&pkt->source) &&
-	       is_host_address(skb, &pkt->source);
+	       is_host_address(skb, &pkt->source, &pkt->destination);
 }
 
 #endif
