@@ -229,3 +229,29 @@ fn what_is_routed_by_its_source_is_forwarded_too() {
         nic.from_netdev(to_host(peer, own)).is_dropped(POLICY);
     }
 }
+
+#[test]
+fn a_bridge_hands_on_what_is_not_addressed_to_it() {
+    let Some(lab) = Lab::new() else { return };
+    // The frames go to ..:bb: not to the port.
+    lab.world.sh("ip link set lo address 02:00:00:00:00:99");
+    let port = |bridge: u8| {
+        let nic = lab.netdev(1).address(OWN4).policy(enforcing());
+        nic.tune(move |config| {
+            config.bridge_port = 1;
+            config.bridge_mac = [0x02, 0, 0, 0, 0, bridge];
+        })
+        .load()
+    };
+    for forwarding in [0, 1] {
+        // Without a route to anywhere: nothing that is bridged needs one.
+        lab.world.sh(&format!(
+            "sysctl -qw net.ipv4.ip_forward={forwarding} net.ipv6.conf.all.forwarding={forwarding}"
+        ));
+        for (peer, other) in [("10.77.0.1", "10.78.0.1"), ("fd00:77::1", "fd00:78::1")] {
+            let frame = || to_host(peer.parse().unwrap(), other.parse().unwrap());
+            port(0x98).from_netdev(frame()).passes();
+            port(0xbb).from_netdev(frame()).is_dropped(POLICY);
+        }
+    }
+}

@@ -22,17 +22,17 @@ static __always_inline int is_multicast(const struct cm_address *address)
 	return address->bytes[0] >> 4 == 0xe || words[0] == 0xffffffff;
 }
 
-/* A frame that a bridge hands on to others: neither to the bridge nor to everybody. */
+/* A frame that a bridge hands on to others, or its stack drops: not to the bridge, nor to everybody. */
 static __always_inline int is_bridged_to_others(struct __sk_buff *skb)
 {
 	__u8 *end = (void *)(long)skb->data_end;
 	__u8 *mac = (void *)(long)skb->data;
 
-	if (!config.bridge_port || mac + ETH_ALEN > end || mac[0] & 1)
+	if (!config.bridge_port || skb->pkt_type != PACKET_OTHERHOST || mac + ETH_ALEN > end)
 		return 0;
 	for (int i = 0; i < ETH_ALEN; i++)
 		if (mac[i] != config.bridge_mac[i])
-			return skb->pkt_type == PACKET_OTHERHOST;
+			return 1;
 	return 0;
 }
 
@@ -62,8 +62,6 @@ static __always_inline int is_routed_here(struct __sk_buff *skb, const struct cm
 	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
 	case BPF_FIB_LKUP_RET_NO_SRC_ADDR:
 		return 0;
-	case BPF_FIB_LKUP_RET_FWD_DISABLED:
-		return !is_bridged_to_others(skb);
 	}
 	return 1;
 }
@@ -86,7 +84,8 @@ __noinline int is_host_address(struct __sk_buff *skb, const struct cm_address *a
 	entry = bpf_map_lookup_elem(&cm_ipcache, &key);
 	if (entry && (entry->is_host || entry->identity == IDENTITY_HOST))
 		return 1;
-	return is_routed_here(skb, address, peer);
+	/* A host need not have a route to whom it only bridges. */
+	return !is_bridged_to_others(skb) && is_routed_here(skb, address, peer);
 }
 
 /* Whether the policy of a NIC is asked about a packet that it has received. */
