@@ -23,7 +23,7 @@ use crate::datapath::registry::Endpoint;
 use crate::datapath::{delivery, maps, netns, sys};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Names;
-use crate::model::policing::Mode;
+use crate::model::policing::{Confirmation, Fallback, Mode};
 use crate::model::prefix::parse_ipv6_prefix;
 use crate::output;
 
@@ -180,6 +180,7 @@ fn attach_locked(
         policy: args.policing.plan(role, replaced)?,
         device,
     };
+    let confirmation = replaced.map(Endpoint::confirmation).transpose()?;
     let put_on = put_on(context, &spec, place, args, replaced);
     // Whether it did or was undone: addresses have come and gone, and their identities.
     maps::bump_generation(root)?;
@@ -189,6 +190,12 @@ fn attach_locked(
     }
     output::note(&describe(&spec, place.kind, replaced.is_some(), &names));
     args.policing.tell(&spec, replaced)?;
+    if let Some(Confirmation::Pending(Fallback::Rules, _)) = confirmation {
+        output::note(&format!(
+            "{}: nobody had confirmed the last change of its rules, and this makes it permanent",
+            spec.device.name
+        ));
+    }
     Ok(spec.id)
 }
 

@@ -53,6 +53,18 @@ fn an_enforcement_that_nobody_confirms_only_audits_from_then_on() {
 }
 
 #[test]
+fn attaching_again_says_that_it_confirms_the_rules() {
+    let Some(world) = nic() else { return };
+    world.cilmark_ok(&format!("{NIC} --policy enforce --yes"));
+    world.cilmark_ok("policy add red allow ingress from any --confirm 60s");
+    for said in [true, false] {
+        let run = world.cilmark(&format!("{NIC} --policy enforce --yes"));
+        assert_eq!(run.stderr.contains("makes it permanent"), said, "{run:?}");
+        assert_eq!(rules(&world), ["allow ingress from any"]);
+    }
+}
+
+#[test]
 fn a_confirmed_enforcement_stays() {
     let Some(world) = nic() else { return };
     world.cilmark("confirm red").fails(1, &["nothing is attached"]);
