@@ -1,5 +1,7 @@
 //! The policy of a NIC: which packets are the host's, and what never depends on rules.
 
+use cilmark::datapath::sys;
+
 use super::policing::*;
 use super::*;
 use crate::common::Lab;
@@ -253,5 +255,53 @@ fn a_bridge_hands_on_what_is_not_addressed_to_it() {
             port(0x98).from_netdev(frame()).passes();
             port(0xbb).from_netdev(frame()).is_dropped(POLICY);
         }
+    }
+}
+
+#[test]
+fn a_vlans_own_mac_hides_no_address_that_is_listed() {
+    let Some(lab) = Lab::new() else { return };
+    router(&lab);
+    lab.world.sh("ip link set lo address 02:00:00:00:00:99");
+    let nic = nic(&lab);
+    for (peer, own) in PEER_TO_OWN {
+        let frame = |destination| Frame::ip(peer, destination).vlan(100).tcp(4000, 80).forwarded();
+        nic.from_netdev(frame(own)).is_dropped(POLICY);
+        let other = if own.is_ipv4() { "10.78.0.1" } else { "fd00:78::1" };
+        nic.from_netdev(frame(other.parse().unwrap())).passes();
+    }
+}
+
+#[test]
+fn what_masquerade_lends_ends_before_the_kernel_forgets_it() {
+    let Some(lab) = Lab::new() else { return };
+    router(&lab);
+    let nic = nic(&lab);
+    lab.rules(&nic, &["allow egress to any udp/9"]);
+    let hertz = i64::from(sys::jiffies_per_second());
+    for (own, peer) in OWN_TO_PEER {
+        lab.flush_conntrack();
+        nic.to_netdev(Frame::ip(own, peer).udp(4000, 53).forwarded()).passes();
+        nic.from_netdev(Frame::ip(peer, own).udp(53, 4000).forwarded()).passes();
+        let lent = lab.flows()[0].expires as i64;
+        lab.flush_conntrack();
+        nic.to_netdev(Frame::ip(own, peer).udp(4000, 9)).passes();
+        let own_flow = lab.flows()[0].expires as i64;
+        assert_eq!(((own_flow - lent) as f64 / hertz as f64).round() as i64, 60 - 25);
+    }
+}
+
+#[test]
+fn a_flow_of_the_hosts_that_is_over_is_no_workloads() {
+    let Some(lab) = Lab::new() else { return };
+    router(&lab);
+    let nic = nic(&lab);
+    for (own, peer) in OWN_TO_PEER {
+        lab.rules(&nic, &["allow egress to any"]);
+        nic.to_netdev(Frame::ip(own, peer).udp(4000, 53)).passes();
+        lab.rules(&nic, &["deny egress to any"]);
+        nic.to_netdev(Frame::ip(own, peer).udp(4000, 53).forwarded()).passes();
+        nic.from_netdev(Frame::ip(peer, own).udp(53, 4000).forwarded()).passes();
+        nic.to_netdev(Frame::ip(own, peer).udp(4000, 53)).is_dropped(POLICY_DENY);
     }
 }

@@ -18,6 +18,11 @@ enum {
 	CT_LIFETIME_ESTABLISHED = 21600,
 	CT_LIFETIME_CLOSING = 10,
 	CT_LIFETIME_OTHER = 60,
+	/*
+	 * Under masquerade less than the kernel's 30 (nf_conntrack_udp_timeout): an entry that
+	 * outlived the kernel's would let packets in to the host itself.
+	 */
+	CT_LIFETIME_MASQUERADED = 25,
 };
 
 struct {
@@ -155,7 +160,7 @@ static __always_inline int is_syn(const struct packet *pkt)
 static __always_inline __u32 ct_lifetime(const struct cm_ct_entry *entry, __u8 protocol)
 {
 	if (protocol != IPPROTO_TCP)
-		return CT_LIFETIME_OTHER;
+		return entry->masqueraded ? CT_LIFETIME_MASQUERADED : CT_LIFETIME_OTHER;
 	if (entry->state & CM_CT_CLOSING)
 		return CT_LIFETIME_CLOSING;
 	return entry->state & CM_CT_ESTABLISHED ? CT_LIFETIME_ESTABLISHED : CT_LIFETIME_SYN;

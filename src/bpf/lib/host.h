@@ -22,13 +22,20 @@ static __always_inline int is_multicast(const struct cm_address *address)
 	return address->bytes[0] >> 4 == 0xe || words[0] == 0xffffffff;
 }
 
-/* A frame that a bridge hands on to others, or its stack drops: not to the bridge, nor to everybody. */
-static __always_inline int is_bridged_to_others(struct __sk_buff *skb)
+/*
+ * A frame to another MAC: the stack drops it, or a bridge hands it on. Without Ethernet there is no
+ * such thing, but a test run takes the IP header for one.
+ */
+static __always_inline int is_for_another(struct __sk_buff *skb)
 {
 	__u8 *end = (void *)(long)skb->data_end;
 	__u8 *mac = (void *)(long)skb->data;
 
-	if (!config.bridge_port || skb->pkt_type != PACKET_OTHERHOST || mac + ETH_ALEN > end)
+	if (config.l3_device || skb->pkt_type != PACKET_OTHERHOST)
+		return 0;
+	if (!config.bridge_port)
+		return 1;
+	if (mac + ETH_ALEN > end)
 		return 0;
 	for (int i = 0; i < ETH_ALEN; i++)
 		if (mac[i] != config.bridge_mac[i])
@@ -85,18 +92,15 @@ __noinline int is_host_address(struct __sk_buff *skb, const struct cm_address *a
 	if (entry && (entry->is_host || entry->identity == IDENTITY_HOST))
 		return 1;
 	/* A host need not have a route to whom it only bridges. */
-	return !is_bridged_to_others(skb) && is_routed_here(skb, address, peer);
+	return !is_for_another(skb) && is_routed_here(skb, address, peer);
 }
 
 /* Whether the policy of a NIC is asked about a packet that it has received. */
 static __always_inline int is_for_host(struct __sk_buff *skb, const struct packet *pkt)
 {
-	/*
-	 * Seen because the device is promiscuous; the stack drops it. Without Ethernet there is no
-	 * such thing, but a test run takes the IP header for one.
-	 */
-	int is_seen_only =
-		skb->pkt_type == PACKET_OTHERHOST && !config.bridge_port && !config.l3_device;
+	/* A VLAN's device may have a MAC of its own: of it we know the addresses that are listed. */
+	int is_tagged = skb->vlan_present || pkt->l3_offset > ETH_HLEN;
+	int is_seen_only = !config.bridge_port && !is_tagged && is_for_another(skb);
 	int answer = !is_seen_only && is_host_address(skb, &pkt->destination, &pkt->source);
 
 	step(CM_CALL_IS_FOR_HOST, &pkt->destination, answer, 0, 0);

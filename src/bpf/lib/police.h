@@ -226,6 +226,14 @@ static __always_inline int has_flow(const struct packet *pkt)
 	return !pkt->parse_error && (!is_icmp(pkt) || is_echo(pkt));
 }
 
+/* The host's own flow, under a name that masquerade has given to a workload's since. */
+static __always_inline int is_left_over(const struct __sk_buff *skb, const struct packet *pkt,
+					const struct cm_ct_entry *entry)
+{
+	return entry->direction == CM_EGRESS && !entry->masqueraded && !is_generated_here(skb) &&
+	       mark_magic(pkt->mark_in) != MARK_MAGIC_HOST;
+}
+
 /* What conntrack has under the name of a packet's flow. */
 enum found {
 	FOUND_NOTHING,
@@ -274,7 +282,8 @@ __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct
 	 */
 	is_known = entry && ct_is_alive(entry) && !ct_begins_anew(entry, pkt) &&
 		   (entry->verdict & 1 || !is_enforced(entry->direction)) &&
-		   !(pkt->program == CM_TO_NETDEV && is_taken_back(skb, entry));
+		   !(pkt->program == CM_TO_NETDEV &&
+		     (is_taken_back(skb, entry) || is_left_over(skb, pkt, entry)));
 	if (is_known)
 		*flow = *entry;
 	if (config.explain)
@@ -398,6 +407,9 @@ static __always_inline int police(struct __sk_buff *skb, struct packet *pkt,
 	pkt->is_settled = 1;
 	if (config.explain)
 		return explain_settled(pkt, entry);
+	if (config.role == CM_ROLE_NETDEV && entry->masqueraded)
+		expires = now +
+			  (__u64)ct_lifetime(entry, pkt->l4_protocol) * config.jiffies_per_second;
 	/* At most once a second, for the sake of the other CPUs' caches. */
 	if (expires - entry->expires >= config.jiffies_per_second)
 		entry->expires = expires;
