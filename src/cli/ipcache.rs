@@ -116,12 +116,13 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
         }
         Command::Flush => {
             let _lock = context.root.lock()?;
-            let count = match Ipcache::open(&context.root)? {
-                Some(ipcache) => ipcache.flush()?,
-                None => 0,
+            let flushed = match Ipcache::open(&context.root)? {
+                Some(ipcache) => ipcache.flush(),
+                None => Ok(0),
             };
+            // Also after a failure half way.
             maps::bump_generation(root)?;
-            output::note(&format!("removed {}", entries(count)));
+            output::note(&format!("removed {}", entries(flushed?)));
             detach::remove_unused_root(&context.root)
         }
     }
