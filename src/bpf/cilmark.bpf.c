@@ -149,8 +149,8 @@ int to_netdev(struct __sk_buff *skb)
 	verdict = police(skb, &pkt, CM_EGRESS);
 	if (verdict < 0)
 		return drop(skb, &pkt, verdict);
-	if (config.identity != IDENTITY_HOST && !mark_is_ours(pkt.mark_in) &&
-	    is_host_traffic(skb, &pkt))
+	if (config.identity != IDENTITY_HOST && is_host_traffic(skb, &pkt) &&
+	    !mark_is_ours(pkt.mark_in))
 		mark_set_identity(skb, config.identity);
 	return accept(skb, &pkt);
 }

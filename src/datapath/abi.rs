@@ -10,7 +10,7 @@ use plain::Plain;
 pub use super::skel::types::*;
 use super::sys::Hook;
 use crate::model::endpoint::EndpointId;
-use crate::model::policing::{FailsafePort, Fallback, Mode};
+use crate::model::policing::{FailsafePort, Fallback, Mode, VerdictLog};
 
 // SAFETY: each is `repr(C)`, made of integers, arrays of integers and transparent newtypes of
 // integers, so that every bit pattern is a value; abi.h asserts that there is no padding.
@@ -161,6 +161,18 @@ impl From<Fallback> for cm_fallback {
             Fallback::Audit => cm_fallback::CM_FALLBACK_AUDIT,
             Fallback::Rules => cm_fallback::CM_FALLBACK_RULES,
         }
+    }
+}
+
+/// `cm_config.policy_verdict_log`: a bit for each direction.
+pub fn verdict_log(log: VerdictLog) -> u32 {
+    let ingress = 1 << cm_direction::CM_INGRESS.0;
+    let egress = 1 << cm_direction::CM_EGRESS.0;
+    match log {
+        VerdictLog::None => 0,
+        VerdictLog::Ingress => ingress,
+        VerdictLog::Egress => egress,
+        VerdictLog::Both => ingress | egress,
     }
 }
 

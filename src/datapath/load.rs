@@ -21,7 +21,7 @@ use super::skel::{CilmarkSkelBuilder, OpenCilmarkSkel};
 use super::sys::{self, Hook};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Identity;
-use crate::model::policing::{Failsafe, Mode};
+use crate::model::policing::{Failsafe, Mode, VerdictLog};
 
 /// Above this many a second and CPU the datapath counts events instead of sending them.
 const EVENTS_PER_SECOND: u32 = 10_000;
@@ -64,6 +64,8 @@ pub struct Policing {
     pub adopt_until_ns: u64,
     /// Conntrack maps of its own.
     pub ct_local: bool,
+    /// Which verdicts become events.
+    pub verdict_log: VerdictLog,
 }
 
 /// What is off unless asked for.
@@ -170,7 +172,7 @@ impl Spec {
             stamp_remote: self.features.stamp_remote.into(),
             events_per_second: EVENTS_PER_SECOND,
             policy: [self.policy.ingress.into(), self.policy.egress.into()],
-            policy_verdict_log: 3,
+            policy_verdict_log: abi::verdict_log(self.policy.verdict_log),
             jiffies_per_second: sys::jiffies_per_second(),
             adopt_until_ns: self.policy.adopt_until_ns,
             ct_local: self.policy.ct_local.into(),

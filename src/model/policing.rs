@@ -62,6 +62,20 @@ impl Confirmation {
     }
 }
 
+/// Of which direction's flows a policy reports its verdicts, while somebody reads them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum VerdictLog {
+    /// Of none; drops, and what audit would drop, are reported all the same.
+    None,
+    /// To the endpoint.
+    Ingress,
+    /// From the endpoint.
+    Egress,
+    /// Of both.
+    #[default]
+    Both,
+}
+
 /// A port of TCP or UDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FailsafePort {

@@ -111,6 +111,7 @@ fn what_only_the_host_can_refuse_is_worded_and_has_status_1() {
             "attach red --id 7 --netns nowhere",
             "attach nic --policy enforce",
             "attach red --id 7 --failsafe tcp/22",
+            "attach nic --failsafe tcp/22",
             "attach red --id 7 --confirm 60s",
             "detach red",
             "status red",

@@ -4,6 +4,8 @@ use cilmark::datapath::abi::{cm_direction, cm_reason};
 use cilmark::datapath::conntrack::Conntrack;
 use cilmark::datapath::sys;
 
+use cilmark::model::policing::VerdictLog;
+
 use super::policing::*;
 use super::*;
 use crate::common::Lab;
@@ -434,4 +436,25 @@ fn flows_that_end_otherwise_are_not_taken_for_evicted() {
     send();
     lab.flush_conntrack();
     assert_eq!(evicted(), Some(20), "these went without a word");
+}
+
+#[test]
+fn verdicts_are_told_of_the_directions_that_were_asked_for() {
+    let Some(lab) = Lab::new() else { return };
+    for (log, told) in [
+        (VerdictLog::None, (false, false)),
+        (VerdictLog::Ingress, (true, false)),
+        (VerdictLog::Egress, (false, true)),
+        (VerdictLog::Both, (true, true)),
+    ] {
+        let policy = Policing { verdict_log: log, ..enforcing() };
+        let workload = lab.container(ID).policy(policy).load();
+        for (own, peer) in OWN_TO_PEER {
+            lab.rules(&workload, &["allow ingress from any", "allow egress to any"]);
+            let received = workload.to_container(Frame::ip(peer, own).tcp(1, 2).forwarded());
+            let sent = workload.from_container(Frame::ip(own, peer).tcp(3, 4));
+            let verdicts = [&received, &sent].map(|run| run.passes().policy_verdict.is_some());
+            assert_eq!((verdicts[0], verdicts[1]), told, "{log:?}");
+        }
+    }
 }

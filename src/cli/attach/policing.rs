@@ -16,7 +16,9 @@ use crate::datapath::load::{Policing, Sizes, Spec};
 use crate::datapath::registry::Endpoint;
 use crate::datapath::sys;
 use crate::model::endpoint::Role;
-use crate::model::policing::{Confirmation, Failsafe, FailsafeList, Fallback, MAX_FAILSAFE, Mode};
+use crate::model::policing::{
+    Confirmation, Failsafe, FailsafeList, Fallback, MAX_FAILSAFE, Mode, VerdictLog,
+};
 use crate::output;
 
 /// How long TCP connections that were up before a NIC's first enforcement are let go on.
@@ -45,6 +47,9 @@ pub struct Args {
     /// not named keeps its own: SSH, DHCP, DNS, NTP
     #[arg(long, value_name = "LIST")]
     failsafe: Option<FailsafeList>,
+    /// Of which packets `monitor --type policy-verdict` tells the verdict
+    #[arg(long, value_name = "DIRECTION", value_enum, default_value = "both")]
+    policy_verdict_log: VerdictLog,
     /// Share the flows with other endpoints, or keep them in maps of its own
     #[arg(long, value_enum, default_value = "global")]
     ct: CtScope,
@@ -80,6 +85,10 @@ impl Args {
             "--failsafe is for the role netdev, and {device} is a {role}"
         );
         ensure!(
+            self.failsafe.is_none() || self.modes() != [Mode::Off; 2],
+            "--failsafe is for a policy, and this one is off"
+        );
+        ensure!(
             self.consent.confirm.is_none() || self.enforces(),
             "--confirm is for --policy enforce: nothing else may cut anybody off"
         );
@@ -105,6 +114,7 @@ impl Args {
             failsafe: if role == Role::Netdev { self.failsafe() } else { Failsafe::default() },
             adopt_until_ns: self.adopt_until_ns(role, ct_local, replaced)?,
             ct_local,
+            verdict_log: self.policy_verdict_log,
         })
     }
 
