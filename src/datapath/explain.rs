@@ -2,22 +2,23 @@
 //! it does and changes nothing.
 
 use std::mem::offset_of;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail, ensure};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use super::abi::{
-    self, __sk_buff, bss, cm_config, cm_confirm, cm_event, cm_event_type, cm_explanation,
-    cm_reason, cm_step, u32_key,
+    self, __sk_buff, bss, cm_config, cm_event, cm_event_type, cm_explanation, cm_reason, cm_step,
+    u32_key,
 };
 use super::delivery;
 use super::load::{self, Inherited, Loaded, Sizes};
-use super::maps::Endpoints;
+use super::maps::{self, Endpoints};
 use super::netns;
 use super::pin::Root;
 use super::registry::Endpoint;
-use super::sys::{self, Hook};
+use super::sys::{self, Hook, SharedValue};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::policing::Mode;
 
@@ -69,9 +70,7 @@ pub struct Original {
     pub role: Role,
     /// What they were loaded with.
     pub config: cm_config,
-    /// What they fall back to, and when.
-    pub confirm: cm_confirm,
-    /// The maps that they found and others can't.
+    /// The maps that they found and others can't, and the confirmation that they wait for.
     pub inherited: Inherited,
 }
 
@@ -87,7 +86,8 @@ impl Original {
         );
         let (config, confirm) = endpoint.running(hook)?;
         let role = endpoint.role().context("its configuration has no role")?;
-        Ok(Original { role, config, confirm, inherited: endpoint.inherited() })
+        let inherited = Inherited { confirm, ..endpoint.inherited() };
+        Ok(Original { role, config, inherited })
     }
 }
 
@@ -99,7 +99,7 @@ pub fn explain(root: &Root, original: &Original, question: &Question<'_>) -> Res
         config.policy = [mode.into(), mode.into()];
     }
     let loaded = load::load(root, original.role, &config, &Sizes::default(), &original.inherited)?;
-    write_words(&loaded, &original.confirm)?;
+    report_everything(&loaded)?;
     // Devices have their numbers and routes in one namespace only.
     let answer = netns::within(config.netns, || {
         let answer = run(&loaded, &config, question)?;
@@ -132,7 +132,7 @@ fn load_destination(root: &Root, caller: &Loaded, answer: &Answer) -> Result<Opt
     original.inherited.steps = Some(steps);
     let loaded =
         load::load(root, original.role, &original.config, &Sizes::default(), &original.inherited)?;
-    write_words(&loaded, &original.confirm)?;
+    report_everything(&loaded)?;
     let program = loaded.ingress_policy.as_ref().context("it takes no local delivery")?;
     let calls = caller.policy_calls.as_ref().context("it has no array of programs")?;
     let descriptor = program.as_raw_fd().to_ne_bytes();
@@ -140,17 +140,11 @@ fn load_destination(root: &Root, caller: &Loaded, answer: &Answer) -> Result<Opt
     Ok(Some(loaded))
 }
 
-/// Hands the confirmation on that the original waits for, and switches reporting on: into the copy's
-/// own map.
-fn write_words(loaded: &Loaded, confirm: &cm_confirm) -> Result<()> {
-    let map = own_map(loaded, ".bss")?;
-    let key = u32_key(0);
-    let key = abi::bytes_of(&key);
-    let mut words = map.lookup(key, MapFlags::ANY)?.context("the .bss map is empty")?;
-    let mut write = |at: usize, bytes: &[u8]| words[at..at + bytes.len()].copy_from_slice(bytes);
-    write(offset_of!(bss, confirm), abi::bytes_of(confirm));
-    write(offset_of!(bss, trace_until_ns), &u64::MAX.to_ne_bytes());
-    Ok(map.update(key, &words, MapFlags::ANY)?)
+/// Switches reporting on, in the copy's own variables.
+fn report_everything(loaded: &Loaded) -> Result<()> {
+    let variables = SharedValue::of(&own_map(loaded, ".bss")?).context("map its .bss")?;
+    variables.u64_at(offset_of!(bss, trace_until_ns)).store(u64::MAX, Ordering::Relaxed);
+    Ok(())
 }
 
 fn run(loaded: &Loaded, config: &cm_config, question: &Question<'_>) -> Result<Answer> {
@@ -192,12 +186,6 @@ fn fate(action: i32) -> Result<Fate> {
 
 /// A map that nobody but the copy has.
 fn own_map(loaded: &Loaded, suffix: &str) -> Result<MapHandle> {
-    let facts = sys::program_facts(loaded.program(Hook::Ingress).as_fd())?;
-    for id in facts.map_ids {
-        let map = MapHandle::from_map_id(id).with_context(|| format!("open map {id}"))?;
-        if map.name().to_string_lossy().ends_with(suffix) {
-            return Ok(map);
-        }
-    }
-    bail!("the program has no {suffix}")
+    let map = maps::of_program(&loaded.map_ids()?, suffix)?;
+    map.with_context(|| format!("the program has no {suffix}"))
 }

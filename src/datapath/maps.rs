@@ -233,6 +233,18 @@ pub struct Metric {
     pub sum: cm_metrics,
 }
 
+/// The map whose name ends so among those of a program, if it is there. The youngest first: those of an
+/// endpoint's own were made after the shared ones.
+pub fn of_program(map_ids: &[u32], suffix: &str) -> Result<Option<MapHandle>> {
+    for id in map_ids {
+        let map = MapHandle::from_map_id(*id).with_context(|| format!("open map {id}"))?;
+        if map.name().to_string_lossy().ends_with(suffix) {
+            return Ok(Some(map));
+        }
+    }
+    Ok(None)
+}
+
 /// Adds to what `cm_metrics` counts, under a reason that no program counts.
 pub fn count(root: &Root, reason: cm_reason, packets: u64) -> Result<()> {
     let Some(map) = TypedMap::<u32_key, cm_metrics>::open(root, "cm_metrics")? else {

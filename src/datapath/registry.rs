@@ -17,9 +17,9 @@ use super::abi::{self, bss, cm_config, cm_confirm, cm_counters, cm_metrics, cm_r
 use super::attach::{HOOKS, HookKind, Previous, filter_program};
 use super::device::{self, Device};
 use super::load::Inherited;
-use super::netns;
 use super::pin::Root;
 use super::sys::{self, Hook, ProgramFacts};
+use super::{maps, netns};
 use crate::model::endpoint::{EndpointId, Role, Selector};
 
 /// An attached endpoint, or what is left of one.
@@ -240,20 +240,18 @@ impl Endpoint {
         of_programs.copied().chain(self.pinned_config).collect()
     }
 
-    /// The counters, which outlive the programs that fill them.
-    pub fn counters_map(&self) -> Option<MapHandle> {
-        self.programs.iter().flatten().find_map(|running| running.map("cm_counters").ok()?)
+    /// A map that no other endpoint has, and that outlives the programs that fill it.
+    fn own_map(&self, name: &str) -> Option<MapHandle> {
+        self.programs.iter().flatten().find_map(|running| running.map(name).ok()?)
     }
 
     /// What programs that replace its own go on with.
     pub fn inherited(&self) -> Inherited {
-        let map =
-            |name| self.programs.iter().flatten().find_map(|running| running.map(name).ok()?);
         Inherited {
             confirm: cm_confirm::default(),
-            counters: self.counters_map(),
-            policies: map("cm_policies"),
-            rule_counters: map("cm_rule_stats"),
+            counters: self.own_map("cm_counters"),
+            policies: self.own_map("cm_policies"),
+            rule_counters: self.own_map("cm_rule_stats"),
             steps: None,
             workload_mac: self.workload_mac().unwrap_or(0),
         }
@@ -262,7 +260,7 @@ impl Endpoint {
     /// Packets that passed and packets that were dropped, both directions and all CPUs together.
     pub fn counters(&self) -> Result<(cm_metrics, cm_metrics)> {
         let mut sums = (cm_metrics::default(), cm_metrics::default());
-        let Some(map) = self.counters_map() else {
+        let Some(map) = self.own_map("cm_counters") else {
             return Ok(sums);
         };
         let key = u32_key(0);
@@ -330,16 +328,9 @@ impl Running {
         Ok(Running { program, facts, link })
     }
 
-    /// The map of the program whose name ends so, if it has one. The youngest first: those of the
-    /// endpoint's own were made after the shared ones.
+    /// The map of the program whose name ends so, if it has one.
     pub(super) fn map(&self, suffix: &str) -> Result<Option<MapHandle>> {
-        for id in &self.facts.map_ids {
-            let map = MapHandle::from_map_id(*id).with_context(|| format!("open map {id}"))?;
-            if map.name().to_string_lossy().ends_with(suffix) {
-                return Ok(Some(map));
-            }
-        }
-        Ok(None)
+        maps::of_program(&self.facts.map_ids, suffix)
     }
 }
 

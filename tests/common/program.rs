@@ -9,6 +9,7 @@ use cilmark::datapath::abi::{
     self, __sk_buff, bss, cm_config, cm_counters, cm_event, cm_event_type, u32_key,
 };
 use cilmark::datapath::load::Loaded;
+use cilmark::datapath::maps;
 use cilmark::datapath::sys::{self, Hook};
 use cilmark::model::endpoint::{EndpointId, Role};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
@@ -102,9 +103,8 @@ impl Endpoint<'_> {
 
     fn map(&self, suffix: &str) -> MapHandle {
         let facts = sys::program_facts(self.program(Hook::Ingress)).expect("program info");
-        let maps = facts.map_ids.iter().filter_map(|id| MapHandle::from_map_id(*id).ok());
-        let mut named = maps.filter(|map| map.name().to_string_lossy().ends_with(suffix));
-        named.next().unwrap_or_else(|| panic!("no map {suffix}"))
+        let map = maps::of_program(&facts.map_ids, suffix).expect("open its maps");
+        map.unwrap_or_else(|| panic!("no map {suffix}"))
     }
 
     fn run(&self, role: Role, hook: Hook, packet: Packet) -> Outcome {

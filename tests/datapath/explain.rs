@@ -1,7 +1,7 @@
 //! The private copy that explains a packet: it says what the attached program would do, and leaves
 //! no trace.
 
-use cilmark::datapath::abi::{self, __sk_buff, cm_confirm, cm_event};
+use cilmark::datapath::abi::{self, __sk_buff, cm_event};
 use cilmark::datapath::explain::{Answer, Fate, Original, Question, explain};
 use cilmark::datapath::load::{Inherited, Policing};
 use cilmark::datapath::sys::{self, Hook};
@@ -41,7 +41,6 @@ fn original(endpoint: &Endpoint<'_>) -> Original {
     Original {
         role: endpoint.role,
         config: abi::from_bytes(&config.expect("look up").expect(".rodata")).expect("a config"),
-        confirm: cm_confirm::default(),
         inherited: Inherited {
             counters: map("cm_counters"),
             policies: map("cm_policies"),
