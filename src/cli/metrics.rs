@@ -29,12 +29,13 @@ struct Line {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<()> {
-    let lines: Vec<Line> = maps::metrics(&context.root)?.iter().map(line).collect();
+    let metrics = maps::metrics(&context.root)?;
+    let lines: Vec<Line> = metrics.iter().map(line).collect();
     if context.json {
         return output::json(&lines);
     }
-    let evicted = Conntrack::evicted(&context.root)?;
     let usage = conntrack_usage(context)?;
+    let evicted = Conntrack::evicted(&metrics, &usage);
     if args.prometheus {
         return output::raw(&prometheus(&lines, &usage, evicted));
     }

@@ -10,7 +10,7 @@ use plain::Plain;
 use serde::Serialize;
 
 use super::abi::{cm_ct_entry, cm_ct4_key, cm_ct6_key, cm_direction, cm_event, cm_reason};
-use super::maps::{self, TypedMap};
+use super::maps::{self, Metric, TypedMap};
 use super::pin::Root;
 use super::sys;
 use crate::model::endpoint::EndpointId;
@@ -139,17 +139,20 @@ impl Conntrack {
 
     /// The flows that shared maps have dropped to make room for others, since they were made:
     /// nobody tells, but an entry that was created and not flushed is there or evicted.
-    pub fn evicted(root: &Root) -> Result<Option<u64>> {
-        let Some(shared) = Conntrack::open(root, None)? else { return Ok(None) };
-        // In this order: what comes in between must not look evicted.
-        let metrics = maps::metrics(root)?;
-        let there: usize = shared.usage()?.iter().map(|usage| usage.entries).sum();
+    /// `None` if there are no shared maps in `usage`, which is to be read after `metrics`: what comes
+    /// in between must not look evicted.
+    pub fn evicted(metrics: &[Metric], usage: &[Usage]) -> Option<u64> {
+        let shared: Vec<&Usage> = usage.iter().filter(|usage| usage.owner.is_none()).collect();
+        if shared.is_empty() {
+            return None;
+        }
+        let there: usize = shared.iter().map(|usage| usage.entries).sum();
         let sum = |reason: cm_reason| -> u64 {
             let lines = metrics.iter().filter(|line| line.reason == reason.0);
             lines.map(|line| line.sum.packets).sum()
         };
         let gone = sum(cm_reason::CM_CT_CREATED).saturating_sub(sum(cm_reason::CM_CT_FLUSHED));
-        Ok(Some(gone.saturating_sub(there as u64)))
+        Some(gone.saturating_sub(there as u64))
     }
 
     /// The direction of the first packet of the flow that an event's packet belongs to; `None` if

@@ -2,7 +2,7 @@
 
 use cilmark::datapath::abi::{cm_direction, cm_reason};
 use cilmark::datapath::conntrack::Conntrack;
-use cilmark::datapath::sys;
+use cilmark::datapath::{maps, sys};
 
 use cilmark::model::policing::VerdictLog;
 
@@ -416,7 +416,11 @@ fn a_verdict_is_news_once_for_each_generation() {
 fn flows_that_end_otherwise_are_not_taken_for_evicted() {
     let Some(lab) = Lab::new() else { return };
     let root = lab.world.root();
-    let evicted = || Conntrack::evicted(&root).expect("read the maps");
+    let evicted = || {
+        let metrics = maps::metrics(&root).expect("read the metrics");
+        let shared = Conntrack::open(&root, None).expect("open").expect("the shared maps");
+        Conntrack::evicted(&metrics, &shared.usage().expect("read the maps"))
+    };
     let workload = lab.container(ID).policy(enforcing()).load();
     lab.rules(&workload, &["allow egress to any"]);
     let send = || {
