@@ -157,20 +157,26 @@ static __always_inline int is_syn(const struct packet *pkt)
 	return (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
-static __always_inline __u32 ct_lifetime(const struct cm_ct_entry *entry, __u8 protocol)
+static __always_inline __u64 ct_jiffies(__u32 seconds)
 {
-	if (protocol != IPPROTO_TCP)
-		return entry->masqueraded ? CT_LIFETIME_MASQUERADED : CT_LIFETIME_OTHER;
-	if (entry->state & CM_CT_CLOSING)
-		return CT_LIFETIME_CLOSING;
-	return entry->state & CM_CT_ESTABLISHED ? CT_LIFETIME_ESTABLISHED : CT_LIFETIME_SYN;
+	return (__u64)seconds * config.jiffies_per_second;
 }
 
-/* How long an established flow lives on after a packet, in jiffies. */
+/* How long a flow lives on after a packet, in jiffies. */
+static __always_inline __u64 ct_lifetime(const struct cm_ct_entry *entry, __u8 protocol)
+{
+	if (protocol != IPPROTO_TCP)
+		return ct_jiffies(entry->masqueraded ? CT_LIFETIME_MASQUERADED : CT_LIFETIME_OTHER);
+	if (entry->state & CM_CT_CLOSING)
+		return ct_jiffies(CT_LIFETIME_CLOSING);
+	return ct_jiffies(entry->state & CM_CT_ESTABLISHED ? CT_LIFETIME_ESTABLISHED :
+							     CT_LIFETIME_SYN);
+}
+
+/* The same of an established flow that nobody masquerades. */
 static __always_inline __u64 ct_established_lifetime(__u8 protocol)
 {
-	return (protocol == IPPROTO_TCP ? CT_LIFETIME_ESTABLISHED : CT_LIFETIME_OTHER) *
-	       (__u64)config.jiffies_per_second;
+	return ct_jiffies(protocol == IPPROTO_TCP ? CT_LIFETIME_ESTABLISHED : CT_LIFETIME_OTHER);
 }
 
 /* What a packet tells of its flow's progress. */
@@ -188,8 +194,7 @@ static __always_inline void ct_advance(struct cm_ct_entry *entry, const struct p
 	if (pkt->tcp_flags & TCP_RST || (state & CM_CT_FIN_ORIGINATOR && state & CM_CT_FIN_REPLY))
 		state |= CM_CT_CLOSING;
 	entry->state = state;
-	entry->expires = bpf_jiffies64() +
-			 (__u64)ct_lifetime(entry, pkt->l4_protocol) * config.jiffies_per_second;
+	entry->expires = bpf_jiffies64() + ct_lifetime(entry, pkt->l4_protocol);
 }
 
 /* Whether a packet begins a flow anew, under a name that an older one still holds. */

@@ -22,6 +22,12 @@ static __always_inline int is_generated_here(const struct __sk_buff *skb)
 	return skb->ingress_ifindex == 0;
 }
 
+/* Sent by this host's stack, or marked so by a program of this host. */
+static __always_inline int is_from_stack(const struct __sk_buff *skb, const struct packet *pkt)
+{
+	return is_generated_here(skb) || mark_magic(pkt->mark_in) == MARK_MAGIC_HOST;
+}
+
 /*
  * What the ipcache says of a sender that is not this host, else `otherwise`. Only this host is the
  * host: where another sends from its address, that is spoofed or masqueraded.
@@ -44,7 +50,7 @@ static __always_inline __u32 claimed_identity(struct __sk_buff *skb, const struc
 
 	if (pkt->program == CM_FROM_NETDEV)
 		return flow_label_identity(skb, pkt);
-	if (is_generated_here(skb) || mark_magic(mark) == MARK_MAGIC_HOST)
+	if (is_from_stack(skb, pkt))
 		return IDENTITY_HOST;
 	if (mark_magic(mark) == MARK_MAGIC_IDENTITY || (config.trust_proxy && mark_is_proxy(mark)))
 		return mark_identity(mark);
@@ -75,7 +81,7 @@ static __always_inline __u32 remote_identity_to_stamp(struct __sk_buff *skb,
 
 static __always_inline int is_sent_by_host(const struct __sk_buff *skb, const struct packet *pkt)
 {
-	if (!is_generated_here(skb) && mark_magic(pkt->mark_in) != MARK_MAGIC_HOST)
+	if (!is_from_stack(skb, pkt))
 		return 0;
 	/* Conntrack has no flow of a local workload that is generated here. */
 	if (pkt->is_settled)
