@@ -1,15 +1,17 @@
 //! The only code that talks to the kernel. Nothing here prints or reads arguments.
 //!
-//! `load` turns an [`load::Spec`] into programs by way of `object`, `attach` puts them on a device's
-//! hooks, `pin` knows where everything lies in bpffs, `registry` reads back what runs and `words` its
-//! variables, `maps` and `ipcache` are the pinned maps, `policy` an endpoint's rules, `conntrack` the
-//! flows, `addresses` what endpoints enter there, `delivery` whom they hand packets to, `events` the
-//! ring buffer; `explain` runs a private copy on one packet; `device` and `netns` look at the host.
+//! `load` turns an [`load::Spec`] into programs by way of `object` and `calls`, `attach` puts them on a
+//! device's hooks, `pin` knows where everything lies in bpffs, `registry` reads back what runs and
+//! `words` its variables, `maps` and `ipcache` are the pinned maps, `policy` an endpoint's rules,
+//! `conntrack` the flows, `addresses` what endpoints enter there, `delivery` whom they hand packets to,
+//! `events` the ring buffer; `explain` runs a private copy on one packet; `device` and `netns` look at
+//! the host.
 //! All `unsafe` is in `abi` (what may be read as bytes) and `sys` (calls that libbpf-rs does not wrap).
 
 pub mod abi;
 pub mod addresses;
 pub mod attach;
+mod calls;
 pub mod conntrack;
 pub mod delivery;
 pub mod device;

@@ -1,7 +1,9 @@
 //! The libbpf calls that libbpf-rs does not wrap: TCX links, program info by descriptor, BTF,
 //! test runs.
 
-use std::ffi::{CStr, CString, OsString, c_void};
+mod object;
+
+use std::ffi::{CStr, CString, c_void};
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::num::NonZeroUsize;
@@ -12,12 +14,14 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
-use libbpf_rs::{AsRawLibbpf, MapCore, MapHandle, OpenMap, OpenObject};
+use libbpf_rs::{MapCore, MapHandle};
 use libbpf_sys as bpf;
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::time::TimeValLike;
 use nix::time::ClockId;
+
+pub use object::{bind_map, change_instructions, prepare_object};
 
 use super::abi::__sk_buff;
 
@@ -196,21 +200,6 @@ pub fn jiffies_per_second() -> u32 {
     let tick = ClockId::CLOCK_MONOTONIC_COARSE.res().map_or(0, |tick| tick.num_nanoseconds());
     let nanoseconds = 1_000_000_000;
     u32::try_from((nanoseconds + tick / 2).checked_div(tick).unwrap_or(0)).unwrap_or(0).max(1)
-}
-
-/// Makes the maps of an object without loading a program, which loading the object then does: the
-/// maps by their names, without those that are left out.
-pub fn prepare_object(object: &mut OpenObject) -> io::Result<Vec<(OsString, OwnedFd)>> {
-    // SAFETY: libbpf's object, which `object` owns and nobody else uses meanwhile.
-    check(unsafe { bpf::bpf_object__prepare(object.as_libbpf_object().as_ptr()) })?;
-    let made = object.maps().filter(OpenMap::autocreate);
-    made.map(|map| {
-        // SAFETY: libbpf's map, of an object that is open; prepared, it has a descriptor.
-        let fd =
-            unsafe { BorrowedFd::borrow_raw(bpf::bpf_map__fd(map.as_libbpf_object().as_ptr())) };
-        Ok((map.name().to_owned(), fd.try_clone_to_owned()?))
-    })
-    .collect()
 }
 
 /// The coarse monotonic clock in ns, by which the datapath measures deadlines.
