@@ -28,7 +28,7 @@ static __always_inline int is_local_workload(const struct cm_address *address)
 /* The sixteen bytes of two addresses of one family. */
 static __always_inline int words_equal(const __be32 *a, const volatile __be32 *b)
 {
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]));
 }
 
 static __always_inline const __be32 *address_words(const struct cm_address *address)
