@@ -4,11 +4,12 @@
 //! the best of interleaved rounds of `BPF_PROG_TEST_RUN`, which repeats a program on one packet:
 //! keys are hot, and the mark that the first repetition leaves is there for the others. The packet
 //! of a flow that is new each time is a SYN that is a RST, too: conntrack takes what comes after a
-//! RST for another flow.
+//! RST for another flow. What is forwarded by a NIC is a workload's.
 
 use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use cilmark::datapath::abi::{__sk_buff, cm_config};
@@ -70,6 +71,7 @@ enum Flow {
     New,
     Established,
     Denied,
+    Forwarded,
 }
 
 impl Flow {
@@ -79,6 +81,7 @@ impl Flow {
             Flow::New => "new",
             Flow::Established => "established",
             Flow::Denied => "denied",
+            Flow::Forwarded => "forwarded",
         }
     }
 }
@@ -89,6 +92,7 @@ const ACTION_DROP: i32 = 2;
 fn main() -> Result<()> {
     let file = json_file()?;
     let root = private_root().context("measuring programs takes root")?;
+    route()?;
 
     let mut floor = empty_program(&root)?;
     let (mut lines, mut cases): (Vec<Line>, Vec<Case>) = endpoints(&root)?.into_iter().unzip();
@@ -118,6 +122,19 @@ fn private_root() -> Result<Root> {
     let root = Root::new("/sys/fs/bpf/cilmark".into());
     root.prepare(false)?;
     Ok(root)
+}
+
+/// Makes this namespace a router, with the workload behind one of its devices.
+fn route() -> Result<()> {
+    const ROUTES: &str = "
+        ip link set lo up; ip link add veth0 type veth peer name veth1
+        ip link set veth0 up; ip link set veth1 up
+        sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+        ip route add 10.0.0.0/8 dev veth0; ip route add fd00::/16 dev veth0
+        ip neigh add 10.0.1.10 lladdr 02:00:00:00:00:02 dev veth0
+        ip neigh add fd00:1::10 lladdr 02:00:00:00:00:02 dev veth0";
+    ensure!(Command::new("sh").args(["-ec", ROUTES]).status()?.success(), "make a router");
+    Ok(())
 }
 
 /// `--json FILE`; cargo adds `--bench`.
@@ -165,7 +182,7 @@ fn endpoints(root: &Root) -> Result<Vec<(Line, Case)>> {
         }
         let flows: &[Flow] = match mode {
             Mode::Off => &[Flow::None],
-            _ => &[Flow::Established, Flow::New, Flow::Denied],
+            _ => &[Flow::Established, Flow::New, Flow::Denied, Flow::Forwarded],
         };
         for flow in flows {
             all.extend(cases(&container, &nic, mode, *flow)?);
@@ -178,12 +195,18 @@ fn cases(container: &Loaded, nic: &Loaded, mode: Mode, flow: Flow) -> Result<Vec
     let mut all = Vec::new();
     for family in [0, 1] {
         let (workload, host, peer) = (WORKLOAD[family], NIC[family], PEER[family]);
-        for (name, loaded, hook, source, destination, ingress_ifindex) in [
+        let forwarded = [
+            ("from_netdev", nic, Hook::Ingress, peer, workload, 1),
+            ("to_netdev", nic, Hook::Egress, workload, peer, 1),
+        ];
+        let ends = [
             ("from_container", container, Hook::Ingress, workload, peer, 1),
             ("to_container", container, Hook::Egress, peer, workload, 1),
             ("from_netdev", nic, Hook::Ingress, peer, host, 1),
             ("to_netdev", nic, Hook::Egress, host, peer, 0),
-        ] {
+        ];
+        let runs = if flow == Flow::Forwarded { &forwarded[..] } else { &ends };
+        for &(name, loaded, hook, source, destination, ingress_ifindex) in runs {
             let line = Line {
                 program: name,
                 family: [4, 6][family],
@@ -284,7 +307,9 @@ fn packet(source: &str, destination: &str, flow: Flow) -> Result<Vec<u8>> {
         _ => bail!("{source} and {destination} are of two families"),
     };
     let builder = match flow {
-        Flow::None | Flow::Established => builder.tcp(40000, 8080, 1, 64000).ack(1),
+        Flow::None | Flow::Established | Flow::Forwarded => {
+            builder.tcp(40000, 8080, 1, 64000).ack(1)
+        }
         Flow::New => builder.tcp(40001, 8080, 1, 64000).syn().rst(),
         Flow::Denied => builder.tcp(40002, 8081, 1, 64000).syn().rst(),
     };

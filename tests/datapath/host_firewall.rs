@@ -68,6 +68,60 @@ fn what_is_forwarded_is_not_the_host_firewalls() {
     assert!(lab.flows().is_empty());
 }
 
+/// What was found out about a forwarded packet has held for as long as it holds.
+fn a_jiffy_later() {
+    let before = sys::jiffies().unwrap();
+    while sys::jiffies().unwrap() == before {}
+}
+
+#[test]
+fn what_is_forwarded_is_the_hosts_a_jiffy_after_the_host_has_taken_its_address() {
+    let Some(lab) = Lab::new() else { return };
+    router(&lab);
+    let nic = nic(&lab);
+    for (peer, other, add) in [
+        ("10.77.0.1", "10.78.0.1", "10.78.0.1/32"),
+        ("fd00:77::1", "fd00:78::1", "fd00:78::1/128 nodad"),
+    ] {
+        let [peer, other] = [peer, other].map(|text| text.parse::<IpAddr>().unwrap());
+        let received = || Frame::ip(peer, other).segment(4000, 80, "A").forwarded();
+        let sent = || Frame::ip(other, peer).segment(80, 4000, "A").forwarded();
+        for _ in 0..100 {
+            nic.from_netdev(received()).passes();
+            nic.to_netdev(sent()).passes();
+        }
+        assert!(lab.flows().is_empty());
+        lab.world.sh(&format!("ip addr add {add} dev wan"));
+        a_jiffy_later();
+        nic.from_netdev(received()).is_dropped(POLICY);
+        // Masqueraded from now on.
+        nic.to_netdev(sent()).passes();
+        assert_eq!(lab.flows().len(), 1);
+        nic.from_netdev(received()).passes();
+        lab.flush_conntrack();
+    }
+}
+
+#[test]
+fn what_is_forwarded_says_nothing_of_the_hosts_own_packets_between_the_same_addresses() {
+    let Some(lab) = Lab::new() else { return };
+    router(&lab);
+    let nic = nic(&lab);
+    for (own, peer) in [("10.78.0.1", "10.77.0.1"), ("fd00:78::1", "fd00:77::1")] {
+        let [own, peer] = [own, peer].map(|text| text.parse::<IpAddr>().unwrap());
+        let packet = || Frame::ip(own, peer).segment(4000, 80, "A");
+        nic.to_netdev(packet().forwarded()).passes();
+        nic.to_netdev(packet()).is_dropped(POLICY);
+        nic.to_netdev(packet().mark(0x0c00).forwarded()).is_dropped(POLICY);
+    }
+    // Seen only, and then sent here.
+    let seen = || Frame::ip(PEER4, OWN4).segment(4000, 80, "A").forwarded();
+    lab.world.sh("ip link set lo address 02:00:00:00:00:99");
+    nic.from_netdev(seen()).passes();
+    lab.world.sh("ip link set lo address 02:00:00:00:00:bb");
+    nic.from_netdev(seen()).is_dropped(POLICY);
+}
+
 #[test]
 fn a_host_that_does_not_forward_is_covered_whatever_the_address() {
     let Some(lab) = Lab::new() else { return };

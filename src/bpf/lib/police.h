@@ -19,6 +19,7 @@
 #include "events.h"
 #include "explain.h"
 #include "failsafe.h"
+#include "forwarded.h"
 #include "fragment.h"
 #include "host.h"
 #include "icmp.h"
@@ -103,6 +104,13 @@ static __always_inline int has_flow(const struct packet *pkt)
 	return !pkt->parse_error && (!is_icmp(pkt) || is_echo(pkt));
 }
 
+/* A packet that tells nothing new of its flow, if that is an established one. */
+static __always_inline int is_plain(const struct packet *pkt)
+{
+	return pkt->fragment == FRAGMENT_NONE && has_flow(pkt) &&
+	       !(pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST));
+}
+
 /* The host's own flow, under a name that masquerade has given to a workload's since. */
 static __always_inline int is_left_over(const struct __sk_buff *skb, const struct packet *pkt,
 					const struct cm_ct_entry *entry)
@@ -117,7 +125,10 @@ enum found {
 	FOUND_ANOTHER, /* an older flow, in whose place this one comes */
 };
 
-/* The answer to a workload's packet under this host's address shall not meet the host's policy. */
+/*
+ * The answer to a workload's packet under this host's address shall not meet the host's policy.
+ * Whether it is one.
+ */
 __noinline int keep_masqueraded(struct __sk_buff *skb, struct packet *pkt, enum found found)
 {
 	struct cm_ct_entry flow = {
@@ -128,9 +139,10 @@ __noinline int keep_masqueraded(struct __sk_buff *skb, struct packet *pkt, enum 
 
 	if (config.role == CM_ROLE_CONTAINER || !pkt || pkt->program != CM_TO_NETDEV)
 		return 0;
-	if (has_flow(pkt) && pkt->fragment != FRAGMENT_LATER && is_masqueraded(skb, pkt))
-		write_entry(pkt, &flow, found == FOUND_NOTHING);
-	return 0;
+	if (!has_flow(pkt) || pkt->fragment == FRAGMENT_LATER || !is_masqueraded(skb, pkt))
+		return 0;
+	write_entry(pkt, &flow, found == FOUND_NOTHING);
+	return 1;
 }
 
 /* The host's own packet under a name that it had lent to a workload's flow. */
@@ -223,7 +235,8 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt)
 	if (has_flow(pkt) && !verdict)
 		found = find_flow(skb, pkt, &flow);
 	if (found != FOUND_FLOW && !is_policed(skb, pkt)) {
-		keep_masqueraded(skb, pkt, found);
+		if (!keep_masqueraded(skb, pkt, found) && found == FOUND_NOTHING && is_plain(pkt))
+			remember_forwarded(skb, pkt);
 		step(CM_CALL_KEEP_MASQUERADED, NULL, 0, 0, 0);
 		return 0;
 	}
@@ -235,13 +248,6 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt)
 	if (verdict == 0 && pkt->fragment == FRAGMENT_FIRST)
 		fragment_keep_ports(pkt);
 	return verdict;
-}
-
-/* A packet that tells nothing new of its flow, if that is an established one. */
-static __always_inline int is_plain(const struct packet *pkt)
-{
-	return pkt->fragment == FRAGMENT_NONE && has_flow(pkt) &&
-	       !(pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST));
 }
 
 __noinline int explain_settled(const struct packet *pkt, const struct cm_ct_entry *entry)
@@ -276,7 +282,9 @@ static __always_inline int police(struct __sk_buff *skb, struct packet *pkt,
 	expires = now + ct_established_lifetime(pkt->l4_protocol);
 	tuple = tuple_of(pkt, direction);
 	entry = ct_lookup(&tuple);
-	if (!entry || !ct_is_settled(entry, epoch, now) ||
+	if (!entry)
+		return is_known_forwarded(skb, pkt, epoch, now) ? 0 : police_slowly(skb, pkt);
+	if (!ct_is_settled(entry, epoch, now) ||
 	    (config.role == CM_ROLE_NETDEV && direction == CM_EGRESS && is_taken_back(skb, entry)))
 		return police_slowly(skb, pkt);
 	pkt->rule = ct_rule(entry->verdict);

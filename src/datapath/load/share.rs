@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use libbpf_rs::{MapCore, MapHandle, OpenMapMut};
 
 use super::Sizes;
-use crate::datapath::abi::cm_config;
+use crate::datapath::abi::{cm_config, cm_role};
 use crate::datapath::pin::Root;
 use crate::datapath::skel::OpenCilmarkSkel;
 
@@ -71,6 +71,7 @@ pub fn share_policy_maps(
         };
         share_map_at(map, &path, sizes.ct, shared.pins_new)?;
     }
+    maps.cm_forwarded.set_autocreate(config.role == cm_role::CM_ROLE_NETDEV)?;
     share_map(&mut maps.cm_frag4, shared, None)?;
     share_map(&mut maps.cm_frag6, shared, None)
 }
@@ -78,7 +79,8 @@ pub fn share_policy_maps(
 /// For whom nobody has a policy.
 pub fn leave_out_policy_maps(open: &mut OpenCilmarkSkel<'_>) -> Result<()> {
     let maps = &mut open.maps;
-    for map in [&mut maps.cm_ct4, &mut maps.cm_ct6, &mut maps.cm_frag4, &mut maps.cm_frag6] {
+    let flows = [&mut maps.cm_ct4, &mut maps.cm_ct6, &mut maps.cm_frag4, &mut maps.cm_frag6];
+    for map in flows.into_iter().chain([&mut maps.cm_forwarded]) {
         map.set_autocreate(false).context("leave out a map")?;
     }
     Ok(())

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * What a NIC receives and sends for others. It has no entry in conntrack, and the routing tables say
+ * that it is no business of the host's policy: to ask them costs 200 ns, so that an answer holds for
+ * its pair of addresses, on its CPU, until the next jiffy.
+ */
+#ifndef CILMARK_FORWARDED_H
+#define CILMARK_FORWARDED_H
+
+#include "abi.h"
+#include <bpf/bpf_helpers.h>
+#include "config.h"
+#include "endpoint.h"
+#include "packet.h"
+#include "policy.h"
+#include "resolve.h"
+
+enum {
+	FORWARDED_SLOT_BITS = 8,
+};
+
+struct forwarded {
+	struct cm_address source;
+	struct cm_address destination;
+	__u32 epoch; /* of what else was asked: the ipcache, the endpoints */
+	__u32 jiffy;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1 << FORWARDED_SLOT_BITS);
+	__type(key, __u32);
+	__type(value, struct forwarded);
+} cm_forwarded SEC(".maps");
+
+static __always_inline __u32 fold(const struct cm_address *address)
+{
+	const __be32 *words = address_words(address);
+
+	return words[0] ^ words[1] ^ words[2] ^ words[3];
+}
+
+static __always_inline struct forwarded *forwarded_slot(const struct packet *pkt)
+{
+	/* Odd factors from the golden ratio, so that neighbours don't share a slot. */
+	__u32 hash = (fold(&pkt->source) * 0x9e3779b1 ^ fold(&pkt->destination)) * 0x85ebca6b;
+	__u32 slot = hash >> (32 - FORWARDED_SLOT_BITS);
+
+	return bpf_map_lookup_elem(&cm_forwarded, &slot);
+}
+
+/* A packet of which the answer depends on nothing but its addresses. */
+static __always_inline int is_plainly_forwarded(const struct __sk_buff *skb,
+						const struct packet *pkt)
+{
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+		return 0;
+	if (pkt->program == CM_TO_NETDEV)
+		return !is_from_stack(skb, pkt);
+	return config.l3_device || pkt->l3_offset == ETH_HLEN;
+}
+
+/* Whether the answer for a packet without an entry is known. */
+static __always_inline int is_known_forwarded(const struct __sk_buff *skb, const struct packet *pkt,
+					      __u32 epoch, __u64 now)
+{
+	const struct forwarded *known;
+
+	if (config.role != CM_ROLE_NETDEV || !is_plainly_forwarded(skb, pkt))
+		return 0;
+	known = forwarded_slot(pkt);
+	return known && known->jiffy == (__u32)now && known->epoch == epoch &&
+	       known->source.family == pkt->source.family &&
+	       words_equal(address_words(&known->source), address_words(&pkt->source)) &&
+	       words_equal(address_words(&known->destination), address_words(&pkt->destination));
+}
+
+/* Of a packet that the host's policy has no say in. */
+__noinline int remember_forwarded(struct __sk_buff *skb, const struct packet *pkt)
+{
+	struct forwarded *slot;
+
+	if (!pkt || !has_policy() || config.role != CM_ROLE_NETDEV ||
+	    !is_plainly_forwarded(skb, pkt))
+		return 0;
+	slot = forwarded_slot(pkt);
+	if (!slot)
+		return 0;
+	slot->source = pkt->source;
+	slot->destination = pkt->destination;
+	slot->epoch = policy_epoch();
+	slot->jiffy = bpf_jiffies64();
+	return 0;
+}
+
+#endif
