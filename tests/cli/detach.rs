@@ -5,13 +5,14 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::common::World;
+use crate::common::machine::by_each_hook;
 use crate::common::process::text;
 
 const ENDPOINT: &str = "/sys/fs/bpf/cilmark/endpoints/1";
 
 #[test]
 fn detach_leaves_nothing_behind_by_tcx() {
-    let Some(world) = World::new() else { return };
+    let Some(world) = World::with_tcx() else { return };
     world.veth("red");
     let before = world.sh("tc qdisc show dev red");
     world.cilmark_ok("attach red --id 300 --ip 10.0.0.1");
@@ -30,7 +31,7 @@ fn detach_leaves_nothing_behind_by_tcx() {
 fn detach_takes_a_link_off_its_hook_though_somebody_still_holds_it() {
     use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
     use std::os::fd::AsFd;
-    let Some(world) = World::new() else { return };
+    let Some(world) = World::with_tcx() else { return };
     world.veth("red");
     world.cilmark_ok("attach red --id 300");
     let pin = format!("{ENDPOINT}/ingress");
@@ -127,15 +128,20 @@ fn detach_all_detaches_all_of_both_kinds() {
 }
 
 #[test]
-fn removing_the_directory_detaches_in_an_emergency() {
-    let Some(world) = World::new() else { return };
-    world.veth("red");
-    world.cilmark_ok("attach red --id 300");
-    let program = world.program_id(&format!("{ENDPOINT}/ingress"));
-    world.sh("rm -r /sys/fs/bpf/cilmark");
-    world.program_goes(program);
-    assert_eq!(world.cilmark_json("status"), json!([]));
-    world.cilmark_ok("attach red --id 300");
+fn removing_the_directory_and_the_filters_detaches_in_an_emergency() {
+    by_each_hook(|hook| {
+        let Some(world) = World::new() else { return };
+        world.veth("red");
+        world.cilmark_ok(&format!("attach red --id 300 --hook {hook}"));
+        let program = world.program_id(&format!("{ENDPOINT}/ingress"));
+        world.sh("rm -r /sys/fs/bpf/cilmark");
+        if hook == "clsact" {
+            world.sh("tc filter del dev red ingress; tc filter del dev red egress");
+        }
+        world.program_goes(program);
+        assert_eq!(world.cilmark_json("status"), json!([]));
+        world.cilmark_ok(&format!("attach red --id 300 --hook {hook}"));
+    });
 }
 
 #[test]
@@ -187,11 +193,11 @@ fn no_packet_meets_the_programs_once_detach_has_returned() {
     world.sh("nft add table inet t
          nft 'add chain inet t input { type filter hook input priority filter; }'
          nft 'add rule inet t input icmp type echo-request meta mark & 0xf00 == 0xf00 counter'
-         ip netns exec web ping -qc1 -W5 10.1.0.1");
+         ip netns exec web ping -qc1 -W20 10.1.0.1");
     for _ in 0..5 {
         world.cilmark_ok("attach web --id 1234");
         world.cilmark_ok("detach web");
-        world.sh("ip netns exec web ping -qc1 -W5 10.1.0.1");
+        world.sh("ip netns exec web ping -qc1 -W20 10.1.0.1");
     }
     let rules = world.sh("nft list chain inet t input");
     assert!(rules.contains("counter packets 0 "), "{rules}");

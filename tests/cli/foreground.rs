@@ -86,7 +86,7 @@ fn monitor_prints_what_passes_only_if_it_is_asked_to() {
     world.workload("red", 1);
     world.cilmark_ok("attach red --id 300 --ip 10.1.0.10 fd00:1::10");
     world.cilmark_ok("identity set 300 db");
-    let ping = || world.sh("ip netns exec red ping -qc 1 -W 2 10.1.0.1");
+    let ping = || world.sh("ip netns exec red ping -qc 1 -W 20 10.1.0.1");
     {
         let monitor = world.start("monitor --type trace,drop");
         wait_for("tracing to be on", || {

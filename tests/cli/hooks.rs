@@ -5,18 +5,19 @@ use cilmark::datapath::sys::Hook;
 use serde_json::json;
 
 use crate::common::World;
+use crate::common::machine::{by_each_hook, hooks, skip};
 use crate::common::stranger::Stranger;
 
 const MARK: u32 = 0x012c_0f00;
 
 /// Sends from the workload to its gateway.
 fn ping(world: &World) {
-    world.sh("ip netns exec red ping -qc 1 -W 2 10.1.0.1");
+    world.sh("ip netns exec red ping -qc 1 -W 20 10.1.0.1");
 }
 
 #[test]
 fn a_stranger_on_tcx_runs_through_attach_replace_and_detach() {
-    let Some(world) = World::new() else { return };
+    let Some(world) = World::with_tcx() else { return };
     world.workload("red", 1);
     let stranger = Stranger::on_tcx("red", Hook::Ingress);
     let mut seen = 0;
@@ -33,56 +34,50 @@ fn a_stranger_on_tcx_runs_through_attach_replace_and_detach() {
 
 #[test]
 fn a_stranger_on_clsact_runs_through_attach_replace_and_detach_and_keeps_its_qdisc() {
-    for kind in ["clsact", "tcx"] {
-        let claim = move || {
-            let Some(world) = World::new() else { return };
-            world.workload("red", 1);
-            let stranger = Stranger::on_clsact("red", Hook::Ingress, 100);
-            let filters = || world.sh("tc filter show dev red ingress | grep stranger");
-            let before = filters();
-            let mut seen = 0;
-            for command in [
-                "attach red --id 300",
-                "attach red --id 301",
-                "attach red --id 300 --first",
-                "attach red --id 300",
-            ] {
-                world.cilmark_ok(&format!("{command} --hook {kind}"));
-                ping(&world);
-                let now: u64 = stranger.marks().iter().map(|(_, packets)| packets).sum();
-                assert!(now > seen, "unreached after `{command}`");
-                seen = now;
-                assert_eq!(filters(), before);
-            }
-            world.cilmark_ok("detach red");
+    by_each_hook(|kind| {
+        let Some(world) = World::new() else { return };
+        world.workload("red", 1);
+        let stranger = Stranger::on_clsact("red", Hook::Ingress, 100);
+        let filters = || world.sh("tc filter show dev red ingress | grep stranger");
+        let before = filters();
+        let mut seen = 0;
+        for command in [
+            "attach red --id 300",
+            "attach red --id 301",
+            "attach red --id 300 --first",
+            "attach red --id 300",
+        ] {
+            world.cilmark_ok(&format!("{command} --hook {kind}"));
             ping(&world);
+            let now: u64 = stranger.marks().iter().map(|(_, packets)| packets).sum();
+            assert!(now > seen, "unreached after `{command}`");
+            seen = now;
             assert_eq!(filters(), before);
-            assert_eq!(world.sh("tc filter show dev red egress"), "");
-        };
-        std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("beside {kind}"));
-    }
+        }
+        world.cilmark_ok("detach red");
+        ping(&world);
+        assert_eq!(filters(), before);
+        assert_eq!(world.sh("tc filter show dev red egress"), "");
+    });
 }
 
 #[test]
 fn the_default_is_behind_what_is_there_and_first_is_before_it() {
-    for kind in ["tcx", "clsact"] {
-        let claim = move || {
-            let Some(world) = World::new() else { return };
-            world.workload("red", 1);
-            let stranger = match kind {
-                "tcx" => Stranger::on_tcx("red", Hook::Ingress),
-                _ => Stranger::on_clsact("red", Hook::Ingress, 100),
-            };
-            world.cilmark_ok(&format!("attach red --id 300 --hook {kind}"));
-            ping(&world);
-            assert_eq!(stranger.packets(MARK), 0, "the stranger comes first");
-            world.cilmark_ok("detach red");
-            world.cilmark_ok(&format!("attach red --id 300 --hook {kind} --first"));
-            ping(&world);
-            assert!(stranger.packets(MARK) > 0, "the stranger comes second");
+    by_each_hook(|kind| {
+        let Some(world) = World::new() else { return };
+        world.workload("red", 1);
+        let stranger = match kind {
+            "tcx" => Stranger::on_tcx("red", Hook::Ingress),
+            _ => Stranger::on_clsact("red", Hook::Ingress, 100),
         };
-        std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("by {kind}"));
-    }
+        world.cilmark_ok(&format!("attach red --id 300 --hook {kind}"));
+        ping(&world);
+        assert_eq!(stranger.packets(MARK), 0, "the stranger comes first");
+        world.cilmark_ok("detach red");
+        world.cilmark_ok(&format!("attach red --id 300 --hook {kind} --first"));
+        ping(&world);
+        assert!(stranger.packets(MARK) > 0, "the stranger comes second");
+    });
 }
 
 #[test]
@@ -105,7 +100,7 @@ fn a_foreign_clsact_qdisc_is_kept() {
     world.veth("red");
     world.sh("tc qdisc add dev red clsact");
     let before = world.sh("tc qdisc show dev red");
-    for hook in ["clsact", "tcx"] {
+    for hook in hooks() {
         world.cilmark_ok(&format!("attach red --id 300 --hook {hook}"));
         world.cilmark_ok("detach red");
         assert_eq!(world.sh("tc qdisc show dev red"), before);
@@ -123,6 +118,13 @@ fn an_ingress_qdisc_in_the_way_of_clsact_is_an_error_that_leaves_nothing() {
     assert_eq!(world.sh("tc qdisc show dev red"), before);
     assert_eq!(world.sh("tc filter show dev red ingress"), "");
     assert_eq!(world.pins(), [""; 0]);
+}
+
+#[test]
+fn an_ingress_qdisc_in_the_way_of_changing_to_clsact_leaves_what_runs() {
+    let Some(world) = World::with_tcx() else { return };
+    world.veth("red");
+    world.sh("tc qdisc add dev red ingress");
     world.cilmark_ok("attach red --id 300 --hook tcx");
     world.cilmark("attach red --id 301 --hook clsact").fails(1, &["`ingress`"]);
     let status = world.status("red");
@@ -136,27 +138,53 @@ fn an_attachment_that_fails_leaves_the_operators_lines_as_they_were() {
     world.veth("red");
     world.sh("tc qdisc add dev red ingress");
     world.cilmark_ok("ipcache set 10.0.0.1 500");
-    let fails = |id: u32| {
-        let run = world.cilmark(&format!("attach red --id {id} --ip 10.0.0.1 --hook clsact"));
-        run.fails(1, &["`ingress`"]);
-        let line = json!([{"prefix": "10.0.0.1", "identity": 500, "name": null}]);
-        assert_eq!(world.cilmark_json("ipcache list"), line);
-    };
-    fails(300);
+    fails_and_leaves_the_line(&world);
+    world.cilmark_ok("ipcache del 10.0.0.1");
+    assert_eq!(world.pins(), [""; 0]);
+}
+
+#[test]
+fn a_replacement_that_fails_leaves_the_operators_lines_as_they_were() {
+    let Some(world) = World::with_tcx() else { return };
+    world.veth("red");
+    world.sh("tc qdisc add dev red ingress");
+    world.cilmark_ok("ipcache set 10.0.0.1 500");
     world.cilmark_ok("attach red --id 500 --ip 10.0.0.1 --hook tcx");
-    fails(300);
+    fails_and_leaves_the_line(&world);
     world.cilmark_ok("detach red");
     world.cilmark_ok("ipcache del 10.0.0.1");
     assert_eq!(world.pins(), [""; 0]);
+}
+
+/// A clsact filter finds the qdisc `ingress` in its way.
+fn fails_and_leaves_the_line(world: &World) {
+    world.cilmark("attach red --id 300 --ip 10.0.0.1 --hook clsact").fails(1, &["`ingress`"]);
+    let line = json!([{"prefix": "10.0.0.1", "identity": 500, "name": null}]);
+    assert_eq!(world.cilmark_json("ipcache list"), line);
+}
+
+#[test]
+fn tcx_is_refused_by_name_where_the_kernel_has_none() {
+    let Some(world) = World::new() else { return };
+    if hooks().contains(&"tcx") {
+        return skip("this kernel has TCX");
+    }
+    world.veth("red");
+    world
+        .cilmark("attach red --id 300 --hook tcx")
+        .fails(1, &["this kernel has no TCX (Linux 6.6 has)", "--hook clsact"]);
+    assert_eq!(world.pins(), [""; 0]);
+    world.cilmark_ok("attach red --id 300");
+    assert_eq!(world.status("red")["hook"], "clsact");
 }
 
 #[test]
 fn two_roots_on_one_device_do_not_know_each_other() {
     let Some(world) = World::new() else { return };
     world.workload("red", 1);
-    world.cilmark_ok("attach red --id 300 --bpffs /sys/fs/bpf/a");
+    world.cilmark_ok("attach red --id 300 --bpffs /sys/fs/bpf/a --first");
     world.cilmark_ok("attach red --id 301 --bpffs /sys/fs/bpf/b");
-    let stranger = Stranger::on_tcx("red", Hook::Ingress);
+    let stranger = Stranger::behind("red", Hook::Ingress);
     ping(&world);
     assert!(stranger.packets(0x012d_0f00) > 0, "the later one decides");
     world.cilmark_ok("detach red --bpffs /sys/fs/bpf/b");

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::common::World;
 use crate::common::process::cilmark;
+use crate::common::{World, machine};
 
 fn start(arguments: &str) -> Child {
     let arguments: Vec<&str> = arguments.split(' ').collect();
@@ -121,7 +121,9 @@ fn survives_kills(hook: &str, repair: &[&str]) {
 
 #[test]
 fn an_attachment_by_tcx_that_was_killed_is_repeated_and_detached() {
-    survives_kills("tcx", &["{attach}", "detach red"]);
+    if machine::has_tcx() {
+        survives_kills("tcx", &["{attach}", "detach red"]);
+    }
 }
 
 #[test]
@@ -131,9 +133,7 @@ fn an_attachment_by_clsact_that_was_killed_is_repeated_and_detached() {
 
 #[test]
 fn what_a_killed_attachment_left_is_detached_by_its_number() {
-    for hook in ["tcx", "clsact"] {
-        thread::spawn(move || survives_kills(hook, &["detach id:1"])).join().expect(hook);
-    }
+    machine::by_each_hook(|hook| survives_kills(hook, &["detach id:1"]));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::common::World;
+use crate::common::machine::hooks;
 
 #[test]
 fn netns_names_a_namespace_by_name_or_path() {
@@ -57,7 +58,7 @@ fn detach_all_is_narrowed_by_netns() {
 #[test]
 fn a_deleted_namespace_leaves_a_stale_endpoint_that_can_be_detached() {
     let Some(world) = World::new() else { return };
-    for (name, number, hook) in [("red", 1, "tcx"), ("blue", 2, "clsact")] {
+    for ((name, number), hook) in [("red", 1), ("blue", 2)].into_iter().zip(hooks()) {
         world.workload(name, number);
         world.cilmark_ok(&format!("attach eth0 --netns {name} --id 300 --hook {hook}"));
         world.sh(&format!("ip netns del {name}"));

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::common::World;
+use crate::common::machine::hooks;
 use crate::common::process::{Run, cilmark, text};
 
 fn fields(value: &Value) -> Vec<&str> {
@@ -23,7 +24,7 @@ fn status_has_exactly_these_fields() {
         status,
         json!({
             "device": "red", "ifindex": ifindex, "role": "container", "endpoint_id": 1,
-            "identity": 300, "name": null, "ips": ["10.0.0.1"], "hook": "tcx",
+            "identity": 300, "name": null, "ips": ["10.0.0.1"], "hook": hooks()[0],
             "ingress_policy": "off", "egress_policy": "off", "confirm_deadline": null,
             "stale": false, "packets": null, "drops": 0,
         })

@@ -1,6 +1,7 @@
 //! What a device is taken for, and what is said about it.
 
 use crate::common::World;
+use crate::common::machine::hooks;
 
 /// Attaches, and returns what was said.
 fn attach(world: &World, arguments: &str) -> String {
@@ -59,7 +60,11 @@ fn a_role_that_is_given_is_not_explained() {
     let Some(world) = World::new() else { return };
     world.veth("red");
     let said = attach(&world, "red --role netdev");
-    assert_eq!(said, "attached red: endpoint 1, netdev, identity 1 (host), tcx, no address\n");
+    let hook = hooks()[0];
+    assert_eq!(
+        said,
+        format!("attached red: endpoint 1, netdev, identity 1 (host), {hook}, no address\n")
+    );
     let said = attach(&world, "red --role container --id 700 --hook clsact");
     assert_eq!(
         said,

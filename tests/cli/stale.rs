@@ -3,56 +3,51 @@
 use serde_json::{Value, json};
 
 use crate::common::World;
+use crate::common::machine::{by_each_hook, hooks};
 use crate::common::process::text;
 
 const ENDPOINT: &str = "/sys/fs/bpf/cilmark/endpoints/1";
 
 #[test]
 fn a_deleted_device_is_shown_as_stale_and_detach_cleans_it() {
-    for hook in ["tcx", "clsact"] {
-        let claim = move || {
-            let Some(world) = World::new() else { return };
-            world.veth("red");
-            world.cilmark_ok(&format!("attach red --id 300 --ip 10.0.0.1 --hook {hook}"));
-            world.sh("ip link del red");
-            let status = world.status("red");
-            assert_eq!(status["stale"], true);
-            assert_eq!((&status["identity"], &status["hook"]), (&json!(300), &json!(hook)));
-            assert!(world.cilmark_ok("status").contains("red (stale)"));
-            world.cilmark_ok("detach red");
-            assert_eq!(world.pins(), [""; 0]);
-        };
-        std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("by {hook}"));
-    }
+    by_each_hook(|hook| {
+        let Some(world) = World::new() else { return };
+        world.veth("red");
+        world.cilmark_ok(&format!("attach red --id 300 --ip 10.0.0.1 --hook {hook}"));
+        world.sh("ip link del red");
+        let status = world.status("red");
+        assert_eq!(status["stale"], true);
+        assert_eq!((&status["identity"], &status["hook"]), (&json!(300), &json!(hook)));
+        assert!(world.cilmark_ok("status").contains("red (stale)"));
+        world.cilmark_ok("detach red");
+        assert_eq!(world.pins(), [""; 0]);
+    });
 }
 
 #[test]
 fn a_device_of_the_same_name_is_another_one_and_replaces_the_stale_endpoint() {
-    for hook in ["tcx", "clsact"] {
-        let claim = move || {
-            let Some(world) = World::new() else { return };
-            world.veth("red");
-            world.cilmark_ok(&format!("attach red --id 300 --ip 10.0.0.1 --hook {hook}"));
-            world.sh("ip link del red");
-            world.veth("red");
-            assert_eq!(world.status("red")["stale"], true, "the new one is not attached");
-            world.cilmark_ok(&format!("attach red --id 301 --ip 10.0.0.2 --hook {hook}"));
-            let all = world.cilmark_json("status");
-            assert_eq!(all.as_array().unwrap().len(), 1, "{all}");
-            assert_eq!((&all[0]["stale"], &all[0]["identity"]), (&json!(false), &json!(301)));
-            assert_eq!(
-                world.cilmark_json("ipcache list"),
-                json!([{"prefix": "10.0.0.2", "identity": 301, "name": null}])
-            );
-        };
-        std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("by {hook}"));
-    }
+    by_each_hook(|hook| {
+        let Some(world) = World::new() else { return };
+        world.veth("red");
+        world.cilmark_ok(&format!("attach red --id 300 --ip 10.0.0.1 --hook {hook}"));
+        world.sh("ip link del red");
+        world.veth("red");
+        assert_eq!(world.status("red")["stale"], true, "the new one is not attached");
+        world.cilmark_ok(&format!("attach red --id 301 --ip 10.0.0.2 --hook {hook}"));
+        let all = world.cilmark_json("status");
+        assert_eq!(all.as_array().unwrap().len(), 1, "{all}");
+        assert_eq!((&all[0]["stale"], &all[0]["identity"]), (&json!(false), &json!(301)));
+        assert_eq!(
+            world.cilmark_json("ipcache list"),
+            json!([{"prefix": "10.0.0.2", "identity": 301, "name": null}])
+        );
+    });
 }
 
 #[test]
 fn a_device_that_got_a_deleted_ones_index_is_not_taken_for_it() {
     let Some(world) = World::new() else { return };
-    for hook in ["tcx", "clsact"] {
+    for hook in hooks() {
         world.sh("ip link add red index 500 type veth peer name red-peer");
         world.cilmark_ok(&format!("attach red --id 300 --hook {hook}"));
         world.sh("ip link del red
@@ -73,7 +68,7 @@ fn a_device_that_got_a_deleted_ones_index_is_not_taken_for_it() {
 fn a_device_that_got_the_index_of_one_in_another_namespace_is_not_taken_for_it() {
     let Some(world) = World::new() else { return };
     world.sh("ip netns add other");
-    for hook in ["tcx", "clsact"] {
+    for hook in hooks() {
         world.sh("ip link add red index 500 type veth peer name red-peer");
         world.cilmark_ok(&format!("attach red --id 300 --ip 10.0.0.1 --hook {hook}"));
         world.sh("ip link set red netns other
@@ -165,27 +160,24 @@ fn half_an_endpoint_is_stale_and_can_be_attached_or_detached() {
 
 #[test]
 fn what_can_not_be_looked_at_is_an_error_and_never_cleaned_up() {
-    for hook in ["tcx", "clsact"] {
-        let claim = move || {
-            let Some(world) = World::new() else { return };
-            world.veth("red");
-            world.cilmark_ok(&format!("attach red --id 300 --ip 10.0.0.1 --hook {hook}"));
-            let binary = env!("CARGO_BIN_EXE_cilmark");
-            for descriptors in 4..16 {
-                let limited = |arguments: &str| {
-                    world.try_sh(&format!("prlimit --nofile={descriptors} {binary} {arguments}"))
-                };
-                let status = limited("status --json");
-                assert!(
-                    !status.status.success() || !text(&status.stdout).contains("\"stale\": true"),
-                    "{descriptors}: {status:?}"
-                );
-                limited("attach lo");
-                assert_eq!(world.status("red")["stale"], false, "with {descriptors} descriptors");
-            }
-        };
-        std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("by {hook}"));
-    }
+    by_each_hook(|hook| {
+        let Some(world) = World::new() else { return };
+        world.veth("red");
+        world.cilmark_ok(&format!("attach red --id 300 --ip 10.0.0.1 --hook {hook}"));
+        let binary = env!("CARGO_BIN_EXE_cilmark");
+        for descriptors in 4..16 {
+            let limited = |arguments: &str| {
+                world.try_sh(&format!("prlimit --nofile={descriptors} {binary} {arguments}"))
+            };
+            let status = limited("status --json");
+            assert!(
+                !status.status.success() || !text(&status.stdout).contains("\"stale\": true"),
+                "{descriptors}: {status:?}"
+            );
+            limited("attach lo");
+            assert_eq!(world.status("red")["stale"], false, "with {descriptors} descriptors");
+        }
+    });
 }
 
 #[test]

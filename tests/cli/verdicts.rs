@@ -8,7 +8,7 @@ use crate::common::World;
 use crate::common::world::wait_for;
 
 fn ping(world: &World) {
-    world.sh("ip netns exec red ping -qc 1 -W 2 10.1.0.1");
+    world.sh("ip netns exec red ping -qc 1 -W 20 10.1.0.1");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What tests are made of.
 
 pub mod lab;
+pub mod machine;
 pub mod packet;
 pub mod process;
 pub mod program;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How long a test waits for what must happen.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a test waits for what must happen; enough for an emulated machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a finished command left.
 #[derive(Debug)]

@@ -1,8 +1,9 @@
 //! Another tool's program on the hooks that cilmark uses. It sees what the program before it did to
 //! the mark, and whether it was reached at all.
 
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
 
@@ -10,6 +11,7 @@ use cilmark::datapath::sys::{self, Hook};
 use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, TC_EGRESS, TC_INGRESS, TcHookBuilder};
 
 const FILTER_HANDLE: u32 = 1;
+const LAST_PRIORITY: u32 = 0xffff;
 
 /// A counting program; on its hook as long as this lives, or as a filter as long as the device.
 pub struct Stranger {
@@ -18,6 +20,14 @@ pub struct Stranger {
 }
 
 impl Stranger {
+    /// Behind the programs that are on a hook of a device of this namespace, whatever the kernel has.
+    pub fn behind(device: &str, hook: Hook) -> Stranger {
+        match sys::has_tcx() {
+            true => Stranger::on_tcx(device, hook),
+            false => Stranger::on_clsact(device, hook, LAST_PRIORITY),
+        }
+    }
+
     /// Behind the programs that are on the TCX hook of a device of this namespace.
     pub fn on_tcx(device: &str, hook: Hook) -> Stranger {
         let object = load();
@@ -62,14 +72,14 @@ fn ifindex(device: &str) -> u32 {
 }
 
 fn load() -> Object {
-    static OBJECT: LazyLock<PathBuf> = LazyLock::new(compile);
-    let open = ObjectBuilder::default().open_file(&*OBJECT).expect("open the stranger");
+    static OBJECT: LazyLock<Vec<u8>> = LazyLock::new(compile);
+    let open = ObjectBuilder::default().open_memory(&OBJECT).expect("open the stranger");
     open.load().expect("load the stranger")
 }
 
-fn compile() -> PathBuf {
+fn compile() -> Vec<u8> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let object = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stranger.bpf.o");
+    let object = std::env::temp_dir().join(format!("stranger-{}.bpf.o", std::process::id()));
     let compiler = std::env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
     let status = Command::new(&compiler)
         .args(["-target", "bpf", "-O2", "-g", "-Wall", "-Werror", "-c", "-o"])
@@ -80,5 +90,7 @@ fn compile() -> PathBuf {
         .status()
         .unwrap_or_else(|error| panic!("{compiler}: {error}"));
     assert!(status.success(), "{compiler} could not compile the stranger");
-    object
+    let bytes = fs::read(&object).expect("read the stranger");
+    fs::remove_file(object).expect("remove the stranger's file");
+    bytes
 }

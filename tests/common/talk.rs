@@ -72,7 +72,7 @@ pub fn tcp(world: &World, from: &str, to: &str, address: &str) {
 
 /// One echo request that must be answered, with arguments for ping.
 pub fn ping(world: &World, from: &str, arguments: &str) {
-    world.inside(from, || world.sh(&format!("ping -qc 1 -W 5 {arguments}")));
+    world.inside(from, || world.sh(&format!("ping -qc 1 -W 20 {arguments}")));
 }
 
 /// Sends and must be told that nobody has the port open.

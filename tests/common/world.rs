@@ -12,9 +12,9 @@ use cilmark::datapath::netns;
 use cilmark::datapath::pin::Root;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::geteuid;
 use serde_json::Value;
 
+use super::machine;
 use super::process::{PATIENCE, Run, Running, cilmark, text};
 
 /// The calling thread's own namespaces.
@@ -29,11 +29,15 @@ impl World {
         Some(world)
     }
 
+    /// The same for a test that is about TCX: `None`, loudly, if the kernel has none.
+    pub fn with_tcx() -> Option<World> {
+        let world = World::new()?;
+        machine::has_tcx().then_some(world)
+    }
+
     /// The same on a machine where nobody has mounted bpffs.
     pub fn without_bpffs() -> Option<World> {
-        if !geteuid().is_root() {
-            let test = std::thread::current().name().unwrap_or("a test").to_owned();
-            eprintln!("SKIPPED, NEEDS ROOT: {test}");
+        if !machine::is_root() {
             return None;
         }
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).expect("unshare");

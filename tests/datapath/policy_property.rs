@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::policing::enforcing;
 use super::*;
 use crate::common::Lab;
+use crate::common::machine::repetitions;
 use crate::common::packet::Frame;
 use crate::common::program::{Endpoint, Outcome, Packet};
 use crate::common::random::Random;
@@ -208,7 +209,7 @@ fn any_rules_decide_about_any_packet_as_the_reference_does() {
         ipcache: Vec::new(),
     };
     let mut number = 0;
-    for seed in 0..RULE_SETS {
+    for seed in 0..repetitions(RULE_SETS) {
         let mut random = Random(seed);
         let ipcache = lab.open_ipcache();
         ipcache.flush().expect("flush the ipcache");

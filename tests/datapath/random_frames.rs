@@ -10,10 +10,10 @@ use cilmark::model::mark::Mark;
 use super::*;
 use crate::common::Lab;
 use crate::common::lab::Setup;
+use crate::common::machine::repetitions;
 use crate::common::program::{Endpoint, Verdict};
 use crate::common::random::{Ingredients, Random};
 
-const RUNS: u64 = 1_000_000;
 const SEED: u64 = 0xc11_4a2c;
 
 /// Known to the ipcache by an identity that fits no mark.
@@ -29,6 +29,11 @@ const IPV6: [[u8; 16]; 8] = {
     let own = OWN6.octets();
     [own, own, own, own, PEER6.octets(), BIG6.octets(), LINK_LOCAL.octets(), [0; 16]]
 };
+
+/// How many frames go through each program.
+fn runs() -> u64 {
+    repetitions(1_000_000)
+}
 
 /// One run, before and after.
 struct Run<'a> {
@@ -56,10 +61,10 @@ fn run_all(
     hook: Hook,
     is_right: impl Fn(usize, &Run<'_>) -> bool,
 ) -> Tally {
-    println!("seed {SEED:#x}, {RUNS} frames");
+    println!("seed {SEED:#x}, {} frames", runs());
     let mut tally = Tally::default();
     let mut frame = Vec::new();
-    for number in 0..RUNS {
+    for number in 0..runs() {
         let which = (number % endpoints.len() as u64) as usize;
         let endpoint = &endpoints[which];
         let random = &mut Random(SEED ^ number << 32);
@@ -224,8 +229,8 @@ fn a_million_random_frames_from_a_container() {
             }
         }
     });
-    assert!(tally.passed > RUNS / 10 && tally.dropped > RUNS / 10, "{tally:?}");
-    assert!(tally.redirected > RUNS / 1000, "{tally:?}");
+    assert!(tally.passed > runs() / 10 && tally.dropped > runs() / 10, "{tally:?}");
+    assert!(tally.redirected > runs() / 1000, "{tally:?}");
 }
 
 #[test]
@@ -242,7 +247,7 @@ fn a_million_random_frames_to_a_container() {
         let mark = if is_ours(run.mark) { run.kept() } else { run.mark };
         run.verdict == Verdict::Pass && run.is_unchanged() && run.has_mark(mark)
     });
-    assert_eq!((tally.passed, tally.stamped), (RUNS, 0));
+    assert_eq!((tally.passed, tally.stamped), (runs(), 0));
 }
 
 #[test]
@@ -280,8 +285,8 @@ fn a_million_random_frames_from_a_nic() {
         let is_stamped = may_stamp && run.has_mark(stamp(identity) | run.kept());
         run.verdict == Verdict::Pass && run.is_unchanged() && (run.has_mark(mark) || is_stamped)
     });
-    assert_eq!(tally.passed, RUNS);
-    assert!(tally.stamped > RUNS / 10, "{tally:?}");
+    assert_eq!(tally.passed, runs());
+    assert!(tally.stamped > runs() / 10, "{tally:?}");
 }
 
 #[test]
@@ -298,6 +303,6 @@ fn a_million_random_frames_to_a_nic() {
         let mark = if is_stamped { stamp(WIDE_ID) | run.kept() } else { run.mark };
         run.verdict == Verdict::Pass && run.is_unchanged() && run.has_mark(mark)
     });
-    assert_eq!(tally.passed, RUNS);
-    assert!(tally.stamped > RUNS / 10, "{tally:?}");
+    assert_eq!(tally.passed, runs());
+    assert!(tally.stamped > runs() / 10, "{tally:?}");
 }

@@ -3,14 +3,21 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use cilmark::datapath::netns;
 
 use crate::common::World;
+use crate::common::machine::time_for;
 use crate::common::talk::{Connection, HOST, cannot_connect, listen};
 use crate::common::transfer::Transfer;
 
 const NIC: &str = "attach red --role netdev --failsafe none --adopt 0 --policy enforce";
+
+/// Long enough to look at what is cut.
+fn for_a_while() -> String {
+    format!("{}ms", time_for(Duration::from_millis(1200)).as_millis())
+}
 
 /// How many processes of ours are in this namespace, but this test itself.
 fn processes() -> usize {
@@ -33,7 +40,7 @@ fn what_an_unconfirmed_enforcement_has_cut_goes_on_by_itself() {
         let open = || Connection::open(&world, "red", &server, address);
         let transfers = [Transfer::upload(open()), Transfer::download(open())];
         transfers.iter().for_each(Transfer::goes_on);
-        world.cilmark_ok(&format!("{NIC} --confirm 1200ms"));
+        world.cilmark_ok(&format!("{NIC} --confirm {}", for_a_while()));
         transfers.iter().for_each(Transfer::stands_still);
         assert_eq!(processes(), 0);
         transfers.iter().for_each(Transfer::goes_on);
@@ -53,7 +60,8 @@ fn rules_that_nobody_confirms_cut_nothing_for_long() {
     let open = || Connection::open(&world, "red", &server, "10.1.0.1");
     let transfer = Transfer::upload(open());
     transfer.goes_on();
-    world.cilmark_ok("policy add red deny ingress from world tcp/5001-5010 --confirm 1200ms");
+    let rule = "deny ingress from world tcp/5001-5010";
+    world.cilmark_ok(&format!("policy add red {rule} --confirm {}", for_a_while()));
     transfer.stands_still();
     assert_eq!(processes(), 0);
     transfer.goes_on();

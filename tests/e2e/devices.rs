@@ -14,7 +14,7 @@ fn a_machine_behind_a_tap_is_a_container() {
     let _machine = world.machine("vm", 1, "tap");
     world.cilmark_ok("attach vm --id 1234 --ip 10.1.0.10 fd00:1::10");
     assert_eq!(world.status("vm")["role"], "container");
-    let stranger = Stranger::on_tcx("vm", Hook::Ingress);
+    let stranger = Stranger::behind("vm", Hook::Ingress);
     for to in ["10.2.0.10", "fd00:2::10"] {
         ping(&world, "vm", to);
         tcp(&world, "vm", "blue", to);
@@ -34,11 +34,11 @@ fn packets_of_a_tun_have_no_ethernet_header_and_are_stamped_all_the_same() {
     assert_eq!(world.status("vpn")["role"], "netdev");
     world.cilmark_ok("ipcache set 10.1.0.10 199472");
     world.cilmark_ok("ipcache set fd00:1::/64 199472");
-    let sent = Stranger::on_tcx("vpn", Hook::Egress);
-    let received = Stranger::on_tcx("vpn", Hook::Ingress);
+    let sent = Stranger::behind("vpn", Hook::Egress);
+    let received = Stranger::behind("vpn", Hook::Ingress);
     for to in ["10.1.0.10", "fd00:1::10"] {
         let before = (sent.packets(RED), received.packets(super::BLUE));
-        world.sh(&format!("ping -qc 1 -W 5 {to}"));
+        world.sh(&format!("ping -qc 1 -W 20 {to}"));
         assert!(sent.packets(RED) > before.0, "{to}: {:x?}", sent.marks());
         assert!(received.packets(super::BLUE) > before.1, "{to}: {:x?}", received.marks());
     }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{red_and_blue, talk_both_ways};
 use crate::common::World;
+use crate::common::machine::{by_each_hook, hooks};
 use crate::common::process::PATIENCE;
 use crate::common::talk::{arrives, is_lost, ping, tcp, udp};
 use crate::common::world::wait_for;
@@ -32,16 +33,13 @@ fn neighbours(options: &str) -> Option<World> {
 
 #[test]
 fn ping_tcp_and_udp_pass_without_the_hosts_stack() {
-    for hook in ["tcx", "clsact"] {
-        let claim = move || {
-            let Some(world) = neighbours(&format!("--hook {hook}")) else { return };
-            talk_both_ways(&world);
-            for device in ["red", "blue"] {
-                assert_eq!(world.status(device)["drops"], 0, "{device}");
-            }
-        };
-        std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("by {hook}"));
-    }
+    by_each_hook(|hook| {
+        let Some(world) = neighbours(&format!("--hook {hook}")) else { return };
+        talk_both_ways(&world);
+        for device in ["red", "blue"] {
+            assert_eq!(world.status(device)["drops"], 0, "{device}");
+        }
+    });
 }
 
 #[test]
@@ -112,7 +110,7 @@ fn a_destination_that_was_detached_is_reached_through_the_stack() {
 fn replacing_a_destination_that_keeps_silent_loses_nothing() {
     let Some(world) = neighbours("") else { return };
     let (red, blue) = (udp(&world, "red", "0.0.0.0:0"), udp(&world, "blue", "0.0.0.0:0"));
-    for hook in ["clsact", "tcx", "tcx"] {
+    for hook in ["clsact"].iter().chain(hooks()).chain(hooks()) {
         let options = "--ip 10.2.0.10 fd00:2::10 --local-delivery";
         world.cilmark_ok(&format!("attach blue --id 300 --hook {hook} {options}"));
         arrives(&red, &blue, "10.2.0.10");

@@ -9,7 +9,7 @@ use crate::common::talk::{arrives, tcp, udp};
 #[test]
 fn a_workload_gets_no_mark_of_ours() {
     let Some(world) = red_and_blue("") else { return };
-    let behind = Stranger::on_tcx("blue", Hook::Egress);
+    let behind = Stranger::behind("blue", Hook::Egress);
     let (red, blue) = (udp(&world, "red", "[::]:0"), udp(&world, "blue", "[::]:0"));
     for _ in 0..5 {
         arrives(&red, &blue, "fd00:2::10");
@@ -25,7 +25,7 @@ fn an_identity_crosses_the_wire_in_the_flow_label() {
     // A root of the receiver's own, as on a machine of its own: no ipcache knows the sender.
     let receiver = "attach eth0 --netns blue --bpffs /sys/fs/bpf/blue --stamp-remote";
     world.cilmark_ok(&format!("{receiver} --trust-flow-label fd00:1::/64"));
-    let stranger = world.inside("blue", || Stranger::on_tcx("eth0", Hook::Ingress));
+    let stranger = world.inside("blue", || Stranger::behind("eth0", Hook::Ingress));
     let (red, blue) = (udp(&world, "red", "[::]:0"), udp(&world, "blue", "[::]:0"));
     for _ in 0..5 {
         arrives(&red, &blue, "fd00:2::10");

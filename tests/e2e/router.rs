@@ -2,22 +2,20 @@
 
 use super::{BLUE, RED, red_and_blue, talk_both_ways};
 use crate::common::World;
+use crate::common::machine::by_each_hook;
 use crate::common::talk::{arrives, is_lost, udp};
 
 #[test]
 fn ping_tcp_and_udp_pass_both_ways_over_both_families() {
-    for hook in ["tcx", "clsact"] {
-        let claim = move || {
-            let Some(world) = red_and_blue(&format!("--hook {hook}")) else { return };
-            talk_both_ways(&world);
-            for device in ["red", "blue"] {
-                let status = world.status(device);
-                assert_eq!(status["drops"], 0, "{device}");
-                assert!(status["packets"].as_u64().unwrap() > 50, "{device}");
-            }
-        };
-        std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("by {hook}"));
-    }
+    by_each_hook(|hook| {
+        let Some(world) = red_and_blue(&format!("--hook {hook}")) else { return };
+        talk_both_ways(&world);
+        for device in ["red", "blue"] {
+            let status = world.status(device);
+            assert_eq!(status["drops"], 0, "{device}");
+            assert!(status["packets"].as_u64().unwrap() > 50, "{device}");
+        }
+    });
 }
 
 /// What an nftables counter on a mark has counted.

@@ -85,7 +85,7 @@ fn a_tagged_frame_is_checked_and_stamped_like_any_other() {
     let Some(world) = red_and_blue("") else { return };
     // Only what is sent here is to be counted.
     world.sh("ip netns exec red sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
-    let stranger = crate::common::stranger::Stranger::on_tcx("red", Hook::Ingress);
+    let stranger = crate::common::stranger::Stranger::behind("red", Hook::Ingress);
     for (tags, source, passes) in [
         (&[5][..], [10, 1, 0, 10], true),
         (&[5], [10, 1, 0, 99], false),

@@ -2,10 +2,11 @@
 
 use super::red_and_blue;
 use crate::common::World;
+use crate::common::machine::repetitions;
 use crate::common::talk::{Connection, HOST, listen};
 use crate::common::transfer::Transfer;
 
-const TIMES: usize = 200;
+const TIMES: u64 = 200;
 
 /// One transfer from `red` over IPv4, and one to it over IPv6.
 fn transfers(world: &World, to: &str, addresses: [&str; 2]) -> Vec<Transfer> {
@@ -28,7 +29,7 @@ fn end(world: &World, transfers: Vec<Transfer>) {
 
 /// Rules come and go that say nothing about the transfers; `yes` is what a NIC wants to hear.
 fn change_other_rules(world: &World, device: &str, yes: &str) {
-    for round in 0..TIMES / 2 {
+    for round in 0..repetitions(TIMES / 2) {
         let rule = format!("{device} deny ingress from {} tcp/80", 300 + round % 7);
         world.cilmark_ok(&format!("policy add {rule} {yes}"));
         world.cilmark_ok(&format!("policy del {rule} {yes}"));
@@ -71,7 +72,7 @@ fn a_workloads_survives_enforcement_and_other_rules() {
 #[test]
 fn a_workloads_survives_attaching_again() {
     let Some((world, transfers)) = workloads() else { return };
-    for _ in 0..TIMES {
+    for _ in 0..repetitions(TIMES) {
         world.cilmark_ok(RED);
     }
     end(&world, transfers);
@@ -87,7 +88,7 @@ fn a_hosts_survives_enforcement_and_other_rules() {
 #[test]
 fn a_hosts_survives_attaching_again() {
     let Some((world, transfers)) = host() else { return };
-    for _ in 0..TIMES {
+    for _ in 0..repetitions(TIMES) {
         world.cilmark_ok(&format!("{NIC} --policy enforce --yes"));
     }
     end(&world, transfers);

@@ -4,39 +4,37 @@ use cilmark::datapath::sys::Hook;
 
 use super::RED;
 use crate::common::World;
+use crate::common::machine::by_each_hook;
 use crate::common::stranger::Stranger;
 use crate::common::talk::{arrives, ping, tcp, udp};
 
 #[test]
 fn what_a_namespace_sends_by_its_eth0_carries_the_identity_at_a_later_program() {
-    for later in ["tcx", "clsact"] {
-        let claim = move || {
-            let Some(world) = World::new() else { return };
-            world.workload("red", 1);
-            world.workload("blue", 2);
-            let said = world.cilmark("attach eth0 --id 1234 --netns red").stderr;
-            assert!(said.contains("netdev, since a default route leaves by it"), "{said}");
-            let stranger = world.inside("red", || match later {
-                "tcx" => Stranger::on_tcx("eth0", Hook::Egress),
-                _ => Stranger::on_clsact("eth0", Hook::Egress, 1),
-            });
-            for to in ["10.2.0.10", "fd00:2::10"] {
-                ping(&world, "red", to);
-                tcp(&world, "red", "blue", to);
-                let bind = if to.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
-                let before = stranger.packets(RED);
-                let (red, blue) = (udp(&world, "red", bind), udp(&world, "blue", bind));
-                for _ in 0..5 {
-                    arrives(&red, &blue, to);
-                }
-                assert!(stranger.packets(RED) >= before + 5, "{:x?}", stranger.marks());
+    by_each_hook(|later| {
+        let Some(world) = World::new() else { return };
+        world.workload("red", 1);
+        world.workload("blue", 2);
+        let said = world.cilmark("attach eth0 --id 1234 --netns red").stderr;
+        assert!(said.contains("netdev, since a default route leaves by it"), "{said}");
+        let stranger = world.inside("red", || match later {
+            "tcx" => Stranger::on_tcx("eth0", Hook::Egress),
+            _ => Stranger::on_clsact("eth0", Hook::Egress, 60_000),
+        });
+        for to in ["10.2.0.10", "fd00:2::10"] {
+            ping(&world, "red", to);
+            tcp(&world, "red", "blue", to);
+            let bind = if to.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
+            let before = stranger.packets(RED);
+            let (red, blue) = (udp(&world, "red", bind), udp(&world, "blue", bind));
+            for _ in 0..5 {
+                arrives(&red, &blue, to);
             }
-            assert_eq!(stranger.packets(0), 0, "nothing goes unmarked");
-            assert_eq!(world.cilmark_json("ipcache get 10.1.0.10")[0]["identity"], 1234);
-            assert_eq!(world.cilmark_json("ipcache get fd00:1::10")[0]["identity"], 1234);
-        };
-        std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("seen by {later}"));
-    }
+            assert!(stranger.packets(RED) >= before + 5, "{:x?}", stranger.marks());
+        }
+        assert_eq!(stranger.packets(0), 0, "nothing goes unmarked");
+        assert_eq!(world.cilmark_json("ipcache get 10.1.0.10")[0]["identity"], 1234);
+        assert_eq!(world.cilmark_json("ipcache get fd00:1::10")[0]["identity"], 1234);
+    });
 }
 
 #[test]
@@ -56,8 +54,8 @@ fn what_is_only_forwarded_is_not_stamped_with_the_hosts_identity() {
     world.workload("red", 1);
     world.workload("blue", 2);
     world.cilmark_ok("attach blue --role netdev --id 1234");
-    let stranger = Stranger::on_tcx("blue", Hook::Egress);
-    world.sh("ping -qc 1 -W 5 10.2.0.10");
+    let stranger = Stranger::behind("blue", Hook::Egress);
+    world.sh("ping -qc 1 -W 20 10.2.0.10");
     let of_the_host = stranger.packets(RED);
     assert!(of_the_host > 0);
     let (red, blue) = (udp(&world, "red", "0.0.0.0:0"), udp(&world, "blue", "0.0.0.0:0"));
@@ -72,7 +70,7 @@ fn an_uplink_of_identity_host_stamps_nothing() {
     let Some(world) = World::new() else { return };
     world.workload("red", 1);
     world.cilmark_ok("attach eth0 --netns red");
-    let stranger = world.inside("red", || Stranger::on_tcx("eth0", Hook::Egress));
+    let stranger = world.inside("red", || Stranger::behind("eth0", Hook::Egress));
     ping(&world, "red", "10.1.0.1");
     assert!(stranger.packets(0) > 0);
     assert!(stranger.marks().iter().all(|(mark, _)| mark & 0x0f00 != 0x0f00));
@@ -85,7 +83,7 @@ fn a_workloads_mark_leaves_by_the_uplink_as_it_is() {
     world.workload("blue", 2);
     world.cilmark_ok("attach red --id 1234 --ip 10.1.0.10");
     world.cilmark_ok("attach blue --role netdev --id 300");
-    let stranger = Stranger::on_tcx("blue", Hook::Egress);
+    let stranger = Stranger::behind("blue", Hook::Egress);
     let (red, blue) = (udp(&world, "red", "0.0.0.0:0"), udp(&world, "blue", "0.0.0.0:0"));
     for _ in 0..5 {
         arrives(&red, &blue, "10.2.0.10");
