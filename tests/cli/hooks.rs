@@ -5,7 +5,7 @@ use cilmark::datapath::sys::Hook;
 use serde_json::json;
 
 use crate::common::World;
-use crate::common::machine::{by_each_hook, hooks, skip};
+use crate::common::machine::{by_each_hook, hooks};
 use crate::common::stranger::Stranger;
 
 const MARK: u32 = 0x012c_0f00;
@@ -161,21 +161,6 @@ fn fails_and_leaves_the_line(world: &World) {
     world.cilmark("attach red --id 300 --ip 10.0.0.1 --hook clsact").fails(1, &["`ingress`"]);
     let line = json!([{"prefix": "10.0.0.1", "identity": 500, "name": null}]);
     assert_eq!(world.cilmark_json("ipcache list"), line);
-}
-
-#[test]
-fn tcx_is_refused_by_name_where_the_kernel_has_none() {
-    let Some(world) = World::new() else { return };
-    if hooks().contains(&"tcx") {
-        return skip("this kernel has TCX");
-    }
-    world.veth("red");
-    world
-        .cilmark("attach red --id 300 --hook tcx")
-        .fails(1, &["this kernel has no TCX (Linux 6.6 has)", "--hook clsact"]);
-    assert_eq!(world.pins(), [""; 0]);
-    world.cilmark_ok("attach red --id 300");
-    assert_eq!(world.status("red")["hook"], "clsact");
 }
 
 #[test]

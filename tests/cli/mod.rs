@@ -13,6 +13,7 @@ mod hooks;
 mod identity;
 mod interruption;
 mod ipcache;
+mod kernel;
 mod load;
 mod mark;
 mod netns;

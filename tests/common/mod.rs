@@ -1,5 +1,6 @@
 //! What tests are made of.
 
+pub mod code;
 pub mod lab;
 pub mod machine;
 pub mod packet;

@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::machine::time_for;
 use super::talk::Connection;
 use super::world::wait_for;
 
@@ -15,7 +16,7 @@ use super::world::wait_for;
 const BLOCK: usize = 65_521;
 
 /// How long to wait between blocks, so that the rest of the test gets its share of the CPUs: some
-/// 60 MB/s.
+/// 60 MB/s, less on a slow machine.
 const PACE: Duration = Duration::from_millis(1);
 
 /// More than is on its way when somebody looks: the last of it has met what was done before.
@@ -49,8 +50,8 @@ impl Transfer {
         let (running, stop) = mpsc::channel();
         let (wanted, count) = (block.clone(), received.clone());
         let sender = thread::spawn(move || {
-            let mut sent = 0;
-            while stop.recv_timeout(PACE) == Err(RecvTimeoutError::Timeout) {
+            let (mut sent, pace) = (0, time_for(PACE));
+            while stop.recv_timeout(pace) == Err(RecvTimeoutError::Timeout) {
                 from.write_all(&block).expect("send");
                 sent += BLOCK as u64;
             }
