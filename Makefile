@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test lint bench clean
+.PHONY: help deps build demo test test-vm lint bench clean
 # cargo is parallel already, and the order of prerequisites is the order of work.
 .NOTPARALLEL:
 
@@ -18,7 +18,7 @@ endif
 endif
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 deps: ## install the Debian packages that are missing for build, test and demo
 	@scripts/deps build test
@@ -34,11 +34,15 @@ test: deps ## run every test (as root, through sudo if need be)
 	$(UNPRIVILEGED)
 	cargo test --locked $(RUNNER)
 
+test-vm: ## run the tests on Debian's kernels, emulated: KERNEL=6.1 or 6.12, FILTER="part of a name ..."
+	scripts/test-vm $(addprefix --kernel ,$(KERNEL)) $(if $(ACCEL),--accel $(ACCEL)) $(if $(LIMIT),--limit $(LIMIT)) $(FILTER)
+
 lint: ## check formatting, warnings, each C header alone, scripts, licences and advisories
 	@scripts/deps build lint
 	cargo fmt --check
 	$(CLANG_FORMAT) --dry-run --Werror $$(find src/bpf -name '*.[ch]')
 	shellcheck --severity=warning $$(grep -rlE '^#!.*bash' .ci examples scripts)
+	python3 -B -m unittest discover -q -s scripts -p '*_test.py'
 	scripts/check-headers
 	cargo clippy --all-targets --locked -- -D warnings
 	scripts/deny
