@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test test-vm lint bench clean
+.PHONY: help deps build static demo test test-vm test-static lint bench clean
 # cargo is parallel already, and the order of prerequisites is the order of work.
 .NOTPARALLEL:
 
@@ -18,13 +18,17 @@ endif
 endif
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 deps: ## install the Debian packages that are missing for build, test and demo
 	@scripts/deps build test
 
 build: ## build target/release/cilmark
 	cargo build --release --locked
+
+static: ## build a cilmark that needs no library of the machine that it runs on
+	@scripts/deps build static
+	scripts/static
 
 demo: deps build ## show it at work on real packets, in network namespaces of its own
 	$(UNPRIVILEGED)
@@ -36,6 +40,10 @@ test: deps ## run every test (as root, through sudo if need be)
 
 test-vm: ## run the tests on Debian's kernels, emulated: KERNEL=6.1 or 6.12, FILTER="part of a name ..."
 	scripts/test-vm $(addprefix --kernel ,$(KERNEL)) $(if $(ACCEL),--accel $(ACCEL)) $(if $(LIMIT),--limit $(LIMIT)) $(FILTER)
+
+test-static: ## run the static build on Linux 6.1 (emulated) with busybox alone beside it
+	@scripts/deps build static vm
+	binary=$$(scripts/static) && scripts/test-static "$$binary"
 
 lint: ## check formatting, warnings, each C header alone, scripts, licences and advisories
 	@scripts/deps build lint
