@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help deps build static demo test test-vm test-static lint bench clean
+.PHONY: help deps build static demo test test-vm test-static test-provision vagrant-validate lint bench clean
 # cargo is parallel already, and the order of prerequisites is the order of work.
 .NOTPARALLEL:
 
@@ -44,6 +44,15 @@ test-vm: ## run the tests on Debian's kernels, emulated: KERNEL=6.1 or 6.12, FIL
 test-static: ## run the static build on Linux 6.1 (emulated) with busybox alone beside it
 	@scripts/deps build static vm
 	binary=$$(scripts/static) && scripts/test-static "$$binary"
+
+test-provision: ## run what the Vagrantfile runs, and build the tests, in a fresh Debian 12
+	@scripts/deps provision
+	@mkdir -p "$${XDG_CACHE_HOME:-$$HOME/.cache}/cilmark" # or it becomes root's
+	$(SUDO) scripts/test-provision
+
+vagrant-validate: ## check the Vagrantfile
+	@scripts/deps vagrant
+	scripts/vagrant-validate
 
 lint: ## check formatting, warnings, each C header alone, scripts, licences and advisories
 	@scripts/deps build lint
