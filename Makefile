@@ -33,6 +33,7 @@ static: ## build a cilmark that needs no library of the machine that it runs on
 demo: deps build ## show it at work on real packets, in network namespaces of its own
 	$(UNPRIVILEGED)
 	$(SUDO) examples/demo.sh
+	$(SUDO) examples/policy-test.sh $${CARGO_TARGET_DIR:-target}/release
 
 test: deps ## run every test (as root, through sudo if need be)
 	$(UNPRIVILEGED)
