@@ -14,9 +14,11 @@ use crate::common::transfer::Transfer;
 
 const NIC: &str = "attach red --role netdev --failsafe none --adopt 0 --policy enforce";
 
-/// Long enough to look at what is cut.
+/// Long enough to look at what is cut, and short enough for TCP not to give up: what its own host drops
+/// it takes for congestion there, probes every 500 ms, and gives up after `tcp_retries2`, 15, probes.
 fn for_a_while() -> String {
-    format!("{}ms", time_for(Duration::from_millis(1200)).as_millis())
+    let time = time_for(Duration::from_millis(1200)).min(Duration::from_secs(6));
+    format!("{}ms", time.as_millis())
 }
 
 /// How many processes of ours are in this namespace, but this test itself.
