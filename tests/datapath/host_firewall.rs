@@ -122,6 +122,53 @@ fn what_is_forwarded_says_nothing_of_the_hosts_own_packets_between_the_same_addr
     nic.from_netdev(seen()).is_dropped(POLICY);
 }
 
+/// Each program asks for another end of a packet.
+#[test]
+fn what_a_nic_sends_for_others_says_nothing_of_what_it_receives_between_the_same_addresses() {
+    let Some(lab) = Lab::new() else { return };
+    router(&lab);
+    // Listed, and routed elsewhere all the same: a virtual address.
+    let virtual_ip = IpAddr::from([10, 99, 0, 1]);
+    let nic = lab.netdev(1).address(OWN4).address(virtual_ip).policy(enforcing()).load();
+    lab.ipcache("10.99.0.2", 1);
+    let workload = IpAddr::from([10, 77, 0, 1]);
+    for own in [virtual_ip, IpAddr::from([10, 99, 0, 2])] {
+        let packet = || Frame::ip(workload, own).segment(4000, 80, "A").forwarded();
+        for _ in 0..100 {
+            nic.to_netdev(packet()).passes();
+            nic.from_netdev(packet()).is_dropped(POLICY);
+        }
+    }
+}
+
+#[test]
+fn what_is_received_under_the_hosts_address_says_nothing_of_what_is_masqueraded() {
+    let Some(lab) = Lab::new() else { return };
+    router(&lab);
+    let nic = nic(&lab);
+    let peer = IpAddr::from([10, 77, 0, 1]);
+    for port in 1..100 {
+        nic.from_netdev(Frame::ip(OWN4, peer).udp(port, 80).forwarded()).passes();
+        nic.to_netdev(Frame::ip(OWN4, peer).udp(port, 80).forwarded()).passes();
+        nic.from_netdev(Frame::ip(peer, OWN4).udp(80, port).forwarded()).passes();
+    }
+}
+
+#[test]
+fn what_is_forwarded_is_the_hosts_with_the_next_packet_after_the_ipcache_says_so() {
+    let Some(lab) = Lab::new() else { return };
+    router(&lab);
+    let nic = nic(&lab);
+    for number in 0..100 {
+        let other = IpAddr::from([10, 78, 0, number]);
+        let packet = || Frame::ip([10, 77, 0, 1], other).segment(4000, 80, "A").forwarded();
+        nic.from_netdev(packet()).passes();
+        lab.ipcache(&other.to_string(), 1);
+        lab.bump_generation();
+        nic.from_netdev(packet()).is_dropped(POLICY);
+    }
+}
+
 #[test]
 fn a_host_that_does_not_forward_is_covered_whatever_the_address() {
     let Some(lab) = Lab::new() else { return };

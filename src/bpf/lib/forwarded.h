@@ -2,7 +2,8 @@
 /*
  * What a NIC receives and sends for others. It has no entry in conntrack, and the routing tables say
  * that it is no business of the host's policy: to ask them costs 200 ns, so that an answer holds for
- * its pair of addresses, on its CPU, until the next jiffy.
+ * its program and pair of addresses, on its CPU, until the next jiffy. For its program, since they ask
+ * different questions: whether the destination is the host's, and whether the source is.
  */
 #ifndef CILMARK_FORWARDED_H
 #define CILMARK_FORWARDED_H
@@ -22,8 +23,8 @@ enum {
 struct forwarded {
 	struct cm_address source;
 	struct cm_address destination;
-	__u32 epoch; /* of what else was asked: the ipcache, the endpoints */
-	__u32 jiffy;
+	enum cm_program program;
+	__u64 moment;
 };
 
 struct {
@@ -32,6 +33,12 @@ struct {
 	__type(key, __u32);
 	__type(value, struct forwarded);
 } cm_forwarded SEC(".maps");
+
+/* What an answer holds for: a jiffy, and the epoch of the ipcache and the endpoints. */
+static __always_inline __u64 forwarded_moment(__u32 epoch, __u64 jiffies)
+{
+	return (__u64)epoch << 32 | (__u32)jiffies;
+}
 
 static __always_inline __u32 fold(const struct cm_address *address)
 {
@@ -43,7 +50,8 @@ static __always_inline __u32 fold(const struct cm_address *address)
 static __always_inline struct forwarded *forwarded_slot(const struct packet *pkt)
 {
 	/* Odd factors from the golden ratio, so that neighbours don't share a slot. */
-	__u32 hash = (fold(&pkt->source) * 0x9e3779b1 ^ fold(&pkt->destination)) * 0x85ebca6b;
+	__u32 ends = fold(&pkt->source) * 0x9e3779b1 ^ fold(&pkt->destination);
+	__u32 hash = (ends ^ pkt->program) * 0x85ebca6b;
 	__u32 slot = hash >> (32 - FORWARDED_SLOT_BITS);
 
 	return bpf_map_lookup_elem(&cm_forwarded, &slot);
@@ -62,21 +70,21 @@ static __always_inline int is_plainly_forwarded(const struct __sk_buff *skb,
 
 /* Whether the answer for a packet without an entry is known. */
 static __always_inline int is_known_forwarded(const struct __sk_buff *skb, const struct packet *pkt,
-					      __u32 epoch, __u64 now)
+					      __u64 moment)
 {
 	const struct forwarded *known;
 
 	if (config.role != CM_ROLE_NETDEV || !is_plainly_forwarded(skb, pkt))
 		return 0;
 	known = forwarded_slot(pkt);
-	return known && known->jiffy == (__u32)now && known->epoch == epoch &&
+	return known && known->moment == moment && known->program == pkt->program &&
 	       known->source.family == pkt->source.family &&
 	       words_equal(address_words(&known->source), address_words(&pkt->source)) &&
 	       words_equal(address_words(&known->destination), address_words(&pkt->destination));
 }
 
-/* Of a packet that the host's policy has no say in. */
-__noinline int remember_forwarded(struct __sk_buff *skb, const struct packet *pkt)
+/* Of a packet that the host's policy has no say in; `moment` is from before it was asked. */
+__noinline int remember_forwarded(struct __sk_buff *skb, const struct packet *pkt, __u64 moment)
 {
 	struct forwarded *slot;
 
@@ -88,8 +96,8 @@ __noinline int remember_forwarded(struct __sk_buff *skb, const struct packet *pk
 		return 0;
 	slot->source = pkt->source;
 	slot->destination = pkt->destination;
-	slot->epoch = policy_epoch();
-	slot->jiffy = bpf_jiffies64();
+	slot->program = pkt->program;
+	slot->moment = moment;
 	return 0;
 }
 

@@ -73,6 +73,15 @@ static __always_inline int is_routed_here(struct __sk_buff *skb, const struct cm
 	return 1;
 }
 
+/* Whether a line of its own calls an address the host's. */
+static __always_inline int is_listed_host(const struct cm_address *address)
+{
+	struct cm_address key = *address; /* on the stack, for Linux 6.1: see ipcache_lookup() */
+	const struct cm_ipcache_entry *entry = bpf_map_lookup_elem(&cm_ipcache, &key);
+
+	return entry && (entry->is_host || entry->identity == IDENTITY_HOST);
+}
+
 /*
  * Cheapest first. A global function, for its stack: kernels round each frame up to 32 bytes, and
  * 512 have to do for a chain of calls.
@@ -80,16 +89,9 @@ static __always_inline int is_routed_here(struct __sk_buff *skb, const struct cm
 __noinline int is_host_address(struct __sk_buff *skb, const struct cm_address *address,
 			       const struct cm_address *peer)
 {
-	const struct cm_ipcache_entry *entry;
-	struct cm_address key;
-
 	if (!address || !peer)
 		return 0;
-	key = *address; /* see ipcache_lookup() */
-	if (is_own_address(address) || is_multicast(address))
-		return 1;
-	entry = bpf_map_lookup_elem(&cm_ipcache, &key);
-	if (entry && (entry->is_host || entry->identity == IDENTITY_HOST))
+	if (is_own_address(address) || is_multicast(address) || is_listed_host(address))
 		return 1;
 	/* A host need not have a route to whom it only bridges. */
 	return !is_for_another(skb) && is_routed_here(skb, address, peer);

@@ -81,9 +81,9 @@ __noinline int write_entry(struct packet *pkt, struct cm_ct_entry *flow, int is_
 		return 0;
 	if (config.explain)
 		return write_step(CM_CALL_CT_CREATE, NULL, is_new, 0, 0);
-	tuple = tuple_of(pkt, packet_direction(pkt));
 	ct_advance(flow, pkt);
 	entry = *flow; /* on the stack, for Linux 6.1: see ipcache_lookup() */
+	tuple = tuple_of(pkt, packet_direction(pkt));
 	error = ct_write(&tuple, &entry);
 	if (error || (is_new && !config.ct_local))
 		count_aside(pkt, error ? CM_CT_FAILED : CM_CT_CREATED);
@@ -91,10 +91,8 @@ __noinline int write_entry(struct packet *pkt, struct cm_ct_entry *flow, int is_
 }
 
 /* Whether a NIC's policy has a say: the host's own packets and those for it, not what it forwards. */
-__noinline int is_policed(struct __sk_buff *skb, struct packet *pkt)
+static __always_inline int is_policed(struct __sk_buff *skb, struct packet *pkt)
 {
-	if (!pkt || config.role == CM_ROLE_CONTAINER)
-		return 1;
 	return pkt->program == CM_FROM_NETDEV ? is_for_host(skb, pkt) : is_host_traffic(skb, pkt);
 }
 
@@ -125,23 +123,33 @@ enum found {
 	FOUND_ANOTHER, /* an older flow, in whose place this one comes */
 };
 
-/*
- * The answer to a workload's packet under this host's address shall not meet the host's policy.
- * Whether it is one.
- */
-__noinline int keep_masqueraded(struct __sk_buff *skb, struct packet *pkt, enum found found)
+/* Under this host's address, and with an answer to come. */
+static __always_inline int begins_masquerade(struct __sk_buff *skb, const struct packet *pkt)
 {
-	struct cm_ct_entry flow = {
-		.verdict = ct_verdict(policy_epoch(), CM_RULE_MASQUERADED, 1),
-		.direction = CM_EGRESS,
-		.masqueraded = 1,
-	};
+	return pkt->program == CM_TO_NETDEV && has_flow(pkt) && pkt->fragment != FRAGMENT_LATER &&
+	       is_masqueraded(skb, pkt);
+}
 
-	if (config.role == CM_ROLE_CONTAINER || !pkt || pkt->program != CM_TO_NETDEV)
+/*
+ * Whether the policy has no say in a packet without a flow. If that is a workload's under this host's
+ * address, the answer shall not meet the host's policy either.
+ */
+__noinline int passes_by(struct __sk_buff *skb, struct packet *pkt, enum found found)
+{
+	struct cm_ct_entry flow = { .direction = CM_EGRESS, .masqueraded = 1 };
+	__u64 moment;
+
+	if (!pkt || config.role == CM_ROLE_CONTAINER)
 		return 0;
-	if (!has_flow(pkt) || pkt->fragment == FRAGMENT_LATER || !is_masqueraded(skb, pkt))
+	/* Before anything is asked, as ever. */
+	moment = forwarded_moment(policy_epoch(), bpf_jiffies64());
+	if (is_policed(skb, pkt))
 		return 0;
-	write_entry(pkt, &flow, found == FOUND_NOTHING);
+	flow.verdict = ct_verdict(moment >> 32, CM_RULE_MASQUERADED, 1);
+	if (begins_masquerade(skb, pkt))
+		write_entry(pkt, &flow, found == FOUND_NOTHING);
+	else if (found == FOUND_NOTHING && is_plain(pkt))
+		remember_forwarded(skb, pkt, moment);
 	return 1;
 }
 
@@ -234,9 +242,7 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt)
 		verdict = fragment_find_ports(pkt);
 	if (has_flow(pkt) && !verdict)
 		found = find_flow(skb, pkt, &flow);
-	if (found != FOUND_FLOW && !is_policed(skb, pkt)) {
-		if (!keep_masqueraded(skb, pkt, found) && found == FOUND_NOTHING && is_plain(pkt))
-			remember_forwarded(skb, pkt);
+	if (found != FOUND_FLOW && passes_by(skb, pkt, found)) {
 		step(CM_CALL_KEEP_MASQUERADED, NULL, 0, 0, 0);
 		return 0;
 	}
@@ -283,7 +289,9 @@ static __always_inline int police(struct __sk_buff *skb, struct packet *pkt,
 	tuple = tuple_of(pkt, direction);
 	entry = ct_lookup(&tuple);
 	if (!entry)
-		return is_known_forwarded(skb, pkt, epoch, now) ? 0 : police_slowly(skb, pkt);
+		return is_known_forwarded(skb, pkt, forwarded_moment(epoch, now)) ?
+			       0 :
+			       police_slowly(skb, pkt);
 	if (!ct_is_settled(entry, epoch, now) ||
 	    (config.role == CM_ROLE_NETDEV && direction == CM_EGRESS && is_taken_back(skb, entry)))
 		return police_slowly(skb, pkt);
