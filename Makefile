@@ -3,8 +3,9 @@
 # cargo is parallel already, and the order of prerequisites is the order of work.
 .NOTPARALLEL:
 
-# rustup's own place, for shells that have not read its env file.
-export PATH := $(PATH):$(HOME)/.cargo/bin
+# rustup's own place, for shells that have not read its env file; and that of tc, nft, sysctl, bpftool
+# and debootstrap, which Debian puts on root's path only.
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 CLANG_FORMAT ?= clang-format
 
 # Root is for the binaries that talk to the kernel; cargo stays the user's, or target/ would become root's.
@@ -40,6 +41,7 @@ test: deps ## run every test (as root, through sudo if need be)
 	cargo test --locked $(RUNNER)
 
 test-vm: ## run the tests on Debian's kernels, emulated: KERNEL=6.1 or 6.12, FILTER="part of a name ..."
+	@scripts/deps build test vm
 	scripts/test-vm $(addprefix --kernel ,$(KERNEL)) $(if $(ACCEL),--accel $(ACCEL)) $(if $(LIMIT),--limit $(LIMIT)) $(FILTER)
 
 test-static: ## run the static build on Linux 6.1 (emulated) with busybox alone beside it
