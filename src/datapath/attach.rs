@@ -264,8 +264,8 @@ fn may_replace(filter: &mut TcHook, program: BorrowedFd<'_>) -> Result<bool> {
     };
     ensure!(
         share_one(&maps, &sys::program_facts(program)?.map_ids),
-        "filter {FILTER_HANDLE:#x} of priority {} is there already and belongs to somebody else; \
-         `tc filter del` removes it",
+        "filter {FILTER_HANDLE:#x} of priority {} is there already and belongs to somebody else, \
+         another --bpffs for one; --first takes a place before it, and `tc filter del` removes it",
         filter.get_priority()
     );
     Ok(true)
