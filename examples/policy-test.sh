@@ -7,7 +7,7 @@ set -Eeuo pipefail
 # touched, and nothing is left behind, whatever ends the test.
 if [ "${1-}" != inside ]; then
 	PATH=${1:+$(realpath "$1"):}$PATH exec unshare --mount --net --pid --fork --kill-child --mount-proc \
-		"$0" inside
+		bash "$(realpath "$0")" inside
 fi
 mount -t sysfs sysfs /sys
 mount -t bpf bpf /sys/fs/bpf

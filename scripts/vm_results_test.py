@@ -66,7 +66,7 @@ class Judgement(unittest.TestCase):
 
     def test_no_test_at_all_is_bad(self):
         self.assertFalse(vm_results.good([]))
-        self.assertIn("nothing passed", table(run([], "DONE")))
+        self.assertIn("nothing ran", table(run([], "DONE")))
 
     def test_a_name_that_no_test_has_is_no_success(self):
         empty = "| test result: ok. 0 passed; 0 failed; 0 ignored;"

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::panic::resume_unwind;
 use std::sync::LazyLock;
-use std::thread;
+use std::thread::{self, Builder};
 use std::time::Duration;
 
 use cilmark::datapath::sys;
@@ -47,8 +47,13 @@ pub fn by_each_hook(claim: impl Fn(&'static str) + Sync) {
     if !is_root() {
         return;
     }
+    // Of the same name, by which a test is skipped.
+    let name = thread::current().name().unwrap_or("a test").to_owned();
     for hook in hooks() {
-        let checked = thread::scope(|scope| scope.spawn(|| claim(hook)).join());
+        let checked = thread::scope(|scope| {
+            let thread = Builder::new().name(name.clone()).spawn_scoped(scope, || claim(hook));
+            thread.expect("start a thread").join()
+        });
         checked.unwrap_or_else(|panic| {
             eprintln!("by {hook}");
             resume_unwind(panic)
