@@ -1,0 +1,32 @@
+//! The namespaces that a section runs in; they go with its process.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use cilmark::datapath::pin::Root;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+/// Gives this thread, and those that it starts from now on, a mount and a network namespace of its
+/// own, with a BPF file system and room for named network namespaces.
+pub fn private_root() -> Result<Root> {
+    let isolate = || -> nix::Result<()> {
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+        mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>)?;
+        mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), None::<&str>)?;
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>)
+    };
+    isolate().context("make a namespace to measure in; it takes root")?;
+    let root = Root::new("/sys/fs/bpf/cilmark".into());
+    root.prepare(false)?;
+    Ok(root)
+}
+
+/// Runs a shell script that must succeed.
+pub fn run(script: &str) -> Result<()> {
+    let status = Command::new("sh").args(["-ec", script]).status().context("start sh")?;
+    ensure!(status.success(), "{status}: {script}");
+    Ok(())
+}
