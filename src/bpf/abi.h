@@ -199,20 +199,47 @@ struct cm_endpoint {
 };
 
 /*
- * cm_policy: what the rules of an endpoint come to, a longest prefix match. Its own entry of an
- * identity and that of any (0) decide: one that denies, else the identity's own, else that of any.
- * The list of the rules lies beside them, under a direction of its own.
+ * How much of protocols and ports an entry of rules covers, from its port on: a range of ports is several
+ * entries. Powers of 16, of which a lookup asks for each that there is, and so few.
  */
-struct cm_policy_key {
-	__u32 prefixlen; /* bits of what follows: 40 any protocol, 48 any port, 64 all */
-	__u32 identity; /* of the other end; 0 any. Of a listed rule: its place in the list */
-	__u8 direction; /* enum cm_direction, or CM_LISTED */
-	__u8 protocol;
-	__be16 port; /* destination port of the flow; ICMP type */
+enum cm_span {
+	CM_SPAN_NONE = 0,
+	CM_SPAN_PORT = 1, /* or ICMP type */
+	CM_SPAN_16 = 1 << 4,
+	CM_SPAN_256 = 1 << 8,
+	CM_SPAN_4096 = 1 << 12,
+	CM_SPAN_PROTOCOL = 1 << 16, /* all its ports */
+	CM_SPAN_ALL = 1 << 24, /* all protocols */
 };
 
+/*
+ * cm_policy: what the rules of an endpoint come to. Of the entries for the peer that a flow has, the one
+ * of the smallest span counts, and likewise of those for any (0). One that denies decides, else the
+ * peer's own, else that of any. The list of the rules lies beside them, and what spans there are, under
+ * directions of their own.
+ */
+struct cm_policy_key {
+	__u32 identity; /* of the other end; 0 any. Of a listed rule: its place in the list */
+	enum cm_span span;
+	__u16 port; /* destination port of the flow; ICMP type; host byte order, a multiple of span */
+	__u8 protocol;
+	__u8 direction; /* enum cm_direction, or one of those below */
+};
+
+/* In the place of a direction: no packet's. */
 enum {
-	CM_LISTED = 2, /* in the place of a direction: no packet's, but the list of rules */
+	CM_LISTED = 2, /* the list of rules */
+	CM_SPANS = 3, /* cm_policy_spans of the direction that stands in the place of an identity */
+};
+
+enum cm_policy_flags {
+	CM_POLICY_DENIES = 1 << 0,
+	CM_POLICY_EGRESS = 1 << 1, /* the rule's direction */
+	/*
+	 * Nothing else is to be asked once this entry is found: of a peer's, because it denies or no entry
+	 * for any does; of any's for one port, because all entries for peers are for one port, too.
+	 */
+	CM_POLICY_SETTLES = 1 << 2,
 };
 
 /* The rule that decides. */
@@ -221,10 +248,17 @@ struct cm_policy_entry {
 	__u32 peer; /* identity that it was written for; 0 any */
 	__u16 first_port; /* or ICMP type, host byte order */
 	__u16 last_port;
-	__u8 direction;
-	__u8 deny;
 	__u8 protocol;
 	__u8 parts; /* 0 no protocol, 1 protocol, 2 protocol and ports or type */
+	__u8 flags; /* enum cm_policy_flags */
+	__u8 pad;
+};
+
+/* The spans that a set's entries of one direction have, or'ed; as large as an entry. */
+struct cm_policy_spans {
+	__u32 of_peers;
+	__u32 of_any;
+	__u32 pad[2];
 };
 
 enum {
@@ -404,12 +438,12 @@ struct cm_step {
 	__u64 values[3];
 };
 
-/* The enums of the values of a step. */
+/* The enums that stand in fields which are narrower, or in values of a step. */
 struct cm_step_enums {
 	enum cm_ipcache_source ipcache_source;
 	enum cm_ct_seen ct_seen;
 	enum cm_rule_number rule;
-	__u32 pad;
+	enum cm_policy_flags policy_flags;
 };
 
 /* cm_steps: what a private copy of a program did with its one packet. */
@@ -428,8 +462,9 @@ _Static_assert(sizeof(struct cm_address) == 20, "hash key without padding");
 _Static_assert(sizeof(struct cm_prefix) == 24, "trie key without padding");
 _Static_assert(sizeof(struct cm_ipcache_entry) == 8, "map value without padding");
 _Static_assert(sizeof(struct cm_endpoint) == 16, "map value without padding");
-_Static_assert(sizeof(struct cm_policy_key) == 12, "trie key without padding");
+_Static_assert(sizeof(struct cm_policy_key) == 12, "hash key without padding");
 _Static_assert(sizeof(struct cm_policy_entry) == 16, "map value without padding");
+_Static_assert(sizeof(struct cm_policy_spans) == 16, "values of one map");
 _Static_assert(sizeof(struct cm_ct4_key) == 16, "hash key without padding");
 _Static_assert(sizeof(struct cm_ct6_key) == 40, "hash key without padding");
 _Static_assert(sizeof(struct cm_ct_entry) == 24, "map value without padding");

@@ -46,6 +46,8 @@ unsafe impl Plain for cm_policy_key {}
 // SAFETY: as above.
 unsafe impl Plain for cm_policy_entry {}
 // SAFETY: as above.
+unsafe impl Plain for cm_policy_spans {}
+// SAFETY: as above.
 unsafe impl Plain for cm_explanation {}
 
 /// A bare `__u32` as a map key, host byte order.

@@ -1,8 +1,7 @@
-//! An endpoint's rules in the kernel: `cm_policies` with its two slots, each an LPM trie `cm_policy`
+//! An endpoint's rules in the kernel: `cm_policies` with its two slots, each a hash map `cm_policy`
 //! that is written once and then only replaced, and `cm_rule_stats`, what each rule has decided.
-//!
-//! A trie holds the compiled entries and beside them, where no packet looks, the list of the rules
-//! itself, so that there is no second place that could say something else.
+
+mod set;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd};
@@ -12,20 +11,14 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use libbpf_sys as bpf;
 
-use super::abi::{self, cm_direction, cm_metrics, cm_policy_entry, cm_policy_key, u32_key};
+use super::abi::{self, cm_metrics, cm_policy_entry, cm_policy_key, u32_key};
 use super::load::POLICY_ENTRIES;
 use super::maps::{self, TypedMap};
 use super::pin::{self, Root};
 use super::sys;
 use crate::model::endpoint::EndpointId;
-use crate::model::identity::Identity;
-use crate::model::policy::{Entry, Listed, Policy, RuleNumber};
-use crate::model::rule::{Action, Direction, L4, Rule};
-
-/// `CM_LISTED`.
-const LISTED: u8 = 2;
-/// Bits of a whole key, but for its length.
-const KEY_BITS: u32 = 64;
+use crate::model::policy::{Listed, Policy, RuleNumber};
+use crate::model::rule::Rule;
 
 /// The two rule sets of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +78,7 @@ impl PolicyMaps {
             Some(set) => self.read_set(set)?,
             None => Policy::default(),
         };
-        let entries = to_entries(policy);
+        let entries = set::encode(policy);
         self.check_room(policy, entries.len(), &rules_before)?;
         let new = self.create_set(&entries)?;
         self.reset_counters(policy, &rules_before)?;
@@ -184,18 +177,17 @@ impl PolicyMaps {
                 sys::open_btf(btf_id, [c"cm_policy_key", c"cm_policy_entry"])?;
             let options = bpf::bpf_map_create_opts {
                 sz: size_of::<bpf::bpf_map_create_opts>() as _,
-                map_flags: bpf::BPF_F_NO_PREALLOC,
                 btf_fd: btf.as_raw_fd() as u32,
                 btf_key_type_id: key,
                 btf_value_type_id: value,
                 ..Default::default()
             };
             let set = MapHandle::create(
-                MapType::LpmTrie,
+                MapType::Hash,
                 Some("cm_policy"),
                 size_of::<cm_policy_key>() as u32,
                 size_of::<cm_policy_entry>() as u32,
-                self.capacity(),
+                entries.len() as u32,
                 &options,
             )?;
             let set = TypedMap::of(set);
@@ -214,10 +206,10 @@ impl PolicyMaps {
             needed <= capacity,
             "{} rules need {needed} entries, and the policy of endpoint {} takes {capacity}, of \
              which {} are free; attach its device again with --policy-entries {needed} or more \
-             (ranges of ports cost up to 30 entries each, those like 1024-2047 one)",
+             (ranges of ports cost up to 104 entries each, those like 4096-8191 one)",
             policy.rules().len(),
             self.id,
-            capacity.saturating_sub(to_entries(before).len()),
+            capacity.saturating_sub(set::encode(before).len()),
         );
         Ok(())
     }
@@ -239,92 +231,20 @@ impl PolicyMaps {
     }
 
     fn read_set(&self, set: &RuleSet) -> Result<Policy> {
-        let listed = set.entries()?.into_iter().filter(|(key, _)| key.direction == LISTED);
-        let rules: Option<Vec<(u32, Listed)>> =
-            listed.map(|(key, entry)| Some((key.identity, to_listed(&entry)?))).collect();
-        let rules = rules.with_context(|| {
+        let rules = set::decode(&set.entries()?).with_context(|| {
             format!(
                 "the rules of endpoint {} are malformed; another version of cilmark wrote them, \
                  or another program: attach its device again after a detach",
                 self.id
             )
         })?;
-        Ok(Policy::from_places(rules))
+        Ok(Policy::of(rules))
     }
-}
-
-/// What the trie holds: the list, and what it compiles to.
-fn to_entries(policy: &Policy) -> Vec<(cm_policy_key, cm_policy_entry)> {
-    let listed = policy.rules().iter().enumerate().map(|(place, listed)| {
-        let key = cm_policy_key {
-            prefixlen: KEY_BITS,
-            identity: place as u32,
-            direction: LISTED,
-            ..Default::default()
-        };
-        (key, to_entry(listed))
-    });
-    let compiled = policy.compile().into_iter();
-    listed.chain(compiled.map(|entry| (to_key(&entry), to_entry(&entry.decides)))).collect()
-}
-
-fn to_key(entry: &Entry) -> cm_policy_key {
-    cm_policy_key {
-        prefixlen: entry.length,
-        identity: entry.identity.0,
-        direction: direction_number(entry.direction),
-        protocol: entry.protocol,
-        port: entry.port.to_be(),
-    }
-}
-
-fn direction_number(direction: Direction) -> u8 {
-    let number = match direction {
-        Direction::Ingress => cm_direction::CM_INGRESS,
-        Direction::Egress => cm_direction::CM_EGRESS,
-    };
-    number.0 as u8
-}
-
-fn to_entry(Listed { number, rule }: &Listed) -> cm_policy_entry {
-    let (first_port, last_port) = rule.l4.range().unwrap_or_default();
-    cm_policy_entry {
-        rule: number.0,
-        peer: rule.peer.0,
-        first_port,
-        last_port,
-        direction: direction_number(rule.direction),
-        deny: (rule.action == Action::Deny).into(),
-        protocol: rule.l4.protocol().unwrap_or(0),
-        parts: u8::from(rule.l4.protocol().is_some()) + u8::from(rule.l4.range().is_some()),
-    }
-}
-
-/// `None` if no rule is stored like that.
-fn to_listed(entry: &cm_policy_entry) -> Option<Listed> {
-    let range = (entry.first_port, entry.last_port);
-    let l4 = match entry.parts {
-        0 => L4::from_parts(None, None),
-        1 => L4::from_parts(Some(entry.protocol), None),
-        2 => L4::from_parts(Some(entry.protocol), Some(range)),
-        _ => None,
-    };
-    let direction = [Direction::Ingress, Direction::Egress]
-        .into_iter()
-        .find(|direction| direction_number(*direction) == entry.direction);
-    let rule = Rule {
-        action: if entry.deny == 0 { Action::Allow } else { Action::Deny },
-        direction: direction?,
-        peer: Identity(entry.peer),
-        l4: l4?,
-    };
-    Some(Listed { number: RuleNumber(entry.rule), rule })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::identity::Names;
 
     #[test]
     fn the_constants_are_those_of_the_header() {
@@ -332,40 +252,8 @@ mod tests {
         let is = |name: &str, number: u32| {
             assert!(header.contains(&format!("\t{name} = {number},")), "{name} is not {number}");
         };
-        is("CM_LISTED", LISTED.into());
         is("CM_POLICY_CURRENT", Slot::Current as u32);
         is("CM_POLICY_PREVIOUS", Slot::Previous as u32);
         is("CM_RULE_FIRST", RuleNumber::FIRST.0);
-        assert_eq!(KEY_BITS as usize, 8 * (size_of::<cm_policy_key>() - size_of::<u32>()));
-    }
-
-    #[test]
-    fn every_kind_of_rule_comes_back_from_its_entry() {
-        for (number, text) in [
-            (16, "allow ingress from any"),
-            (17, "deny egress to 4294967295 tcp"),
-            (18, "allow egress to any proto/0"),
-            (19, "allow ingress from 9 sctp/0-65535"),
-            (20, "deny ingress from 9 icmp6/255"),
-        ] {
-            let rule = Rule::parse(text, &Names::default()).unwrap();
-            let listed = Listed { number: RuleNumber(number), rule };
-            assert_eq!(to_listed(&to_entry(&listed)), Some(listed));
-        }
-    }
-
-    #[test]
-    fn what_no_rule_looks_like_is_refused() {
-        let udp = cm_policy_entry { protocol: 17, parts: 2, ..Default::default() };
-        assert!(to_listed(&udp).is_some());
-        for entry in [
-            cm_policy_entry { parts: 3, ..udp },
-            cm_policy_entry { direction: LISTED, ..udp },
-            cm_policy_entry { first_port: 9, last_port: 8, ..udp },
-            cm_policy_entry { protocol: 47, ..udp },
-            cm_policy_entry { protocol: 1, last_port: 1, ..udp },
-        ] {
-            assert!(to_listed(&entry).is_none(), "{entry:?}");
-        }
     }
 }

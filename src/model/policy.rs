@@ -50,11 +50,9 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Puts a list together again from rules and their places in it.
-    pub fn from_places(rules: impl IntoIterator<Item = (u32, Listed)>) -> Policy {
-        let mut rules: Vec<(u32, Listed)> = rules.into_iter().collect();
-        rules.sort_by_key(|(place, _)| *place);
-        Policy { rules: rules.into_iter().map(|(_, listed)| listed).collect() }
+    /// A list of rules that have their numbers.
+    pub fn of(rules: Vec<Listed>) -> Policy {
+        Policy { rules }
     }
 
     /// The rules, in order.

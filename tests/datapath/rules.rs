@@ -194,9 +194,9 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     });
     let too_many = Policy::default().replaced_by(&wide.collect::<Vec<_>>(), &Policy::default());
     let error = format!("{:#}", maps.swap(&too_many).unwrap_err());
-    // 30 entries and a place in the list for each.
-    let free = POLICY_ENTRIES - 2;
-    for part in ["need 6138 entries", &format!("{free} are free"), "--policy-entries 6138"] {
+    // 104 entries and a place in the list for each, and a line for each direction.
+    let free = POLICY_ENTRIES - 4;
+    for part in ["need 20792 entries", &format!("{free} are free"), "--policy-entries 20792"] {
         assert!(error.contains(part), "{error}");
     }
     assert_eq!(maps.read(Slot::Current).unwrap(), before);
@@ -237,9 +237,10 @@ fn bpftool_shows_the_pinned_rules_with_field_names() {
     let entries: Vec<&Value> =
         dump.as_array().expect("entries").iter().map(|entry| &entry["formatted"]).collect();
     let compiled = entries.iter().find(|entry| entry["key"]["direction"] == 0).expect("an entry");
-    assert_eq!(compiled["key"]["prefixlen"], 64);
-    assert_eq!(compiled["key"]["port"], 80_u16.to_be());
-    assert_eq!(compiled["value"]["deny"], 1);
+    assert_eq!(compiled["key"]["span"], "CM_SPAN_PORT");
+    assert_eq!(compiled["key"]["port"], 80);
+    assert_eq!(compiled["value"]["flags"], 1 | 4);
     assert_eq!(compiled["value"]["rule"], 16);
-    assert_eq!(entries.len(), 2, "{entries:?}");
+    // It, the list of it, and the spans of two directions.
+    assert_eq!(entries.len(), 4, "{entries:?}");
 }

@@ -49,7 +49,7 @@ __noinline int decide(struct packet *pkt, enum cm_direction direction, __u32 cla
 	else
 		pkt->source_identity = peer;
 	port = service_of(pkt, forward);
-	verdict = policy_lookup(pkt, direction, peer, port);
+	verdict = ask_policy(pkt, direction, peer, port);
 	step(CM_CALL_POLICY_LOOKUP, NULL,
 	     direction << 24 | pkt->l4_protocol << 16 | bpf_ntohs(port), peer, -verdict);
 	return verdict;

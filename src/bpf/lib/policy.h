@@ -11,11 +11,10 @@
 #include "metrics.h"
 #include "packet.h"
 
-/* A set of rules, compiled. */
+/* A set of rules, compiled. A hash table, because a trie gets slower with every rule. */
 struct cm_policy {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 14);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1); /* of each set as many as it has */
 	__type(key, struct cm_policy_key);
 	__type(value, struct cm_policy_entry);
 };
@@ -23,6 +22,7 @@ struct cm_policy {
 /* Never written: the types of an inner map reach the object's BTF only through variables. */
 struct cm_policy_key policy_key_layout;
 struct cm_policy_entry policy_entry_layout;
+struct cm_policy_spans policy_spans_layout;
 
 /*
  * The endpoint's rule sets. A change builds a set of its own and puts it into its slot in one step.
@@ -88,32 +88,101 @@ static __always_inline void count_rule(struct __sk_buff *skb, __u32 rule)
 		metrics_add(counter, skb->len);
 }
 
-/* 0, or a negative reason; which rule said so stands in pkt->rule. */
-static __always_inline int policy_lookup(struct packet *pkt, enum cm_direction direction,
-					 __u32 identity, __be16 port)
+/*
+ * A flow that the rules are asked about, and what they say: the number of a rule, shifted by its entry's
+ * flags; 0 for none. In the memory of who asks, which the verifier knows nothing of: so it walks on once
+ * behind each lookup, whatever that has found.
+ */
+struct rule_search {
+	__u32 identity; /* of the other end */
+	__u32 service; /* direction << 24 | protocol << 16 | port or ICMP type in host byte order */
+	__u32 own;
+	__u32 any;
+};
+
+enum {
+	SEARCH_FLAG_BITS = 3, /* enum cm_policy_flags */
+};
+
+static __always_inline __u32 rule_of_span(void *rules, __u32 identity, __u32 service,
+					  enum cm_span span)
+{
+	__u32 covered = service & -span;
+	struct cm_policy_key key = {
+		.identity = identity,
+		.span = span,
+		.port = covered,
+		.protocol = covered >> 16,
+		.direction = covered >> 24,
+	};
+	const struct cm_policy_entry *entry = bpf_map_lookup_elem(rules, &key);
+
+	return entry ? entry->rule << SEARCH_FLAG_BITS | entry->flags : 0;
+}
+
+/* Asks for entries that are not for one port, the smallest span first. */
+static __always_inline void ask_wider_rules(void *rules, struct rule_search *search)
+{
+	struct cm_policy_key key = { .identity = search->service >> 24, .direction = CM_SPANS };
+	const struct cm_policy_spans *there = bpf_map_lookup_elem(rules, &key);
+
+	if (!there)
+		return;
+#pragma clang loop unroll(full)
+	for (__u32 span = CM_SPAN_16; span <= CM_SPAN_ALL; span <<= 4) {
+		if (span > CM_SPAN_PROTOCOL && span < CM_SPAN_ALL)
+			continue;
+		if (there->of_peers & span && !search->own)
+			search->own = rule_of_span(rules, search->identity, search->service, span);
+		barrier();
+		if (there->of_any & span && !search->any)
+			search->any = rule_of_span(rules, 0, search->service, span);
+		barrier();
+	}
+}
+
+/* Nearly all rules are for one port: those are asked first. */
+static __always_inline void ask_rules(void *rules, struct rule_search *search)
+{
+	search->own = rule_of_span(rules, search->identity, search->service, CM_SPAN_PORT);
+	barrier();
+	if (search->own & CM_POLICY_SETTLES)
+		return;
+	search->any = rule_of_span(rules, 0, search->service, CM_SPAN_PORT);
+	barrier();
+	if (search->own || !(search->any & CM_POLICY_SETTLES))
+		ask_wider_rules(rules, search);
+}
+
+/* The rule that decides, with its flags, or 0. */
+__noinline __u32 policy_lookup(struct rule_search *search)
 {
 	__u32 slot = fallback() == CM_FALLBACK_RULES ? CM_POLICY_PREVIOUS : CM_POLICY_CURRENT;
 	void *rules = bpf_map_lookup_elem(&cm_policies, &slot);
-	const struct cm_policy_entry *own, *any, *entry;
-	struct cm_policy_key key = {
-		.prefixlen = 8 * (sizeof(key) - sizeof(key.prefixlen)),
-		.identity = identity,
-		.direction = direction,
-		.protocol = pkt->l4_protocol,
-		.port = port,
-	};
 
-	pkt->rule = CM_RULE_NONE;
-	if (!rules)
+	if (!rules || !search)
+		return 0;
+	ask_rules(rules, search);
+	barrier();
+	if (!search->own || (search->any & CM_POLICY_DENIES && !(search->own & CM_POLICY_DENIES)))
+		return search->any;
+	return search->own;
+}
+
+/* 0, or a negative reason; which rule said so stands in pkt->rule. */
+static __always_inline int ask_policy(struct packet *pkt, enum cm_direction direction,
+				      __u32 identity, __be16 port)
+{
+	struct rule_search search = {
+		.identity = identity,
+		.service = direction << 24 | pkt->l4_protocol << 16 | bpf_ntohs(port),
+	};
+	__u32 found = policy_lookup(&search);
+
+	pkt->rule = found >> SEARCH_FLAG_BITS;
+	if (!found)
 		return -CM_DROP_POLICY;
-	own = bpf_map_lookup_elem(rules, &key);
-	key.identity = 0;
-	any = bpf_map_lookup_elem(rules, &key);
-	entry = !own || (any && any->deny && !own->deny) ? any : own;
-	if (!entry)
-		return -CM_DROP_POLICY;
-	pkt->rule = entry->rule;
-	return entry->deny ? -CM_DROP_POLICY_DENY : 0;
+	return found & CM_POLICY_DENIES ? -CM_DROP_POLICY_DENY : 0;
 }
 
 /* Cilium's name: what a policy before this one left in the packet's control block ends here. */

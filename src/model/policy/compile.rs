@@ -1,14 +1,15 @@
-//! From rules to the entries of the kernel's trie (`cm_policy`).
+//! From rules to the entries of the kernel's table (`cm_policy`).
 //!
-//! A rule covers some prefixes of the trie's key: a range of ports is up to 30 of them. The kernel
-//! finds the longest prefix that anybody covers. All rules that match a packet cover this prefix or
-//! a shorter one of it, and nobody covers a longer one; so its entry names the one of them that
-//! decides, and no order of the rules, no overlap and no deny needs further entries.
+//! A rule covers some prefixes of a key: a range of ports is up to 104 of them, since the lengths of
+//! prefixes differ by four bits, for the kernel asks for one length after the other. It finds the longest
+//! prefix that anybody covers. All rules that match a packet cover this prefix or a shorter one of it, and
+//! nobody covers a longer one; so its entry names the one of them that decides, and no order of the rules,
+//! no overlap and no deny needs further entries.
 //!
-//! Since a key has but one path to the root, the kernel looks twice, with the peer's identity and with
-//! 0 for any, and takes the first that there is of: a deny of the peer's own, a deny of any's, an
-//! allow of the peer's own, an allow of any's. That is the precedence of the module above: denies
-//! first, then a named peer before any.
+//! Since a prefix has but one identity, the kernel looks for two, with the peer's identity and with 0 for
+//! any, and takes the first that there is of: a deny of the peer's own, a deny of any's, an allow of the
+//! peer's own, an allow of any's. That is the precedence of the module above: denies first, then a named
+//! peer before any.
 
 use std::cmp::Reverse;
 
@@ -16,11 +17,11 @@ use super::{Listed, Policy};
 use crate::model::identity::Identity;
 use crate::model::rule::{Action, Direction};
 
-/// An entry of the trie: under this prefix the rule decides, among those for the same identity.
+/// An entry of the table: under this prefix the rule decides, among those for the same identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// Bits of the key that count, from identity to port: 40 to 64.
-    pub length: u32,
+    /// How many ports from this one on: a power of 16, and 2^16 for a protocol, 2^24 for all.
+    pub span: u32,
     /// The peer; 0 for any.
     pub identity: Identity,
     /// The direction.
@@ -33,7 +34,7 @@ pub struct Entry {
     pub decides: Listed,
 }
 
-/// A prefix of the trie's key, in the order of its bits: identity, direction, protocol, port.
+/// A prefix of a key, in the order of its bits: identity, direction, protocol, port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Prefix {
     bits: u64,
@@ -41,11 +42,13 @@ struct Prefix {
 }
 
 const KEY_BITS: u32 = 64;
+/// `enum cm_span` of src/bpf/abi.h: the number of bits by which one differs from the next.
+const SPAN_STEP: u32 = 4;
 const PORT_BITS: u32 = 16;
 const PROTOCOL_BITS: u32 = 8;
 
 impl Policy {
-    /// The entries of the trie, without those that say what the next shorter one says already.
+    /// The entries of the table, without those that say what the next shorter one says already.
     pub fn compile(&self) -> Vec<Entry> {
         let mut by_precedence: Vec<&Listed> = self.rules().iter().collect();
         by_precedence.sort_by_key(|listed| precedence(listed));
@@ -96,6 +99,7 @@ fn cover(Listed { rule, .. }: &Listed, mut take: impl FnMut(Prefix)) {
             while first < end {
                 // The largest block that begins here and ends in time.
                 let size = PORT_BITS.min(first.trailing_zeros()).min((end - first).ilog2());
+                let size = size / SPAN_STEP * SPAN_STEP;
                 take(Prefix { bits: bits | u64::from(first), length: KEY_BITS - size });
                 first += 1 << size;
             }
@@ -110,7 +114,7 @@ impl Prefix {
 
     fn entry(self, decides: Listed) -> Entry {
         Entry {
-            length: self.length,
+            span: 1 << (KEY_BITS - self.length),
             identity: decides.rule.peer,
             direction: decides.rule.direction,
             protocol: (self.bits >> PORT_BITS) as u8,
@@ -135,13 +139,13 @@ mod tests {
         u64::from(identity.0) << 32 | direction << 24 | u64::from(protocol) << 16 | u64::from(port)
     }
 
-    /// What the kernel's trie gives.
+    /// What the kernel finds for an identity.
     fn longest_match(entries: &[Entry], key_of_packet: u64) -> Option<&Entry> {
         let matching = entries.iter().filter(|entry| {
             let of_entry = key(entry.identity, entry.direction, entry.protocol, entry.port);
-            (of_entry ^ key_of_packet) >> (64 - entry.length) == 0
+            of_entry == key_of_packet & !(u64::from(entry.span) - 1)
         });
-        matching.max_by_key(|entry| entry.length)
+        matching.min_by_key(|entry| entry.span)
     }
 
     /// The two lookups of src/bpf/lib/policy.h.
@@ -167,30 +171,33 @@ mod tests {
         }
     }
 
+    /// Spans in bits, ports and rules.
     fn prefixes(texts: &[&str]) -> Vec<(u32, u16, u32)> {
         let entries = policy(texts).compile();
-        entries.iter().map(|e| (e.length, e.port, e.decides.number.0)).collect()
+        entries.iter().map(|e| (e.span.ilog2(), e.port, e.decides.number.0)).collect()
     }
 
     #[test]
-    fn parts_of_a_rule_become_lengths_of_prefixes() {
-        assert_eq!(prefixes(&["allow ingress from 9"]), [(40, 0, 16)]);
-        assert_eq!(prefixes(&["allow ingress from 9 proto/47"]), [(48, 0, 16)]);
-        assert_eq!(prefixes(&["allow ingress from 9 tcp/443"]), [(64, 443, 16)]);
-        assert_eq!(prefixes(&["allow ingress from 9 icmp/8"]), [(64, 8, 16)]);
-        assert_eq!(prefixes(&["allow ingress from 9 tcp/0-65535"]), [(48, 0, 16)]);
-        let range = prefixes(&["allow ingress from 9 tcp/80-90"]);
-        assert_eq!(range, [(61, 80, 16), (63, 88, 16), (64, 90, 16)]);
-        assert_eq!(prefixes(&["allow ingress from 9 tcp/1-65534"]).len(), 30);
+    fn parts_of_a_rule_become_spans() {
+        assert_eq!(prefixes(&["allow ingress from 9"]), [(24, 0, 16)]);
+        assert_eq!(prefixes(&["allow ingress from 9 proto/47"]), [(16, 0, 16)]);
+        assert_eq!(prefixes(&["allow ingress from 9 tcp/443"]), [(0, 443, 16)]);
+        assert_eq!(prefixes(&["allow ingress from 9 icmp/8"]), [(0, 8, 16)]);
+        assert_eq!(prefixes(&["allow ingress from 9 tcp/0-65535"]), [(16, 0, 16)]);
+        let range = prefixes(&["allow ingress from 9 tcp/80-97"]);
+        assert_eq!(range, [(4, 80, 16), (0, 96, 16), (0, 97, 16)]);
+        let spans = |range| prefixes(&[range]).iter().map(|(span, ..)| *span).max();
+        assert_eq!(spans("allow ingress from 9 tcp/4096-8191"), Some(12));
+        assert_eq!(prefixes(&["allow ingress from 9 tcp/1-65534"]).len(), 104);
     }
 
     #[test]
     fn what_the_prefix_around_it_says_already_takes_no_entry() {
         let under_deny =
             ["allow ingress from 9 tcp/80", "allow ingress from 9 tcp", "deny ingress from 9"];
-        assert_eq!(prefixes(&under_deny), [(40, 0, 18)]);
-        let within_range = ["deny ingress from 9 tcp/64-127", "deny ingress from 9 tcp/0-65535"];
-        assert_eq!(prefixes(&within_range), [(48, 0, 17), (58, 64, 16)]);
+        assert_eq!(prefixes(&under_deny), [(24, 0, 18)]);
+        let within_range = ["deny ingress from 9 tcp/256-511", "deny ingress from 9 tcp/0-65535"];
+        assert_eq!(prefixes(&within_range), [(16, 0, 17), (8, 256, 16)]);
         let other_peer = ["deny ingress from any", "deny ingress from 9"];
         assert_eq!(prefixes(&other_peer).len(), 2);
     }
@@ -198,7 +205,7 @@ mod tests {
     #[test]
     fn a_hole_in_a_range_costs_one_entry() {
         let range = "allow ingress from 9 tcp/1-65534";
-        assert_eq!(prefixes(&[range, "deny ingress from 9 tcp/4711"]).len(), 31);
+        assert_eq!(prefixes(&[range, "deny ingress from 9 tcp/4711"]).len(), 105);
     }
 
     /// The ends of all ranges, and what lies just outside of them.
