@@ -125,8 +125,8 @@ struct cm_failsafe {
 
 /*
  * An endpoint's configuration: the program's own .rodata, written before load and frozen, so that
- * the verifier removes what the endpoint does not use. All zero, as in the object file, a program
- * passes every packet untouched.
+ * what the endpoint does not use is removed from its programs. All zero, as in the object file, a
+ * program passes every packet untouched.
  */
 struct cm_config {
 	__u64 netns; /* inode of the network namespace that the device lives in */

@@ -14,7 +14,6 @@ use libbpf_rs::{MapCore, MapHandle};
 use share::{Shared, leave_out_policy_maps, share_maps, share_policy_calls, share_policy_maps};
 
 use super::abi::{self, cm_config, cm_confirm, cm_delivery, cm_ipv6, cm_role};
-use super::calls;
 use super::device::{Device, Framing};
 use super::object;
 use super::pin::Root;
@@ -264,7 +263,7 @@ pub fn load(
         programs.push("ingress_policy");
     }
     let open_time = start.elapsed();
-    let made = object::load(open, &programs, &calls::never_made(config)).with_context(|| {
+    let made = object::load(open, &programs).with_context(|| {
         format!(
             "load the programs of endpoint {} ({}); it takes root or CAP_NET_ADMIN and CAP_SYS_ADMIN, \
              and RUST_LOG=libbpf=trace shows the verifier's reasons",
@@ -296,8 +295,8 @@ pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
     for map in private.into_iter().chain([&mut maps.cm_policy_call]) {
         map.set_autocreate(false)?;
     }
-    object::select(&mut open, None, &[])?;
-    open.load().with_context(|| {
+    object::select(&mut open, &[]);
+    sys::prepare_object(open.open_object_mut()).with_context(|| {
         format!("create the maps in {}; it takes root or CAP_BPF", root.path().display())
     })?;
     Ok(())

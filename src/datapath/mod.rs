@@ -1,6 +1,6 @@
 //! The only code that talks to the kernel. Nothing here prints or reads arguments.
 //!
-//! `load` turns an [`load::Spec`] into programs by way of `object` and `calls`, `attach` puts them on a
+//! `load` turns an [`load::Spec`] into programs by way of `object` and `fold`, `attach` puts them on a
 //! device's hooks, `pin` knows where everything lies in bpffs, `registry` reads back what runs and
 //! `words` its variables, `maps` and `ipcache` are the pinned maps, `policy` an endpoint's rules,
 //! `conntrack` the flows, `addresses` what endpoints enter there, `delivery` whom they hand packets to,
@@ -11,12 +11,12 @@
 pub mod abi;
 pub mod addresses;
 pub mod attach;
-mod calls;
 pub mod conntrack;
 pub mod delivery;
 pub mod device;
 pub mod events;
 pub mod explain;
+mod fold;
 pub mod ipcache;
 pub mod load;
 pub mod log;

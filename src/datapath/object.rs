@@ -1,24 +1,24 @@
 //! The programs of the object file, loaded side by side: what loading takes is the verifier's time,
 //! and for root the kernel verifies on as many CPUs as there are programs.
 
-use std::collections::HashMap;
-use std::ffi::OsString;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
 
 use anyhow::{Context, Result};
-use libbpf_rs::MapHandle;
-use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
+use libbpf_rs::skel::OpenSkel;
+use libbpf_rs::{MapCore, MapHandle};
+use log::debug;
 
-use super::calls;
-use super::skel::{CilmarkSkelBuilder, OpenCilmarkSkel};
+use super::fold::{self, Code, Constants};
+use super::skel::OpenCilmarkSkel;
 use super::sys;
 
-/// The maps that an object has made or taken, by their names in it.
-type Maps = HashMap<OsString, OwnedFd>;
+/// The maps that are found through a program, whether its instructions name them or not: its
+/// configuration and its variables, what programs that replace it go on with, and a copy's steps. By
+/// the shared one a filter is known for ours.
+const BOUND: [&str; 7] =
+    [".rodata", ".bss", "cm_counters", "cm_policies", "cm_rule_stats", "cm_steps", "cm_metrics"];
 
 /// What loading has made.
 pub(super) struct Made {
@@ -30,79 +30,87 @@ pub(super) struct Made {
     pub(super) programs: Vec<OwnedFd>,
 }
 
-/// Makes an object's maps and loads these of its programs, without the functions that they never
-/// call: the first one from the object itself, each other from another one over the same maps.
-pub(super) fn load(
-    mut open: OpenCilmarkSkel<'_>,
-    programs: &[&str],
-    never: &[&str],
-) -> Result<Made> {
-    let (first, others) = programs.split_first().context("no program to load")?;
-    thread::scope(|scope| {
-        let load_other = |name| {
-            let (send, receive) = mpsc::channel();
-            (send, scope.spawn(move || load_over(&receive, name, never)))
-        };
-        let others: Vec<_> = others.iter().copied().map(load_other).collect();
-        select(&mut open, Some(first), never)?;
-        let maps = sys::prepare_object(open.open_object_mut()).context("make its maps")?;
-        let maps = Arc::new(maps.into_iter().collect());
-        for (send, _) in &others {
-            // Who has failed already says so at the end.
-            let _ = send.send(Arc::clone(&maps));
+/// Makes an object's maps and loads these of its programs, folded over its configuration.
+pub(super) fn load(mut open: OpenCilmarkSkel<'_>, names: &[&str]) -> Result<Made> {
+    let constants = open.maps.rodata.initial_value().context("the object has no .rodata")?.to_vec();
+    select(&mut open, names);
+    let mut maps = sys::prepare_object(open.open_object_mut()).context("make its maps")?;
+    let object = open.open_object();
+    let map = sys::map_number(&open.maps.rodata).context("its .rodata was not made")?;
+    let btf = sys::object_btf(object);
+    let constants = Constants { map, bytes: &constants };
+    let code = |name: &&str| {
+        let found = object.progs().find(|program| program.name() == *name);
+        let found = found.with_context(|| format!("the object has no program {name}"))?;
+        Ok(sys::program_code(&found))
+    };
+    let codes = names.iter().map(code).collect::<Result<Vec<_>>>()?;
+    let load = |name: &str, code: &Code| -> Result<OwnedFd> {
+        let program = load_folded(name, code, &constants, btf)?;
+        for map in maps.iter().filter(|map| BOUND.iter().any(|name| is_named(map, name))) {
+            sys::bind_map(program.as_fd(), map.as_fd()).context("keep its maps")?;
         }
-        let skel = open.load()?;
-        let mut programs = vec![program(&skel, first)?];
-        // Rules stay with an endpoint whose policy is off, whose programs don't name them.
-        for map in [&skel.maps.cm_policies, &skel.maps.cm_rule_stats] {
-            sys::bind_map(programs[0].as_fd(), map.as_fd()).context("keep the rules")?;
-        }
-        for (_, thread) in others {
-            programs.push(thread.join().expect("no panic in a loader")?);
-        }
-        let calls = skel.maps.cm_policy_call.autocreate();
-        let calls = calls.then(|| MapHandle::try_from(&skel.maps.cm_policy_call));
-        Ok(Made {
-            config: MapHandle::try_from(&skel.maps.rodata)?,
-            policy_calls: calls.transpose()?,
-            programs,
-        })
+        Ok(program)
+    };
+    let programs = side_by_side(names.iter().zip(&codes), |(name, code)| load(name, code))?;
+    let mut take = |name: &str| {
+        let index = maps.iter().position(|map| is_named(map, name));
+        index.map(|index| maps.swap_remove(index))
+    };
+    Ok(Made {
+        config: take(".rodata").context("no .rodata was made")?,
+        policy_calls: take("cm_policy_call"),
+        programs,
     })
 }
 
-/// Opens the object again, which takes as long as making maps does, and loads one program of it.
-fn load_over(maps: &Receiver<Arc<Maps>>, name: &str, never: &[&str]) -> Result<OwnedFd> {
-    let mut storage = MaybeUninit::uninit();
-    let mut open = CilmarkSkelBuilder::default().open(&mut storage).context("open the object")?;
-    select(&mut open, Some(name), never)?;
-    let maps = maps.recv().context("the object that makes the maps has failed")?;
-    for mut map in open.open_object_mut().maps_mut() {
-        match maps.get(map.name()) {
-            Some(made) => map.reuse_fd(made.as_fd())?,
-            None => map.set_autocreate(false)?,
-        }
-    }
-    program(&open.load()?, name)
+/// Of what is not in `.maps` the name begins with that of the object.
+fn is_named(map: &MapHandle, name: &str) -> bool {
+    map.name().to_string_lossy().ends_with(name)
 }
 
-/// Chooses the one program that loading the object loads, or none.
-pub(super) fn select(
-    open: &mut OpenCilmarkSkel<'_>,
-    name: Option<&str>,
-    never: &[&str],
-) -> Result<()> {
+/// Has work done in a thread each, the first of it in this one.
+fn side_by_side<W: Send, D: Send>(
+    works: impl IntoIterator<Item = W>,
+    done: impl Fn(W) -> Result<D> + Sync,
+) -> Result<Vec<D>> {
+    let done = &done;
+    let mut works = works.into_iter();
+    let Some(first) = works.next() else { return Ok(Vec::new()) };
+    thread::scope(|scope| {
+        let others: Vec<_> = works.map(|work| scope.spawn(move || done(work))).collect();
+        let first = done(first);
+        let others = others.into_iter().map(|thread| thread.join().expect("no panic in a loader"));
+        [first].into_iter().chain(others).collect()
+    })
+}
+
+fn load_folded(
+    name: &str,
+    code: &Code,
+    constants: &Constants<'_>,
+    btf: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd> {
+    let folded = fold::fold(code, constants);
+    let folded = folded.as_ref().unwrap_or_else(|| {
+        debug!("{name} has instructions that are not known here; the kernel gets all of it");
+        code
+    });
+    debug!(
+        "{name}: {} of {} instructions, {} functions, {} lines",
+        folded.instructions.len(),
+        code.instructions.len(),
+        folded.functions.len(),
+        folded.lines.len()
+    );
+    let c_name = CString::new(name).context("a name with a zero")?;
+    sys::load_program(&c_name, folded, btf).with_context(|| format!("load {name}"))
+}
+
+/// Chooses the programs that preparing the object prepares.
+pub(super) fn select(open: &mut OpenCilmarkSkel<'_>, names: &[&str]) {
     for mut program in open.open_object_mut().progs_mut() {
-        let chosen = name.is_some_and(|name| program.name() == name);
+        let chosen = names.iter().any(|name| program.name() == *name);
         program.set_autoload(chosen);
-        if chosen {
-            calls::leave_out(&mut program, never)?;
-        }
     }
-    Ok(())
-}
-
-fn program<'obj>(skel: &impl Skel<'obj>, name: &str) -> Result<OwnedFd> {
-    let found = skel.object().progs().find(|program| program.name() == name);
-    let program = found.with_context(|| format!("the object has no program {name}"))?;
-    Ok(program.as_fd().try_clone_to_owned()?)
 }

@@ -21,9 +21,12 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::time::TimeValLike;
 use nix::time::ClockId;
 
-pub use object::{bind_map, change_instructions, prepare_object};
+pub use object::{bind_map, load_program, map_number, object_btf, prepare_object, program_code};
 
 use super::abi::__sk_buff;
+
+/// Of every program: it may call what the kernel keeps for the GPL.
+const LICENSE: &CStr = c"Dual BSD/GPL";
 
 /// Entries that [`for_each_batch`] asks for first.
 const FIRST_BATCH: usize = 512;
@@ -220,7 +223,7 @@ pub fn jiffies() -> io::Result<u32> {
         bpf::bpf_prog_load(
             bpf::BPF_PROG_TYPE_SCHED_CLS,
             ptr::null(),
-            c"Dual BSD/GPL".as_ptr(),
+            LICENSE.as_ptr(),
             program.as_ptr(),
             program.len() as _,
             ptr::null_mut(),

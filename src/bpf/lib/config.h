@@ -8,7 +8,7 @@
 
 /*
  * The only constant of the object, so that .rodata is exactly this struct. Volatile: the compiler
- * must not fold the zeros of the template; the verifier folds the values that were written.
+ * must not fold the zeros of the template; fold.rs folds the values that were written.
  */
 const volatile struct cm_config config;
 

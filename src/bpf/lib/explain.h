@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * The way of one packet, for `cilmark explain`: a private copy of the programs (config.explain) writes
- * it into a map that nobody else has. From programs that are attached the verifier removes it.
+ * it into a map that nobody else has. From programs that are attached fold.rs removes it.
  */
 #ifndef CILMARK_EXPLAIN_H
 #define CILMARK_EXPLAIN_H
