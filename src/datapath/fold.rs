@@ -35,12 +35,11 @@ pub struct Code {
 /// The same program where these are the constants. `None` if it has instructions that are unknown here.
 pub fn fold(code: &Code, constants: &Constants<'_>) -> Option<Code> {
     let mut parts = Parts::of(code)?;
-    let folded = Flowing::new(&parts.ops, constants).fold();
-    let reached: Vec<bool> = folded.iter().map(Option::is_some).collect();
-    parts.functions.retain(|function| reached[function.first]);
-    for (op, folded) in parts.ops.iter_mut().zip(folded) {
-        *op = folded.unwrap_or(*op);
+    let (reached, changed) = Flowing::new(&parts.ops, constants).settle();
+    for (at, op) in changed {
+        parts.ops[at] = op;
     }
+    parts.functions.retain(|function| reached[function.first]);
     parts.keep(&reached);
     loop {
         let used = used(&parts.ops);
@@ -74,20 +73,22 @@ impl<'a> Flowing<'a> {
         Flowing { ops, constants, begins, states: vec![None; ops.len()], pending: Vec::new() }
     }
 
-    /// The instructions as they become; `None` for those that are never reached.
-    fn fold(mut self) -> Vec<Option<Op>> {
+    /// Which instructions are reached, and those of them that become others.
+    fn settle(mut self) -> (Vec<bool>, Vec<(usize, Op)>) {
         self.arrive(0, &NOTHING_KNOWN);
         while let Some(begin) = self.pending.pop() {
             self.follow(begin, |_, _| ());
         }
-        let mut folded = vec![None; self.ops.len()];
-        for begin in 0..self.ops.len() {
-            let (ops, constants) = (self.ops, self.constants);
+        let (ops, constants) = (self.ops, self.constants);
+        let mut reached = vec![false; ops.len()];
+        let mut changed = Vec::new();
+        for begin in 0..ops.len() {
             self.follow(begin, |at, state| {
-                folded[at] = Some(folded_op(&ops[at], at, state, constants));
+                reached[at] = true;
+                changed.extend(folded(&ops[at], at, state, constants).map(|op| (at, op)));
             });
         }
-        folded
+        (reached, changed)
     }
 
     /// Goes a way from its beginning, if that was reached, to its end.
@@ -138,22 +139,19 @@ impl<'a> Flowing<'a> {
     }
 }
 
-/// What an instruction becomes where this is known.
-fn folded_op(op: &Op, at: usize, state: &State, constants: &Constants<'_>) -> Op {
+/// What an instruction becomes where this is known; `None` if it stays what it is.
+fn folded(op: &Op, at: usize, state: &State, constants: &Constants<'_>) -> Option<Op> {
     if op.flow == Flow::Branch {
-        return match values::taken(state, op.insn) {
-            Some(true) => Op::jump(op.slot, op.target),
-            Some(false) => Op::jump(op.slot, at + 1),
-            None => *op,
-        };
+        let taken = values::taken(state, op.insn)?;
+        return Some(Op::jump(op.slot, if taken { op.target } else { at + 1 }));
     }
     let is_constant = [LD_IMM64, MOV32_IMM, MOV64_IMM].contains(&op.insn.code);
     if is_constant || !op.insn.only_writes() {
-        return *op;
+        return None;
     }
     match values::result(state, op.insn, op.high, constants) {
-        Value::Number(value) => op.constant(value),
-        _ => *op,
+        Value::Number(value) => Some(op.constant(value)),
+        _ => None,
     }
 }
 

@@ -1,12 +1,17 @@
-//! What an endpoint does not use is not in its programs: the verifier removes it.
+//! What an endpoint does not use is not in its programs.
 
-use cilmark::datapath::load::Features;
+use std::fs;
+use std::os::fd::AsRawFd;
+
+use cilmark::datapath::load::{Features, Policing};
 use cilmark::datapath::sys::Hook;
 use cilmark::model::endpoint::Role;
+use cilmark::model::policing::Mode;
 
 use super::*;
 use crate::common::Lab;
 use crate::common::lab::Setup;
+use crate::common::program::Endpoint;
 
 type Switch = (&'static str, fn(Setup<'_>) -> Setup<'_>);
 
@@ -83,6 +88,35 @@ fn a_device_without_ethernet_has_no_code_for_it() {
             let ethernet = instructions(setup(&lab, ID), hook);
             let ip = instructions(setup(&lab, ID).without_ethernet(), hook);
             assert!(ip < ethernet, "{hook:?}: {ip} instructions, {ethernet} with Ethernet");
+        }
+    }
+}
+
+/// What the kernel keeps of a program beside its machine code, in bytes: room for what it was handed.
+fn memory(endpoint: &Endpoint<'_>, hook: Hook) -> u64 {
+    let path = format!("/proc/self/fdinfo/{}", endpoint.program(hook).as_raw_fd());
+    let facts = fs::read_to_string(path).expect("fdinfo");
+    let memory = facts.lines().find_map(|line| line.strip_prefix("memlock:"));
+    memory.expect("its memory").trim().parse().expect("a number")
+}
+
+#[test]
+fn a_program_takes_at_most_32_kib_and_12_without_anything() {
+    let Some(lab) = Lab::new() else { return };
+    let enforce = Policing { ingress: Mode::Enforce, egress: Mode::Enforce, ..Policing::default() };
+    for role in [Role::Container, Role::Netdev] {
+        let plain = || match role {
+            Role::Container => lab.container(ID),
+            Role::Netdev => lab.netdev(1),
+        };
+        let (off, switches) =
+            (plain().load(), [FROM_CONTAINER.as_slice(), &FROM_NETDEV, &TO_NETDEV]);
+        let all = switches.concat().iter().fold(plain(), |setup, (_, on)| on(setup));
+        let all = all.policy(enforce.clone()).load();
+        for hook in [Hook::Ingress, Hook::Egress] {
+            let memory = [memory(&off, hook), memory(&all, hook)];
+            println!("{role} {hook:?}: {memory:?} bytes");
+            assert!(memory[0] <= 12 << 10 && memory[1] <= 32 << 10, "{role} {hook:?}: {memory:?}");
         }
     }
 }

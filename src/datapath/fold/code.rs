@@ -6,6 +6,12 @@ use libbpf_sys::{bpf_func_info, bpf_line_info};
 use super::Code;
 use super::insn::*;
 
+/// Of `line_col`; the rest is the line (BPF_LINE_INFO_LINE_COL of include/uapi/linux/bpf.h).
+const COLUMN_BITS: u32 = 10;
+
+/// Instead of an instruction: where the second slot of one is.
+const NOWHERE: u32 = u32::MAX;
+
 /// An instruction of one slot or of two.
 #[derive(Debug, Clone, Copy)]
 pub struct Op {
@@ -71,10 +77,10 @@ impl Parts {
     pub fn of(code: &Code) -> Option<Parts> {
         let slots = &code.instructions;
         let mut ops: Vec<Op> = Vec::with_capacity(slots.len());
-        let mut at_slot = vec![None; slots.len()];
+        let mut at_slot = vec![NOWHERE; slots.len()];
         let mut slot = 0;
         while slot < slots.len() {
-            at_slot[slot] = Some(ops.len());
+            at_slot[slot] = ops.len() as u32;
             let insn = slots[slot];
             let mut op = Op { insn, high: 0, flow: insn.flow()?, target: 0, slot };
             if op.slots() == 2 {
@@ -83,17 +89,20 @@ impl Parts {
             slot += op.slots();
             ops.push(op);
         }
+        let index = |slot: usize| {
+            let index = at_slot.get(slot).filter(|index| **index != NOWHERE);
+            index.map(|index| *index as usize)
+        };
         for op in ops.iter_mut().filter(|op| op.has_target()) {
             let distance = match op.flow {
                 Flow::Jump | Flow::Branch => i64::from(op.insn.off),
                 _ => i64::from(op.insn.imm),
             };
             let target = usize::try_from(op.slot as i64 + 1 + distance).ok()?;
-            op.target = (*at_slot.get(target)?)?;
+            op.target = index(target)?;
         }
         let function = |info: &bpf_func_info| {
-            let first = (*at_slot.get(info.insn_off as usize)?)?;
-            Some(Function { first, type_id: info.type_id })
+            Some(Function { first: index(info.insn_off as usize)?, type_id: info.type_id })
         };
         let functions = code.functions.iter().map(function).collect::<Option<_>>()?;
         let ends = ops.last().is_some_and(|last| !last.falls_through());
@@ -164,10 +173,8 @@ impl Parts {
             }
             let first = functions.next_if(|function| function.first == index).is_some();
             let Some(line) = next.checked_sub(1).map(|before| lines[before]) else { continue };
-            let same = |last: &bpf_line_info| {
-                (last.file_name_off, last.line_off, last.line_col)
-                    == (line.file_name_off, line.line_off, line.line_col)
-            };
+            let place = |line: &bpf_line_info| (line.file_name_off, line.line_col >> COLUMN_BITS);
+            let same = |last: &bpf_line_info| place(last) == place(&line);
             if first || !kept.last().is_some_and(same) {
                 kept.push(bpf_line_info { insn_off: slot_of[index] as u32, ..line });
             }
