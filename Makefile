@@ -60,7 +60,7 @@ vagrant-validate: ## check the Vagrantfile
 lint: ## check formatting, warnings, each C header alone, scripts, licences and advisories
 	@scripts/deps build lint
 	cargo fmt --check
-	$(CLANG_FORMAT) --dry-run --Werror $$(find src/bpf -name '*.[ch]')
+	$(CLANG_FORMAT) --dry-run --Werror $$(find src/bpf benches -name '*.[ch]')
 	shellcheck --severity=warning $$(grep -rlE '^#!.*bash' .ci examples scripts)
 	python3 -B -m unittest discover -q -s scripts -p '*_test.py'
 	scripts/check-headers
