@@ -5,6 +5,7 @@
 
 mod figures;
 mod packet;
+mod soak;
 mod world;
 
 use std::path::PathBuf;
@@ -20,6 +21,9 @@ struct Args {
     /// Write the figures to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// How long the soak lasts
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    seconds: u64,
     /// Cargo says so
     #[arg(long, hide = true)]
     bench: bool,
@@ -29,12 +33,15 @@ struct Args {
 enum Section {
     /// What a packet costs in each program
     Packet,
+    /// Short connections while programs and rules are replaced
+    Soak,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
     let measured = match args.section {
         Section::Packet => serde_json::to_value(packet::measure()?)?,
+        Section::Soak => serde_json::to_value(soak::measure(args.seconds)?)?,
     };
     let Some(file) = args.json else { return Ok(()) };
     let text = serde_json::to_string_pretty(&measured)? + "\n";
