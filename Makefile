@@ -67,9 +67,10 @@ lint: ## check formatting, warnings, each C header alone, scripts, licences and 
 	cargo clippy --all-targets --locked -- -D warnings
 	scripts/deny
 
-bench: ## print what a packet costs in each program
+bench: ## measure everything, and draw docs/performance.md from it: SECTIONS="packet soak" takes some
+	@scripts/deps build bench
 	$(UNPRIVILEGED)
-	cargo bench --locked $(RUNNER)
+	scripts/bench $(RUNNER)
 
 clean: ## remove what was built
 	cargo clean
