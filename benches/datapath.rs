@@ -5,6 +5,7 @@
 
 mod figures;
 mod packet;
+mod peers;
 mod soak;
 mod world;
 
@@ -33,6 +34,8 @@ struct Args {
 enum Section {
     /// What a packet costs in each program
     Packet,
+    /// Beside what a user would pick instead, on real packets
+    Peers,
     /// Short connections while programs and rules are replaced
     Soak,
 }
@@ -41,6 +44,7 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let measured = match args.section {
         Section::Packet => serde_json::to_value(packet::measure()?)?,
+        Section::Peers => serde_json::to_value(peers::measure()?)?,
         Section::Soak => serde_json::to_value(soak::measure(args.seconds)?)?,
     };
     let Some(file) = args.json else { return Ok(()) };

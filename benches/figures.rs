@@ -8,7 +8,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Serialize)]
 pub struct Figure {
     /// What was measured, such as `packet rate`.
-    pub measure: &'static str,
+    pub measure: String,
     /// Of what: `cilmark`, or what it is compared with.
     pub subject: String,
     /// How many addresses, endpoints or entries there were.
@@ -28,14 +28,14 @@ pub struct Figure {
 impl Figure {
     /// From samples, at least one of them.
     pub fn of(
-        measure: &'static str,
+        measure: &str,
         subject: &str,
         size: u64,
         unit: &'static str,
         samples: &[f64],
     ) -> Figure {
         Figure {
-            measure,
+            measure: measure.to_owned(),
             subject: subject.to_owned(),
             size,
             unit,
@@ -67,7 +67,7 @@ pub fn print(figures: &[Figure]) -> Result<()> {
         .iter()
         .map(|figure| {
             [
-                figure.measure.to_owned(),
+                figure.measure.clone(),
                 figure.subject.clone(),
                 figure.size.to_string(),
                 number(figure.median),
