@@ -3,9 +3,13 @@
 //! `cargo bench` measures what a packet costs in each program, and `cargo bench -- SECTION` another
 //! section; `--json FILE` writes the figures down. `make bench` runs them all.
 
+mod attach;
+mod control;
+mod endpoints;
 mod figures;
 mod packet;
 mod peers;
+mod samples;
 mod soak;
 mod world;
 
@@ -34,6 +38,10 @@ struct Args {
 enum Section {
     /// What a packet costs in each program
     Packet,
+    /// How long endpoints take to come, to change and to go, beside what the kernel takes
+    Attach,
+    /// How long the ipcache and rules take to change, and until every flow obeys
+    Control,
     /// Beside what a user would pick instead, on real packets
     Peers,
     /// Short connections while programs and rules are replaced
@@ -44,6 +52,8 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let measured = match args.section {
         Section::Packet => serde_json::to_value(packet::measure()?)?,
+        Section::Attach => serde_json::to_value(attach::measure()?)?,
+        Section::Control => serde_json::to_value(control::measure()?)?,
         Section::Peers => serde_json::to_value(peers::measure()?)?,
         Section::Soak => serde_json::to_value(soak::measure(args.seconds)?)?,
     };

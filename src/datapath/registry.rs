@@ -240,6 +240,11 @@ impl Endpoint {
         of_programs.copied().chain(self.pinned_config).collect()
     }
 
+    /// The kernel's numbers of its programs.
+    pub fn program_ids(&self) -> Vec<u32> {
+        self.programs.iter().flatten().map(|running| running.facts.id).collect()
+    }
+
     /// A map that no other endpoint has, and that outlives the programs that fill it.
     fn own_map(&self, name: &str) -> Option<MapHandle> {
         self.programs.iter().flatten().find_map(|running| running.map(name).ok()?)

@@ -60,6 +60,8 @@ pub struct ProgramFacts {
     pub instructions: u32,
     /// Instructions that the verifier walked.
     pub verified_instructions: u32,
+    /// Bytes of machine code, of its functions together; 0 where the kernel interprets.
+    pub compiled_bytes: u32,
 }
 
 /// The outcome of [`test_run`].
@@ -295,6 +297,7 @@ pub fn program_facts(program: BorrowedFd<'_>) -> io::Result<ProgramFacts> {
         map_ids,
         instructions: info.xlated_prog_len / size_of::<bpf::bpf_insn>() as u32,
         verified_instructions: info.verified_insns,
+        compiled_bytes: info.jited_prog_len,
     })
 }
 

@@ -1,0 +1,27 @@
+//! How long the ipcache and rules take to change, by the binary, and whether every flow obeys at once.
+
+mod ipcache;
+mod obeyed;
+mod rules;
+
+use anyhow::Result;
+use cilmark::datapath::log;
+
+use crate::endpoints::make_devices;
+use crate::figures::{self, Figure};
+use crate::samples::Samples;
+use crate::world::private_root;
+
+/// Measures, prints, and gives the figures.
+pub fn measure() -> Result<Vec<Figure>> {
+    log::forward_libbpf();
+    let root = private_root()?;
+    make_devices(2)?;
+    let mut samples = Samples::default();
+    obeyed::measure(&root, &mut samples)?;
+    rules::measure(&root, &mut samples)?;
+    ipcache::measure(&mut samples)?;
+    let figures = samples.figures();
+    figures::print(&figures)?;
+    Ok(figures)
+}
