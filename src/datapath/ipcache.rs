@@ -95,8 +95,11 @@ impl Ipcache {
         lines: &[(IpNet, Identity)],
         mut progress: impl FnMut(usize) -> Result<()>,
     ) -> Result<()> {
-        let (hosts, prefixes): (Vec<_>, Vec<_>) =
+        let (hosts, mut prefixes): (Vec<_>, Vec<&(IpNet, Identity)>) =
             lines.iter().partition(|(prefix, _)| is_host(prefix));
+        // Neighbours in the trie one after the other, so that the way to the next one is still in the
+        // CPU's cache; stable, so that of two lines for one prefix the last one counts.
+        prefixes.sort_by_key(|line| line.0);
         let hosts_before = self.hosts.entries()?;
         let prefixes_before = self.prefixes.entries()?;
         let mut hosts = keyed(&hosts, |prefix| prefix.addr().into());
