@@ -122,15 +122,14 @@ impl Ipcache {
     /// Forgets a prefix, and tells whether it was there. What an endpoint's attach added goes with the
     /// endpoint.
     pub fn delete(&self, prefix: &IpNet) -> Result<bool> {
+        if !is_host(prefix) {
+            return self.prefixes.delete(&cm_prefix::from(prefix));
+        }
         if let Some(IpcacheLine { owner: Some(owner), .. }) = self.get(prefix)? {
             let prefix = format_prefix(prefix);
             bail!("{prefix} belongs to endpoint {owner}, and goes when that is detached");
         }
-        if is_host(prefix) {
-            self.hosts.delete(&prefix.addr().into())
-        } else {
-            self.prefixes.delete(&cm_prefix::from(prefix))
-        }
+        self.hosts.delete(&prefix.addr().into())
     }
 
     /// Forgets all lines but those of endpoints, and tells how many.
