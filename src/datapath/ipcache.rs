@@ -110,7 +110,7 @@ impl Ipcache {
 
         let written = self
             .hosts
-            .set_all(&hosts, &mut progress)
+            .set_all_at_once(&hosts, &mut progress)
             .and_then(|()| self.prefixes.set_all(&prefixes, &mut progress));
         if written.is_err() {
             self.hosts.restore(&hosts, &hosts_before)?;

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::marker::PhantomData;
 use std::net::IpAddr;
+use std::num::NonZero;
 use std::path::Path;
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
@@ -17,6 +19,9 @@ use crate::model::identity::{Identity, Names};
 
 /// Entries of one batch call; more than a hash bucket ever holds, as the kernel wants it.
 const BATCH: usize = 1 << 15;
+
+/// More threads than these get into each other's way.
+const MOST_WRITERS: usize = 4;
 
 /// A hash map or trie whose keys and values are structs of the ABI.
 pub(super) struct TypedMap<K, V> {
@@ -106,21 +111,59 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
         entries: &[(K, V)],
         mut progress: impl FnMut(usize) -> Result<()>,
     ) -> Result<()> {
-        let mut keys = Vec::with_capacity(BATCH * size_of::<K>());
-        let mut values = Vec::with_capacity(BATCH * size_of::<V>());
         for chunk in entries.chunks(BATCH) {
-            keys.clear();
-            values.clear();
-            for (key, value) in chunk {
-                keys.extend_from_slice(abi::bytes_of(key));
-                values.extend_from_slice(abi::bytes_of(value));
-            }
-            self.handle
-                .update_batch(&keys, &values, chunk.len() as u32, MapFlags::ANY, MapFlags::ANY)
-                .with_context(|| format!("write to {}", self.name()))?;
+            self.set_batch(chunk.iter())?;
             progress(chunk.len())?;
         }
         Ok(())
+    }
+
+    /// The same by a few threads, for a hash map, whose buckets have locks of their own. Equal keys go
+    /// to the same thread, so that the last of their values counts.
+    pub(super) fn set_all_at_once(
+        &self,
+        entries: &[(K, V)],
+        mut progress: impl FnMut(usize) -> Result<()>,
+    ) -> Result<()>
+    where
+        K: Sync,
+        V: Sync,
+    {
+        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST_WRITERS);
+        for chunk in entries.chunks(BATCH * threads) {
+            thread::scope(|scope| {
+                let write = |writer| {
+                    let mine =
+                        move |(key, _): &&(K, V)| share(abi::bytes_of(key), threads) == writer;
+                    scope.spawn(move || self.set_batch(chunk.iter().filter(mine)))
+                };
+                let writers: Vec<_> = (0..threads).map(write).collect();
+                let done = writers.into_iter().map(|writer| writer.join().expect("no panic"));
+                // All of them, so that none writes on after a failure.
+                done.collect::<Vec<Result<()>>>().into_iter().collect::<Result<()>>()
+            })?;
+            progress(chunk.len())?;
+        }
+        Ok(())
+    }
+
+    fn set_batch<'a>(&self, entries: impl Iterator<Item = &'a (K, V)>) -> Result<()>
+    where
+        K: 'a,
+        V: 'a,
+    {
+        let (mut keys, mut values, mut count) = (Vec::new(), Vec::new(), 0);
+        for (key, value) in entries {
+            keys.extend_from_slice(abi::bytes_of(key));
+            values.extend_from_slice(abi::bytes_of(value));
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        self.handle
+            .update_batch(&keys, &values, count, MapFlags::ANY, MapFlags::ANY)
+            .with_context(|| format!("write to {}", self.name()))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -158,6 +201,12 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
         }
         self.set_all(before, |_| Ok(()))
     }
+}
+
+/// Which of so many writers writes a key: FNV-1a, as good as any.
+fn share(key: &[u8], writers: usize) -> usize {
+    let mix = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    (key.iter().fold(0x811c_9dc5, mix) >> 8) as usize % writers
 }
 
 /// `cm_endpoints`: whose the attached addresses are.

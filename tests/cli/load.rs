@@ -160,3 +160,15 @@ fn the_size_of_maps_that_are_there_is_not_changed_silently() {
     let show: serde_json::Value = serde_json::from_str(&show).unwrap();
     assert_eq!(show["max_entries"], 128);
 }
+
+#[test]
+fn of_two_lines_for_one_prefix_the_last_one_counts() {
+    let Some(world) = World::new() else { return };
+    let lines = "10.0.0.1 300\n10.1.0.0/16 300\n10.0.0.1 301\n10.2.0.0/16 300\n10.1.0.0/16 301\n";
+    world.sh(&format!("printf '{lines}' >/run/lines"));
+    world.cilmark_ok("ipcache load /run/lines");
+    for address in ["10.0.0.1", "10.1.0.1"] {
+        let found = world.cilmark_json(&format!("ipcache get {address}"));
+        assert_eq!(found[0]["identity"], 301, "{address}");
+    }
+}
