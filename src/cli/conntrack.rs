@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::decision::Rules;
 use super::{Context, targets};
 use crate::datapath::conntrack::{Conntrack, Flow, Progress};
-use crate::datapath::registry::Endpoint;
+use crate::datapath::registry::{Endpoint, Found};
 use crate::model::endpoint::{EndpointId, Role, Selector};
 use crate::model::identity::Names;
 use crate::model::rule::{Direction, L4};
@@ -78,7 +78,7 @@ fn places(context: &Context, device: Option<Selector>) -> Result<Vec<Place>> {
         let all = Conntrack::all(&context.root)?.into_iter();
         return Ok(all.map(|maps| Place { maps, scope: None }).collect());
     };
-    let found = context.endpoints()?;
+    let found = context.named(std::slice::from_ref(&selector))?;
     let endpoint = found.select(&selector)?;
     let owner = (endpoint.config.ct_local != 0).then_some(endpoint.id);
     let scope = (endpoint.role() == Some(Role::Container)).then_some(endpoint.id);
@@ -88,7 +88,7 @@ fn places(context: &Context, device: Option<Selector>) -> Result<Vec<Place>> {
 
 fn list(context: &Context, device: Option<Selector>) -> Result<()> {
     let names = context.names()?;
-    let endpoints = Endpoint::all(&context.root)?.endpoints;
+    let endpoints = Found::all(&context.root)?.endpoints;
     let mut rules = Rules::default();
     let mut lines = Vec::new();
     for Place { maps, scope } in places(context, device)? {

@@ -33,7 +33,7 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
         output::note("nothing is attached");
         return Ok(());
     };
-    let mut found = context.endpoints()?;
+    let mut found = if args.all { context.endpoints() } else { context.named(&args.devices) }?;
     let mut errors = std::mem::take(&mut found.errors);
     let mut chosen = BTreeMap::new();
     if args.all {

@@ -109,7 +109,7 @@ struct Reason {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
-    let found = context.endpoints()?;
+    let found = context.named(std::slice::from_ref(&args.device))?;
     let endpoint = found.select(&args.device)?;
     let program = args.direction.program(endpoint.role());
     // Any other device will do: what counts is whether there was one.

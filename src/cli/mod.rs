@@ -31,8 +31,9 @@ use nix::unistd::geteuid;
 
 use crate::datapath::maps::Identities;
 use crate::datapath::pin::{Lock, Root};
-use crate::datapath::registry::{Endpoint, Found};
+use crate::datapath::registry::Found;
 use crate::datapath::{log as datapath_log, netns};
+use crate::model::endpoint::Selector;
 use crate::model::identity::Names;
 use crate::output;
 
@@ -121,7 +122,15 @@ impl Context {
 
     /// All endpoints; with `--netns`, those there.
     fn endpoints(&self) -> Result<Found> {
-        let mut found = Endpoint::all(&self.root)?;
+        self.narrowed(Found::all(&self.root)?)
+    }
+
+    /// Those that commands name, and perhaps some more; with `--netns`, those there.
+    fn named(&self, selectors: &[Selector]) -> Result<Found> {
+        self.narrowed(Found::named(&self.root, selectors)?)
+    }
+
+    fn narrowed(&self, mut found: Found) -> Result<Found> {
         if self.in_netns {
             found.narrow(netns::current()?);
         }

@@ -41,7 +41,10 @@ struct Line {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<()> {
-    let mut found = context.endpoints()?;
+    let mut found = match &args.device {
+        Some(selector) => context.named(std::slice::from_ref(selector))?,
+        None => context.endpoints()?,
+    };
     let mut errors = std::mem::take(&mut found.errors);
     let names = context.names()?;
     let mut lines = Vec::new();

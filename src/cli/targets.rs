@@ -33,15 +33,16 @@ impl FromStr for Targets {
 impl Targets {
     /// The endpoints, one at least.
     pub fn select(&self, context: &Context) -> Result<Vec<Endpoint>> {
-        let found = context.endpoints()?;
         let mut endpoints = match self {
             Targets::One(selector) => {
+                let found = context.named(std::slice::from_ref(selector))?;
                 let id = found.select(selector)?.id;
                 let mut endpoints = found.endpoints;
                 endpoints.retain(|endpoint| endpoint.id == id);
                 endpoints
             }
             Targets::Host => {
+                let found = context.endpoints()?;
                 // One that can't be read may be a NIC, and all are meant.
                 all_of(found.errors)?;
                 found.endpoints

@@ -10,7 +10,7 @@ use super::abi::{cm_config, cm_endpoint, cm_role};
 use super::ipcache::{Ipcache, IpcacheLine};
 use super::maps::Endpoints;
 use super::pin::Root;
-use super::registry::Endpoint;
+use super::registry::{Endpoint, Found};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Identity;
 
@@ -111,7 +111,7 @@ impl Addresses<'_> {
     /// well is handed on to that.
     pub fn hand_on(&self, id: EndpointId) -> Result<()> {
         self.forget(id, &[])?;
-        let others = Endpoint::all(self.root)?;
+        let others = Found::all(self.root)?;
         for error in &others.errors {
             warn!("addresses that two NICs share: {error:#}");
         }

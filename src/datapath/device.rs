@@ -121,6 +121,20 @@ pub fn by_name(name: &str) -> Result<Device> {
         .map_err(|error| anyhow!("device `{name}`: {error:#}; `ip link` lists what is there"))
 }
 
+/// The same; `None` if there is none.
+pub fn find(name: &str) -> Result<Option<Device>> {
+    if name.len() > NAME_MAX {
+        return Ok(None);
+    }
+    let mut query = LinkMessage::default();
+    query.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    match one_link(query) {
+        Ok(device) => Ok(Some(device)),
+        Err(error) if is_no_device(&error) => Ok(None),
+        Err(error) => Err(error).context(format!("device `{name}`")),
+    }
+}
+
 /// The device with this index; `None` if there is none.
 pub fn by_index(ifindex: u32) -> Result<Option<Device>> {
     let mut query = LinkMessage::default();

@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::abi::{self, cm_event};
 use super::pin::{Lock, Root};
-use super::registry::Endpoint;
+use super::registry::Found;
 
 /// How far ahead tracing is switched on. A reader that dies leaves it on no longer than this.
 const TRACE_AHEAD: Duration = Duration::from_secs(3);
@@ -70,7 +70,7 @@ impl<'root> Events<'root> {
     /// Endpoints come and go while a reader runs, so each time all are asked anew.
     fn trace_for(&self, ahead: Duration) {
         let until = if ahead.is_zero() { 0 } else { monotonic_ns() + ahead.as_nanos() as u64 };
-        let found = Endpoint::all(self.root).map(|found| found.endpoints);
+        let found = Found::all(self.root).map(|found| found.endpoints);
         for endpoint in found.unwrap_or_default() {
             if let Err(error) = endpoint.trace_until(until) {
                 log::debug!("trace endpoint {}: {error:#}", endpoint.id);

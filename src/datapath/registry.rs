@@ -1,6 +1,8 @@
 //! What runs: from an endpoint's pins to its links, programs and configuration. It believes the
 //! kernel, not the pins, so that it tells the truth even after a command that died half way.
 
+mod found;
+
 use std::cmp::Reverse;
 use std::fs;
 use std::io;
@@ -13,6 +15,8 @@ use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use log::debug;
 
+pub use found::Found;
+
 use super::abi::{self, bss, cm_config, cm_confirm, cm_counters, cm_metrics, cm_role, u32_key};
 use super::attach::{HOOKS, HookKind, Previous, filter_program};
 use super::device::{self, Device};
@@ -20,7 +24,7 @@ use super::load::Inherited;
 use super::pin::Root;
 use super::sys::{self, Hook, ProgramFacts};
 use super::{maps, netns};
-use crate::model::endpoint::{EndpointId, Role, Selector};
+use crate::model::endpoint::{EndpointId, Role};
 
 /// An attached endpoint, or what is left of one.
 pub struct Endpoint {
@@ -39,56 +43,6 @@ pub struct Endpoint {
     pinned_config: Option<u32>,
 }
 
-/// Endpoints, and what was wrong with those that could not be read.
-pub struct Found {
-    /// In the order of their numbers.
-    pub endpoints: Vec<Endpoint>,
-    /// Each says which endpoint it is about.
-    pub errors: Vec<Error>,
-    unread: Vec<EndpointId>,
-}
-
-impl Found {
-    /// Leaves those of a namespace only.
-    pub fn narrow(&mut self, netns: u64) {
-        self.endpoints.retain(|endpoint| endpoint.config.netns == netns);
-    }
-
-    /// The one that a command names.
-    pub fn select(&self, selector: &Selector) -> Result<&Endpoint> {
-        let matching: Vec<&Endpoint> = self
-            .endpoints
-            .iter()
-            .filter(|endpoint| match selector {
-                Selector::Device(name) => endpoint.device == *name,
-                Selector::Id(id) => endpoint.id == *id,
-            })
-            .collect();
-        match matching[..] {
-            [endpoint] => Ok(endpoint),
-            [] if self.may_be_unread(selector) => {
-                bail!("`{selector}` is not among the endpoints that can be read")
-            }
-            [] => bail!("`{selector}` is not attached; `cilmark status` lists what is"),
-            _ => {
-                let ids: Vec<String> = matching.iter().map(|e| format!("id:{}", e.id)).collect();
-                bail!(
-                    "`{selector}` is the name of several devices: {}; say which, or narrow it \
-                     with --netns",
-                    ids.join(", ")
-                )
-            }
-        }
-    }
-
-    fn may_be_unread(&self, selector: &Selector) -> bool {
-        match selector {
-            Selector::Device(_) => !self.unread.is_empty(),
-            Selector::Id(id) => self.unread.contains(id),
-        }
-    }
-}
-
 /// A program that was found through its pin.
 pub(super) struct Running {
     program: OwnedFd,
@@ -104,36 +58,15 @@ struct TcxLink {
 }
 
 impl Endpoint {
-    /// All endpoints of a root, as far as they can be read.
-    pub fn all(root: &Root) -> Result<Found> {
-        let mut found = Found { endpoints: Vec::new(), errors: Vec::new(), unread: Vec::new() };
-        for id in root.endpoints()? {
-            match Endpoint::read(root, id) {
-                Ok(endpoint) => found.endpoints.push(endpoint),
-                Err(error) => {
-                    found.errors.push(error);
-                    found.unread.push(id);
-                }
-            }
-        }
-        Ok(found)
-    }
-
     /// The endpoints that have to do with a device of a namespace: those whose configuration names
     /// it by index or by name, and those that have none. To read the configuration alone takes a
     /// tenth of what it takes to read an endpoint. It tells who is concerned even after a command
     /// that died half way, since a replacement leaves namespace, index and number as they are.
     pub fn concerning(root: &Root, netns: u64, device: &Device) -> Result<Vec<Endpoint>> {
         let concerned = |id: &EndpointId| {
-            let pin = root.endpoint(*id).config();
-            let config = match MapHandle::from_pinned_path(pin).map_err(Error::from) {
-                Ok(map) => read_config(&map),
-                Err(error) => Err(error),
-            };
-            let Ok(config) = config else { return true };
-            let known = role(&config).is_some() && config.endpoint_id == u32::from(id.get());
+            let Some(config) = pinned_config(root, *id) else { return true };
             let named = config.ifindex == device.ifindex || config.device_name() == device.name;
-            !known || config.netns == netns && named
+            config.netns == netns && named
         };
         let ids = root.endpoints()?.into_iter().filter(concerned);
         ids.map(|id| Endpoint::read(root, id)).collect()
@@ -351,6 +284,14 @@ fn is_missing(error: &Error) -> bool {
 fn is_link(object: BorrowedFd<'_>) -> Result<bool> {
     let name = fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
     Ok(name.to_string_lossy().contains("bpf_link") || name.to_string_lossy().contains("bpf-link"))
+}
+
+/// An endpoint's configuration by its pin alone; `None` if there is none that is known for its own.
+fn pinned_config(root: &Root, id: EndpointId) -> Option<cm_config> {
+    let map = MapHandle::from_pinned_path(root.endpoint(id).config()).ok()?;
+    let config = read_config(&map).ok()?;
+    let known = role(&config).is_some() && config.endpoint_id == u32::from(id.get());
+    known.then_some(config)
 }
 
 fn role(config: &cm_config) -> Option<Role> {

@@ -39,6 +39,23 @@ fn a_name_that_two_namespaces_share_has_to_be_narrowed() {
 }
 
 #[test]
+fn a_name_that_a_device_got_later_is_as_good_as_the_one_that_it_was_attached_under() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    world.cilmark_ok("attach red --id 300");
+    world.cilmark_ok("attach eth0 --netns blue --id 301");
+    world.sh("ip -n blue link set eth0 down && ip -n blue link set eth0 name red");
+    for command in ["status red", "detach red"] {
+        world.cilmark(command).fails(1, &["several devices: id:1, id:2", "--netns"]);
+    }
+    assert_eq!(world.status("red --netns blue")["identity"], 301);
+    world.cilmark("status eth0").fails(1, &["`eth0` is not attached"]);
+    world.cilmark_ok("detach red --netns blue");
+    assert_eq!(world.status("red")["identity"], 300);
+}
+
+#[test]
 fn detach_all_is_narrowed_by_netns() {
     let Some(world) = World::new() else { return };
     world.workload("red", 1);
