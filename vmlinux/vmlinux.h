@@ -209,6 +209,8 @@ enum {
 	BPF_ANY = 0,
 	BPF_F_NO_PREALLOC = 1U << 0,
 	BPF_F_RECOMPUTE_CSUM = 1ULL << 0,
+	BPF_F_MMAPABLE = 1U << 10,
+	BPF_F_INNER_MAP = 1U << 12, /* an array of any size in an array of maps */
 };
 
 enum {

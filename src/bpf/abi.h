@@ -189,6 +189,50 @@ struct cm_ipcache_entry {
 	__u8 pad;
 };
 
+/* Slots of cm_ipcache_idx: IPv4 by its 32 bits, IPv6 by bits 0 to 62 of its upper half. */
+enum cm_index_slot {
+	CM_INDEX_IPV4 = 0,
+	CM_INDEX_IPV6_LOW = 1, /* ::/1 */
+	CM_INDEX_IPV6_HIGH = 2, /* 8000::/1 */
+	CM_INDEX_SLOTS = 3,
+};
+
+/* What an index knows of an address. */
+enum cm_index_known {
+	CM_INDEX_ASK_TRIE = 0, /* prefixes beyond /64 begin here; also where there is no index */
+	CM_INDEX_NOBODY = 1, /* no prefix has it */
+	CM_INDEX_IDENTITY = 2,
+};
+
+enum cm_index_size {
+	CM_INDEX_LINES = 16, /* of a node */
+	CM_INDEX_LEVELS = 6, /* of nodes; so there may be 16^6 intervals */
+};
+
+/* An interval of addresses in a node of a static search tree, or in an inner node several. */
+struct cm_index_line {
+	/*
+	 * 2^63 less the lowest address, so that the top bit of address + bound tells whether that is
+	 * not above the address; 0, of a line that is not used, is above all.
+	 */
+	__u64 bound;
+	/* A leaf's: enum cm_index_known << 32 | identity; else the number of the node below. */
+	__u64 value;
+};
+
+/* Node 0 is the root, and all leaves lie on the last level. The first line needs no bound. */
+struct cm_index_node {
+	struct cm_index_line lines[CM_INDEX_LINES];
+};
+
+/* Of what the nodes are made. */
+struct cm_index_enums {
+	enum cm_index_slot slot;
+	enum cm_index_known known;
+	enum cm_index_size size;
+	__u32 pad;
+};
+
 /* cm_endpoints: cm_address -> cm_endpoint. */
 struct cm_endpoint {
 	__u64 netns; /* inode of the network namespace that the device lives in */
@@ -415,6 +459,7 @@ enum cm_ipcache_source {
 	CM_IPCACHE_NOWHERE = 0,
 	CM_IPCACHE_HOSTS = 1, /* cm_ipcache */
 	CM_IPCACHE_PREFIXES = 2, /* cm_ipcache_cidr */
+	CM_IPCACHE_INDEX = 3, /* cm_ipcache_idx */
 };
 
 enum cm_ct_seen {
@@ -461,6 +506,8 @@ struct cm_explanation {
 _Static_assert(sizeof(struct cm_address) == 20, "hash key without padding");
 _Static_assert(sizeof(struct cm_prefix) == 24, "trie key without padding");
 _Static_assert(sizeof(struct cm_ipcache_entry) == 8, "map value without padding");
+_Static_assert(sizeof(struct cm_index_node) == 256, "whole cache lines");
+_Static_assert(sizeof(struct cm_index_enums) % 8 == 0, "variable without tail padding");
 _Static_assert(sizeof(struct cm_endpoint) == 16, "map value without padding");
 _Static_assert(sizeof(struct cm_policy_key) == 12, "hash key without padding");
 _Static_assert(sizeof(struct cm_policy_entry) == 16, "map value without padding");

@@ -49,6 +49,8 @@ unsafe impl Plain for cm_policy_entry {}
 unsafe impl Plain for cm_policy_spans {}
 // SAFETY: as above.
 unsafe impl Plain for cm_explanation {}
+// SAFETY: as above.
+unsafe impl Plain for cm_index_node {}
 
 /// A bare `__u32` as a map key, host byte order.
 #[allow(non_camel_case_types)]

@@ -1,10 +1,16 @@
-//! `cm_ipcache` and `cm_ipcache_cidr` as one table from prefixes to identities.
+//! `cm_ipcache` and `cm_ipcache_cidr` as one table from prefixes to identities, with `cm_ipcache_idx`
+//! beside it.
+
+mod index;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use anyhow::{Result, bail, ensure};
 use ipnet::IpNet;
+
+use index::Index;
+pub use index::LEAST_PREFIXES;
 
 use super::abi::{self, cm_address, cm_ipcache_entry, cm_prefix};
 use super::maps::TypedMap;
@@ -20,6 +26,8 @@ const SIZE_FLAG: &str = "--ipcache-entries N of the first `attach` or `ipcache l
 pub struct Ipcache {
     hosts: TypedMap<cm_address, cm_ipcache_entry>,
     prefixes: TypedMap<cm_prefix, cm_ipcache_entry>,
+    index: Option<Index>,
+    least_prefixes: usize,
 }
 
 /// A line of the ipcache.
@@ -38,7 +46,18 @@ impl Ipcache {
     pub fn open(root: &Root) -> Result<Option<Ipcache>> {
         let hosts = TypedMap::open(root, "cm_ipcache")?;
         let prefixes = TypedMap::open(root, "cm_ipcache_cidr")?;
-        Ok(hosts.zip(prefixes).map(|(hosts, prefixes)| Ipcache { hosts, prefixes }))
+        let index = Index::open(root)?;
+        Ok(hosts.zip(prefixes).map(|(hosts, prefixes)| Ipcache {
+            hosts,
+            prefixes,
+            index,
+            least_prefixes: LEAST_PREFIXES,
+        }))
+    }
+
+    /// The same table, which gives a family an index from so many prefixes on.
+    pub fn indexed_from(self, least_prefixes: usize) -> Ipcache {
+        Ipcache { least_prefixes, ..self }
     }
 
     /// Every line, sorted by prefix.
@@ -108,6 +127,8 @@ impl Ipcache {
         self.hosts.check_room(&hosts, &hosts_before, SIZE_FLAG)?;
         self.prefixes.check_room(&prefixes, &prefixes_before, SIZE_FLAG)?;
 
+        let index = self.index.as_ref().filter(|_| !prefixes.is_empty());
+        index.map_or(Ok(()), Index::clear)?;
         let written = self
             .hosts
             .set_all_at_once(&hosts, &mut progress)
@@ -116,6 +137,10 @@ impl Ipcache {
             self.hosts.restore(&hosts, &hosts_before)?;
             self.prefixes.restore(&prefixes, &prefixes_before)?;
         }
+        if let Some(index) = index {
+            let new = if written.is_ok() { prefixes.as_slice() } else { &[] };
+            index.fill(prefixes_before.iter().chain(new), self.least_prefixes);
+        }
         written
     }
 
@@ -123,7 +148,7 @@ impl Ipcache {
     /// endpoint.
     pub fn delete(&self, prefix: &IpNet) -> Result<bool> {
         if !is_host(prefix) {
-            return self.prefixes.delete(&cm_prefix::from(prefix));
+            return self.change_prefixes(|| self.prefixes.delete(&cm_prefix::from(prefix)));
         }
         if let Some(IpcacheLine { owner: Some(owner), .. }) = self.get(prefix)? {
             let prefix = format_prefix(prefix);
@@ -140,10 +165,12 @@ impl Ipcache {
                 count += usize::from(self.hosts.delete(&key)?);
             }
         }
-        for (key, _) in self.prefixes.entries()? {
-            count += usize::from(self.prefixes.delete(&key)?);
-        }
-        Ok(count)
+        self.change_prefixes(|| {
+            for (key, _) in self.prefixes.entries()? {
+                count += usize::from(self.prefixes.delete(&key)?);
+            }
+            Ok(count)
+        })
     }
 
     /// Whether nothing is in it.
@@ -192,8 +219,17 @@ impl Ipcache {
         if is_host(prefix) {
             self.hosts.set(&prefix.addr().into(), entry)
         } else {
-            self.prefixes.set(&cm_prefix::from(prefix), entry)
+            self.change_prefixes(|| self.prefixes.set(&cm_prefix::from(prefix), entry))
         }
+    }
+
+    /// Where this fails half way, the index is of what is there then.
+    fn change_prefixes<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(index) = &self.index else { return change() };
+        index.clear()?;
+        let changed = change();
+        index.fill(self.prefixes.entries()?.iter(), self.least_prefixes);
+        changed
     }
 
     fn owned_by_endpoint(&self, prefix: &IpNet, identity: Identity) -> Result<bool> {

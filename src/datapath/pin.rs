@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! /sys/fs/bpf/cilmark/
-//!   cm_ipcache  cm_ipcache_cidr  cm_endpoints  cm_identities  cm_metrics  cm_events  cm_generation
+//!   cm_ipcache  cm_ipcache_cidr  cm_ipcache_idx  cm_endpoints  cm_identities  cm_metrics  cm_events
+//!   cm_generation
 //!   cm_ct4  cm_ct6  cm_frag4  cm_frag6    once there is a policy
 //!   cm_policy_call                        once there is local delivery
 //!   endpoints/<endpoint id>/
@@ -29,9 +30,10 @@ use super::sys::{self, Hook};
 use crate::model::endpoint::EndpointId;
 
 /// The maps that endpoints share: what goes from a root with the last of them.
-const MAPS: [&str; 12] = [
+const MAPS: [&str; 13] = [
     "cm_ipcache",
     "cm_ipcache_cidr",
+    "cm_ipcache_idx",
     "cm_endpoints",
     "cm_identities",
     "cm_ct4",

@@ -1,6 +1,7 @@
 //! The libbpf calls that libbpf-rs does not wrap: TCX links, program info by descriptor, BTF,
 //! test runs.
 
+mod array;
 mod object;
 
 use std::ffi::{CStr, CString, c_void};
@@ -21,6 +22,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::time::TimeValLike;
 use nix::time::ClockId;
 
+pub use array::fill_array;
 pub use object::{bind_map, load_program, map_number, object_btf, prepare_object, program_code};
 
 use super::abi::__sk_buff;

@@ -4,6 +4,7 @@ pub mod drop_reason;
 pub mod endpoint;
 pub mod frame;
 pub mod identity;
+pub mod interval;
 pub mod mark;
 pub mod policing;
 pub mod policy;

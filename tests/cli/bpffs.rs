@@ -98,6 +98,7 @@ fn an_endpoint_has_exactly_these_pins() {
         "cilmark/cm_identities",
         "cilmark/cm_ipcache",
         "cilmark/cm_ipcache_cidr",
+        "cilmark/cm_ipcache_idx",
         "cilmark/cm_metrics",
         "cilmark/endpoints",
     ];

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * Address to identity: the longest prefix wins. Almost all real entries are hosts, so these live in
- * a hash map in front of the trie, whose lookups cost several times as much.
+ * a hash map in front of the trie, whose lookups cost several times as much. Where it is large, an
+ * index stands before the trie.
  */
 #ifndef CILMARK_IPCACHE_H
 #define CILMARK_IPCACHE_H
@@ -10,6 +11,7 @@
 #include <bpf/bpf_helpers.h>
 #include "explain.h"
 #include "identity.h"
+#include "ipcache_index.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -27,33 +29,66 @@ struct {
 	__type(value, struct cm_ipcache_entry);
 } cm_ipcache_cidr SEC(".maps");
 
-static __always_inline const struct cm_ipcache_entry *
-ipcache_lookup(const struct cm_address *address)
-{
-	/* On the stack: on Linux 6.1 a key may not lie in what a global function was called with. */
-	struct cm_prefix prefix = {
-		.prefixlen = 8 * sizeof(*address),
-		.address = *address,
-	};
-	const struct cm_ipcache_entry *entry = bpf_map_lookup_elem(&cm_ipcache, &prefix.address);
-	enum cm_ipcache_source from = CM_IPCACHE_HOSTS;
+/* What the ipcache says of an address, in a word, as global functions return no more. */
+struct known {
+	__u32 identity; /* the world's, from nowhere */
+	enum cm_ipcache_source from;
+	int is_host; /* an address of this host, whatever its identity */
+};
 
-	if (!entry) {
-		/* It compares no further than its own entries, whose bytes 4.. of IPv4 are zero. */
-		entry = bpf_map_lookup_elem(&cm_ipcache_cidr, &prefix);
-		from = entry ? CM_IPCACHE_PREFIXES : CM_IPCACHE_NOWHERE;
+static __always_inline __u64 known_word(const struct cm_ipcache_entry *entry,
+					enum cm_ipcache_source from)
+{
+	return (__u64)entry->is_host << 40 | (__u64)from << 32 | entry->identity;
+}
+
+static __always_inline __u64 prefix_lookup(const struct cm_prefix *prefix)
+{
+	__u64 found = index_lookup(&prefix->address);
+	const struct cm_ipcache_entry *entry;
+
+	switch (found >> 32) {
+	case CM_INDEX_IDENTITY:
+		return (__u64)CM_IPCACHE_INDEX << 32 | (__u32)found;
+	case CM_INDEX_NOBODY:
+		return IDENTITY_WORLD;
 	}
-	step(CM_CALL_IPCACHE_LOOKUP, address, entry ? entry->identity : IDENTITY_WORLD, from,
-	     entry && entry->is_host);
-	return entry;
+	/* It compares no further than its own entries, whose bytes 4.. of IPv4 are zero. */
+	entry = bpf_map_lookup_elem(&cm_ipcache_cidr, prefix);
+	return entry ? known_word(entry, CM_IPCACHE_PREFIXES) : IDENTITY_WORLD;
 }
 
 /* A global function for its callers, which are off the fast path. */
-__noinline __u32 ipcache_identity(const struct cm_address *address)
+__noinline __u64 ipcache_lookup(const struct cm_address *address)
 {
-	const struct cm_ipcache_entry *entry = address ? ipcache_lookup(address) : NULL;
+	/* On the stack: on Linux 6.1 a key may not lie in what a global function was called with. */
+	struct cm_prefix prefix = { .prefixlen = 8 * sizeof(*address) };
+	const struct cm_ipcache_entry *entry;
+	__u64 known;
 
-	return entry ? entry->identity : IDENTITY_WORLD;
+	if (!address)
+		return IDENTITY_WORLD;
+	prefix.address = *address;
+	entry = bpf_map_lookup_elem(&cm_ipcache, &prefix.address);
+	known = entry ? known_word(entry, CM_IPCACHE_HOSTS) : prefix_lookup(&prefix);
+	step(CM_CALL_IPCACHE_LOOKUP, address, (__u32)known, known >> 32 & 0xff, known >> 40);
+	return known;
+}
+
+static __always_inline struct known ipcache_known(const struct cm_address *address)
+{
+	__u64 word = ipcache_lookup(address);
+
+	return (struct known){
+		.identity = word,
+		.from = word >> 32 & 0xff,
+		.is_host = word >> 40,
+	};
+}
+
+static __always_inline __u32 ipcache_identity(const struct cm_address *address)
+{
+	return ipcache_lookup(address);
 }
 
 #endif

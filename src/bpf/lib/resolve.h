@@ -34,10 +34,10 @@ static __always_inline int is_from_stack(const struct __sk_buff *skb, const stru
  */
 static __always_inline __u32 ipcache_sender(const struct cm_address *source, __u32 otherwise)
 {
-	const struct cm_ipcache_entry *entry = ipcache_lookup(source);
+	struct known known = ipcache_known(source);
+	int is_host = known.is_host || known.identity == IDENTITY_HOST;
 
-	return entry && !entry->is_host && entry->identity != IDENTITY_HOST ? entry->identity :
-									      otherwise;
+	return known.from == CM_IPCACHE_NOWHERE || is_host ? otherwise : known.identity;
 }
 
 /*

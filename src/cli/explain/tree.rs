@@ -249,6 +249,7 @@ impl Teller<'_> {
         let place = match cm_ipcache_source(from as u32) {
             cm_ipcache_source::CM_IPCACHE_HOSTS => "cm_ipcache",
             cm_ipcache_source::CM_IPCACHE_PREFIXES => "cm_ipcache_cidr",
+            cm_ipcache_source::CM_IPCACHE_INDEX => "cm_ipcache_idx",
             _ => "not in the ipcache",
         };
         let host = if is_host != 0 { ", an address of this host" } else { "" };

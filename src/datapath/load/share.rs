@@ -28,6 +28,7 @@ pub fn share_maps(
     let maps = &mut open.maps;
     share_map(&mut maps.cm_ipcache, shared, sizes.ipcache)?;
     share_map(&mut maps.cm_ipcache_cidr, shared, sizes.ipcache)?;
+    share_map(&mut maps.cm_ipcache_idx, shared, None)?;
     share_map(&mut maps.cm_endpoints, shared, None)?;
     share_map(&mut maps.cm_identities, shared, None)?;
     share_map(&mut maps.cm_metrics, shared, None)?;
