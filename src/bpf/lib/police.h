@@ -121,6 +121,7 @@ enum found {
 	FOUND_NOTHING,
 	FOUND_FLOW,
 	FOUND_ANOTHER, /* an older flow, in whose place this one comes */
+	FOUND_CURRENT, /* the flow, allowed by the rules of today; its entry knows of this packet already */
 };
 
 /* Under this host's address, and with an answer to come. */
@@ -163,6 +164,8 @@ static __always_inline int is_taken_back(const struct __sk_buff *skb,
 /* Copies the entry of a packet's flow, or begins a new one; what was found. */
 __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct_entry *flow)
 {
+	__u32 epoch = policy_epoch();
+	enum found found = FOUND_FLOW;
 	struct cm_ct_entry *entry;
 	struct tuple tuple;
 	int is_known;
@@ -180,11 +183,20 @@ __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct
 		   (entry->verdict & 1 || !is_enforced(entry->direction)) &&
 		   !(pkt->program == CM_TO_NETDEV &&
 		     (is_taken_back(skb, entry) || is_left_over(skb, pkt, entry)));
-	if (is_known)
-		*flow = *entry;
 	if (config.explain)
 		step_ct(pkt, entry, is_known);
-	return is_known ? FOUND_FLOW : entry ? FOUND_ANOTHER : FOUND_NOTHING;
+	if (!is_known)
+		return entry ? FOUND_ANOTHER : FOUND_NOTHING;
+	/*
+	 * In place: to replace an entry costs as much as all the rest. Never its verdict, since the place may
+	 * be another flow's by the time it is written.
+	 */
+	if (!config.explain && ct_is_allowed(entry->verdict, epoch)) {
+		ct_advance(entry, pkt);
+		found = FOUND_CURRENT;
+	}
+	*flow = *entry;
+	return found;
 }
 
 /*
@@ -196,7 +208,7 @@ static __always_inline int is_midstream(const struct packet *pkt)
 	return pkt->l4_protocol == IPPROTO_TCP && !is_syn(pkt);
 }
 
-/* About a flow that is known already, or new. */
+/* About a flow that is new, or known and to be decided about again, or denied. */
 __noinline int police_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct_entry *flow,
 			   enum found found)
 {
@@ -242,7 +254,7 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt)
 		verdict = fragment_find_ports(pkt);
 	if (has_flow(pkt) && !verdict)
 		found = find_flow(skb, pkt, &flow);
-	if (found != FOUND_FLOW && passes_by(skb, pkt, found)) {
+	if (found != FOUND_FLOW && found != FOUND_CURRENT && passes_by(skb, pkt, found)) {
 		step(CM_CALL_KEEP_MASQUERADED, NULL, 0, 0, 0);
 		return 0;
 	}
@@ -250,7 +262,12 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt)
 		return conclude(skb, pkt, packet_direction(pkt), verdict, 0);
 	if (!has_flow(pkt))
 		return conclude(skb, pkt, packet_direction(pkt), decide_alone(skb, pkt), 1);
-	verdict = police_flow(skb, pkt, &flow, found);
+	if (found == FOUND_CURRENT) {
+		pkt->rule = ct_rule(flow.verdict);
+		verdict = conclude(skb, pkt, flow.direction, 0, 0);
+	} else {
+		verdict = police_flow(skb, pkt, &flow, found);
+	}
 	if (verdict == 0 && pkt->fragment == FRAGMENT_FIRST)
 		fragment_keep_ports(pkt);
 	return verdict;
@@ -289,7 +306,8 @@ static __always_inline int police(struct __sk_buff *skb, struct packet *pkt,
 	tuple = tuple_of(pkt, direction);
 	entry = ct_lookup(&tuple);
 	if (!entry)
-		return is_known_forwarded(skb, pkt, forwarded_moment(epoch, now)) ?
+		return config.role == CM_ROLE_NETDEV &&
+				       is_known_forwarded(skb, pkt, forwarded_moment(epoch, now)) ?
 			       0 :
 			       police_slowly(skb, pkt);
 	if (!ct_is_settled(entry, epoch, now) ||
