@@ -121,7 +121,7 @@ struct cm_failsafe {
 	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
 	__u8 pad;
 	__be16 port;
-};
+} __attribute__((aligned(4))); /* for it to be read as one word */
 
 /*
  * An endpoint's configuration: the program's own .rodata, written before load and frozen, so that

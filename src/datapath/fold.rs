@@ -32,6 +32,10 @@ pub struct Code {
     pub lines: Vec<bpf_line_info>,
 }
 
+/// How often it is looked for what is not used, now that what used it has gone. Of the largest program the
+/// first time leaves 3170 instructions, the third 3158, and the last that finds anything, the ninth, 3150.
+const ROUNDS: usize = 3;
+
 /// The same program where these are the constants. `None` if it has instructions that are unknown here.
 pub fn fold(code: &Code, constants: &Constants<'_>) -> Option<Code> {
     let mut parts = Parts::of(code)?;
@@ -41,13 +45,14 @@ pub fn fold(code: &Code, constants: &Constants<'_>) -> Option<Code> {
     }
     parts.functions.retain(|function| reached[function.first]);
     parts.keep(&reached);
-    loop {
+    for _ in 0..ROUNDS {
         let used = used(&parts.ops);
         if !used.contains(&false) {
-            return parts.join(&code.lines);
+            break;
         }
         parts.keep(&used);
     }
+    parts.join(&code.lines)
 }
 
 /// What registers hold, along every way that a program can take with these constants. It is known

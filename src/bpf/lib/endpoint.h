@@ -41,20 +41,21 @@ static __always_inline int has_addresses(void)
 	return config.ipv4_count || config.ipv6_count;
 }
 
+/* Unrolled, so that of each address in the configuration one comparison with numbers is left. */
 static __always_inline int is_own_address(const struct cm_address *address)
 {
 	const __be32 *words = address_words(address);
 
 	if (address->family == CM_IPV4) {
-#pragma clang loop unroll(disable)
-		for (__u32 i = 0; i < CM_MAX_ADDRESSES && i < config.ipv4_count; i++)
-			if (words[0] == config.ipv4[i])
+#pragma clang loop unroll(full)
+		for (__u32 i = 0; i < CM_MAX_ADDRESSES; i++)
+			if (i < config.ipv4_count && words[0] == config.ipv4[i])
 				return 1;
 		return 0;
 	}
-#pragma clang loop unroll(disable)
-	for (__u32 i = 0; i < CM_MAX_ADDRESSES && i < config.ipv6_count; i++)
-		if (words_equal(words, config.ipv6[i].words))
+#pragma clang loop unroll(full)
+	for (__u32 i = 0; i < CM_MAX_ADDRESSES; i++)
+		if (i < config.ipv6_count && words_equal(words, config.ipv6[i].words))
 			return 1;
 	return 0;
 }

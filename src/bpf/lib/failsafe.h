@@ -7,12 +7,20 @@
 #include "config.h"
 #include "packet.h"
 
+static __always_inline __u32 failsafe_word(const volatile struct cm_failsafe *port)
+{
+	return *(const volatile __u32 *)port;
+}
+
+/* Unrolled, so that of each port in the configuration one comparison with a number is left. */
 static __always_inline int failsafe_has(const volatile struct cm_failsafe *ports, __u32 count,
 					__u8 protocol, __be16 port)
 {
-#pragma clang loop unroll(disable)
-	for (__u32 i = 0; i < CM_MAX_FAILSAFE && i < count; i++)
-		if (ports[i].protocol == protocol && ports[i].port == port)
+	const struct cm_failsafe wanted = { .protocol = protocol, .port = port };
+
+#pragma clang loop unroll(full)
+	for (__u32 i = 0; i < CM_MAX_FAILSAFE; i++)
+		if (i < count && failsafe_word(&ports[i]) == failsafe_word(&wanted))
 			return 1;
 	return 0;
 }

@@ -68,13 +68,16 @@ static __always_inline int is_plainly_forwarded(const struct __sk_buff *skb,
 	return config.l3_device || pkt->l3_offset == ETH_HLEN;
 }
 
-/* Whether the answer for a packet without an entry is known. */
-static __always_inline int is_known_forwarded(const struct __sk_buff *skb, const struct packet *pkt,
-					      __u64 moment)
+/*
+ * Whether the answer for a packet without an entry is known. A global function: inline it was 400
+ * instructions more for the verifier in each program of a NIC, to spare such packets 8 ns.
+ */
+__noinline int is_known_forwarded(struct __sk_buff *skb, const struct packet *pkt, __u64 moment)
 {
 	const struct forwarded *known;
 
-	if (config.role != CM_ROLE_NETDEV || !is_plainly_forwarded(skb, pkt))
+	if (!pkt || !has_policy() || config.role != CM_ROLE_NETDEV ||
+	    !is_plainly_forwarded(skb, pkt))
 		return 0;
 	known = forwarded_slot(pkt);
 	return known && known->moment == moment && known->program == pkt->program &&

@@ -104,19 +104,20 @@ enum {
 	SEARCH_FLAG_BITS = 3, /* enum cm_policy_flags */
 };
 
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ &&
+		       sizeof(struct cm_policy_key) ==
+			       __builtin_offsetof(struct cm_policy_key, port) + sizeof(__u32),
+	       "a service as the last word of a key");
+
 static __always_inline __u32 rule_of_span(void *rules, __u32 identity, __u32 service,
 					  enum cm_span span)
 {
+	struct cm_policy_key key = { .identity = identity, .span = span };
+	const struct cm_policy_entry *entry;
 	__u32 covered = service & -span;
-	struct cm_policy_key key = {
-		.identity = identity,
-		.span = span,
-		.port = covered,
-		.protocol = covered >> 16,
-		.direction = covered >> 24,
-	};
-	const struct cm_policy_entry *entry = bpf_map_lookup_elem(rules, &key);
 
+	__builtin_memcpy(&key.port, &covered, sizeof(covered));
+	entry = bpf_map_lookup_elem(rules, &key);
 	return entry ? entry->rule << SEARCH_FLAG_BITS | entry->flags : 0;
 }
 
