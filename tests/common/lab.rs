@@ -69,7 +69,7 @@ impl Lab {
             features: Features::default(),
             policy: Policing::default(),
         };
-        Setup { lab: self, spec, tune: Box::new(|_| {}), traced: true }
+        Setup { lab: self, spec, tune: Box::new(|_| {}), sizes: Sizes::default(), traced: true }
     }
 
     /// Gives a prefix, or an address, an identity.
@@ -225,6 +225,7 @@ pub struct Setup<'lab> {
     lab: &'lab Lab,
     spec: Spec,
     tune: Box<dyn Fn(&mut cm_config)>,
+    sizes: Sizes,
     traced: bool,
 }
 
@@ -271,6 +272,12 @@ impl<'lab> Setup<'lab> {
         self
     }
 
+    /// How many flows each map of conntrack takes, if it makes them.
+    pub fn conntrack_entries(mut self, entries: u32) -> Self {
+        self.sizes.ct = Some(entries);
+        self
+    }
+
     /// Changes what no command changes.
     pub fn tune(mut self, tune: impl Fn(&mut cm_config) + 'static) -> Self {
         self.tune = Box::new(tune);
@@ -288,8 +295,7 @@ impl<'lab> Setup<'lab> {
         let mut config = self.spec.config();
         (self.tune)(&mut config);
         let root = self.lab.world.root();
-        let loaded =
-            load::load(&root, self.spec.role, &config, &Sizes::default(), &Inherited::default());
+        let loaded = load::load(&root, self.spec.role, &config, &self.sizes, &Inherited::default());
         let loaded = loaded.unwrap_or_else(|error| panic!("{error:#}"));
         let endpoint = Endpoint {
             lab: self.lab,

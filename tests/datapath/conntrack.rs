@@ -9,6 +9,7 @@ use cilmark::model::policing::VerdictLog;
 use super::policing::*;
 use super::*;
 use crate::common::Lab;
+use crate::common::machine::repetitions;
 use crate::common::packet::Frame;
 use crate::common::program::{Packet, Verdict};
 
@@ -38,6 +39,35 @@ fn a_reply_passes_without_a_rule_of_its_own() {
         workload.to_container(answer(own, peer, "A")).passes();
         let other_port = Frame::ip(peer, own).segment(80, 4001, "SA").forwarded();
         workload.to_container(other_port).is_dropped(POLICY);
+    }
+}
+
+/// Whether the answer finds the flow: where nearly all entries are in use, the LRU gives up the newest of
+/// those that nobody has looked up, which a SYN's would be.
+#[test]
+fn an_answer_passes_though_conntrack_is_full_of_flows_in_use() {
+    const ENTRIES: u32 = 1024;
+    const OPEN_AT_A_TIME: u64 = 50;
+    let Some(lab) = Lab::new() else { return };
+    let sender = lab.container(ID).policy(enforcing()).conntrack_entries(ENTRIES).load();
+    let receiver = lab.container(300).id(8).policy(enforcing()).load();
+    lab.rules(&sender, &[WEB]);
+    lab.rules(&receiver, &["allow ingress from any tcp/80"]);
+    let exchange = |port, request, answer| {
+        let sent = Frame::ip(OWN4, PEER4).segment(port, 80, request);
+        let answered = Frame::ip(PEER4, OWN4).segment(80, port, answer);
+        sender.from_container(sent.clone()).passes();
+        receiver.to_container(sent.forwarded()).passes();
+        receiver.from_container(answered.clone()).passes();
+        sender.to_container(answered.forwarded()).passes();
+    };
+    for batch in 0..repetitions(200) {
+        let ports = || (0..OPEN_AT_A_TIME).map(|port| (1 + batch * OPEN_AT_A_TIME + port) as u16);
+        // One entry without another, since the kernel makes room for an even number at a time.
+        sender.from_container(Frame::ip(OWN4, OWN4).segment(batch as u16, 80, "S")).passes();
+        ports().for_each(|port| exchange(port, "S", "SA"));
+        ports().for_each(|port| exchange(port, "A", "A"));
+        ports().for_each(|port| exchange(port, "FA", "FA"));
     }
 }
 

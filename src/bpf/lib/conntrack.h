@@ -111,17 +111,26 @@ union ct_key {
 	struct cm_ct6_key v6;
 };
 
-/* 0, or a negative errno. */
+/*
+ * 0, or a negative errno. The entry is looked up once, for the LRU to take it for one in use: of a full
+ * map most entries are, and when it needs room, the newest that nobody has looked up goes first
+ * (__bpf_lru_list_shrink_inactive in kernel/bpf/bpf_lru_list.c), before the answer to a SYN comes.
+ */
 static __always_inline long ct_write(const struct tuple *tuple, const struct cm_ct_entry *entry)
 {
 	union ct_key key;
+	long error;
 
 	if (tuple->local->family == CM_IPV4) {
 		ct4_key(&key.v4, tuple);
-		return bpf_map_update_elem(&cm_ct4, &key.v4, entry, BPF_ANY);
+		error = bpf_map_update_elem(&cm_ct4, &key.v4, entry, BPF_ANY);
+		bpf_map_lookup_elem(&cm_ct4, &key.v4);
+		return error;
 	}
 	ct6_key(&key.v6, tuple);
-	return bpf_map_update_elem(&cm_ct6, &key.v6, entry, BPF_ANY);
+	error = bpf_map_update_elem(&cm_ct6, &key.v6, entry, BPF_ANY);
+	bpf_map_lookup_elem(&cm_ct6, &key.v6);
+	return error;
 }
 
 static __always_inline __u64 ct_verdict(__u32 epoch, __u32 rule, int allowed)
