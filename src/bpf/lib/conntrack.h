@@ -111,26 +111,17 @@ union ct_key {
 	struct cm_ct6_key v6;
 };
 
-/*
- * 0, or a negative errno. The entry is looked up once, for the LRU to take it for one in use: of a full
- * map most entries are, and when it needs room, the newest that nobody has looked up goes first
- * (__bpf_lru_list_shrink_inactive in kernel/bpf/bpf_lru_list.c), before the answer to a SYN comes.
- */
+/* 0, or a negative errno. */
 static __always_inline long ct_write(const struct tuple *tuple, const struct cm_ct_entry *entry)
 {
 	union ct_key key;
-	long error;
 
 	if (tuple->local->family == CM_IPV4) {
 		ct4_key(&key.v4, tuple);
-		error = bpf_map_update_elem(&cm_ct4, &key.v4, entry, BPF_ANY);
-		bpf_map_lookup_elem(&cm_ct4, &key.v4);
-		return error;
+		return bpf_map_update_elem(&cm_ct4, &key.v4, entry, BPF_ANY);
 	}
 	ct6_key(&key.v6, tuple);
-	error = bpf_map_update_elem(&cm_ct6, &key.v6, entry, BPF_ANY);
-	bpf_map_lookup_elem(&cm_ct6, &key.v6);
-	return error;
+	return bpf_map_update_elem(&cm_ct6, &key.v6, entry, BPF_ANY);
 }
 
 static __always_inline __u64 ct_verdict(__u32 epoch, __u32 rule, int allowed)
@@ -204,6 +195,18 @@ static __always_inline void ct_advance(struct cm_ct_entry *entry, const struct p
 		state |= CM_CT_CLOSING;
 	entry->state = state;
 	entry->expires = bpf_jiffies64() + ct_lifetime(entry, pkt->l4_protocol);
+}
+
+/*
+ * Whether a packet may end its flow. The entry is then replaced, not written in place: the LRU takes what
+ * nobody has looked up since for unused, and should make room with what is over, not with a SYN's entry
+ * before the answer comes.
+ */
+static __always_inline int ct_may_end(const struct cm_ct_entry *entry, const struct packet *pkt)
+{
+	return entry->state & CM_CT_CLOSING || pkt->tcp_flags & TCP_RST ||
+	       (pkt->tcp_flags & TCP_FIN &&
+		entry->state & (CM_CT_FIN_ORIGINATOR | CM_CT_FIN_REPLY));
 }
 
 /* Whether a packet begins a flow anew, under a name that an older one still holds. */

@@ -191,7 +191,7 @@ __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct
 	 * In place: to replace an entry costs as much as all the rest. Never its verdict, since the place may
 	 * be another flow's by the time it is written.
 	 */
-	if (!config.explain && ct_is_allowed(entry->verdict, epoch)) {
+	if (!config.explain && ct_is_allowed(entry->verdict, epoch) && !ct_may_end(entry, pkt)) {
 		ct_advance(entry, pkt);
 		found = FOUND_CURRENT;
 	}
