@@ -8,12 +8,13 @@ use std::net::IpAddr;
 
 use anyhow::{Result, bail, ensure};
 use ipnet::IpNet;
+use log::warn;
 
 use index::Index;
 pub use index::LEAST_PREFIXES;
 
 use super::abi::{self, cm_address, cm_ipcache_entry, cm_prefix};
-use super::maps::TypedMap;
+use super::maps::{self, TypedMap};
 use super::pin::Root;
 use crate::model::endpoint::EndpointId;
 use crate::model::identity::Identity;
@@ -24,6 +25,7 @@ const SIZE_FLAG: &str = "--ipcache-entries N of the first `attach` or `ipcache l
 
 /// The table: hosts in the hash map, all else in the trie.
 pub struct Ipcache {
+    root: Root,
     hosts: TypedMap<cm_address, cm_ipcache_entry>,
     prefixes: TypedMap<cm_prefix, cm_ipcache_entry>,
     index: Option<Index>,
@@ -48,6 +50,7 @@ impl Ipcache {
         let prefixes = TypedMap::open(root, "cm_ipcache_cidr")?;
         let index = Index::open(root)?;
         Ok(hosts.zip(prefixes).map(|(hosts, prefixes)| Ipcache {
+            root: root.clone(),
             hosts,
             prefixes,
             index,
@@ -138,6 +141,7 @@ impl Ipcache {
             self.prefixes.restore(&prefixes, &prefixes_before)?;
         }
         if let Some(index) = index {
+            maps::bump_generation(&self.root)?;
             let new = if written.is_ok() { prefixes.as_slice() } else { &[] };
             index.fill(prefixes_before.iter().chain(new), self.least_prefixes);
         }
@@ -228,7 +232,12 @@ impl Ipcache {
         let Some(index) = &self.index else { return change() };
         index.clear()?;
         let changed = change();
-        index.fill(self.prefixes.entries()?.iter(), self.least_prefixes);
+        // At once, and not only when the index is there, which takes a second for a million prefixes.
+        maps::bump_generation(&self.root)?;
+        match self.prefixes.entries() {
+            Ok(prefixes) => index.fill(prefixes.iter(), self.least_prefixes),
+            Err(error) => warn!("the ipcache has no index, and is slower: {error:#}"),
+        }
         changed
     }
 

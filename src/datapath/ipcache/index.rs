@@ -49,10 +49,14 @@ impl Index {
         for slot in 0..self.slots.max_entries() {
             let key = u32_key(slot);
             let key = abi::bytes_of(&key);
+            let id = self.slots.lookup(key, MapFlags::ANY).context("read cm_ipcache_idx")?;
             // Emptying an empty one would wait for the datapath, too.
-            if self.slots.lookup(key, MapFlags::ANY).context("read cm_ipcache_idx")?.is_some() {
-                self.slots.delete(key).context("empty cm_ipcache_idx")?;
-            }
+            let Some(id) = id else { continue };
+            let id: u32_key = abi::from_bytes(&id)?;
+            // Held until the kernel has waited for the datapath: before Linux 6.8, and stable kernels of
+            // its time, it frees a map in a slot without (maybe_wait_bpf_programs comes after that).
+            let _held = MapHandle::from_map_id(id.0).context("open the index in cm_ipcache_idx")?;
+            self.slots.delete(key).context("empty cm_ipcache_idx")?;
         }
         Ok(())
     }
