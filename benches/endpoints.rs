@@ -98,7 +98,7 @@ pub fn replace_here(root: &Root, wanted: &Wanted, id: EndpointId) -> Result<Load
     let endpoint = Endpoint::read(root, id)?;
     let spec = spec(wanted, id)?;
     let config = spec.config();
-    let loaded = load_here(root, &spec, &endpoint.inherited())?;
+    let loaded = load_here(root, &spec, &endpoint.inherited()?)?;
     let addresses = Addresses::open(root)?.context("the maps of addresses are not pinned")?;
     addresses.register(&config, &spec.addresses)?;
     let previous = endpoint.previous(&config)?;

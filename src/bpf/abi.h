@@ -306,7 +306,7 @@ struct cm_policy_spans {
 };
 
 enum {
-	CM_POLICY_CURRENT = 0, /* slots of cm_policies */
+	CM_POLICY_CURRENT = 0, /* slots of cm_policy_sets */
 	CM_POLICY_PREVIOUS = 1,
 	CM_POLICIES = 2,
 };

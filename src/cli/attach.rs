@@ -231,7 +231,7 @@ fn put_on(
     let root = &context.root;
     let pins = root.endpoint(spec.id);
     let start = Instant::now();
-    let mut inherited = replaced.map(Endpoint::inherited).unwrap_or_default();
+    let mut inherited = replaced.map(Endpoint::inherited).transpose()?.unwrap_or_default();
     inherited.confirm = args.policing.confirmation();
     if let Some(endpoint) = replaced {
         policing::settle(context, endpoint)?;

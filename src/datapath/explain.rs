@@ -86,7 +86,7 @@ impl Original {
         );
         let (config, confirm) = endpoint.running(hook)?;
         let role = endpoint.role().context("its configuration has no role")?;
-        let inherited = Inherited { confirm, ..endpoint.inherited() };
+        let inherited = Inherited { confirm, ..endpoint.inherited()? };
         Ok(Original { role, config, inherited })
     }
 }

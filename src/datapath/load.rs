@@ -107,7 +107,7 @@ pub struct Inherited {
     pub confirm: cm_confirm,
     /// `cm_counters`.
     pub counters: Option<MapHandle>,
-    /// `cm_policies`.
+    /// `cm_policy_sets`.
     pub policies: Option<MapHandle>,
     /// `cm_rule_stats`.
     pub rule_counters: Option<MapHandle>,
@@ -291,7 +291,7 @@ pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
     share_maps(&mut open, &Shared { root, pins_new: true }, sizes)?;
     leave_out_policy_maps(&mut open)?;
     let maps = &mut open.maps;
-    let private = [&mut maps.cm_policies, &mut maps.cm_rule_stats, &mut maps.cm_steps];
+    let private = [&mut maps.cm_policy_sets, &mut maps.cm_rule_stats, &mut maps.cm_steps];
     for map in private.into_iter().chain([&mut maps.cm_policy_call]) {
         map.set_autocreate(false)?;
     }
@@ -313,7 +313,7 @@ fn inherit(
         maps.cm_counters.reuse_fd(counters.as_fd()).context("hand on the counters")?;
     }
     if let Some(policies) = &inherited.policies {
-        maps.cm_policies.reuse_fd(policies.as_fd()).context("hand on the rules")?;
+        maps.cm_policy_sets.reuse_fd(policies.as_fd()).context("hand on the rules")?;
     }
     match &inherited.steps {
         Some(steps) => maps.cm_steps.reuse_fd(steps.as_fd()).context("hand on the steps")?,

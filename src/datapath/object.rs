@@ -18,7 +18,7 @@ use super::sys;
 /// configuration and its variables, what programs that replace it go on with, and a copy's steps. By
 /// the shared one a filter is known for ours.
 const BOUND: [&str; 7] =
-    [".rodata", ".bss", "cm_counters", "cm_policies", "cm_rule_stats", "cm_steps", "cm_metrics"];
+    [".rodata", ".bss", "cm_counters", "cm_policy_sets", "cm_rule_stats", "cm_steps", "cm_metrics"];
 
 /// What loading has made.
 pub(super) struct Made {

@@ -1,4 +1,4 @@
-//! An endpoint's rules in the kernel: `cm_policies` with its two slots, each a hash map `cm_policy`
+//! An endpoint's rules in the kernel: `cm_policy_sets` with its two slots, each a hash map `cm_policy`
 //! that is written once and then only replaced, and `cm_rule_stats`, what each rule has decided.
 
 mod set;
@@ -51,7 +51,7 @@ impl PolicyMaps {
             let map = MapHandle::from_map_id(map_id)
                 .with_context(|| format!("open map {map_id} of endpoint {id}"))?;
             match map.name().to_str() {
-                Some("cm_policies") => sets = Some(map),
+                Some("cm_policy_sets") => sets = Some(map),
                 Some("cm_rule_stats") => counters = Some(map),
                 _ => {}
             }

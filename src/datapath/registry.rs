@@ -10,7 +10,7 @@ use std::mem::offset_of;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result, bail, ensure};
 use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use log::debug;
@@ -184,15 +184,23 @@ impl Endpoint {
     }
 
     /// What programs that replace its own go on with.
-    pub fn inherited(&self) -> Inherited {
-        Inherited {
+    pub fn inherited(&self) -> Result<Inherited> {
+        // Rules in tries, as they were once: nobody else must take them for none.
+        ensure!(
+            self.own_map("cm_policies").is_none(),
+            "endpoint {} was attached by an older cilmark, whose rules this one can't read; `policy list` \
+             of that one shows them: detach {}, attach it again, and add them anew",
+            self.id,
+            self.config.device_name()
+        );
+        Ok(Inherited {
             confirm: cm_confirm::default(),
             counters: self.own_map("cm_counters"),
-            policies: self.own_map("cm_policies"),
+            policies: self.own_map("cm_policy_sets"),
             rule_counters: self.own_map("cm_rule_stats"),
             steps: None,
             workload_mac: self.workload_mac().unwrap_or(0),
-        }
+        })
     }
 
     /// Packets that passed and packets that were dropped, both directions and all CPUs together.

@@ -43,7 +43,7 @@ fn original(endpoint: &Endpoint<'_>) -> Original {
         config: abi::from_bytes(&config.expect("look up").expect(".rodata")).expect("a config"),
         inherited: Inherited {
             counters: map("cm_counters"),
-            policies: map("cm_policies"),
+            policies: map("cm_policy_sets"),
             rule_counters: map("cm_rule_stats"),
             ..Inherited::default()
         },

@@ -96,8 +96,9 @@ fn decided(outcome: &Outcome) -> Decision {
 const PEERS: [u32; 4] = [0, 0, 2, 9];
 
 fn random_rule(random: &mut Random) -> Rule {
-    let first = random.below(24) as u16;
-    let last = first + random.pick(&[0, 0, 1, 7, 7, 16]);
+    // Narrow ones that meet each other, and some that have entries of every span.
+    let first = random.below(24) as u16 + random.pick(&[0, 0, 0, 240, 4090]);
+    let last = first + random.pick(&[0, 0, 1, 7, 7, 16, 300, 5000]);
     let protocol = random.pick(&[6, 17, 132]);
     let l4 = match random.below(10) {
         0 => L4::Any,
@@ -135,7 +136,7 @@ fn the_programs_decide_as_the_reference_does() {
             [(IpAddr::from(OWN4), IpAddr::from(PEER4), 9), (OWN6.into(), PEER6.into(), 2)]
         {
             for _ in 0..10 {
-                let port = random.below(44) as u16;
+                let port = random.below(44) as u16 + random.pick(&[0, 0, 0, 240, 530, 4090, 9080]);
                 source_port += 1;
                 let frame = Frame::ip(own, peer);
                 match random.below(3) {

@@ -33,7 +33,7 @@ struct {
 	__uint(max_entries, CM_POLICIES);
 	__type(key, __u32);
 	__array(values, struct cm_policy);
-} cm_policies SEC(".maps");
+} cm_policy_sets SEC(".maps");
 
 /* What each rule has decided about, by its number; found through the program, too. */
 struct {
@@ -151,7 +151,7 @@ static __always_inline void ask_rules(void *rules, struct rule_search *search)
 		return;
 	search->any = rule_of_span(rules, 0, search->service, CM_SPAN_PORT);
 	barrier();
-	if (search->own || !(search->any & CM_POLICY_SETTLES))
+	if (search->own ? !search->any : !(search->any & CM_POLICY_SETTLES))
 		ask_wider_rules(rules, search);
 }
 
@@ -159,7 +159,7 @@ static __always_inline void ask_rules(void *rules, struct rule_search *search)
 __noinline __u32 policy_lookup(struct rule_search *search)
 {
 	__u32 slot = fallback() == CM_FALLBACK_RULES ? CM_POLICY_PREVIOUS : CM_POLICY_CURRENT;
-	void *rules = bpf_map_lookup_elem(&cm_policies, &slot);
+	void *rules = bpf_map_lookup_elem(&cm_policy_sets, &slot);
 
 	if (!rules || !search)
 		return 0;

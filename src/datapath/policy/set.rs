@@ -139,6 +139,24 @@ mod tests {
         assert!(header.contains(&format!("\tCM_SPANS = {SPANS},")));
     }
 
+    #[test]
+    fn every_span_of_an_entry_is_one_that_the_datapath_asks_for() {
+        let spans = [
+            cm_span::CM_SPAN_PORT,
+            cm_span::CM_SPAN_16,
+            cm_span::CM_SPAN_256,
+            cm_span::CM_SPAN_4096,
+            cm_span::CM_SPAN_PROTOCOL,
+            cm_span::CM_SPAN_ALL,
+        ];
+        let rules =
+            ["allow ingress from 9 tcp/1-65534", "allow egress to any tcp", "deny egress to 5"];
+        let mut found: Vec<u32> = policy(&rules).compile().iter().map(|entry| entry.span).collect();
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!(found, spans.map(|span| span.0));
+    }
+
     fn policy(texts: &[&str]) -> Policy {
         let rules = texts.iter().map(|text| Rule::parse(text, &Names::default()).unwrap());
         Policy::default().replaced_by(&rules.collect::<Vec<_>>(), &Policy::default())
