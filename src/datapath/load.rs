@@ -250,7 +250,7 @@ pub fn load(
     let bss = open.maps.bss_data.as_deref_mut().context("the object has no .bss")?;
     bss.confirm = inherited.confirm;
     bss.workload_mac = inherited.workload_mac;
-    let shared = Shared { root, pins_new: config.explain == 0 };
+    let shared = Shared::of(root, config.explain == 0);
     share_maps(&mut open, &shared, sizes)?;
     share_policy_calls(&mut open, &shared, config)?;
     share_policy_maps(&mut open, &shared, config, sizes)?;
@@ -263,7 +263,8 @@ pub fn load(
         programs.push("ingress_policy");
     }
     let open_time = start.elapsed();
-    let made = object::load(open, &programs).with_context(|| {
+    let made = object::load(open, &programs).inspect_err(|_| shared.take_back());
+    let made = made.with_context(|| {
         format!(
             "load the programs of endpoint {} ({}); it takes root or CAP_NET_ADMIN and CAP_SYS_ADMIN, \
              and RUST_LOG=libbpf=trace shows the verifier's reasons",
@@ -288,7 +289,7 @@ pub fn load(
 pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
     let mut storage = MaybeUninit::uninit();
     let mut open = CilmarkSkelBuilder::default().open(&mut storage).context("open the object")?;
-    share_maps(&mut open, &Shared { root, pins_new: true }, sizes)?;
+    share_maps(&mut open, &Shared::of(root, true), sizes)?;
     leave_out_policy_maps(&mut open)?;
     let maps = &mut open.maps;
     let private = [&mut maps.cm_policy_sets, &mut maps.cm_rule_stats, &mut maps.cm_steps];

@@ -134,6 +134,24 @@ fn a_load_that_was_interrupted_has_changed_nothing() {
 }
 
 #[test]
+fn an_attachment_that_the_kernel_refuses_leaves_no_maps() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    let refused = world.sh(&format!(
+        "setpriv --bounding-set=-perfmon,-sys_admin --inh-caps=-perfmon,-sys_admin {} \
+         attach red --id 7 --policy enforce --ct local 2>&1 || true",
+        env!("CARGO_BIN_EXE_cilmark")
+    ));
+    assert!(refused.contains("load the programs of endpoint 1 (red)"), "{refused}");
+    let maps: Vec<String> = world
+        .pins()
+        .into_iter()
+        .filter(|pin| pin.contains("/cm_") || pin.contains("config"))
+        .collect();
+    assert_eq!(maps, [""; 0]);
+}
+
+#[test]
 fn an_attachment_that_finds_the_ipcache_full_leaves_nothing() {
     let Some(world) = World::new() else { return };
     world.veth("red");

@@ -1,7 +1,9 @@
 //! The maps that endpoints share: taken from their pins, or made and pinned.
 
+use std::cell::RefCell;
+use std::fs;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use libbpf_rs::{MapCore, MapHandle, OpenMapMut};
@@ -17,6 +19,23 @@ pub struct Shared<'a> {
     pub root: &'a Root,
     /// What is made gets a pin; but for a private copy, which leaves nothing behind.
     pub pins_new: bool,
+    /// The pins of what will be made.
+    pub new: RefCell<Vec<PathBuf>>,
+}
+
+impl<'a> Shared<'a> {
+    /// Of the endpoints of a root.
+    pub fn of(root: &'a Root, pins_new: bool) -> Shared<'a> {
+        Shared { root, pins_new, new: RefCell::default() }
+    }
+
+    /// Removes the pins of maps that were made for a program which the kernel then refused.
+    pub fn take_back(&self) {
+        for pin in self.new.borrow().iter() {
+            // Not there if the maps could not be made.
+            let _ = fs::remove_file(pin);
+        }
+    }
 }
 
 /// Takes the pinned maps where there are any; the others get their pins at load.
@@ -70,7 +89,7 @@ pub fn share_policy_maps(
             Some(id) if config.ct_local != 0 => shared.root.endpoint(id).map(&name),
             _ => shared.root.map(&name),
         };
-        share_map_at(map, &path, sizes.ct, shared.pins_new)?;
+        share_map_at(map, &path, sizes.ct, shared)?;
     }
     maps.cm_forwarded.set_autocreate(config.role == cm_role::CM_ROLE_NETDEV)?;
     share_map(&mut maps.cm_frag4, shared, None)?;
@@ -89,14 +108,14 @@ pub fn leave_out_policy_maps(open: &mut OpenCilmarkSkel<'_>) -> Result<()> {
 
 fn share_map(map: &mut OpenMapMut<'_>, shared: &Shared<'_>, entries: Option<u32>) -> Result<()> {
     let path = shared.root.map(&map.name().to_string_lossy());
-    share_map_at(map, &path, entries, shared.pins_new)
+    share_map_at(map, &path, entries, shared)
 }
 
 fn share_map_at(
     map: &mut OpenMapMut<'_>,
     path: &Path,
     entries: Option<u32>,
-    pins_new: bool,
+    shared: &Shared<'_>,
 ) -> Result<()> {
     let name = map.name().to_string_lossy().into_owned();
     if !path.exists() {
@@ -104,9 +123,10 @@ fn share_map_at(
             map.set_max_entries(entries)
                 .with_context(|| format!("give {name} {entries} entries"))?;
         }
-        if !pins_new {
+        if !shared.pins_new {
             return Ok(());
         }
+        shared.new.borrow_mut().push(path.to_owned());
         return map.set_pin_path(path).with_context(|| format!("pin {}", path.display()));
     }
 
