@@ -23,7 +23,6 @@ mod hot;
 mod keys;
 mod paths;
 mod random;
-mod targets;
 mod vary;
 
 use std::os::fd::OwnedFd;
@@ -64,7 +63,6 @@ pub fn measure() -> Result<Vec<Line>> {
     output::note(&format!("{} figures of {rounds} rounds each", cases.len()));
     let lines: Vec<Line> = cases.iter().map(Case::line).collect();
     print(&lines)?;
-    targets::print(&lines)?;
     Ok(lines)
 }
 

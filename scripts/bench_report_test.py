@@ -94,6 +94,20 @@ class Targets(unittest.TestCase):
     def test_what_was_not_measured_has_no_row(self):
         self.assertEqual(bench_targets.rows({}), [["target", "wanted", "measured", "met"]])
 
+    def test_the_worse_of_two_sizes_counts(self):
+        measure, subject = "tcp throughput with GRO against nothing", "cilmark"
+        peers = [figure(measure, subject=subject, size=size, median=-3.0 + size) for size in (0, 2)]
+        rows = bench_targets.rows({"peers": peers})
+        self.assertIn(["TCP throughput with GRO, against nothing", "at least -2 %", "-3", "no"], rows)
+
+    def test_what_the_kernel_takes_alone_is_not_our_share(self):
+        attach = [
+            figure("attach", subject="tcx, off, one process, all till then", size=999, median=24.0),
+            figure("attach", subject="tcx, kernel alone", size=1000, median=23.0),
+        ]
+        rows = bench_targets.rows({"attach": attach})
+        self.assertIn("1", [row[2] for row in rows if "tcx, own share" in row[0]])
+
     def test_a_lost_connection_misses_the_target(self):
         rows = bench_targets.rows({"soak": [figure("lost", median=1.0), figure("rate", median=10_100.0)]})
         self.assertIn(["soak, connections lost", "at most 0", "1", "no"], rows)

@@ -49,9 +49,62 @@ def packet(lines, family):
     yield "new flow, hot", 250, of(keys="hot", policy="enforce", flow="new"), "ns"
 
 
-def figure(figures, measure):
-    found = [figure for figure in figures if figure["measure"] == measure]
-    return max((figure["median"] for figure in found), default=None)
+def medians(figures, measure, subject=None, size=None):
+    """Of all figures of a measure: those of one subject and size, if they are named."""
+    found = [one for one in figures if one["measure"] == measure]
+    found = [one for one in found if subject in (None, one["subject"]) and size in (None, one["size"])]
+    return [one["median"] for one in found]
+
+
+def most(*args, **wanted):
+    return max(medians(*args, **wanted), default=None)
+
+
+def least(*args, **wanted):
+    return min(medians(*args, **wanted), default=None)
+
+
+def peers(figures):
+    """The kinds of traffic are named as in benches/peers/measures.rs; the worse of two sizes counts."""
+    for kind in ("", ", IPv6", ", 500 flows"):
+        added = most(figures, f"cpu per packet{kind} added, against nftables", "cilmark")
+        yield f"CPU added to a packet{kind}, of what nftables adds", "at most", 0.6, added, "times"
+    for kind in ("with GRO", "without GSO"):
+        lost = least(figures, f"tcp throughput {kind} against nothing", "cilmark")
+        yield f"TCP throughput {kind}, against nothing", "at least", -2, lost, "%"
+    ours = "local delivery"
+    for kind in ("", ", IPv6", ", 500 flows"):
+        cpu = most(figures, f"cpu per packet{kind} against nothing", ours)
+        yield f"local delivery, CPU of a packet{kind}, against nothing", "at most", -10, cpu, "%"
+        rate = least(figures, f"packet rate{kind} against nothing", ours)
+        yield f"local delivery, packets a second{kind}, against nothing", "at least", 0, rate, "%"
+    p50 = most(figures, "latency p50 against nothing", ours)
+    yield "local delivery, p50 of a round trip, against nothing", "at most", 0, p50, "%"
+
+
+def attach(figures):
+    for kind in ("tcx", "clsact"):
+        all_of_them = most(figures, "attach", f"{kind}, off, one process, all till then")
+        alone = most(figures, "attach", f"{kind}, kernel alone", 1000)
+        share = None if None in (all_of_them, alone) else all_of_them - alone
+        yield f"1 000 attached in one process, {kind}, own share of each", "at most", 2, share, "ms"
+        share = most(figures, "attach, own share", f"{kind}, off, one by one", 1000)
+        yield f"one attached by the command beside 1 000, {kind}, own share", "at most", 2, share, "ms"
+    for mode in ("off", "enforce"):
+        memory = most(figures, "program memory", f"tcx, {mode}, memlock")
+        yield f"memory of an endpoint's programs, policy {mode}", "at most", 32, memory, "KiB"
+
+
+def control(figures):
+    for what, limit in [("hosts", 1), ("prefixes", 3)]:
+        took = most(figures, "ipcache load", what, MILLION)
+        yield f"a million {what} loaded", "at most", limit, took, "s"
+
+
+def soak(figures):
+    yield "soak, connections", "at least", 10_000, most(figures, "rate"), "a second"
+    yield "soak, connections lost", "at most", 0, most(figures, "lost"), ""
+    yield "soak, packets dropped", "at most", 0, most(figures, "dropped"), ""
 
 
 def rows(run):
@@ -59,12 +112,10 @@ def rows(run):
     heading = [["target", "wanted", "measured", "met"]]
     found = []
     for family in (4, 6):
-        for what, most, measured, unit in packet(run.get("packet", []), family):
-            found.append((f"IPv{family}, {what}", "at most", most, measured, unit))
-    soak = run.get("soak", [])
-    found.append(("soak, connections", "at least", 10_000, figure(soak, "rate"), "a second"))
-    found.append(("soak, connections lost", "at most", 0, figure(soak, "lost"), ""))
-    found.append(("soak, packets dropped", "at most", 0, figure(soak, "dropped"), ""))
+        for what, limit, measured, unit in packet(run.get("packet", []), family):
+            found.append((f"IPv{family}, {what}", "at most", limit, measured, unit))
+    for section in (peers, attach, control, soak):
+        found.extend(section(run.get(section.__name__, [])))
     return heading + [row(*one) for one in found if one[2] is not None and one[3] is not None]
 
 
