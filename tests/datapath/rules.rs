@@ -119,6 +119,8 @@ fn the_programs_decide_as_the_reference_does() {
     let Some(lab) = Lab::new() else { return };
     let (workload, maps) = load(&lab);
     lab.ipcache(&PEER4.to_string(), 9);
+    let unknown = Ipv4Addr::new(10, 2, 0, 11);
+    lab.ipcache(&unknown.to_string(), 0);
     let mut random = Random(1);
     let mut source_port = 1000;
     for _ in 0..40 {
@@ -131,10 +133,12 @@ fn the_programs_decide_as_the_reference_does() {
             let outcome = workload.from_container(frame);
             assert_eq!(decided(&outcome), expected, "{policy:?}: {outcome:?}");
         };
-        // One peer is known; the other one is the world's.
-        for (own, peer, identity) in
-            [(IpAddr::from(OWN4), IpAddr::from(PEER4), 9), (OWN6.into(), PEER6.into(), 2)]
-        {
+        // One peer is known; another one is the world's, and of one it is known that it is unknown.
+        for (own, peer, identity) in [
+            (IpAddr::from(OWN4), IpAddr::from(PEER4), 9),
+            (OWN6.into(), PEER6.into(), 2),
+            (OWN4.into(), unknown.into(), 0),
+        ] {
             for _ in 0..10 {
                 let port = random.below(44) as u16 + random.pick(&[0, 0, 0, 240, 530, 4090, 9080]);
                 source_port += 1;

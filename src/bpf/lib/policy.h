@@ -165,7 +165,11 @@ __noinline __u32 policy_lookup(struct rule_search *search)
 		return 0;
 	ask_rules(rules, search);
 	barrier();
-	if (!search->own || (search->any & CM_POLICY_DENIES && !(search->own & CM_POLICY_DENIES)))
+	if (!search->any)
+		return search->own;
+	/* Whose identity is not known finds entries for any as its own, of the spans that peers have. */
+	if (!search->own || !search->identity ||
+	    (search->any & CM_POLICY_DENIES && !(search->own & CM_POLICY_DENIES)))
 		return search->any;
 	return search->own;
 }
