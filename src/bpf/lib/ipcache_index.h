@@ -11,13 +11,17 @@
 #include <bpf/bpf_endian.h>
 #include "endpoint.h"
 
-/* Mapped to be written, which also puts its nodes at a page's beginning, and so on cache lines. */
+/*
+ * Mapped to be written, which also puts its nodes at a page's beginning, and so on cache lines. Without
+ * types, which the arrays that are put into the slots have not, either: to Linux 6.1 a map with BTF is another
+ * kind (bpf_map_meta_equal compares the offset of a timer, which is absent in two ways).
+ */
 struct cm_index {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct cm_index_node);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct cm_index_node));
 };
 
 /* Never written: the types of an inner map reach the object's BTF only through variables. */
