@@ -9,6 +9,7 @@ mod endpoints;
 mod figures;
 mod packet;
 mod peers;
+mod random;
 mod samples;
 mod soak;
 mod world;

@@ -19,12 +19,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::gettid;
 
 use crate::figures::Figure;
+use crate::random::Random;
 use crate::world::{private_root, run};
 use lane::Lane;
 use measures::{connections, latency, packets, pin, processors, throughput};
 use report::Samples;
 use setups::Setup;
-use statistics::Random;
 
 /// Of the order within each round, the same in every run.
 const SEED: u64 = 7;

@@ -1,5 +1,7 @@
 //! The namespaces that a section runs in; they go with its process.
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -29,4 +31,21 @@ pub fn run(script: &str) -> Result<()> {
     let status = Command::new("sh").args(["-ec", script]).status().context("start sh")?;
     ensure!(status.success(), "{status}: {script}");
     Ok(())
+}
+
+/// Compiles a BPF program of the benchmark. The object's file lies where nobody else sees it.
+pub fn compile_bpf(source: &str) -> Result<Vec<u8>> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let object = "/run/compiled.bpf.o";
+    let compiler = std::env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
+    let status = Command::new(&compiler)
+        .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror"])
+        .args(["-I".as_ref(), here.join("vmlinux").as_os_str()])
+        .args(["-I".as_ref(), here.join("src/bpf").as_os_str()])
+        .args(["-o", object, "-c"])
+        .arg(here.join(source))
+        .status()
+        .with_context(|| format!("start {compiler}"))?;
+    ensure!(status.success(), "{compiler} could not compile {source}");
+    fs::read(object).with_context(|| format!("read {object}"))
 }

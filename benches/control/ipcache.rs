@@ -12,6 +12,7 @@ use cilmark::datapath::pin::Root;
 use ipnet::IpNet;
 
 use crate::endpoints::cilmark;
+use crate::random::Random;
 use crate::samples::{Samples, cost_of, timed};
 
 const ENTRIES: usize = 1_000_000;
@@ -123,7 +124,7 @@ impl Table {
 
 fn write_file(kind: Kind) -> Result<String> {
     let file = format!("/run/{}", kind.name());
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::new(0x9e37_79b9_7f4a_7c15);
     let mut seen = HashSet::with_capacity(ENTRIES);
     let mut text = String::with_capacity(32 * ENTRIES);
     while seen.len() < ENTRIES {
@@ -152,20 +153,4 @@ fn prefix(kind: Kind, random: &mut Random) -> IpNet {
         (Kind::Prefixes, false, false) => 16 + random.below(16) as u8,
     };
     IpNet::new(address, length).expect("within the family's length").trunc()
-}
-
-/// Marsaglia's xorshift: the same file in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
 }

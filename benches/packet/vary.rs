@@ -1,14 +1,13 @@
 //! The programs of vary.bpf.c: compiled here, one instance for each case.
 
-use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::process::Command;
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use cilmark::datapath::sys;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, ObjectBuilder, OpenObject};
+
+use crate::world::compile_bpf;
 
 const ETHERNET: u32 = 14;
 
@@ -132,28 +131,9 @@ fn open() -> Result<OpenObject> {
     let object = match OBJECT.get() {
         Some(object) => object,
         None => {
-            let compiled = compile()?;
+            let compiled = compile_bpf("benches/vary.bpf.c")?;
             OBJECT.get_or_init(|| compiled)
         }
     };
     ObjectBuilder::default().open_memory(object).context("open vary.bpf.o")
-}
-
-fn compile() -> Result<Vec<u8>> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let object = Path::new("/run/vary.bpf.o"); // of this process alone: see world.rs
-    let compiler = std::env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
-    let status = Command::new(&compiler)
-        .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror"])
-        .args(["-I".as_ref(), source.join("vmlinux").as_os_str()])
-        .args(["-I".as_ref(), source.join("src/bpf").as_os_str()])
-        .args(["-o".as_ref(), object.as_os_str()])
-        .arg("-c")
-        .arg(source.join("benches/vary.bpf.c"))
-        .status()
-        .with_context(|| format!("start {compiler}"))?;
-    ensure!(status.success(), "{compiler} could not compile benches/vary.bpf.c");
-    let bytes = fs::read(object).with_context(|| format!("read {}", object.display()))?;
-    fs::remove_file(object).with_context(|| format!("remove {}", object.display()))?;
-    Ok(bytes)
 }

@@ -7,17 +7,16 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use cilmark::datapath::device;
 use cilmark::model::identity::Identity;
 use cilmark::model::mark::Mark;
 use libbpf_rs::{MapCore, MapFlags, ObjectBuilder, TC_INGRESS, TcHookBuilder};
 
 use super::lane::{A, B, Lane};
-use crate::world::run;
+use crate::world::{compile_bpf, run};
 
 const IDENTITY_A: u32 = 1234;
 const IDENTITY_B: u32 = 1235;
@@ -216,7 +215,7 @@ fn iptables(lane: &Lane) -> Result<()> {
 /// A filter of both veths that marks, in direct action: it takes no action module. What `tc filter add
 /// ... bpf da` does; that itself would look for the program in a BPF file system of its own.
 fn tc(lane: &Lane) -> Result<()> {
-    let bytes = fs::read(compile(lane)?)?;
+    let bytes = compile_bpf("benches/peers/mark.bpf.c")?;
     Lane::inside(&lane.router, || {
         let object = ObjectBuilder::default().open_memory(&bytes)?.load()?;
         let marks = object.maps().find(|map| map.name() == "marks").context("no map of marks")?;
@@ -235,20 +234,4 @@ fn tc(lane: &Lane) -> Result<()> {
         }
         Ok(())
     })
-}
-
-fn compile(lane: &Lane) -> Result<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let object = PathBuf::from(format!("/run/{}-mark.o", lane.router));
-    let compiler = std::env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
-    let status = Command::new(&compiler)
-        .args(["-target", "bpf", "-O2", "-g", "-Wall", "-Werror", "-c", "-o"])
-        .arg(&object)
-        .arg("-I")
-        .arg(source.join("vmlinux"))
-        .arg(source.join("benches/peers/mark.bpf.c"))
-        .status()
-        .with_context(|| format!("start {compiler}"))?;
-    ensure!(status.success(), "{compiler} could not compile mark.bpf.c");
-    Ok(object)
 }

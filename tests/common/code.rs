@@ -17,9 +17,9 @@ struct Function {
 }
 
 impl Endpoint<'_> {
-    /// The functions that a program can get to, with the number of their instructions. A kernel before
-    /// 6.8 verifies, and keeps, global functions that nobody calls (`do_check_subprogs` in
-    /// kernel/bpf/verifier.c).
+    /// The functions that a program can get to, with the number of their instructions. One that was
+    /// handed over as it is, without folding, has others, too, on a kernel before 6.8: that keeps
+    /// global functions that nobody calls (`do_check_subprogs` in kernel/bpf/verifier.c).
     pub fn reachable_functions(&self, hook: Hook) -> HashMap<String, u32> {
         let id = sys::program_facts(self.program(hook)).expect("program info").id;
         let functions = parse(&self.lab.world.sh(&format!("bpftool prog dump xlated id {id}")));
