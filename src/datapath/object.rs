@@ -2,8 +2,8 @@
 //! and for root the kernel verifies on as many CPUs as there are programs.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::thread;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use libbpf_rs::skel::OpenSkel;
@@ -30,29 +30,34 @@ pub(super) struct Made {
     pub(super) programs: Vec<OwnedFd>,
 }
 
+/// What the loading of each program needs of their object.
+struct Common {
+    /// `.rodata`, and how instructions name it.
+    config: (Vec<u8>, i32),
+    btf: Option<OwnedFd>,
+}
+
 /// Makes an object's maps and loads these of its programs, folded over its configuration.
-pub(super) fn load(mut open: OpenCilmarkSkel<'_>, names: &[&str]) -> Result<Made> {
+pub(super) fn load(mut open: OpenCilmarkSkel<'_>, names: &[&'static str]) -> Result<Made> {
     let constants = open.maps.rodata.initial_value().context("the object has no .rodata")?.to_vec();
     select(&mut open, names);
     let mut maps = sys::prepare_object(open.open_object_mut()).context("make its maps")?;
     let object = open.open_object();
     let map = sys::map_number(&open.maps.rodata).context("its .rodata was not made")?;
-    let btf = sys::object_btf(object);
-    let constants = Constants { map, bytes: &constants };
-    let code = |name: &&str| {
+    let btf = sys::object_btf(object).map(|btf| btf.try_clone_to_owned()).transpose()?;
+    let common = Arc::new(Common { config: (constants, map), btf });
+    let work = |name: &&'static str| {
         let found = object.progs().find(|program| program.name() == *name);
         let found = found.with_context(|| format!("the object has no program {name}"))?;
-        Ok(sys::program_code(&found))
+        let (name, code, common) = (*name, sys::program_code(&found), Arc::clone(&common));
+        Ok(move || load_folded(name, &code, &common))
     };
-    let codes = names.iter().map(code).collect::<Result<Vec<_>>>()?;
-    let load = |name: &str, code: &Code| -> Result<OwnedFd> {
-        let program = load_folded(name, code, &constants, btf)?;
-        for map in maps.iter().filter(|map| BOUND.iter().any(|name| is_named(map, name))) {
+    let programs = side_by_side(names.iter().map(work).collect::<Result<_>>()?)?;
+    for map in maps.iter().filter(|map| BOUND.iter().any(|name| is_named(map, name))) {
+        for program in &programs {
             sys::bind_map(program.as_fd(), map.as_fd()).context("keep its maps")?;
         }
-        Ok(program)
-    };
-    let programs = side_by_side(names.iter().zip(&codes), |(name, code)| load(name, code))?;
+    }
     let mut take = |name: &str| {
         let index = maps.iter().position(|map| is_named(map, name));
         index.map(|index| maps.swap_remove(index))
@@ -69,29 +74,21 @@ fn is_named(map: &MapHandle, name: &str) -> bool {
     map.name().to_string_lossy().ends_with(name)
 }
 
-/// Has work done in a thread each, the first of it in this one.
-fn side_by_side<W: Send, D: Send>(
-    works: impl IntoIterator<Item = W>,
-    done: impl Fn(W) -> Result<D> + Sync,
+/// Has work done in a thread each, the last of it in this one.
+fn side_by_side<D: Send + 'static>(
+    mut works: Vec<impl FnOnce() -> Result<D> + Send + 'static>,
 ) -> Result<Vec<D>> {
-    let done = &done;
-    let mut works = works.into_iter();
-    let Some(first) = works.next() else { return Ok(Vec::new()) };
-    thread::scope(|scope| {
-        let others: Vec<_> = works.map(|work| scope.spawn(move || done(work))).collect();
-        let first = done(first);
-        let others = others.into_iter().map(|thread| thread.join().expect("no panic in a loader"));
-        [first].into_iter().chain(others).collect()
-    })
+    let last = works.pop();
+    let threads: Vec<_> = works.into_iter().map(sys::spawn_elsewhere).collect();
+    let last = last.map(|work| work());
+    let done = threads.into_iter().map(|thread| thread.join().expect("no panic in a loader"));
+    // All are waited for, whatever has failed: the object's maps are closed behind this.
+    done.chain(last).collect::<Vec<_>>().into_iter().collect()
 }
 
-fn load_folded(
-    name: &str,
-    code: &Code,
-    constants: &Constants<'_>,
-    btf: Option<BorrowedFd<'_>>,
-) -> Result<OwnedFd> {
-    let folded = fold::fold(code, constants);
+fn load_folded(name: &str, code: &Code, common: &Common) -> Result<OwnedFd> {
+    let (bytes, map) = &common.config;
+    let folded = fold::fold(code, &Constants { map: *map, bytes });
     let folded = folded.as_ref().unwrap_or_else(|| {
         debug!("{name} has instructions that are not known here; the kernel gets all of it");
         code
@@ -104,6 +101,7 @@ fn load_folded(
         folded.lines.len()
     );
     let c_name = CString::new(name).context("a name with a zero")?;
+    let btf = common.btf.as_ref().map(AsFd::as_fd);
     sys::load_program(&c_name, folded, btf).with_context(|| format!("load {name}"))
 }
 

@@ -2,6 +2,7 @@
 //! test runs.
 
 mod array;
+mod elsewhere;
 mod object;
 
 use std::ffi::{CStr, CString, c_void};
@@ -23,6 +24,7 @@ use nix::sys::time::TimeValLike;
 use nix::time::ClockId;
 
 pub use array::fill_array;
+pub use elsewhere::spawn_elsewhere;
 pub use object::{bind_map, load_program, map_number, object_btf, prepare_object, program_code};
 
 use super::abi::__sk_buff;
