@@ -56,6 +56,27 @@ fn addresses_and_ports_are_read_in_both_families() {
     }
 }
 
+/// The bytes where TCP has its ports and flags.
+#[test]
+fn nothing_but_tcp_has_flags_and_what_has_no_ports_gets_none() {
+    let Some(lab) = Lab::new() else { return };
+    for (own, peer) in OWN_TO_PEER {
+        let ip = || Frame::ip(own, peer);
+        for length in [8, 40] {
+            is_read_as(&lab, &ip().protocol(47, vec![0xff; length]), (47, 0, 0, false));
+            let datagram = [&[0, 53, 0x14, 0xe9][..], &vec![0xff; length - 4]].concat();
+            let frame = ip().protocol(UDP, datagram);
+            is_read_as(&lab, &frame, (UDP, 53, 5353, false));
+            let run = without_check(&lab).from_container(frame);
+            assert_eq!(run.event().tcp_flags, 0, "{run:?}");
+        }
+    }
+    let error = Frame::ipv4(OWN4, PEER4).protocol(1, [&[11, 0, 0, 0][..], &[0xff; 36]].concat());
+    is_read_as(&lab, &error, (1, 0, 0, false));
+    let error = Frame::ipv6(OWN6, PEER6).icmp6(1, &[0xff; 36]);
+    is_read_as(&lab, &error, (58, 0, 0, false));
+}
+
 #[test]
 fn icmp_types_and_codes_are_read() {
     let Some(lab) = Lab::new() else { return };

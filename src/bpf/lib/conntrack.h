@@ -174,9 +174,10 @@ static __always_inline __u64 ct_lifetime(const struct cm_ct_entry *entry, __u8 p
 }
 
 /* The same of an established flow that nobody masquerades. */
-static __always_inline __u64 ct_established_lifetime(__u8 protocol)
+static __always_inline __u64 ct_established_lifetime(const struct packet *pkt)
 {
-	return ct_jiffies(protocol == IPPROTO_TCP ? CT_LIFETIME_ESTABLISHED : CT_LIFETIME_OTHER);
+	return ct_jiffies(CT_LIFETIME_OTHER) +
+	       is_tcp(pkt) * ct_jiffies(CT_LIFETIME_ESTABLISHED - CT_LIFETIME_OTHER);
 }
 
 /* What a packet tells of its flow's progress. */

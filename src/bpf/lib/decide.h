@@ -90,7 +90,7 @@ __noinline int is_related(struct __sk_buff *skb, struct packet *pkt)
 	if (!pkt || !has_policy())
 		return 0;
 	entry = icmp_related_entry(skb, pkt);
-	return entry && ct_is_alive(entry) && ct_is_allowed(entry->verdict, policy_epoch());
+	return entry && ct_is_alive(entry) && ct_is_allowed(entry->verdict, pkt->epoch);
 }
 
 /* About a packet that belongs to no flow of its own. */

@@ -20,16 +20,6 @@ enum {
 	MAX_VLAN_TAGS = 2,
 };
 
-/*
- * How much to look for. Plain is what nearly every packet is: no tag, no extension header, headers
- * in the linear part. That parser is inline in each program; for everything else there is the
- * thorough one, a function (see parse_thoroughly).
- */
-enum parser {
-	PARSE_PLAIN,
-	PARSE_THOROUGHLY,
-};
-
 enum fragment {
 	FRAGMENT_NONE,
 	FRAGMENT_FIRST, /* has the transport header */
@@ -38,6 +28,7 @@ enum fragment {
 
 struct packet {
 	enum cm_program program;
+	__u32 epoch; /* of the policy, from before anything was asked: policy_epoch() */
 	enum fragment fragment;
 	__u32 mark_in;
 	__u32 source_identity; /* where somebody asked for it, else 0 */
@@ -60,7 +51,7 @@ struct packet {
 	__u8 audited; /* the policy's verdict was a drop, and it passes */
 	__u8 is_settled; /* its flow's entry decided, on the fast path */
 	__u8 is_quoted; /* by an ICMP error: begins at l3_offset, and 8 bytes of its transport do */
-	__u8 pad;
+	__u8 is_flowless; /* ICMP that is no echo */
 };
 
 /* Without a branch, of which the verifier would walk both sides wherever it is asked. */
@@ -96,6 +87,15 @@ static __always_inline int packet_is_ip(const struct packet *pkt)
 	return packet_has_addresses(pkt) && !pkt->arp_operation;
 }
 
+/* Without a branch, as packet_direction(). */
+static __always_inline int is_tcp(const struct packet *pkt)
+{
+	__u32 other = pkt->l4_protocol ^ IPPROTO_TCP;
+
+	barrier_var(other);
+	return (other - 1) >> 31;
+}
+
 /* The header at `offset`, or NULL if it does not lie whole in the linear part. */
 static __always_inline void *header_at(struct __sk_buff *skb, __u32 offset, __u32 size)
 {
@@ -120,7 +120,7 @@ static __always_inline __u8 echo_reply_of(__u8 protocol)
 	return protocol == IPPROTO_ICMP ? ICMP_ECHOREPLY : ICMPV6_ECHO_REPLY;
 }
 
-static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *pkt, enum parser parser)
+static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *pkt)
 {
 	struct tcphdr *tcp;
 	struct icmphdr *icmp;
@@ -131,7 +131,7 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *pkt, e
 
 	switch (pkt->l4_protocol) {
 	case IPPROTO_TCP:
-		if (parser == PARSE_THOROUGHLY && pkt->is_quoted)
+		if (pkt->is_quoted)
 			goto ports;
 		tcp = header_at(skb, pkt->l4_offset, sizeof(*tcp));
 		if (!tcp)
@@ -160,6 +160,8 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *pkt, e
 			pkt->sport = icmp->id;
 		else if (icmp->type == echo_reply_of(pkt->l4_protocol))
 			pkt->dport = icmp->id;
+		else
+			pkt->is_flowless = 1;
 		break;
 	}
 	return 0;
@@ -237,7 +239,7 @@ __noinline int skip_extension_header(struct __sk_buff *skb, struct packet *pkt)
 	return 0;
 }
 
-static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *pkt, enum parser parser)
+static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *pkt)
 {
 	struct ipv6hdr *ip6 = header_at(skb, pkt->l3_offset, sizeof(*ip6));
 	int verdict;
@@ -254,8 +256,6 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *pkt,
 
 	if (!is_extension_header(pkt->l4_protocol))
 		return 0;
-	if (parser == PARSE_PLAIN)
-		return -CM_DROP_INVALID_EXTHDR;
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < MAX_EXTENSION_HEADERS; i++) {
 		verdict = skip_extension_header(skb, pkt);
@@ -325,12 +325,11 @@ static __always_inline int skip_vlan_tags(struct __sk_buff *skb, struct packet *
 	return 0;
 }
 
-static __always_inline int parse_headers(struct __sk_buff *skb, struct packet *pkt,
-					 enum parser parser)
+static __always_inline int parse_headers(struct __sk_buff *skb, struct packet *pkt)
 {
-	int verdict = parser == PARSE_THOROUGHLY && pkt->is_quoted ? 0 : parse_l2(skb, pkt);
+	int verdict = pkt->is_quoted ? 0 : parse_l2(skb, pkt);
 
-	if (verdict == 0 && parser == PARSE_THOROUGHLY && !config.l3_device) {
+	if (verdict == 0 && !config.l3_device) {
 		verdict = skip_vlan_tags(skb, pkt);
 		/* Read back from memory, the offset is one state to the verifier instead of three. */
 		barrier();
@@ -338,12 +337,13 @@ static __always_inline int parse_headers(struct __sk_buff *skb, struct packet *p
 	if (verdict < 0)
 		return verdict;
 	pkt->fragment = FRAGMENT_NONE;
+	pkt->sport = 0;
+	pkt->dport = 0;
+	pkt->tcp_flags = 0;
 	if (pkt->ethertype == bpf_htons(ETH_P_IP))
 		verdict = parse_ipv4(skb, pkt);
 	else if (pkt->ethertype == bpf_htons(ETH_P_IPV6))
-		verdict = parse_ipv6(skb, pkt, parser);
-	else if (parser == PARSE_PLAIN)
-		return -CM_DROP_UNKNOWN_L3;
+		verdict = parse_ipv6(skb, pkt);
 	else
 		return !config.l3_device && pkt->ethertype == bpf_htons(ETH_P_ARP) ?
 			       parse_arp(skb, pkt) :
@@ -351,21 +351,19 @@ static __always_inline int parse_headers(struct __sk_buff *skb, struct packet *p
 	if (verdict < 0)
 		return verdict;
 	/* Read back from memory, as above. */
-	if (parser != PARSE_PLAIN)
-		barrier();
-	return parse_l4(skb, pkt, parser);
+	barrier();
+	return parse_l4(skb, pkt);
 }
 
 /*
  * A global function, because the verifier walks such a one by itself and once, and not its every
  * outcome through the rest of each program: with all of it inline, a program took 450 ms to load.
- * The call costs 8 ns (x86, return thunks), and so the plain parser does without.
  */
 __noinline int parse_thoroughly(struct __sk_buff *skb, struct packet *pkt)
 {
 	if (!pkt)
 		return -CM_DROP_INVALID_PACKET;
-	pkt->parse_error = parse_headers(skb, pkt, PARSE_THOROUGHLY);
+	pkt->parse_error = parse_headers(skb, pkt);
 	return pkt->parse_error;
 }
 
@@ -382,12 +380,57 @@ static __always_inline int parse_again(struct __sk_buff *skb, struct packet *pkt
 }
 
 /*
+ * Whether it is what nearly every packet is, and read: TCP or UDP right behind an IP header without
+ * options, no tag, no fragment, and as much of it in the linear part as a TCP header takes. All is in a
+ * fixed place and hardly anything branches.
+ */
+static __always_inline int parse_plainly(struct __sk_buff *skb, struct packet *pkt)
+{
+	void *start = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = start;
+	struct iphdr *ip = config.l3_device ? start : start + sizeof(*eth);
+	struct ipv6hdr *ip6 = (void *)ip;
+	struct tcphdr *tcp = (void *)(ip + 1);
+
+	if ((void *)(tcp + 1) > end)
+		return 0;
+	if (ip->ihl_version == 0x45 && (config.l3_device || eth->h_proto == bpf_htons(ETH_P_IP))) {
+		if (ip->frag_off & bpf_htons(0x3fff))
+			return 0;
+		pkt->l4_protocol = ip->protocol;
+		pkt->ethertype = bpf_htons(ETH_P_IP);
+		pkt->source.family = CM_IPV4;
+		pkt->destination.family = CM_IPV4;
+		__builtin_memcpy(pkt->source.bytes, &ip->saddr, sizeof(ip->saddr));
+		__builtin_memcpy(pkt->destination.bytes, &ip->daddr, sizeof(ip->daddr));
+	} else {
+		tcp = (void *)(ip6 + 1);
+		if ((void *)(tcp + 1) > end || ip->ihl_version >> 4 != 6 ||
+		    !(config.l3_device || eth->h_proto == bpf_htons(ETH_P_IPV6)))
+			return 0;
+		pkt->l4_protocol = ip6->nexthdr;
+		pkt->ethertype = bpf_htons(ETH_P_IPV6);
+		pkt->source.family = CM_IPV6;
+		pkt->destination.family = CM_IPV6;
+		__builtin_memcpy(pkt->source.bytes, &ip6->saddr, sizeof(ip6->saddr));
+		__builtin_memcpy(pkt->destination.bytes, &ip6->daddr, sizeof(ip6->daddr));
+	}
+	pkt->l3_offset = (void *)ip - start;
+	pkt->l4_offset = (void *)tcp - start;
+	pkt->sport = tcp->source;
+	pkt->dport = tcp->dest;
+	pkt->tcp_flags = tcp->flags & -is_tcp(pkt);
+	return is_tcp(pkt) || pkt->l4_protocol == IPPROTO_UDP;
+}
+
+/*
  * Fills `pkt`, as packet_init() left it. 0, also for what is neither IP nor ARP (family 0), or a
  * negative reason.
  */
 static __always_inline int parse_packet(struct __sk_buff *skb, struct packet *pkt)
 {
-	return parse_headers(skb, pkt, PARSE_PLAIN) == 0 ? 0 : parse_again(skb, pkt);
+	return parse_plainly(skb, pkt) ? 0 : parse_again(skb, pkt);
 }
 
 #endif

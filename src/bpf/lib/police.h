@@ -40,7 +40,7 @@ __noinline int step_ct(const struct packet *pkt, const struct cm_ct_entry *entry
 	seen |= CM_CT_SEEN_ENTRY;
 	seen |= is_known ? CM_CT_SEEN_VALID : 0;
 	seen |= entry->direction != packet_direction(pkt) ? CM_CT_SEEN_REPLY : 0;
-	seen |= entry->verdict >> 32 != policy_epoch() ? CM_CT_SEEN_STALE : 0;
+	seen |= entry->verdict >> 32 != pkt->epoch ? CM_CT_SEEN_STALE : 0;
 	seen |= entry->adopted ? CM_CT_SEEN_ADOPTED : 0;
 	seen |= entry->masqueraded ? CM_CT_SEEN_MASQUERADED : 0;
 	return write_step(CM_CALL_CT_LOOKUP, NULL, entry->verdict, seen | entry->state << 16,
@@ -99,14 +99,14 @@ static __always_inline int is_policed(struct __sk_buff *skb, struct packet *pkt)
 /* A packet with a place in a flow. */
 static __always_inline int has_flow(const struct packet *pkt)
 {
-	return !pkt->parse_error && (!is_icmp(pkt) || is_echo(pkt));
+	return !pkt->parse_error && !pkt->is_flowless;
 }
 
 /* A packet that tells nothing new of its flow, if that is an established one. */
 static __always_inline int is_plain(const struct packet *pkt)
 {
-	return pkt->fragment == FRAGMENT_NONE && has_flow(pkt) &&
-	       !(pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST));
+	return !(pkt->fragment | pkt->parse_error | pkt->is_flowless |
+		 (pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
 }
 
 /* The host's own flow, under a name that masquerade has given to a workload's since. */
@@ -142,8 +142,7 @@ __noinline int passes_by(struct __sk_buff *skb, struct packet *pkt, enum found f
 
 	if (!pkt || config.role == CM_ROLE_CONTAINER)
 		return 0;
-	/* Before anything is asked, as ever. */
-	moment = forwarded_moment(policy_epoch(), bpf_jiffies64());
+	moment = forwarded_moment(pkt->epoch, bpf_jiffies64());
 	if (is_policed(skb, pkt))
 		return 0;
 	flow.verdict = ct_verdict(moment >> 32, CM_RULE_MASQUERADED, 1);
@@ -164,7 +163,6 @@ static __always_inline int is_taken_back(const struct __sk_buff *skb,
 /* Copies the entry of a packet's flow, or begins a new one; what was found. */
 __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct_entry *flow)
 {
-	__u32 epoch = policy_epoch();
 	enum found found = FOUND_FLOW;
 	struct cm_ct_entry *entry;
 	struct tuple tuple;
@@ -191,7 +189,7 @@ __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct
 	 * In place: to replace an entry costs as much as all the rest. Never its verdict, since the place may
 	 * be another flow's by the time it is written.
 	 */
-	if (!config.explain && ct_is_allowed(entry->verdict, epoch) && !ct_may_end(entry, pkt)) {
+	if (!config.explain && ct_is_allowed(entry->verdict, pkt->epoch) && !ct_may_end(entry, pkt)) {
 		ct_advance(entry, pkt);
 		found = FOUND_CURRENT;
 	}
@@ -212,8 +210,6 @@ static __always_inline int is_midstream(const struct packet *pkt)
 __noinline int police_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct_entry *flow,
 			   enum found found)
 {
-	/* Before the rules are asked: if they change meanwhile, what they say is stale at once. */
-	__u32 epoch = policy_epoch();
 	int enforced, verdict = 0, is_news = 0;
 
 	if (!pkt || !flow)
@@ -224,13 +220,13 @@ __noinline int police_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_
 		pkt->rule = CM_RULE_FAILSAFE;
 		return conclude(skb, pkt, flow->direction, 0, 0);
 	}
-	if (flow->verdict >> 32 != epoch) {
+	if (flow->verdict >> 32 != pkt->epoch) {
 		is_news = 1;
 		verdict = decide_flow(skb, pkt, flow);
 		/* A reply can't tell whether the sender still claims the same identity. */
 		if (flow->direction == packet_direction(pkt) || !flow->claimed_identity ||
 		    flow->adopted)
-			flow->verdict = ct_verdict(epoch, pkt->rule, !verdict);
+			flow->verdict = ct_verdict(pkt->epoch, pkt->rule, !verdict);
 	} else if (!(flow->verdict & 1)) {
 		verdict = pkt->rule ? -CM_DROP_POLICY_DENY : -CM_DROP_POLICY;
 	}
@@ -293,24 +289,26 @@ static __always_inline int police(struct __sk_buff *skb, struct packet *pkt,
 	struct cm_ct_entry *entry;
 	struct tuple tuple;
 	__u64 now, expires;
-	__u32 epoch;
 
 	if (!has_policy() || !packet_is_ip(pkt))
 		return 0;
+	/* Before the rules are asked: if they change meanwhile, what they say is stale at once. */
+	pkt->epoch = policy_epoch();
+	/* Read back from memory, it is one state to the verifier instead of six. */
+	barrier();
 	if (!is_plain(pkt))
 		return police_slowly(skb, pkt);
 	/* All that can be known before the lookup: behind it the verifier walks each family. */
-	epoch = policy_epoch();
 	now = bpf_jiffies64();
-	expires = now + ct_established_lifetime(pkt->l4_protocol);
+	expires = now + ct_established_lifetime(pkt);
 	tuple = tuple_of(pkt, direction);
 	entry = ct_lookup(&tuple);
 	if (!entry)
 		return config.role == CM_ROLE_NETDEV &&
-				       is_known_forwarded(skb, pkt, forwarded_moment(epoch, now)) ?
+				       is_known_forwarded(skb, pkt, forwarded_moment(pkt->epoch, now)) ?
 			       0 :
 			       police_slowly(skb, pkt);
-	if (!ct_is_settled(entry, epoch, now) ||
+	if (!ct_is_settled(entry, pkt->epoch, now) ||
 	    (config.role == CM_ROLE_NETDEV && direction == CM_EGRESS && is_taken_back(skb, entry)))
 		return police_slowly(skb, pkt);
 	pkt->rule = ct_rule(entry->verdict);
