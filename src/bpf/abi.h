@@ -152,7 +152,8 @@ struct cm_config {
 	enum cm_policy_mode policy[2]; /* indexed by enum cm_direction */
 	__u32 jiffies_per_second; /* of this kernel (CONFIG_HZ) */
 	__u8 bridge_mac[ETH_ALEN]; /* of the bridge that the NIC is a port of */
-	__u8 pad[2];
+	__u8 program; /* enum cm_program, where it is folded into one; 0 here, since they share this */
+	__u8 pad;
 	__u32 failsafe_count[2]; /* indexed by enum cm_direction */
 	struct cm_failsafe failsafe_ingress[CM_MAX_FAILSAFE];
 	struct cm_failsafe failsafe_egress[CM_MAX_FAILSAFE];

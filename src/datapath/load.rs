@@ -13,7 +13,7 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle};
 use share::{Shared, leave_out_policy_maps, share_maps, share_policy_calls, share_policy_maps};
 
-use super::abi::{self, cm_config, cm_confirm, cm_delivery, cm_ipv6, cm_role};
+use super::abi::{self, cm_config, cm_confirm, cm_delivery, cm_ipv6, cm_program, cm_role};
 use super::device::{Device, Framing};
 use super::object;
 use super::pin::Root;
@@ -256,14 +256,20 @@ pub fn load(
     share_policy_maps(&mut open, &shared, config, sizes)?;
     inherit(&mut open, config, sizes, inherited)?;
     let mut programs = match role {
-        Role::Container => vec!["from_container", "to_container"],
-        Role::Netdev => vec!["from_netdev", "to_netdev"],
+        Role::Container => vec![
+            ("from_container", cm_program::CM_FROM_CONTAINER),
+            ("to_container", cm_program::CM_TO_CONTAINER),
+        ],
+        Role::Netdev => vec![
+            ("from_netdev", cm_program::CM_FROM_NETDEV),
+            ("to_netdev", cm_program::CM_TO_NETDEV),
+        ],
     };
     if config.delivery != cm_delivery::CM_DELIVERY_NONE {
-        programs.push("ingress_policy");
+        programs.push(("ingress_policy", cm_program::CM_TO_CONTAINER));
     }
     let open_time = start.elapsed();
-    let made = object::load(open, &programs).inspect_err(|_| shared.take_back());
+    let made = object::load(open, config, &programs).inspect_err(|_| shared.take_back());
     let made = made.with_context(|| {
         format!(
             "load the programs of endpoint {} ({}); it takes root or CAP_NET_ADMIN and CAP_SYS_ADMIN, \

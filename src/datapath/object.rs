@@ -10,6 +10,7 @@ use libbpf_rs::skel::OpenSkel;
 use libbpf_rs::{MapCore, MapHandle};
 use log::debug;
 
+use super::abi::{self, cm_config, cm_program};
 use super::fold::{self, Code, Constants};
 use super::skel::OpenCilmarkSkel;
 use super::sys;
@@ -32,27 +33,33 @@ pub(super) struct Made {
 
 /// What the loading of each program needs of their object.
 struct Common {
-    /// `.rodata`, and how instructions name it.
-    config: (Vec<u8>, i32),
+    config: cm_config,
+    /// How instructions name its map.
+    map: i32,
     btf: Option<OwnedFd>,
 }
 
 /// Makes an object's maps and loads these of its programs, folded over its configuration.
-pub(super) fn load(mut open: OpenCilmarkSkel<'_>, names: &[&'static str]) -> Result<Made> {
-    let constants = open.maps.rodata.initial_value().context("the object has no .rodata")?.to_vec();
-    select(&mut open, names);
+pub(super) fn load(
+    mut open: OpenCilmarkSkel<'_>,
+    config: &cm_config,
+    programs: &[(&'static str, cm_program)],
+) -> Result<Made> {
+    let names: Vec<_> = programs.iter().map(|(name, _)| *name).collect();
+    select(&mut open, &names);
     let mut maps = sys::prepare_object(open.open_object_mut()).context("make its maps")?;
     let object = open.open_object();
     let map = sys::map_number(&open.maps.rodata).context("its .rodata was not made")?;
     let btf = sys::object_btf(object).map(|btf| btf.try_clone_to_owned()).transpose()?;
-    let common = Arc::new(Common { config: (constants, map), btf });
-    let work = |name: &&'static str| {
+    let common = Arc::new(Common { config: *config, map, btf });
+    let work = |(name, program): &(&'static str, cm_program)| {
         let found = object.progs().find(|program| program.name() == *name);
         let found = found.with_context(|| format!("the object has no program {name}"))?;
-        let (name, code, common) = (*name, sys::program_code(&found), Arc::clone(&common));
-        Ok(move || load_folded(name, &code, &common))
+        let (code, common) = (sys::program_code(&found), Arc::clone(&common));
+        let (name, program) = (*name, *program);
+        Ok(move || load_folded(name, program, &code, &common))
     };
-    let programs = side_by_side(names.iter().map(work).collect::<Result<_>>()?)?;
+    let programs = side_by_side(programs.iter().map(work).collect::<Result<_>>()?)?;
     for map in maps.iter().filter(|map| BOUND.iter().any(|name| is_named(map, name))) {
         for program in &programs {
             sys::bind_map(program.as_fd(), map.as_fd()).context("keep its maps")?;
@@ -86,9 +93,9 @@ fn side_by_side<D: Send + 'static>(
     done.chain(last).collect::<Vec<_>>().into_iter().collect()
 }
 
-fn load_folded(name: &str, code: &Code, common: &Common) -> Result<OwnedFd> {
-    let (bytes, map) = &common.config;
-    let folded = fold::fold(code, &Constants { map: *map, bytes });
+fn load_folded(name: &str, program: cm_program, code: &Code, common: &Common) -> Result<OwnedFd> {
+    let config = cm_config { program: program.0 as u8, ..common.config };
+    let folded = fold::fold(code, &Constants { map: common.map, bytes: abi::bytes_of(&config) });
     let folded = folded.as_ref().unwrap_or_else(|| {
         debug!("{name} has instructions that are not known here; the kernel gets all of it");
         code

@@ -69,7 +69,7 @@ __noinline int send_event(struct __sk_buff *skb, const struct packet *pkt, enum 
 	/* One by one: as a whole it would be put together on the stack, which is short of 512 bytes. */
 	event->time_ns = bpf_ktime_get_ns();
 	event->type = type;
-	event->program = pkt->program;
+	event->program = packet_program(pkt);
 	event->direction = packet_direction(pkt);
 	event->reason = reason;
 	event->endpoint_id = config.endpoint_id;

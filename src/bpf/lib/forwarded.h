@@ -51,7 +51,7 @@ static __always_inline struct forwarded *forwarded_slot(const struct packet *pkt
 {
 	/* Odd factors from the golden ratio, so that neighbours don't share a slot. */
 	__u32 ends = fold(&pkt->source) * 0x9e3779b1 ^ fold(&pkt->destination);
-	__u32 hash = (ends ^ pkt->program) * 0x85ebca6b;
+	__u32 hash = (ends ^ packet_program(pkt)) * 0x85ebca6b;
 	__u32 slot = hash >> (32 - FORWARDED_SLOT_BITS);
 
 	return bpf_map_lookup_elem(&cm_forwarded, &slot);
@@ -63,7 +63,7 @@ static __always_inline int is_plainly_forwarded(const struct __sk_buff *skb,
 {
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return 0;
-	if (pkt->program == CM_TO_NETDEV)
+	if (packet_program(pkt) == CM_TO_NETDEV)
 		return !is_from_stack(skb, pkt);
 	return config.l3_device || pkt->l3_offset == ETH_HLEN;
 }
@@ -80,7 +80,7 @@ __noinline int is_known_forwarded(struct __sk_buff *skb, const struct packet *pk
 	    !is_plainly_forwarded(skb, pkt))
 		return 0;
 	known = forwarded_slot(pkt);
-	return known && known->moment == moment && known->program == pkt->program &&
+	return known && known->moment == moment && known->program == packet_program(pkt) &&
 	       known->source.family == pkt->source.family &&
 	       words_equal(address_words(&known->source), address_words(&pkt->source)) &&
 	       words_equal(address_words(&known->destination), address_words(&pkt->destination));
@@ -99,7 +99,7 @@ __noinline int remember_forwarded(struct __sk_buff *skb, const struct packet *pk
 		return 0;
 	slot->source = pkt->source;
 	slot->destination = pkt->destination;
-	slot->program = pkt->program;
+	slot->program = packet_program(pkt);
 	slot->moment = moment;
 	return 0;
 }

@@ -67,9 +67,6 @@ static __always_inline int icmp_parse_quoted(struct __sk_buff *skb, const struct
 					     struct packet *quoted)
 {
 	*quoted = (struct packet){
-		.program = config.role == CM_ROLE_CONTAINER ?
-				   CM_FROM_CONTAINER + CM_TO_CONTAINER - pkt->program :
-				   CM_FROM_NETDEV + CM_TO_NETDEV - pkt->program,
 		.ethertype = pkt->ethertype,
 		.l3_offset = pkt->l4_offset + sizeof(struct icmphdr),
 		.is_quoted = 1,
@@ -87,7 +84,7 @@ static __always_inline struct cm_ct_entry *icmp_related_entry(struct __sk_buff *
 	if (icmp_parse_quoted(skb, pkt, &quoted) < 0 || quoted.fragment == FRAGMENT_LATER ||
 	    !words_equal(address_words(&quoted.source), address_words(&pkt->destination)))
 		return NULL;
-	tuple = tuple_of(&quoted, packet_direction(&quoted));
+	tuple = tuple_of(&quoted, !packet_direction(pkt));
 	return ct_lookup(&tuple);
 }
 

@@ -54,10 +54,15 @@ struct packet {
 	__u8 is_flowless; /* ICMP that is no echo */
 };
 
-/* Without a branch, of which the verifier would walk both sides wherever it is asked. */
+/* A number, once the program's own is folded into its functions. */
+static __always_inline enum cm_program packet_program(const struct packet *pkt)
+{
+	return config.program ? config.program : pkt->program;
+}
+
 static __always_inline enum cm_direction packet_direction(const struct packet *pkt)
 {
-	return (1U << CM_FROM_CONTAINER | 1U << CM_TO_NETDEV) >> (pkt->program & 7) & 1;
+	return (1U << CM_FROM_CONTAINER | 1U << CM_TO_NETDEV) >> (packet_program(pkt) & 7) & 1;
 }
 
 _Static_assert(__builtin_offsetof(struct packet, destination) ==

@@ -93,7 +93,8 @@ __noinline int write_entry(struct packet *pkt, struct cm_ct_entry *flow, int is_
 /* Whether a NIC's policy has a say: the host's own packets and those for it, not what it forwards. */
 static __always_inline int is_policed(struct __sk_buff *skb, struct packet *pkt)
 {
-	return pkt->program == CM_FROM_NETDEV ? is_for_host(skb, pkt) : is_host_traffic(skb, pkt);
+	return packet_program(pkt) == CM_FROM_NETDEV ? is_for_host(skb, pkt) :
+						       is_host_traffic(skb, pkt);
 }
 
 /* A packet with a place in a flow. */
@@ -127,8 +128,8 @@ enum found {
 /* Under this host's address, and with an answer to come. */
 static __always_inline int begins_masquerade(struct __sk_buff *skb, const struct packet *pkt)
 {
-	return pkt->program == CM_TO_NETDEV && has_flow(pkt) && pkt->fragment != FRAGMENT_LATER &&
-	       is_masqueraded(skb, pkt);
+	return packet_program(pkt) == CM_TO_NETDEV && has_flow(pkt) &&
+	       pkt->fragment != FRAGMENT_LATER && is_masqueraded(skb, pkt);
 }
 
 /*
@@ -179,7 +180,7 @@ __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct
 	 */
 	is_known = entry && ct_is_alive(entry) && !ct_begins_anew(entry, pkt) &&
 		   (entry->verdict & 1 || !is_enforced(entry->direction)) &&
-		   !(pkt->program == CM_TO_NETDEV &&
+		   !(packet_program(pkt) == CM_TO_NETDEV &&
 		     (is_taken_back(skb, entry) || is_left_over(skb, pkt, entry)));
 	if (config.explain)
 		step_ct(pkt, entry, is_known);
@@ -189,7 +190,8 @@ __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct
 	 * In place: to replace an entry costs as much as all the rest. Never its verdict, since the place may
 	 * be another flow's by the time it is written.
 	 */
-	if (!config.explain && ct_is_allowed(entry->verdict, pkt->epoch) && !ct_may_end(entry, pkt)) {
+	if (!config.explain && ct_is_allowed(entry->verdict, pkt->epoch) &&
+	    !ct_may_end(entry, pkt)) {
 		ct_advance(entry, pkt);
 		found = FOUND_CURRENT;
 	}
@@ -305,7 +307,8 @@ static __always_inline int police(struct __sk_buff *skb, struct packet *pkt,
 	entry = ct_lookup(&tuple);
 	if (!entry)
 		return config.role == CM_ROLE_NETDEV &&
-				       is_known_forwarded(skb, pkt, forwarded_moment(pkt->epoch, now)) ?
+				       is_known_forwarded(skb, pkt,
+							  forwarded_moment(pkt->epoch, now)) ?
 			       0 :
 			       police_slowly(skb, pkt);
 	if (!ct_is_settled(entry, pkt->epoch, now) ||

@@ -48,7 +48,7 @@ static __always_inline __u32 claimed_identity(struct __sk_buff *skb, const struc
 {
 	__u32 mark = pkt->mark_in;
 
-	if (pkt->program == CM_FROM_NETDEV)
+	if (packet_program(pkt) == CM_FROM_NETDEV)
 		return flow_label_identity(skb, pkt);
 	if (is_from_stack(skb, pkt))
 		return IDENTITY_HOST;

@@ -15,13 +15,13 @@
 /* Both ends of a packet, as far as they concern its program. */
 static __always_inline void resolve_ends(struct __sk_buff *skb, struct packet *pkt)
 {
-	if (pkt->program == CM_FROM_CONTAINER)
+	if (packet_program(pkt) == CM_FROM_CONTAINER)
 		pkt->source_identity = config.identity;
-	else if (pkt->program == CM_TO_NETDEV)
+	else if (packet_program(pkt) == CM_TO_NETDEV)
 		pkt->source_identity = outgoing_source_identity(skb, pkt);
 	else
 		pkt->source_identity = source_identity(&pkt->source, claimed_identity(skb, pkt));
-	pkt->destination_identity = pkt->program == CM_TO_CONTAINER ?
+	pkt->destination_identity = packet_program(pkt) == CM_TO_CONTAINER ?
 					    config.identity :
 					    ipcache_identity(&pkt->destination);
 }
