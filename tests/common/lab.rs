@@ -183,6 +183,11 @@ impl Lab {
         }
     }
 
+    /// How many first fragments' ports are kept.
+    pub fn fragments(&self) -> usize {
+        ["cm_frag4", "cm_frag6"].map(|name| self.pinned(name).keys().count()).iter().sum()
+    }
+
     fn pinned(&self, name: &str) -> MapHandle {
         MapHandle::from_pinned_path(self.world.root().map(name)).expect(name)
     }

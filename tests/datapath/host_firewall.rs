@@ -64,8 +64,10 @@ fn what_is_forwarded_is_not_the_host_firewalls() {
         nic.from_netdev(to_host(peer, other)).passes();
         nic.to_netdev(Frame::ip(peer, other).tcp(1, 2).forwarded()).passes();
         nic.from_netdev(Frame::ip(peer, other).protocol(17, [7; 16]).fragment(16, false)).passes();
+        nic.from_netdev(Frame::ip(peer, other).fragment(0, true).udp(1, 2)).passes();
     }
     assert!(lab.flows().is_empty());
+    assert_eq!(lab.fragments(), 0);
 }
 
 /// What was found out about a forwarded packet has held for as long as it holds.

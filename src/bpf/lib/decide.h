@@ -15,6 +15,7 @@
 #include "failsafe.h"
 #include "icmp.h"
 #include "identity.h"
+#include "inquiry.h"
 #include "ipcache.h"
 #include "packet.h"
 #include "policy.h"
@@ -30,26 +31,27 @@ static __always_inline __be16 service_of(const struct packet *pkt, int forward)
 	return bpf_htons(echo_request_of(pkt->l4_protocol));
 }
 
-/* Asks the rules about the flow, of this direction, that a packet belongs to. */
-__noinline int decide(struct packet *pkt, enum cm_direction direction, __u32 claimed)
+/* Asks the rules about the flow, of this direction, that a packet belongs to: 0, or a negative reason. */
+__noinline int decide(struct packet *pkt, struct inquiry *inquiry, enum cm_direction direction)
 {
 	const struct cm_address *remote;
 	int forward, verdict;
 	__be16 port;
 	__u32 peer;
 
-	if (!pkt || policy_mode(direction) == CM_POLICY_OFF)
+	if (!pkt || !inquiry || policy_mode(direction) == CM_POLICY_OFF)
 		return 0;
 	step(CM_CALL_DECIDE, NULL, direction, 0, 0);
 	forward = packet_direction(pkt) == direction;
 	remote = packet_remote(pkt);
-	peer = direction == CM_EGRESS ? ipcache_identity(remote) : source_identity(remote, claimed);
+	peer = direction == CM_EGRESS ? ipcache_identity(remote) :
+					source_identity(remote, inquiry->flow.claimed_identity);
 	if (packet_direction(pkt) == CM_EGRESS)
 		pkt->destination_identity = peer;
 	else
 		pkt->source_identity = peer;
 	port = service_of(pkt, forward);
-	verdict = ask_policy(pkt, direction, peer, port);
+	verdict = ask_policy(pkt, inquiry, direction, peer, port);
 	step(CM_CALL_POLICY_LOOKUP, NULL,
 	     direction << 24 | pkt->l4_protocol << 16 | bpf_ntohs(port), peer, -verdict);
 	return verdict;
@@ -59,11 +61,11 @@ __noinline int decide(struct packet *pkt, enum cm_direction direction, __u32 cla
  * About a flow of which nobody saw who began: allowed if the rules of either direction allow it, or
  * if none denies it.
  */
-static __always_inline int decide_adopted(struct packet *pkt, __u32 claimed)
+static __always_inline int decide_adopted(struct packet *pkt, struct inquiry *inquiry)
 {
-	int received = decide(pkt, CM_INGRESS, claimed);
+	int received = decide(pkt, inquiry, CM_INGRESS);
 	__u32 rule = pkt->rule;
-	int sent = received ? decide(pkt, CM_EGRESS, claimed) : 0;
+	int sent = received ? decide(pkt, inquiry, CM_EGRESS) : 0;
 
 	if (!received || !sent || sent == -CM_DROP_POLICY_DENY)
 		return sent;
@@ -93,17 +95,20 @@ __noinline int is_related(struct __sk_buff *skb, struct packet *pkt)
 	return entry && ct_is_alive(entry) && ct_is_allowed(entry->verdict, pkt->epoch);
 }
 
-/* About a packet that belongs to no flow of its own. */
-static __always_inline int decide_alone(struct __sk_buff *skb, struct packet *pkt)
+/* About a packet that belongs to no flow of its own: 0, or a negative reason. */
+static __always_inline int decide_alone(struct __sk_buff *skb, struct packet *pkt,
+					struct inquiry *inquiry)
 {
 	int verdict;
 
+	inquiry->is_news = 1;
 	if (pkt->parse_error)
 		return pkt->parse_error;
 	if (icmp_is_forbidden(pkt))
 		return -CM_DROP_FORBIDDEN_ICMP6;
 	/* Whatever the rules say: the report names who is at the other end. */
-	verdict = decide(pkt, packet_direction(pkt), claimed_identity(skb, pkt));
+	inquiry->flow.claimed_identity = claimed_identity(skb, pkt);
+	verdict = decide(pkt, inquiry, packet_direction(pkt));
 	if (icmp_always_passes(pkt)) {
 		pkt->rule = CM_RULE_ICMP;
 		return 0;
@@ -116,12 +121,12 @@ static __always_inline int decide_alone(struct __sk_buff *skb, struct packet *pk
 }
 
 /* About a flow that is new, or whose entry does not settle it. */
-__noinline int decide_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct_entry *flow)
+static __always_inline int decide_flow(struct __sk_buff *skb, struct packet *pkt,
+				       struct inquiry *inquiry)
 {
+	struct cm_ct_entry *flow = &inquiry->flow;
 	int forward;
 
-	if (!pkt || !flow)
-		return -CM_DROP_INVALID_PACKET;
 	if (flow->masqueraded) {
 		pkt->rule = CM_RULE_MASQUERADED;
 		return 0;
@@ -140,8 +145,8 @@ __noinline int decide_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_
 			flow->claimed_identity = IDENTITY_WORLD;
 	}
 	if (flow->adopted)
-		return decide_adopted(pkt, flow->claimed_identity);
-	return decide(pkt, flow->direction, flow->claimed_identity);
+		return decide_adopted(pkt, inquiry);
+	return decide(pkt, inquiry, flow->direction);
 }
 
 #endif

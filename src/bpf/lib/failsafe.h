@@ -7,6 +7,11 @@
 #include "config.h"
 #include "packet.h"
 
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ &&
+		       __builtin_offsetof(struct cm_failsafe, protocol) == 0 &&
+		       __builtin_offsetof(struct cm_failsafe, port) == 2,
+	       "a protocol below a port in a word");
+
 static __always_inline __u32 failsafe_word(const volatile struct cm_failsafe *port)
 {
 	return *(const volatile __u32 *)port;
@@ -16,11 +21,11 @@ static __always_inline __u32 failsafe_word(const volatile struct cm_failsafe *po
 static __always_inline int failsafe_has(const volatile struct cm_failsafe *ports, __u32 count,
 					__u8 protocol, __be16 port)
 {
-	const struct cm_failsafe wanted = { .protocol = protocol, .port = port };
+	__u32 wanted = (__u32)port << 16 | protocol;
 
 #pragma clang loop unroll(full)
 	for (__u32 i = 0; i < CM_MAX_FAILSAFE; i++)
-		if (i < count && failsafe_word(&ports[i]) == failsafe_word(&wanted))
+		if (i < count && failsafe_word(&ports[i]) == wanted)
 			return 1;
 	return 0;
 }

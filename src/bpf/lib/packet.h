@@ -26,19 +26,20 @@ enum fragment {
 	FRAGMENT_LATER, /* has none */
 };
 
+/* As small as can be: two of them lie on a chain of calls, which has 512 bytes of stack. */
 struct packet {
-	enum cm_program program;
+	__u8 program; /* enum cm_program */
+	__u8 fragment; /* enum fragment */
+	__u16 l3_offset;
 	__u32 epoch; /* of the policy, from before anything was asked: policy_epoch() */
-	enum fragment fragment;
 	__u32 mark_in;
 	__u32 source_identity; /* where somebody asked for it, else 0 */
 	__u32 destination_identity;
 	__u32 rule; /* what decided: enum cm_rule_number, or the number of a rule */
-	int parse_error; /* 0, or the negative reason for which parsing ended early */
 	struct cm_address source; /* family 0: neither IP nor ARP */
 	struct cm_address destination;
-	__u32 l3_offset;
-	__u32 l4_offset;
+	__u16 l4_offset;
+	__s16 parse_error; /* 0, or the negative reason for which parsing ended early */
 	__u16 arp_operation; /* 0: no ARP */
 	__be16 ethertype; /* behind the VLAN tags */
 	__be16 sport; /* 0 without ports; an echo's identifier, of who sent the request */

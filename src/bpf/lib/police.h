@@ -23,6 +23,7 @@
 #include "fragment.h"
 #include "host.h"
 #include "icmp.h"
+#include "inquiry.h"
 #include "metrics.h"
 #include "packet.h"
 #include "policy.h"
@@ -48,16 +49,16 @@ __noinline int step_ct(const struct packet *pkt, const struct cm_ct_entry *entry
 }
 
 /*
- * Counts and reports a verdict; what becomes of the packet: 0, or the reason to drop it, which then
+ * Counts and reports the verdict; what becomes of the packet: 0, or the reason to drop it, which then
  * reports that.
  */
-__noinline int conclude(struct __sk_buff *skb, struct packet *pkt, enum cm_direction direction,
-			int verdict, int is_news)
+static __always_inline int conclude(struct __sk_buff *skb, struct packet *pkt,
+				    const struct inquiry *inquiry)
 {
-	int enforced = is_enforced(direction);
+	enum cm_direction direction = inquiry->flow.direction & 1;
+	int enforced = inquiry->is_enforced;
+	int verdict = inquiry->verdict;
 
-	if (!pkt)
-		return verdict;
 	step(CM_CALL_CONCLUDE, NULL, -verdict, pkt->rule, enforced);
 	if (!config.explain)
 		count_rule(skb, pkt->rule);
@@ -66,28 +67,24 @@ __noinline int conclude(struct __sk_buff *skb, struct packet *pkt, enum cm_direc
 		count_aside(pkt, CM_AUDITED);
 	if (verdict && enforced)
 		return verdict;
-	if (is_news && (pkt->audited || (config.policy_verdict_log >> direction & 1 && tracing())))
+	if (inquiry->is_news &&
+	    (pkt->audited || (config.policy_verdict_log >> direction & 1 && tracing())))
 		send_event(skb, pkt, CM_EVENT_POLICY_VERDICT, -verdict);
 	return 0;
 }
 
-__noinline int write_entry(struct packet *pkt, struct cm_ct_entry *flow, int is_new)
+static __always_inline void write_entry(struct packet *pkt, struct inquiry *inquiry)
 {
+	struct tuple tuple = tuple_of(pkt, packet_direction(pkt));
+	int is_new = inquiry->found == FOUND_NOTHING;
 	struct cm_ct_entry entry;
-	struct tuple tuple;
 	long error;
 
-	if (!pkt || !flow || !has_policy())
-		return 0;
-	if (config.explain)
-		return write_step(CM_CALL_CT_CREATE, NULL, is_new, 0, 0);
-	ct_advance(flow, pkt);
-	entry = *flow; /* on the stack, for Linux 6.1: see ipcache_lookup() */
-	tuple = tuple_of(pkt, packet_direction(pkt));
+	ct_advance(&inquiry->flow, pkt);
+	entry = inquiry->flow; /* on the stack, for Linux 6.1: see ipcache_lookup() */
 	error = ct_write(&tuple, &entry);
 	if (error || (is_new && !config.ct_local))
 		count_aside(pkt, error ? CM_CT_FAILED : CM_CT_CREATED);
-	return 0;
 }
 
 /* Whether a NIC's policy has a say: the host's own packets and those for it, not what it forwards. */
@@ -117,14 +114,6 @@ static __always_inline int is_left_over(const struct __sk_buff *skb, const struc
 	return entry->direction == CM_EGRESS && !entry->masqueraded && !is_from_stack(skb, pkt);
 }
 
-/* What conntrack has under the name of a packet's flow. */
-enum found {
-	FOUND_NOTHING,
-	FOUND_FLOW,
-	FOUND_ANOTHER, /* an older flow, in whose place this one comes */
-	FOUND_CURRENT, /* the flow, allowed by the rules of today; its entry knows of this packet already */
-};
-
 /* Under this host's address, and with an answer to come. */
 static __always_inline int begins_masquerade(struct __sk_buff *skb, const struct packet *pkt)
 {
@@ -133,24 +122,25 @@ static __always_inline int begins_masquerade(struct __sk_buff *skb, const struct
 }
 
 /*
- * Whether the policy has no say in a packet without a flow. If that is a workload's under this host's
- * address, the answer shall not meet the host's policy either.
+ * Whether the policy of a NIC has no say in a packet without a flow. If that is a workload's under this
+ * host's address, the answer shall not meet the host's policy either.
  */
-__noinline int passes_by(struct __sk_buff *skb, struct packet *pkt, enum found found)
+__noinline int passes_by(struct __sk_buff *skb, struct packet *pkt, struct inquiry *inquiry)
 {
-	struct cm_ct_entry flow = { .direction = CM_EGRESS, .masqueraded = 1 };
 	__u64 moment;
 
-	if (!pkt || config.role == CM_ROLE_CONTAINER)
+	if (!pkt || !inquiry)
 		return 0;
 	moment = forwarded_moment(pkt->epoch, bpf_jiffies64());
 	if (is_policed(skb, pkt))
 		return 0;
-	flow.verdict = ct_verdict(moment >> 32, CM_RULE_MASQUERADED, 1);
-	if (begins_masquerade(skb, pkt))
-		write_entry(pkt, &flow, found == FOUND_NOTHING);
-	else if (found == FOUND_NOTHING && is_plain(pkt))
+	if (begins_masquerade(skb, pkt)) {
+		inquiry->flow.masqueraded = 1;
+		inquiry->flow.verdict = ct_verdict(pkt->epoch, CM_RULE_MASQUERADED, 1);
+		inquiry->is_kept = 1;
+	} else if (inquiry->found == FOUND_NOTHING && is_plain(pkt)) {
 		remember_forwarded(skb, pkt, moment);
+	}
 	return 1;
 }
 
@@ -161,17 +151,15 @@ static __always_inline int is_taken_back(const struct __sk_buff *skb,
 	return entry->masqueraded && is_generated_here(skb);
 }
 
-/* Copies the entry of a packet's flow, or begins a new one; what was found. */
-__noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct_entry *flow)
+/* Looks for a packet's flow. */
+__noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct inquiry *inquiry)
 {
-	enum found found = FOUND_FLOW;
 	struct cm_ct_entry *entry;
 	struct tuple tuple;
 	int is_known;
 
-	if (!pkt || !flow || !has_policy())
-		return FOUND_NOTHING;
-	*flow = (struct cm_ct_entry){ .direction = packet_direction(pkt) };
+	if (!pkt || !inquiry || !has_policy())
+		return 0;
 	tuple = tuple_of(pkt, packet_direction(pkt));
 	entry = ct_lookup(&tuple);
 	/*
@@ -184,8 +172,11 @@ __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct
 		     (is_taken_back(skb, entry) || is_left_over(skb, pkt, entry)));
 	if (config.explain)
 		step_ct(pkt, entry, is_known);
-	if (!is_known)
-		return entry ? FOUND_ANOTHER : FOUND_NOTHING;
+	if (!is_known) {
+		inquiry->found = entry ? FOUND_ANOTHER : FOUND_NOTHING;
+		return 0;
+	}
+	inquiry->found = FOUND_FLOW;
 	/*
 	 * In place: to replace an entry costs as much as all the rest. Never its verdict, since the place may
 	 * be another flow's by the time it is written.
@@ -193,10 +184,10 @@ __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct
 	if (!config.explain && ct_is_allowed(entry->verdict, pkt->epoch) &&
 	    !ct_may_end(entry, pkt)) {
 		ct_advance(entry, pkt);
-		found = FOUND_CURRENT;
+		inquiry->found = FOUND_CURRENT;
 	}
-	*flow = *entry;
-	return found;
+	inquiry->flow = *entry;
+	return 0;
 }
 
 /*
@@ -209,111 +200,104 @@ static __always_inline int is_midstream(const struct packet *pkt)
 }
 
 /* About a flow that is new, or known and to be decided about again, or denied. */
-__noinline int police_flow(struct __sk_buff *skb, struct packet *pkt, struct cm_ct_entry *flow,
-			   enum found found)
+static __always_inline void police_flow(struct __sk_buff *skb, struct packet *pkt,
+					struct inquiry *inquiry)
 {
-	int enforced, verdict = 0, is_news = 0;
+	struct cm_ct_entry *flow = &inquiry->flow;
 
-	if (!pkt || !flow)
-		return -CM_DROP_INVALID_PACKET;
-	enforced = is_enforced(flow->direction);
 	pkt->rule = ct_rule(flow->verdict);
-	if (found != FOUND_FLOW && is_failsafe_answer(pkt)) {
+	if (inquiry->found == FOUND_CURRENT)
+		return;
+	if (inquiry->found != FOUND_FLOW && is_failsafe_answer(pkt)) {
 		pkt->rule = CM_RULE_FAILSAFE;
-		return conclude(skb, pkt, flow->direction, 0, 0);
+		return;
 	}
 	if (flow->verdict >> 32 != pkt->epoch) {
-		is_news = 1;
-		verdict = decide_flow(skb, pkt, flow);
+		inquiry->is_news = 1;
+		inquiry->verdict = decide_flow(skb, pkt, inquiry);
+		barrier();
 		/* A reply can't tell whether the sender still claims the same identity. */
 		if (flow->direction == packet_direction(pkt) || !flow->claimed_identity ||
 		    flow->adopted)
-			flow->verdict = ct_verdict(pkt->epoch, pkt->rule, !verdict);
+			flow->verdict = ct_verdict(pkt->epoch, pkt->rule, !inquiry->verdict);
 	} else if (!(flow->verdict & 1)) {
-		verdict = pkt->rule ? -CM_DROP_POLICY_DENY : -CM_DROP_POLICY;
+		inquiry->verdict = pkt->rule ? -CM_DROP_POLICY_DENY : -CM_DROP_POLICY;
 	}
-	if (!verdict || (!enforced && (found == FOUND_FLOW || !is_midstream(pkt))))
-		write_entry(pkt, flow, found == FOUND_NOTHING);
-	return conclude(skb, pkt, flow->direction, verdict, is_news);
+	barrier();
+	inquiry->is_kept =
+		!inquiry->verdict ||
+		(!inquiry->is_enforced && (inquiry->found == FOUND_FLOW || !is_midstream(pkt)));
 }
 
-/* Everything but the next packet of a settled flow. */
-__noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt)
+/* Everything but the next packet of a settled flow: 0, or the negative reason to drop it. */
+__noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct inquiry *inquiry)
 {
-	struct cm_ct_entry flow = {};
-	enum found found = FOUND_NOTHING;
-	int verdict = 0;
-
 	/* Without a policy there are no maps for it either. */
-	if (!pkt || !has_policy())
+	if (!pkt || !inquiry || !has_policy())
 		return -CM_DROP_INVALID_PACKET;
 	step(CM_CALL_POLICE, NULL, 0, 0, 0);
 	if (pkt->fragment == FRAGMENT_LATER)
-		verdict = fragment_find_ports(pkt);
-	if (has_flow(pkt) && !verdict)
-		found = find_flow(skb, pkt, &flow);
-	if (found != FOUND_FLOW && found != FOUND_CURRENT && passes_by(skb, pkt, found)) {
+		inquiry->verdict = fragment_find_ports(pkt);
+	barrier();
+	if (has_flow(pkt) && !inquiry->verdict)
+		find_flow(skb, pkt, inquiry);
+	barrier();
+	inquiry->is_enforced = is_enforced(inquiry->flow.direction);
+	barrier();
+	if (config.role == CM_ROLE_NETDEV &&
+	    (inquiry->found == FOUND_NOTHING || inquiry->found == FOUND_ANOTHER))
+		inquiry->passes_by = passes_by(skb, pkt, inquiry);
+	barrier();
+	if (!inquiry->verdict && !inquiry->passes_by) {
+		if (has_flow(pkt))
+			police_flow(skb, pkt, inquiry);
+		else
+			inquiry->verdict = decide_alone(skb, pkt, inquiry);
+	}
+	barrier();
+	if (config.explain && inquiry->is_kept)
+		write_step(CM_CALL_CT_CREATE, NULL, inquiry->found == FOUND_NOTHING, 0, 0);
+	if (config.role == CM_ROLE_NETDEV && inquiry->passes_by)
 		step(CM_CALL_KEEP_MASQUERADED, NULL, 0, 0, 0);
+	else
+		inquiry->verdict = conclude(skb, pkt, inquiry);
+	barrier();
+	if (!config.explain && inquiry->is_kept)
+		write_entry(pkt, inquiry);
+	barrier();
+	if (config.role == CM_ROLE_NETDEV && inquiry->passes_by)
 		return 0;
-	}
-	if (verdict)
-		return conclude(skb, pkt, packet_direction(pkt), verdict, 0);
-	if (!has_flow(pkt))
-		return conclude(skb, pkt, packet_direction(pkt), decide_alone(skb, pkt), 1);
-	if (found == FOUND_CURRENT) {
-		pkt->rule = ct_rule(flow.verdict);
-		verdict = conclude(skb, pkt, flow.direction, 0, 0);
-	} else {
-		verdict = police_flow(skb, pkt, &flow, found);
-	}
-	if (verdict == 0 && pkt->fragment == FRAGMENT_FIRST)
+	if (inquiry->verdict == 0 && pkt->fragment == FRAGMENT_FIRST)
 		fragment_keep_ports(pkt);
-	return verdict;
+	return inquiry->verdict;
 }
 
 __noinline int explain_settled(const struct packet *pkt, const struct cm_ct_entry *entry)
 {
 	if (!pkt)
-		return 0;
+		return 1;
 	step(CM_CALL_POLICE, NULL, 0, 0, 0);
 	step_ct(pkt, entry, 1);
 	step(CM_CALL_CONCLUDE, NULL, 0, pkt->rule, 1);
-	return 0;
+	return 1;
 }
 
-/*
- * 0, or the negative reason for which the packet is to be dropped. `direction` is the packet's, as
- * a constant.
- */
-static __always_inline int police(struct __sk_buff *skb, struct packet *pkt,
-				  enum cm_direction direction)
+/* Whether a packet is one that its flow's entry settles, and counted. */
+static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
+				      enum cm_direction direction)
 {
-	struct cm_ct_entry *entry;
-	struct tuple tuple;
-	__u64 now, expires;
-
-	if (!has_policy() || !packet_is_ip(pkt))
-		return 0;
-	/* Before the rules are asked: if they change meanwhile, what they say is stale at once. */
-	pkt->epoch = policy_epoch();
-	/* Read back from memory, it is one state to the verifier instead of six. */
-	barrier();
-	if (!is_plain(pkt))
-		return police_slowly(skb, pkt);
 	/* All that can be known before the lookup: behind it the verifier walks each family. */
-	now = bpf_jiffies64();
-	expires = now + ct_established_lifetime(pkt);
-	tuple = tuple_of(pkt, direction);
-	entry = ct_lookup(&tuple);
+	__u64 now = bpf_jiffies64();
+	__u64 expires = now + ct_established_lifetime(pkt);
+	struct tuple tuple = tuple_of(pkt, direction);
+	struct cm_ct_entry *entry = ct_lookup(&tuple);
+
 	if (!entry)
 		return config.role == CM_ROLE_NETDEV &&
-				       is_known_forwarded(skb, pkt,
-							  forwarded_moment(pkt->epoch, now)) ?
-			       0 :
-			       police_slowly(skb, pkt);
+		       is_known_forwarded(skb, pkt, forwarded_moment(pkt->epoch, now));
 	if (!ct_is_settled(entry, pkt->epoch, now) ||
 	    (config.role == CM_ROLE_NETDEV && direction == CM_EGRESS && is_taken_back(skb, entry)))
-		return police_slowly(skb, pkt);
+		return 0;
 	pkt->rule = ct_rule(entry->verdict);
 	pkt->is_settled = 1;
 	if (config.explain)
@@ -324,7 +308,33 @@ static __always_inline int police(struct __sk_buff *skb, struct packet *pkt,
 	if (expires - entry->expires >= config.jiffies_per_second)
 		entry->expires = expires;
 	count_rule(skb, pkt->rule);
-	return 0;
+	return 1;
+}
+
+static __always_inline int inquire(struct __sk_buff *skb, struct packet *pkt,
+				   enum cm_direction direction)
+{
+	struct inquiry inquiry = { .flow.direction = direction };
+
+	return police_slowly(skb, pkt, &inquiry);
+}
+
+/*
+ * 0, or the negative reason for which the packet is to be dropped. `direction` is the packet's, as
+ * a constant.
+ */
+static __always_inline int police(struct __sk_buff *skb, struct packet *pkt,
+				  enum cm_direction direction)
+{
+	if (!has_policy() || !packet_is_ip(pkt))
+		return 0;
+	/* Before the rules are asked: if they change meanwhile, what they say is stale at once. */
+	pkt->epoch = policy_epoch();
+	/* Read back from memory, it is one state to the verifier instead of six. */
+	barrier();
+	if (is_plain(pkt) && is_settled(skb, pkt, direction))
+		return 0;
+	return inquire(skb, pkt, direction);
 }
 
 #endif

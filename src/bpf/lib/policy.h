@@ -8,6 +8,7 @@
 #include <bpf/bpf_endian.h>
 #include "config.h"
 #include "explain.h"
+#include "inquiry.h"
 #include "metrics.h"
 #include "packet.h"
 
@@ -88,18 +89,6 @@ static __always_inline void count_rule(struct __sk_buff *skb, __u32 rule)
 		metrics_add(counter, skb->len);
 }
 
-/*
- * A flow that the rules are asked about, and what they say: the number of a rule, shifted by its entry's
- * flags; 0 for none. In the memory of who asks, which the verifier knows nothing of: so it walks on once
- * behind each lookup, whatever that has found.
- */
-struct rule_search {
-	__u32 identity; /* of the other end */
-	__u32 service; /* direction << 24 | protocol << 16 | port or ICMP type in host byte order */
-	__u32 own;
-	__u32 any;
-};
-
 enum {
 	SEARCH_FLAG_BITS = 3, /* enum cm_policy_flags */
 };
@@ -122,9 +111,10 @@ static __always_inline __u32 rule_of_span(void *rules, __u32 identity, __u32 ser
 }
 
 /* Asks for entries that are not for one port, the smallest span first. */
-static __always_inline void ask_wider_rules(void *rules, struct rule_search *search)
+static __always_inline void ask_wider_rules(void *rules, struct inquiry *inquiry, __u32 identity,
+					    __u32 service)
 {
-	struct cm_policy_key key = { .identity = search->service >> 24, .direction = CM_SPANS };
+	struct cm_policy_key key = { .identity = service >> 24, .direction = CM_SPANS };
 	const struct cm_policy_spans *there = bpf_map_lookup_elem(rules, &key);
 
 	if (!there)
@@ -133,56 +123,58 @@ static __always_inline void ask_wider_rules(void *rules, struct rule_search *sea
 	for (__u32 span = CM_SPAN_16; span <= CM_SPAN_ALL; span <<= 4) {
 		if (span > CM_SPAN_PROTOCOL && span < CM_SPAN_ALL)
 			continue;
-		if (there->of_peers & span && !search->own)
-			search->own = rule_of_span(rules, search->identity, search->service, span);
+		if (there->of_peers & span && !inquiry->own)
+			inquiry->own = rule_of_span(rules, identity, service, span);
 		barrier();
-		if (there->of_any & span && !search->any)
-			search->any = rule_of_span(rules, 0, search->service, span);
+		if (there->of_any & span && !inquiry->any)
+			inquiry->any = rule_of_span(rules, 0, service, span);
 		barrier();
 	}
 }
 
 /* Nearly all rules are for one port: those are asked first. */
-static __always_inline void ask_rules(void *rules, struct rule_search *search)
+static __always_inline void ask_rules(void *rules, struct inquiry *inquiry, __u32 identity,
+				      __u32 service)
 {
-	search->own = rule_of_span(rules, search->identity, search->service, CM_SPAN_PORT);
+	inquiry->any = 0;
+	inquiry->own = rule_of_span(rules, identity, service, CM_SPAN_PORT);
 	barrier();
-	if (search->own & CM_POLICY_SETTLES)
+	if (inquiry->own & CM_POLICY_SETTLES)
 		return;
-	search->any = rule_of_span(rules, 0, search->service, CM_SPAN_PORT);
+	inquiry->any = rule_of_span(rules, 0, service, CM_SPAN_PORT);
 	barrier();
-	if (search->own ? !search->any : !(search->any & CM_POLICY_SETTLES))
-		ask_wider_rules(rules, search);
+	if (inquiry->own ? !inquiry->any : !(inquiry->any & CM_POLICY_SETTLES))
+		ask_wider_rules(rules, inquiry, identity, service);
 }
 
-/* The rule that decides, with its flags, or 0. */
-__noinline __u32 policy_lookup(struct rule_search *search)
+/*
+ * The rule that decides, with its flags, or 0. `service` is direction << 24 | protocol << 16 | port or
+ * ICMP type in host byte order.
+ */
+static __always_inline __u32 policy_lookup(struct inquiry *inquiry, __u32 identity, __u32 service)
 {
 	__u32 slot = fallback() == CM_FALLBACK_RULES ? CM_POLICY_PREVIOUS : CM_POLICY_CURRENT;
 	void *rules = bpf_map_lookup_elem(&cm_policy_sets, &slot);
 
-	if (!rules || !search)
+	if (!rules)
 		return 0;
-	ask_rules(rules, search);
+	ask_rules(rules, inquiry, identity, service);
 	barrier();
-	if (!search->any)
-		return search->own;
+	if (!inquiry->any)
+		return inquiry->own;
 	/* Whose identity is not known finds entries for any as its own, of the spans that peers have. */
-	if (!search->own || !search->identity ||
-	    (search->any & CM_POLICY_DENIES && !(search->own & CM_POLICY_DENIES)))
-		return search->any;
-	return search->own;
+	if (!inquiry->own || !identity ||
+	    (inquiry->any & CM_POLICY_DENIES && !(inquiry->own & CM_POLICY_DENIES)))
+		return inquiry->any;
+	return inquiry->own;
 }
 
 /* 0, or a negative reason; which rule said so stands in pkt->rule. */
-static __always_inline int ask_policy(struct packet *pkt, enum cm_direction direction,
-				      __u32 identity, __be16 port)
+static __always_inline int ask_policy(struct packet *pkt, struct inquiry *inquiry,
+				      enum cm_direction direction, __u32 identity, __be16 port)
 {
-	struct rule_search search = {
-		.identity = identity,
-		.service = direction << 24 | pkt->l4_protocol << 16 | bpf_ntohs(port),
-	};
-	__u32 found = policy_lookup(&search);
+	__u32 service = direction << 24 | pkt->l4_protocol << 16 | bpf_ntohs(port);
+	__u32 found = policy_lookup(inquiry, identity, service);
 
 	pkt->rule = found >> SEARCH_FLAG_BITS;
 	if (!found)

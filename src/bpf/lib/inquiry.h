@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* What is found out about a packet that its flow's entry does not settle, from question to question. */
+#ifndef CILMARK_INQUIRY_H
+#define CILMARK_INQUIRY_H
+
+#include "abi.h"
+
+/* What conntrack has under the name of a packet's flow. */
+enum found {
+	FOUND_NOTHING,
+	FOUND_FLOW,
+	FOUND_ANOTHER, /* an older flow, in whose place this one comes */
+	FOUND_CURRENT, /* the flow, allowed by the rules of today; its entry knows of this packet already */
+};
+
+/*
+ * Answers go into this memory of the caller's, of which the verifier knows nothing, and are read from
+ * there (barrier()): so it walks on once behind each question, whatever the answer was.
+ */
+struct inquiry {
+	struct cm_ct_entry flow; /* as found, or a new one */
+	/* Rules: a number, shifted by its entry's flags; 0 for none. */
+	__u32 own; /* of those about the other end's identity */
+	__u32 any; /* of those about everybody */
+	int verdict; /* 0, or a negative reason */
+	__u8 found; /* enum found */
+	__u8 is_enforced; /* the policy of the flow's direction */
+	__u8 is_news; /* the verdict is none that conntrack had */
+	__u8 is_kept; /* conntrack shall have it */
+	__u8 passes_by; /* the policy has no say */
+};
+
+#endif
