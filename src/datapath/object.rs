@@ -88,9 +88,9 @@ fn side_by_side<D: Send + 'static>(
     let last = works.pop();
     let threads: Vec<_> = works.into_iter().map(sys::spawn_elsewhere).collect();
     let last = last.map(|work| work());
-    let done = threads.into_iter().map(|thread| thread.join().expect("no panic in a loader"));
     // All are waited for, whatever has failed: the object's maps are closed behind this.
-    done.chain(last).collect::<Vec<_>>().into_iter().collect()
+    let done: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+    done.into_iter().map(|done| done.expect("no panic in a loader")).chain(last).collect()
 }
 
 fn load_folded(name: &str, program: cm_program, code: &Code, common: &Common) -> Result<OwnedFd> {

@@ -19,12 +19,6 @@ static __always_inline int is_icmp(const struct packet *pkt)
 	       pkt->fragment != FRAGMENT_LATER;
 }
 
-static __always_inline int is_echo(const struct packet *pkt)
-{
-	return pkt->icmp_type == echo_request_of(pkt->l4_protocol) ||
-	       pkt->icmp_type == echo_reply_of(pkt->l4_protocol);
-}
-
 #define TYPE_BIT(type) (1ULL << ((type)&63))
 
 /* Neighbour discovery, multicast listeners, router messages. */
@@ -55,14 +49,17 @@ static __always_inline int icmp_always_passes(const struct packet *pkt)
 	       (config.role == CM_ROLE_NETDEV && icmp_is_error(pkt));
 }
 
-/* Whether the host neither sends nor takes it, whatever the rules say. */
+/* Whether the host neither sends nor takes a message that is no echo, whatever the rules say. */
 static __always_inline int icmp_is_forbidden(const struct packet *pkt)
 {
 	return config.role == CM_ROLE_NETDEV && pkt->l4_protocol == IPPROTO_ICMPV6 &&
-	       !is_echo(pkt) && !icmp_always_passes(pkt);
+	       !icmp_always_passes(pkt);
 }
 
-/* Reads the packet that an error quotes, which went the other way: 0, or a negative reason. */
+/*
+ * Reads the packet that an error quotes: 0, or a negative reason. It went the other way, which
+ * packet_direction() does not know.
+ */
 static __always_inline int icmp_parse_quoted(struct __sk_buff *skb, const struct packet *pkt,
 					     struct packet *quoted)
 {

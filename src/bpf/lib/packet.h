@@ -52,7 +52,7 @@ struct packet {
 	__u8 audited; /* the policy's verdict was a drop, and it passes */
 	__u8 is_settled; /* its flow's entry decided, on the fast path */
 	__u8 is_quoted; /* by an ICMP error: begins at l3_offset, and 8 bytes of its transport do */
-	__u8 is_flowless; /* ICMP that is no echo */
+	__u8 is_flowless; /* ICMP whose header was read, and that is no echo */
 };
 
 /* A number, once the program's own is folded into its functions. */
@@ -343,6 +343,7 @@ static __always_inline int parse_headers(struct __sk_buff *skb, struct packet *p
 	if (verdict < 0)
 		return verdict;
 	pkt->fragment = FRAGMENT_NONE;
+	/* parse_plainly() may have left something; all else that it fills is filled below. */
 	pkt->sport = 0;
 	pkt->dport = 0;
 	pkt->tcp_flags = 0;

@@ -267,7 +267,7 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct i
 	barrier();
 	if (config.role == CM_ROLE_NETDEV && inquiry->passes_by)
 		return 0;
-	if (inquiry->verdict == 0 && pkt->fragment == FRAGMENT_FIRST)
+	if (inquiry->verdict == 0 && pkt->fragment == FRAGMENT_FIRST && has_flow(pkt))
 		fragment_keep_ports(pkt);
 	return inquiry->verdict;
 }
