@@ -2,7 +2,7 @@
 /*
  * The four programs. An endpoint loads two of them: a container's from_container and to_container
  * (ingress and egress hook of the host side of its veth or tap), a NIC's from_netdev and to_netdev.
- * A container with local delivery has a fifth, ingress_policy, which is on no hook.
+ * With local delivery to_container is also what the programs of others tail-call.
  * Accepting is TC_ACT_UNSPEC, so that other programs on the hook still run.
  */
 #include "abi.h"
@@ -59,56 +59,36 @@ int from_container(struct __sk_buff *skb)
 	return deliver(skb, &pkt);
 }
 
-/* The workload is receiving. */
+/* The workload is receiving, from this host's stack or past it. */
 SEC("tc")
 int to_container(struct __sk_buff *skb)
 {
-	struct packet pkt;
-	int verdict;
-
-	if (!configured())
-		return TC_ACT_UNSPEC;
-	packet_init(&pkt, skb, CM_TO_CONTAINER);
-	if (mark_is_ours(pkt.mark_in))
-		mark_clear(skb);
-	if (has_policy())
-		parse_packet(skb, &pkt);
-	verdict = police(skb, &pkt, CM_INGRESS);
-	if (verdict < 0)
-		return drop(skb, &pkt, verdict);
-	return accept(skb, &pkt);
-}
-
-/*
- * The workload is receiving what another program of this host has tail-called here for: the same as
- * to_container, and then the way into the workload.
- */
-SEC("tc")
-int ingress_policy(struct __sk_buff *skb)
-{
-	__u64 mac = workload_mac;
+	int delivered = is_delivered(skb);
 	struct packet pkt;
 	int verdict = 0;
 
-	step(CM_CALL_INGRESS_POLICY, NULL, config.endpoint_id, mac, 0);
-	/* The stack asks for a MAC that is not known, and comes by to_container. */
-	if (!configured() || !mac)
+	if (!configured())
 		return TC_ACT_UNSPEC;
-	packet_init(&pkt, skb, CM_TO_CONTAINER);
-	parse_packet(skb, &pkt);
-	if (config.delivery == CM_DELIVERY_PEER) {
-		/* No mark goes into another namespace: the kernel clears it only on its own way. */
-		mark_clear(skb);
-		verdict = police(skb, &pkt, CM_INGRESS);
+	if (delivered) {
+		step(CM_CALL_INGRESS_POLICY, NULL, config.endpoint_id, workload_mac, 0);
+		skb->cb[CB_DELIVERY] = 0;
+		/* The stack asks for a MAC that is not known, and comes here again. */
+		if (!workload_mac)
+			return TC_ACT_UNSPEC;
 	}
-	if (verdict == 0)
-		verdict = route_to_workload(skb, &pkt, mac);
+	packet_init(&pkt, skb, CM_TO_CONTAINER);
+	if (delivered ? config.delivery == CM_DELIVERY_PEER : mark_is_ours(pkt.mark_in))
+		mark_clear(skb);
+	if (has_policy() || delivered)
+		parse_packet(skb, &pkt);
+	/* A tap's packet comes here again on its hook. */
+	if (!delivered || config.delivery == CM_DELIVERY_PEER)
+		verdict = police(skb, &pkt, CM_INGRESS);
+	if (verdict == 0 && delivered)
+		verdict = route_to_workload(skb, &pkt);
 	if (verdict < 0)
 		return drop(skb, &pkt, verdict);
-	if (config.delivery == CM_DELIVERY_EGRESS)
-		return bpf_redirect(config.ifindex, 0);
-	accept(skb, &pkt);
-	return bpf_redirect_peer(config.ifindex, 0);
+	return delivered ? enter_workload(skb, &pkt) : accept(skb, &pkt);
 }
 
 /* A NIC has received: for this host, or to be forwarded. */

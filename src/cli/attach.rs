@@ -242,7 +242,7 @@ fn put_on(
 
     let addresses = Addresses::open(root)?.context("the maps of addresses are not pinned")?;
     let before = addresses.operators_lines(&spec.addresses)?;
-    let ingress_policy = loaded.ingress_policy.as_ref().map(AsFd::as_fd);
+    let ingress_policy = loaded.ingress_policy();
     let called_before = delivery::ingress_policy(root, spec.id)?;
     // The program first: whoever finds an address calls it.
     let register = || {

@@ -133,7 +133,7 @@ fn load_destination(root: &Root, caller: &Loaded, answer: &Answer) -> Result<Opt
     let loaded =
         load::load(root, original.role, &original.config, &Sizes::default(), &original.inherited)?;
     report_everything(&loaded)?;
-    let program = loaded.ingress_policy.as_ref().context("it takes no local delivery")?;
+    let program = loaded.ingress_policy().context("it takes no local delivery")?;
     let calls = caller.policy_calls.as_ref().context("it has no array of programs")?;
     let descriptor = program.as_raw_fd().to_ne_bytes();
     calls.update(abi::bytes_of(&u32_key(id.get().into())), &descriptor, MapFlags::ANY)?;

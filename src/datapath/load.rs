@@ -121,8 +121,7 @@ pub struct Inherited {
 pub struct Loaded {
     ingress: OwnedFd,
     egress: OwnedFd,
-    /// What others tail-call to deliver here; `None` without local delivery.
-    pub ingress_policy: Option<OwnedFd>,
+    takes_delivery: bool,
     /// The programs' `.rodata`.
     pub config: MapHandle,
     /// `cm_policy_call`, with local delivery. The kernel empties an array of programs when its last
@@ -141,6 +140,11 @@ impl Loaded {
             Hook::Ingress => self.ingress.as_fd(),
             Hook::Egress => self.egress.as_fd(),
         }
+    }
+
+    /// What others tail-call to deliver here; `None` without local delivery.
+    pub fn ingress_policy(&self) -> Option<BorrowedFd<'_>> {
+        self.takes_delivery.then(|| self.program(Hook::Egress))
     }
 
     /// The kernel's numbers of the maps that its programs use.
@@ -255,19 +259,15 @@ pub fn load(
     share_policy_calls(&mut open, &shared, config)?;
     share_policy_maps(&mut open, &shared, config, sizes)?;
     inherit(&mut open, config, sizes, inherited)?;
-    let mut programs = match role {
-        Role::Container => vec![
+    let programs = match role {
+        Role::Container => [
             ("from_container", cm_program::CM_FROM_CONTAINER),
             ("to_container", cm_program::CM_TO_CONTAINER),
         ],
-        Role::Netdev => vec![
-            ("from_netdev", cm_program::CM_FROM_NETDEV),
-            ("to_netdev", cm_program::CM_TO_NETDEV),
-        ],
+        Role::Netdev => {
+            [("from_netdev", cm_program::CM_FROM_NETDEV), ("to_netdev", cm_program::CM_TO_NETDEV)]
+        }
     };
-    if config.delivery != cm_delivery::CM_DELIVERY_NONE {
-        programs.push(("ingress_policy", cm_program::CM_TO_CONTAINER));
-    }
     let open_time = start.elapsed();
     let made = object::load(open, config, &programs).inspect_err(|_| shared.take_back());
     let made = made.with_context(|| {
@@ -283,7 +283,7 @@ pub fn load(
     Ok(Loaded {
         ingress: next()?,
         egress: next()?,
-        ingress_policy: programs.next(),
+        takes_delivery: config.delivery != cm_delivery::CM_DELIVERY_NONE,
         config: made.config,
         policy_calls: made.policy_calls,
         open_time,

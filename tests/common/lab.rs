@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use cilmark::datapath::abi::{self, cm_config, cm_ct_entry, cm_direction, cm_endpoint, cm_event};
@@ -121,7 +120,7 @@ impl Lab {
     pub fn enter(&self, endpoint: &Endpoint<'_>) {
         let config = &endpoint.config;
         let root = self.world.root();
-        let program = endpoint.loaded.ingress_policy.as_ref().map(AsFd::as_fd);
+        let program = endpoint.loaded.ingress_policy();
         delivery::set_ingress_policy(&root, endpoint.id, program).expect("the ingress policy");
         let addresses = Addresses::open(&root).expect("open").expect("the maps");
         addresses.register(config, &config.addresses()).expect("the addresses");
@@ -265,6 +264,12 @@ impl<'lab> Setup<'lab> {
         self
     }
 
+    /// Puts it on another device than loopback.
+    pub fn device(mut self, name: &str) -> Self {
+        self.spec.device = device::by_name(name).expect("the device");
+        self
+    }
+
     /// Makes it a device without an Ethernet header.
     pub fn without_ethernet(mut self) -> Self {
         self.spec.device.framing = Some(Framing::Ip);
@@ -307,6 +312,7 @@ impl<'lab> Setup<'lab> {
             id: self.spec.id,
             config,
             role: self.spec.role,
+            ifindex: self.spec.device.ifindex,
             has_ethernet: self.spec.device.framing == Some(Framing::Ethernet),
             loaded,
         };

@@ -27,6 +27,8 @@ pub struct Endpoint<'lab> {
     pub id: EndpointId,
     pub config: cm_config,
     pub role: Role,
+    /// Of the device that it is meant for.
+    pub ifindex: u32,
     /// Whether its packets start with an Ethernet header.
     pub has_ethernet: bool,
     pub loaded: Loaded,
@@ -111,6 +113,9 @@ impl Endpoint<'_> {
         assert_eq!(role, self.role, "the endpoint has no such program");
         self.lab.events();
         let mut context = packet.context;
+        if context.ifindex == 0 {
+            context.ifindex = self.ifindex;
+        }
         let run = sys::test_run(self.program(hook), &packet.bytes, &mut context, 1)
             .unwrap_or_else(|error| panic!("run {packet:?}: {error}"));
         let is_verdict = |event: &cm_event| event.r#type == cm_event_type::CM_EVENT_POLICY_VERDICT;
@@ -168,8 +173,8 @@ impl Packet {
         self
     }
 
-    /// As if it were on this device instead of loopback. What a device has received is for its MAC,
-    /// or else the stack, and so the policy, leaves it to others.
+    /// As if it were on this device instead of the endpoint's. What a device has received is for its
+    /// MAC, or else the stack, and so the policy, leaves it to others.
     pub fn on(mut self, ifindex: u32) -> Packet {
         self.context.ifindex = ifindex;
         self

@@ -26,9 +26,10 @@ fn sender(lab: &Lab) -> Setup<'_> {
     own.feature(|on| on.local_delivery = true).untraced()
 }
 
-/// The neighbour that it delivers to.
+/// The neighbour that it delivers to, on a device of its own.
 fn neighbour(lab: &Lab) -> Setup<'_> {
-    let peer = lab.container(WIDE_ID).id(DESTINATION).address(PEER4).address(PEER6);
+    lab.world.sh("ip link add blue address 02:00:00:00:00:bb type veth peer name its-end");
+    let peer = lab.container(WIDE_ID).id(DESTINATION).address(PEER4).address(PEER6).device("blue");
     peer.feature(|on| on.local_delivery = true)
 }
 
@@ -132,7 +133,7 @@ fn what_needs_a_routers_answer_is_left_to_the_stack() {
 fn the_destinations_mtu_counts() {
     let Some(lab) = Lab::new() else { return };
     let (red, blue) = (sender(&lab).load(), neighbour(&lab).load());
-    lab.world.sh("ip link set lo mtu 1300");
+    lab.world.sh("ip link set blue mtu 1300");
     enter(&lab, &blue);
     for (own, peer) in OWN_TO_PEER {
         let header: usize = if own.is_ipv4() { 20 } else { 40 };
@@ -265,6 +266,19 @@ fn set_delivery(config: &mut cilmark::datapath::abi::cm_config, delivery: cm_del
 }
 
 #[test]
+fn only_who_is_called_delivers() {
+    let Some(lab) = Lab::new() else { return };
+    let (red, blue) = (sender(&lab).load(), neighbour(&lab).load());
+    enter(&lab, &blue);
+    let packet = || received(Frame::ip(OWN4, PEER4).udp(1, 2));
+    let run = red.from_container(packet());
+    assert_eq!(redirected(&run).cb, [0; 5], "the sign of a call goes no further");
+    // Its own hook, whatever the stack has left in the control block; and on another device's number.
+    blue.to_container(packet().cb([0x63696c6d; 5])).passes_unchanged();
+    blue.to_container(packet().on(red.ifindex)).passes_unchanged();
+}
+
+#[test]
 fn what_a_nic_receives_for_a_workload_is_delivered_too() {
     let Some(lab) = Lab::new() else { return };
     lab.ipcache("10.9.0.0/16", 4242);
@@ -318,7 +332,7 @@ fn it_loads_beside_every_other_feature() {
         let endpoint = setup.policy(policy).features(features).address(OWN4).address(OWN6);
         let id = EndpointId::new(SENDER).expect("7");
         lab.world.root().endpoint(id).create().expect("its directory");
-        endpoint.load().loaded.ingress_policy.is_some()
+        endpoint.load().loaded.ingress_policy().is_some()
     };
     assert!(everything(lab.container(ID)));
     assert!(!everything(lab.netdev(ID)), "nobody delivers to a NIC");

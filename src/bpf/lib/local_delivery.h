@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * From workload to workload of one host past its stack: the sender's program tail-calls the ingress
- * policy of the destination, and that redirects into the workload. Whatever needs an answer of a
- * router, or more than one receiver, is left to the stack.
+ * From workload to workload of one host past its stack: the sender's program tail-calls to_container
+ * of the destination, and that redirects into the workload. Whatever needs an answer of a router, or
+ * more than one receiver, is left to the stack.
  */
 #ifndef CILMARK_LOCAL_DELIVERY_H
 #define CILMARK_LOCAL_DELIVERY_H
@@ -18,13 +18,18 @@
 #include "packet.h"
 #include "trace.h"
 
-/* Cilium's name: each endpoint's ingress_policy(), by the endpoint's number. */
+/* Cilium's name: each endpoint's to_container(), by the endpoint's number. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
 	__uint(max_entries, 1 << 16);
 	__type(key, __u32);
 	__type(value, __u32);
 } cm_policy_call SEC(".maps");
+
+enum {
+	CB_DELIVERY = 4, /* of skb->cb; the stack leaves there what it likes */
+	DELIVERED = 0x63696c6d,
+};
 
 /*
  * The workload's MAC in the first six bytes, 0 while it is not known. In one word, so that whoever
@@ -116,9 +121,17 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *pkt)
 	error = bpf_check_mtu(skb, destination->ifindex, &length, 0, 0);
 	if (error > 0)
 		return TC_ACT_UNSPEC;
+	skb->cb[CB_DELIVERY] = DELIVERED;
 	if (error == 0)
 		bpf_tail_call(skb, &cm_policy_call, destination->endpoint_id);
 	return drop_missed(skb, pkt);
+}
+
+/* Whether another program has tail-called this one: on its own hook a packet has its own device. */
+static __always_inline int is_delivered(const struct __sk_buff *skb)
+{
+	return config.delivery && skb->ifindex != config.ifindex &&
+	       skb->cb[CB_DELIVERY] == DELIVERED;
 }
 
 static __always_inline long decrement_ttl(struct __sk_buff *skb, const struct packet *pkt)
@@ -148,9 +161,10 @@ static __always_inline long decrement_ttl(struct __sk_buff *skb, const struct pa
  * Makes it a packet from this host to the workload: 0, or a negative reason. A global function for
  * its stack: the kernel adds up 512 bytes at most along the calls of a program, and policy takes most.
  */
-__noinline int route_to_workload(struct __sk_buff *skb, const struct packet *pkt, __u64 mac)
+__noinline int route_to_workload(struct __sk_buff *skb, const struct packet *pkt)
 {
 	__u8 macs[2 * ETH_ALEN];
+	__u64 mac = workload_mac;
 
 	if (!pkt)
 		return -CM_DROP_INVALID_PACKET;
@@ -164,6 +178,15 @@ __noinline int route_to_workload(struct __sk_buff *skb, const struct packet *pkt
 	if (skb->pkt_type != PACKET_HOST && bpf_skb_change_type(skb, PACKET_HOST))
 		return -CM_DROP_WRITE_ERROR;
 	return 0;
+}
+
+/* No mark goes with it into another namespace: the kernel clears one only on its own way. */
+static __always_inline int enter_workload(struct __sk_buff *skb, struct packet *pkt)
+{
+	if (config.delivery == CM_DELIVERY_EGRESS)
+		return bpf_redirect(config.ifindex, 0);
+	accept(skb, pkt);
+	return bpf_redirect_peer(config.ifindex, 0);
 }
 
 #endif
