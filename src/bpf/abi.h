@@ -355,7 +355,7 @@ struct cm_ct_entry {
 	__u32 claimed_identity; /* of the originator, as mark or flow label said it; 0: ask the ipcache */
 	__u8 direction; /* of the first packet: enum cm_direction */
 	__u8 state; /* enum cm_ct_state */
-	__u8 adopted; /* nobody saw who began */
+	__u8 adopted; /* 1: nobody saw who began */
 	__u8 masqueraded; /* a workload's under the host's address: not policed */
 };
 
@@ -453,7 +453,7 @@ enum cm_call {
 	CM_CALL_KEEP_MASQUERADED = 16, /* ends the policing of what is not policed */
 	CM_CALL_CONCLUDE = 17, /* reason, rule, whether it is enforced; ends the policing */
 	CM_CALL_TRACE = 18, /* what follows only serves to report the packet */
-	CM_CALL_INGRESS_POLICY = 19, /* endpoint, its workload's MAC or 0; it calls what follows */
+	CM_CALL_TO_CONTAINER = 19, /* endpoint, its workload's MAC or 0; it calls what follows */
 };
 
 enum cm_ipcache_source {

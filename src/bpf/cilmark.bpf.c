@@ -70,7 +70,7 @@ int to_container(struct __sk_buff *skb)
 	if (!configured())
 		return TC_ACT_UNSPEC;
 	if (delivered) {
-		step(CM_CALL_INGRESS_POLICY, NULL, config.endpoint_id, workload_mac, 0);
+		step(CM_CALL_TO_CONTAINER, NULL, config.endpoint_id, workload_mac, 0);
 		skb->cb[CB_DELIVERY] = 0;
 		/* The stack asks for a MAC that is not known, and comes here again. */
 		if (!workload_mac)

@@ -185,7 +185,7 @@ fn local_delivery_is_followed_into_a_copy_of_the_destination() {
         (&json!(1001), &json!(1002))
     );
     let text = world.cilmark_ok(question);
-    assert!(text.contains("tail call into endpoint 2"), "{text}");
+    assert!(text.contains("to_container       tail call into endpoint 2"), "{text}");
     let after = [world.status("red"), world.status("blue")].map(|line| line["drops"].clone());
     assert_eq!(before, after);
 }

@@ -30,7 +30,7 @@ static __always_inline struct cm_explanation *explanation(void)
 static __always_inline int step_opens(enum cm_call call)
 {
 	return call == CM_CALL_POLICE || call == CM_CALL_DECIDE || call == CM_CALL_TRACE ||
-	       call == CM_CALL_INGRESS_POLICY;
+	       call == CM_CALL_TO_CONTAINER;
 }
 
 static __always_inline int step_closes(enum cm_call call)
@@ -49,7 +49,7 @@ __noinline int write_step(enum cm_call call, const struct cm_address *address, _
 	if (!told || told->count >= CM_MAX_STEPS)
 		return 0;
 	/* A tail call: nothing that was open returns. */
-	if (call == CM_CALL_INGRESS_POLICY)
+	if (call == CM_CALL_TO_CONTAINER)
 		told->open = 0;
 	step = &told->steps[told->count++];
 	step->call = call;

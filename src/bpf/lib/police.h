@@ -229,6 +229,12 @@ static __always_inline void police_flow(struct __sk_buff *skb, struct packet *pk
 		(!inquiry->is_enforced && (inquiry->found == FOUND_FLOW || !is_midstream(pkt)));
 }
 
+/* What passes_by() has said; of a workload's packets it is not asked. */
+static __always_inline int is_passed_by(const struct inquiry *inquiry)
+{
+	return config.role == CM_ROLE_NETDEV && inquiry->passes_by;
+}
+
 /* Everything but the next packet of a settled flow: 0, or the negative reason to drop it. */
 __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct inquiry *inquiry)
 {
@@ -248,7 +254,7 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct i
 	    (inquiry->found == FOUND_NOTHING || inquiry->found == FOUND_ANOTHER))
 		inquiry->passes_by = passes_by(skb, pkt, inquiry);
 	barrier();
-	if (!inquiry->verdict && !inquiry->passes_by) {
+	if (!inquiry->verdict && !is_passed_by(inquiry)) {
 		if (has_flow(pkt))
 			police_flow(skb, pkt, inquiry);
 		else
@@ -257,7 +263,7 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct i
 	barrier();
 	if (config.explain && inquiry->is_kept)
 		write_step(CM_CALL_CT_CREATE, NULL, inquiry->found == FOUND_NOTHING, 0, 0);
-	if (config.role == CM_ROLE_NETDEV && inquiry->passes_by)
+	if (is_passed_by(inquiry))
 		step(CM_CALL_KEEP_MASQUERADED, NULL, 0, 0, 0);
 	else
 		inquiry->verdict = conclude(skb, pkt, inquiry);
@@ -265,7 +271,7 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct i
 	if (!config.explain && inquiry->is_kept)
 		write_entry(pkt, inquiry);
 	barrier();
-	if (config.role == CM_ROLE_NETDEV && inquiry->passes_by)
+	if (is_passed_by(inquiry))
 		return 0;
 	if (inquiry->verdict == 0 && pkt->fragment == FRAGMENT_FIRST && has_flow(pkt))
 		fragment_keep_ports(pkt);

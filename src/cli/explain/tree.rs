@@ -78,7 +78,7 @@ pub fn steps(answer: &Answer, names: &Names, rules: &Rules<'_>) -> Vec<Step> {
 
 /// A function that others call tells of itself when it has its answer, behind those that it called.
 fn in_order_of_calls(told: &[cm_step]) -> Vec<cm_step> {
-    let delivered = told.iter().position(|step| step.call == cm_call::CM_CALL_INGRESS_POLICY);
+    let delivered = told.iter().position(|step| step.call == cm_call::CM_CALL_TO_CONTAINER);
     if let Some(at) = delivered.filter(|at| *at > 0) {
         let (own, destinations) = told.split_at(at);
         return [in_order_of_calls(own), in_order_of_calls(destinations)].concat();
@@ -173,7 +173,7 @@ impl Teller<'_> {
                 ("keep_masqueraded", "not the host's own, nor for it: not policed".to_owned())
             }
             cm_call::CM_CALL_CONCLUDE => ("conclude", self.concluded(a, b, c)),
-            cm_call::CM_CALL_INGRESS_POLICY => ("ingress_policy", called(a, b)),
+            cm_call::CM_CALL_TO_CONTAINER => ("to_container", called(a, b)),
             cm_call::CM_CALL_TRACE => ("trace", "for this report only".to_owned()),
             _ => ("?", format!("{a:#x} {b:#x} {c:#x}")),
         }
