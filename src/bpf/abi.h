@@ -240,7 +240,7 @@ struct cm_endpoint {
 	__u32 ifindex;
 	__u16 endpoint_id;
 	__u8 role; /* enum cm_role */
-	__u8 delivery; /* enum cm_delivery; if not 0, cm_policy_call has its ingress policy */
+	__u8 delivery; /* enum cm_delivery; if not 0, cm_policy_call has its to_container */
 };
 
 /*

@@ -63,27 +63,25 @@ int from_container(struct __sk_buff *skb)
 SEC("tc")
 int to_container(struct __sk_buff *skb)
 {
-	int delivered = is_delivered(skb);
+	int delivered, verdict = 0;
 	struct packet pkt;
-	int verdict = 0;
 
 	if (!configured())
 		return TC_ACT_UNSPEC;
-	if (delivered) {
-		step(CM_CALL_TO_CONTAINER, NULL, config.endpoint_id, workload_mac, 0);
-		skb->cb[CB_DELIVERY] = 0;
-		/* The stack asks for a MAC that is not known, and comes here again. */
-		if (!workload_mac)
-			return TC_ACT_UNSPEC;
-	}
+	delivered = is_delivered(skb);
+	/* The stack asks for a MAC that is not known, and comes here again. */
+	if (delivered && !workload_mac)
+		return TC_ACT_UNSPEC;
 	packet_init(&pkt, skb, CM_TO_CONTAINER);
-	if (delivered ? config.delivery == CM_DELIVERY_PEER : mark_is_ours(pkt.mark_in))
-		mark_clear(skb);
 	if (has_policy() || delivered)
 		parse_packet(skb, &pkt);
-	/* A tap's packet comes here again on its hook. */
-	if (!delivered || config.delivery == CM_DELIVERY_PEER)
+	/* What is for a tap comes here again by its hook, and with its sender's mark. */
+	if (!delivered || config.delivery == CM_DELIVERY_PEER) {
+		/* A stranger's too: the kernel clears it only on its own way into a namespace. */
+		if (delivered || mark_is_ours(pkt.mark_in))
+			mark_clear(skb);
 		verdict = police(skb, &pkt, CM_INGRESS);
+	}
 	if (verdict == 0 && delivered)
 		verdict = route_to_workload(skb, &pkt);
 	if (verdict < 0)

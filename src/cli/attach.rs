@@ -242,12 +242,12 @@ fn put_on(
 
     let addresses = Addresses::open(root)?.context("the maps of addresses are not pinned")?;
     let before = addresses.operators_lines(&spec.addresses)?;
-    let ingress_policy = loaded.ingress_policy();
-    let called_before = delivery::ingress_policy(root, spec.id)?;
+    let called = loaded.called();
+    let called_before = delivery::called(root, spec.id)?;
     // The program first: whoever finds an address calls it.
     let register = || {
-        if ingress_policy.is_some() {
-            delivery::set_ingress_policy(root, spec.id, ingress_policy)?;
+        if called.is_some() {
+            delivery::set_called(root, spec.id, called)?;
         }
         addresses.register(&config, &spec.addresses)
     };
@@ -264,11 +264,11 @@ fn put_on(
             addresses.register(&endpoint.config, &keep)?;
         }
         let called_before = called_before.as_ref().map(AsFd::as_fd);
-        delivery::set_ingress_policy(root, spec.id, called_before)?;
+        delivery::set_called(root, spec.id, called_before)?;
         return Err(error);
     }
     addresses.forget(spec.id, &spec.addresses)?;
-    delivery::set_ingress_policy(root, spec.id, ingress_policy)?;
+    delivery::set_called(root, spec.id, called)?;
     if !spec.policy.ct_local {
         pins.remove_map("cm_ct4")?;
         pins.remove_map("cm_ct6")?;

@@ -5,15 +5,16 @@ mod tree;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 
 use super::{Context, DROPPED, monitor};
 use crate::datapath::abi::{
-    cm_call, cm_ct_seen, cm_direction, cm_event, cm_reason, cm_rule_number,
+    cm_call, cm_config, cm_ct_seen, cm_direction, cm_event, cm_reason, cm_rule_number,
 };
 use crate::datapath::explain::{self, Answer, Fate, Original, Question};
+use crate::datapath::registry::Endpoint;
 use crate::datapath::sys::Hook;
 use crate::model::drop_reason;
 use crate::model::endpoint::{Role, Selector};
@@ -130,15 +131,24 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     let original = Original::of(endpoint, question.hook)?;
     let answer = explain::explain(&context.root, &original, &question)?;
     let names = context.names()?;
-    let rules = tree::Rules::of(&context.root, endpoint, &names)?;
-    let mut steps = tree::steps(&answer, &names, &rules);
+    let caller = tree::Teller::of(&context.root, endpoint, &answer.config, &names)?;
+    let destination = answer.destination.as_ref().map(|config| {
+        let id = config.endpoint().context("a destination without a number")?;
+        tree::Teller::of(&context.root, &Endpoint::read(&context.root, id)?, config, &names)
+    });
+    let destination = destination.transpose()?;
+    let mut steps = tree::steps(&answer, &caller, destination.as_ref());
     let from = match ingress_ifindex {
         0 => "sent by this host".to_owned(),
         index => format!("came in by device {index}"),
     };
     let detail = format!("mark {}, {from}, {} bytes", args.mark, packet.len());
     steps.insert(0, tree::Step { depth: 0, call: program, detail });
-    let report = report(&answer, program, args.mark, steps, &rules);
+    let reported_by = |teller: &&tree::Teller<'_>| {
+        answer.event.as_ref().is_some_and(|event| event.endpoint_id == teller.config.endpoint_id)
+    };
+    let reporter = destination.as_ref().filter(reported_by).unwrap_or(&caller);
+    let report = report(&answer, program, args.mark, steps, reporter);
     if context.json {
         output::json(&report)?;
     } else {
@@ -155,12 +165,12 @@ fn report(
     program: &'static str,
     mark_in: Mark,
     steps: Vec<tree::Step>,
-    rules: &tree::Rules<'_>,
+    reporter: &tree::Teller<'_>,
 ) -> Report {
     let event = answer.event.as_ref();
     let reason = event.map_or(cm_reason::CM_FORWARDED, |event| event.reason);
     let rule = event.map_or(cm_rule_number::CM_RULE_NONE.0, |event| event.rule);
-    let [source_identity, destination_identity] = identities(answer);
+    let [source_identity, destination_identity] = identities(answer, reporter.config);
     Report {
         program,
         verdict: match answer.fate {
@@ -175,7 +185,7 @@ fn report(
         source_identity,
         destination_identity,
         conntrack: conntrack(answer),
-        rule: rules.text(rule),
+        rule: reporter.rule(rule),
         audited: event.is_some_and(|event| event.audited != 0),
         steps,
     }
@@ -183,13 +193,13 @@ fn report(
 
 /// Of both ends, as far as the program asked for them. What a policy drops is the endpoint's own at
 /// the end that nobody asked about.
-fn identities(answer: &Answer) -> [Option<Identity>; 2] {
+fn identities(answer: &Answer, reporter: &cm_config) -> [Option<Identity>; 2] {
     let Some(event) = &answer.event else { return [None; 2] };
     let was_policed = answer.steps.iter().any(|step| step.call == cm_call::CM_CALL_CONCLUDE);
     let mut identities = [event.source_identity, event.destination_identity];
     let own = usize::from(event.direction == cm_direction::CM_INGRESS);
     if was_policed && identities[own] == 0 {
-        identities[own] = answer.config.identity;
+        identities[own] = reporter.identity;
     }
     identities.map(|identity| (identity != 0).then_some(Identity(identity)))
 }

@@ -1,4 +1,4 @@
-//! Local delivery: the array of the endpoints' ingress policies, which other endpoints tail-call.
+//! Local delivery: the array of the endpoints' programs that other endpoints tail-call.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -14,7 +14,7 @@ use crate::model::endpoint::EndpointId;
 const POLICY_CALLS: &str = "cm_policy_call";
 
 /// The program that is called for an endpoint; `None` if it takes no local delivery.
-pub fn ingress_policy(root: &Root, id: EndpointId) -> Result<Option<OwnedFd>> {
+pub fn called(root: &Root, id: EndpointId) -> Result<Option<OwnedFd>> {
     let Some(calls) = open(root)? else { return Ok(None) };
     let key = u32_key(id.get().into());
     let program = calls.lookup(bytes_of(&key), MapFlags::ANY);
@@ -22,15 +22,11 @@ pub fn ingress_policy(root: &Root, id: EndpointId) -> Result<Option<OwnedFd>> {
         return Ok(None);
     };
     let number: u32_key = from_bytes(&number)?;
-    Ok(Some(sys::open_program(number.0).context("open an ingress policy")?))
+    Ok(Some(sys::open_program(number.0).context("open the program that is called")?))
 }
 
 /// Makes this the program that is called for an endpoint, in one step; or none.
-pub fn set_ingress_policy(
-    root: &Root,
-    id: EndpointId,
-    program: Option<BorrowedFd<'_>>,
-) -> Result<()> {
+pub fn set_called(root: &Root, id: EndpointId, program: Option<BorrowedFd<'_>>) -> Result<()> {
     let Some(calls) = open(root)? else { return Ok(()) };
     let key = u32_key(id.get().into());
     let result = match program {

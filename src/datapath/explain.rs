@@ -53,6 +53,8 @@ pub enum Fate {
 pub struct Answer {
     /// What the program was loaded with.
     pub config: cm_config,
+    /// The same of whom the packet was delivered to past the stack, whose steps and event follow.
+    pub destination: Option<cm_config>,
     /// The verdict.
     pub fate: Fate,
     /// The mark afterwards.
@@ -105,7 +107,9 @@ pub fn explain(root: &Root, original: &Original, question: &Question<'_>) -> Res
         let answer = run(&loaded, &config, question)?;
         // The copy's array of programs is empty: it names the destination, and is asked again.
         match load_destination(root, &loaded, &answer)? {
-            Some(_destination) => run(&loaded, &config, question),
+            Some((_loaded, destination)) => {
+                Ok(Answer { destination: Some(destination), ..run(&loaded, &config, question)? })
+            }
             None => Ok(answer),
         }
     })?;
@@ -114,14 +118,18 @@ pub fn explain(root: &Root, original: &Original, question: &Question<'_>) -> Res
 
 /// A copy of whom the packet is delivered to past the stack, for the copy that calls it. `None` if
 /// nobody is called, or nobody is there.
-fn load_destination(root: &Root, caller: &Loaded, answer: &Answer) -> Result<Option<Loaded>> {
+fn load_destination(
+    root: &Root,
+    caller: &Loaded,
+    answer: &Answer,
+) -> Result<Option<(Loaded, cm_config)>> {
     let missed = |event: &&cm_event| event.reason == cm_reason::CM_DROP_MISSED_TAIL_CALL;
     let Some(event) = answer.event.as_ref().filter(missed) else { return Ok(None) };
     let address = event.destination.to_ip().context("a tail call for no address")?;
     let endpoint = Endpoints::open(root)?.context("no cm_endpoints")?.get(address)?;
     let id = endpoint.and_then(|endpoint| EndpointId::new(endpoint.endpoint_id));
     let Some(id) = id else { return Ok(None) };
-    if delivery::ingress_policy(root, id)?.is_none() {
+    if delivery::called(root, id)?.is_none() {
         return Ok(None);
     }
     let mut original = Original::of(&Endpoint::read(root, id)?, Hook::Egress)?;
@@ -133,11 +141,11 @@ fn load_destination(root: &Root, caller: &Loaded, answer: &Answer) -> Result<Opt
     let loaded =
         load::load(root, original.role, &original.config, &Sizes::default(), &original.inherited)?;
     report_everything(&loaded)?;
-    let program = loaded.ingress_policy().context("it takes no local delivery")?;
+    let program = loaded.called().context("it takes no local delivery")?;
     let calls = caller.policy_calls.as_ref().context("it has no array of programs")?;
     let descriptor = program.as_raw_fd().to_ne_bytes();
     calls.update(abi::bytes_of(&u32_key(id.get().into())), &descriptor, MapFlags::ANY)?;
-    Ok(Some(loaded))
+    Ok(Some((loaded, original.config)))
 }
 
 /// Switches reporting on, in the copy's own variables.
@@ -167,6 +175,7 @@ fn run(loaded: &Loaded, config: &cm_config, question: &Question<'_>) -> Result<A
     let reported = told.event.r#type != cm_event_type(0);
     Ok(Answer {
         config: *config,
+        destination: None,
         fate: fate(run.action)?,
         mark: context.mark,
         steps: told.steps.iter().take(told.count as usize).copied().collect(),

@@ -143,7 +143,7 @@ impl Loaded {
     }
 
     /// What others tail-call to deliver here; `None` without local delivery.
-    pub fn ingress_policy(&self) -> Option<BorrowedFd<'_>> {
+    pub fn called(&self) -> Option<BorrowedFd<'_>> {
         self.takes_delivery.then(|| self.program(Hook::Egress))
     }
 

@@ -88,7 +88,7 @@ fn side_by_side<D: Send + 'static>(
     let last = works.pop();
     let threads: Vec<_> = works.into_iter().map(sys::spawn_elsewhere).collect();
     let last = last.map(|work| work());
-    // All are waited for, whatever has failed: the object's maps are closed behind this.
+    // All are waited for, also if one has failed: the object's maps are closed behind this.
     let done: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
     done.into_iter().map(|done| done.expect("no panic in a loader")).chain(last).collect()
 }

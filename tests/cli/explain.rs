@@ -189,3 +189,28 @@ fn local_delivery_is_followed_into_a_copy_of_the_destination() {
     let after = [world.status("red"), world.status("blue")].map(|line| line["drops"].clone());
     assert_eq!(before, after);
 }
+
+#[test]
+fn whom_it_is_delivered_to_tells_of_its_own_policy() {
+    let Some(world) = World::new() else { return };
+    for (name, number, mode) in [("red", 1, "off"), ("blue", 2, "enforce")] {
+        world.workload(name, number);
+        world.cilmark_ok(&format!(
+            "attach {name} --id 100{number} --ip 10.{number}.0.10 --local-delivery \
+             --ingress-policy {mode}"
+        ));
+    }
+    let rule = "allow ingress from 1001 tcp/80";
+    world.cilmark_ok(&format!("policy add blue {rule}"));
+    // So that its MAC is known.
+    world.sh("ip netns exec blue ping -qc1 10.2.0.1");
+    let question = "explain red from --src 10.1.0.10 --dst 10.2.0.10 --dport";
+
+    let passed = world.cilmark_json(&format!("{question} 80"));
+    assert_eq!((&passed["verdict"], &passed["rule"]), (&json!("redirect"), &json!(rule)));
+    let text = world.cilmark_ok(&format!("{question} 80"));
+    assert!(text.contains("ingress enforce, egress off"), "{text}");
+    assert!(text.contains(&format!("passes, rule: {rule}")), "{text}");
+    let dropped = world.cilmark(&format!("{question} 81"));
+    assert!(dropped.stdout.contains("drop (Policy denied, 133), 1001 -> 1002"), "{dropped:?}");
+}

@@ -116,12 +116,12 @@ impl Lab {
         endpoints.set(address, &endpoint).expect("set");
     }
 
-    /// Enters an endpoint's addresses and its ingress policy, as attaching it does.
+    /// Enters an endpoint's addresses and the program to call for them, as attaching it does.
     pub fn enter(&self, endpoint: &Endpoint<'_>) {
         let config = &endpoint.config;
         let root = self.world.root();
-        let program = endpoint.loaded.ingress_policy();
-        delivery::set_ingress_policy(&root, endpoint.id, program).expect("the ingress policy");
+        let program = endpoint.loaded.called();
+        delivery::set_called(&root, endpoint.id, program).expect("the program to call");
         let addresses = Addresses::open(&root).expect("open").expect("the maps");
         addresses.register(config, &config.addresses()).expect("the addresses");
     }

@@ -170,7 +170,8 @@ fn a_workload_that_has_sent_nothing_yet_is_left_to_the_stack() {
     let (red, blue) = (sender(&lab).load(), neighbour(&lab).untraced().load());
     lab.enter(&blue);
     let packet = || received(Frame::ip(OWN4, PEER4).udp(1, 2));
-    red.from_container(packet()).passes_unchanged().has_mark(ID_MARK);
+    let run = red.from_container(packet());
+    assert_eq!(run.passes_unchanged().has_mark(ID_MARK).cb, [0; 5], "the sign of a call");
     // Nor does it learn from what fails the source check.
     blue.from_container(Frame::ip(OWN4, PEER4).udp(1, 2));
     red.from_container(packet()).passes_unchanged().has_mark(ID_MARK);
@@ -183,7 +184,7 @@ fn a_destination_without_a_program_drops_with_140() {
     let Some(lab) = Lab::new() else { return };
     let (red, blue) = (sender(&lab).load(), neighbour(&lab).load());
     enter(&lab, &blue);
-    delivery::set_ingress_policy(&lab.world.root(), blue.id, None).unwrap();
+    delivery::set_called(&lab.world.root(), blue.id, None).unwrap();
     for (own, peer) in OWN_TO_PEER {
         let run = red.from_container(received(Frame::ip(own, peer).udp(1, 2)).mark(0x1234));
         run.is_dropped(140).comes_from(ID);
@@ -271,11 +272,15 @@ fn only_who_is_called_delivers() {
     let (red, blue) = (sender(&lab).load(), neighbour(&lab).load());
     enter(&lab, &blue);
     let packet = || received(Frame::ip(OWN4, PEER4).udp(1, 2));
-    let run = red.from_container(packet());
-    assert_eq!(redirected(&run).cb, [0; 5], "the sign of a call goes no further");
-    // Its own hook, whatever the stack has left in the control block; and on another device's number.
-    blue.to_container(packet().cb([0x63696c6d; 5])).passes_unchanged();
-    blue.to_container(packet().on(red.ifindex)).passes_unchanged();
+    assert_eq!(redirected(&red.from_container(packet())).cb, [0; 5], "the sign of a call");
+    // On its own hook, whatever the stack has left in the control block; and under another number.
+    delivery::set_called(&lab.world.root(), blue.id, None).unwrap();
+    let sign = red.from_container(packet()).is_dropped(140).cb;
+    assert_ne!(sign, [0; 5]);
+    let calling = || packet().cb(sign).on(red.ifindex);
+    redirected(&blue.to_container(calling()));
+    blue.to_container(calling().on(blue.ifindex)).passes_unchanged();
+    blue.to_container(calling().cb([0; 5])).passes_unchanged();
 }
 
 #[test]
@@ -291,6 +296,8 @@ fn what_a_nic_receives_for_a_workload_is_delivered_too() {
     };
     redirected(&nic.from_netdev(from([10, 9, 0, 1]))).comes_from(4242).has_mark(0);
     redirected(&nic.from_netdev(from([10, 8, 0, 1]))).comes_from(2).has_mark(0);
+    let strange = from([10, 8, 0, 1]).mark(FOREIGN_MARKS[0]);
+    redirected(&nic.from_netdev(strange)).has_mark(FOREIGN_MARKS[0] & NOT_OURS);
     nic.from_netdev(received(Frame::ip(OWN4, OWN4).udp(1, 2))).passes();
 }
 
@@ -332,7 +339,7 @@ fn it_loads_beside_every_other_feature() {
         let endpoint = setup.policy(policy).features(features).address(OWN4).address(OWN6);
         let id = EndpointId::new(SENDER).expect("7");
         lab.world.root().endpoint(id).create().expect("its directory");
-        endpoint.load().loaded.ingress_policy().is_some()
+        endpoint.load().loaded.called().is_some()
     };
     assert!(everything(lab.container(ID)));
     assert!(!everything(lab.netdev(ID)), "nobody delivers to a NIC");

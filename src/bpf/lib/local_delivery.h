@@ -13,6 +13,7 @@
 #include "config.h"
 #include "drop.h"
 #include "endpoint.h"
+#include "explain.h"
 #include "mark.h"
 #include "metrics.h"
 #include "packet.h"
@@ -26,9 +27,10 @@ struct {
 	__type(value, __u32);
 } cm_policy_call SEC(".maps");
 
+/* The sign of a call, in skb->cb: nowhere else can a program leave a word for the one that it calls. */
 enum {
-	CB_DELIVERY = 4, /* of skb->cb; the stack leaves there what it likes */
-	DELIVERED = 0x63696c6d,
+	CB_DELIVERY = 4,
+	DELIVERED = 0x63696c6d, /* cilm */
 };
 
 /*
@@ -127,11 +129,18 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *pkt)
 	return drop_missed(skb, pkt);
 }
 
-/* Whether another program has tail-called this one: on its own hook a packet has its own device. */
-static __always_inline int is_delivered(const struct __sk_buff *skb)
+/*
+ * Whether another program has tail-called this one, whose sign then has served. On its own hook a packet
+ * is on its own device, but that may have another number in another namespace; and the stack leaves
+ * in skb->cb what it likes. So it takes both.
+ */
+static __always_inline int is_delivered(struct __sk_buff *skb)
 {
-	return config.delivery && skb->ifindex != config.ifindex &&
-	       skb->cb[CB_DELIVERY] == DELIVERED;
+	if (!config.delivery || skb->ifindex == config.ifindex || skb->cb[CB_DELIVERY] != DELIVERED)
+		return 0;
+	skb->cb[CB_DELIVERY] = 0;
+	step(CM_CALL_TO_CONTAINER, NULL, config.endpoint_id, workload_mac, 0);
+	return 1;
 }
 
 static __always_inline long decrement_ttl(struct __sk_buff *skb, const struct packet *pkt)
@@ -180,7 +189,7 @@ __noinline int route_to_workload(struct __sk_buff *skb, const struct packet *pkt
 	return 0;
 }
 
-/* No mark goes with it into another namespace: the kernel clears one only on its own way. */
+/* The last step of a delivery; a tap's own hook counts and reports. */
 static __always_inline int enter_workload(struct __sk_buff *skb, struct packet *pkt)
 {
 	if (config.delivery == CM_DELIVERY_EGRESS)

@@ -31,22 +31,30 @@ pub struct Step {
     pub detail: String,
 }
 
-/// What the numbers of rules stand for.
-pub struct Rules<'a> {
+/// Who knows what the numbers in an endpoint's steps stand for.
+pub struct Teller<'a> {
+    /// What its program was loaded with.
+    pub config: &'a cm_config,
     names: &'a Names,
-    /// Those in force, and those that an unconfirmed change falls back to.
+    /// The rules in force, and those that an unconfirmed change falls back to.
     policies: [Policy; 2],
 }
 
-impl<'a> Rules<'a> {
-    /// Those of an endpoint.
-    pub fn of(root: &Root, endpoint: &Endpoint, names: &'a Names) -> Result<Rules<'a>> {
+impl<'a> Teller<'a> {
+    /// That of an endpoint, a copy of whose programs ran with a configuration.
+    pub fn of(
+        root: &Root,
+        endpoint: &Endpoint,
+        config: &'a cm_config,
+        names: &'a Names,
+    ) -> Result<Teller<'a>> {
         let maps = PolicyMaps::of(root, endpoint.id, endpoint.map_ids())?;
-        Ok(Rules { names, policies: [maps.read(Slot::Current)?, maps.read(Slot::Previous)?] })
+        let policies = [maps.read(Slot::Current)?, maps.read(Slot::Previous)?];
+        Ok(Teller { config, names, policies })
     }
 
     /// A rule by its number; `None` if none decided.
-    pub fn text(&self, number: u32) -> Option<String> {
+    pub fn rule(&self, number: u32) -> Option<String> {
         if number == cm_rule_number::CM_RULE_NONE.0 {
             return None;
         }
@@ -61,18 +69,22 @@ impl<'a> Rules<'a> {
     }
 }
 
-/// What the program called, from the parsing of the packet to its end.
-pub fn steps(answer: &Answer, names: &Names, rules: &Rules<'_>) -> Vec<Step> {
-    let teller = Teller { config: &answer.config, names, rules };
+/// What the program called, from the parsing of the packet to its end; and what the destination's did,
+/// where there is one.
+pub fn steps(answer: &Answer, caller: &Teller<'_>, destination: Option<&Teller<'_>>) -> Vec<Step> {
+    let mut teller = caller;
     let mut steps: Vec<Step> = Vec::new();
     if let Some(event) = &answer.event {
         steps.push(Step { depth: 1, call: "parse_packet", detail: parsed(event) });
     }
     for step in in_order_of_calls(&answer.steps) {
+        if step.call == cm_call::CM_CALL_TO_CONTAINER {
+            teller = destination.unwrap_or(caller);
+        }
         let (call, detail) = teller.tell(&step);
         steps.push(Step { depth: step.depth, call, detail });
     }
-    steps.push(last(answer, names));
+    steps.push(last(answer, caller.names));
     steps
 }
 
@@ -139,12 +151,6 @@ fn describe_mark(mark: Mark, names: &Names) -> String {
     }
 }
 
-struct Teller<'a> {
-    config: &'a cm_config,
-    names: &'a Names,
-    rules: &'a Rules<'a>,
-}
-
 impl Teller<'_> {
     fn tell(&self, step: &cm_step) -> (&'static str, String) {
         let [a, b, c] = step.values;
@@ -185,7 +191,7 @@ impl Teller<'_> {
 
     /// `, rule: …`, if one decided.
     fn by(&self, rule: u32) -> String {
-        self.rules.text(rule).map(|rule| format!(", rule: {rule}")).unwrap_or_default()
+        self.rule(rule).map(|rule| format!(", rule: {rule}")).unwrap_or_default()
     }
 
     fn source(&self, reason: u64, address: &str) -> String {

@@ -19,7 +19,7 @@ pub fn spawn_elsewhere<T: Send + 'static>(
     let all = cpus();
     let (placed, told) = channel::<()>();
     let thread = thread::spawn(move || {
-        // An error, once `placed` is dropped. Of a thread that has ended the C library would bind its maker.
+        // Until `placed` is dropped: to bind a thread that has ended is to bind the caller.
         let _ = told.recv();
         if let Some(all) = all {
             // SAFETY: a set of the size that is said. Should it fail, fewer CPUs will do.
