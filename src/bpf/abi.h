@@ -439,7 +439,7 @@ enum cm_call {
 	CM_CALL_ARP_ANSWER = 2, /* the address that is asked for */
 	CM_CALL_FLOW_LABEL_SET = 3, /* errno, or 0 */
 	CM_CALL_POLICY_CLEAR_MARK = 4,
-	CM_CALL_POLICE = 5, /* what follows is called by it, up to one of the two that end it */
+	CM_CALL_POLICE = 5, /* ingress, egress enforced; calls what follows, up to an end of it */
 	CM_CALL_CT_LOOKUP = 6, /* verdict, enum cm_ct_seen | enum cm_ct_state << 16, jiffies left */
 	CM_CALL_IS_HOST_TRAFFIC = 7, /* the source; yes or no */
 	CM_CALL_IS_FOR_HOST = 8, /* the destination; yes or no */

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{Context, DROPPED, monitor};
 use crate::datapath::abi::{
-    cm_call, cm_config, cm_ct_seen, cm_direction, cm_event, cm_reason, cm_rule_number,
+    cm_call, cm_config, cm_ct_seen, cm_direction, cm_event, cm_reason, cm_rule_number, cm_step,
 };
 use crate::datapath::explain::{self, Answer, Fate, Original, Question};
 use crate::datapath::registry::Endpoint;
@@ -129,15 +129,14 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         mode: args.mode,
     };
     let original = Original::of(endpoint, question.hook)?;
-    let answer = explain::explain(&context.root, &original, &question)?;
+    let answer = explain::explain(&context.root, original, &question)?;
     let names = context.names()?;
-    let caller = tree::Teller::of(&context.root, endpoint, &answer.config, &names)?;
-    let destination = answer.destination.as_ref().map(|config| {
-        let id = config.endpoint().context("a destination without a number")?;
-        tree::Teller::of(&context.root, &Endpoint::read(&context.root, id)?, config, &names)
+    let tellers = answer.parts.iter().map(|part| {
+        let id = part.config.endpoint().context("an endpoint without a number")?;
+        tree::Teller::of(&context.root, &Endpoint::read(&context.root, id)?, &part.config, &names)
     });
-    let destination = destination.transpose()?;
-    let mut steps = tree::steps(&answer, &caller, destination.as_ref());
+    let tellers: Vec<_> = tellers.collect::<Result<_>>()?;
+    let mut steps = tree::steps(&answer, &tellers, &names);
     let from = match ingress_ifindex {
         0 => "sent by this host".to_owned(),
         index => format!("came in by device {index}"),
@@ -147,7 +146,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     let reported_by = |teller: &&tree::Teller<'_>| {
         answer.event.as_ref().is_some_and(|event| event.endpoint_id == teller.config.endpoint_id)
     };
-    let reporter = destination.as_ref().filter(reported_by).unwrap_or(&caller);
+    let reporter = tellers.iter().find(reported_by).unwrap_or(&tellers[0]);
     let report = report(&answer, program, args.mark, steps, reporter);
     if context.json {
         output::json(&report)?;
@@ -191,11 +190,15 @@ fn report(
     }
 }
 
+fn steps(answer: &Answer) -> impl Iterator<Item = &cm_step> {
+    answer.parts.iter().flat_map(|part| &part.steps)
+}
+
 /// Of both ends, as far as the program asked for them. What a policy drops is the endpoint's own at
 /// the end that nobody asked about.
 fn identities(answer: &Answer, reporter: &cm_config) -> [Option<Identity>; 2] {
     let Some(event) = &answer.event else { return [None; 2] };
-    let was_policed = answer.steps.iter().any(|step| step.call == cm_call::CM_CALL_CONCLUDE);
+    let was_policed = steps(answer).any(|step| step.call == cm_call::CM_CALL_CONCLUDE);
     let mut identities = [event.source_identity, event.destination_identity];
     let own = usize::from(event.direction == cm_direction::CM_INGRESS);
     if was_policed && identities[own] == 0 {
@@ -206,7 +209,7 @@ fn identities(answer: &Answer, reporter: &cm_config) -> [Option<Identity>; 2] {
 
 /// What the packet is to its flow. `new`, also if nothing is kept of it since it is dropped.
 fn conntrack(answer: &Answer) -> Conntrack {
-    let called = |call: cm_call| answer.steps.iter().rfind(|step| step.call == call);
+    let called = |call: cm_call| steps(answer).filter(|step| step.call == call).last();
     let rule = answer.event.as_ref().map(|event| event.rule);
     if rule == Some(cm_rule_number::CM_RULE_RELATED.0) {
         return Conntrack::Related;
@@ -244,10 +247,10 @@ fn verdict(report: &Report, names: &Names) -> String {
     let fate = match (&report.verdict, &report.drop_reason) {
         (Verdict::Drop, Some(reason)) => format!("drop ({}, {})", reason.name, reason.code),
         (Verdict::Drop, None) => "drop".to_owned(),
-        (Verdict::Forward, _) if report.audited => "forward (audited)".to_owned(),
         (Verdict::Forward, _) => "forward".to_owned(),
         (Verdict::Redirect, _) => "redirect".to_owned(),
     };
+    let audited = if report.audited { " (audited)" } else { "" };
     let rule = match &report.rule {
         Some(rule) => format!(", rule: {rule}"),
         None => String::new(),
@@ -263,7 +266,7 @@ fn verdict(report: &Report, names: &Names) -> String {
         true => format!(", mark {}", report.mark_in),
         false => format!(", mark {} -> {}", report.mark_in, report.mark_out),
     };
-    format!("{fate}{rule}{ends}{mark}")
+    format!("{fate}{audited}{rule}{ends}{mark}")
 }
 
 /// What the program made of the packet.

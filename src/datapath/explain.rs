@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use super::abi::{
-    self, __sk_buff, bss, cm_config, cm_event, cm_event_type, cm_explanation, cm_reason, cm_step,
-    u32_key,
+    self, __sk_buff, bss, cm_call, cm_config, cm_confirm, cm_delivery, cm_event, cm_event_type,
+    cm_explanation, cm_fallback, cm_reason, cm_step, u32_key,
 };
 use super::delivery;
 use super::load::{self, Inherited, Loaded, Sizes};
@@ -51,18 +51,32 @@ pub enum Fate {
 /// What became of the packet, and why.
 #[derive(Debug)]
 pub struct Answer {
-    /// What the program was loaded with.
-    pub config: cm_config,
-    /// The same of whom the packet was delivered to past the stack, whose steps and event follow.
-    pub destination: Option<cm_config>,
-    /// The verdict.
+    /// What ran: the program that was asked for; with local delivery the destination's that it called;
+    /// and if that is a tap's, the same again, on its hook.
+    pub parts: Vec<Part>,
+    /// The verdict of the last one.
     pub fate: Fate,
     /// The mark afterwards.
     pub mark: u32,
-    /// What the program called, in the order in which it was done.
-    pub steps: Vec<cm_step>,
-    /// What the program would have reported; `None` for what is redirected.
+    /// What the last one that reports would have reported; `None` where that is nothing.
     pub event: Option<cm_event>,
+    packet: Vec<u8>,
+}
+
+/// What one program did.
+#[derive(Debug)]
+pub struct Part {
+    /// What it was loaded with.
+    pub config: cm_config,
+    /// What it called, in the order in which it was done; `CM_CALL_TO_CONTAINER` first if it was called
+    /// itself.
+    pub steps: Vec<cm_step>,
+}
+
+/// A copy, with what it was loaded with.
+struct Copied {
+    loaded: Loaded,
+    config: cm_config,
 }
 
 /// What a copy is made of.
@@ -94,93 +108,124 @@ impl Original {
 }
 
 /// Runs the packet through a copy of what is on the hook.
-pub fn explain(root: &Root, original: &Original, question: &Question<'_>) -> Result<Answer> {
-    let mut config = original.config;
-    config.explain = 1;
+pub fn explain(root: &Root, mut original: Original, question: &Question<'_>) -> Result<Answer> {
     if let Some(mode) = question.mode {
-        config.policy = [mode.into(), mode.into()];
-    }
-    let loaded = load::load(root, original.role, &config, &Sizes::default(), &original.inherited)?;
-    report_everything(&loaded)?;
-    // Devices have their numbers and routes in one namespace only.
-    let answer = netns::within(config.netns, || {
-        let answer = run(&loaded, &config, question)?;
-        // The copy's array of programs is empty: it names the destination, and is asked again.
-        match load_destination(root, &loaded, &answer)? {
-            Some((_loaded, destination)) => {
-                Ok(Answer { destination: Some(destination), ..run(&loaded, &config, question)? })
-            }
-            None => Ok(answer),
+        original.config.policy = [mode.into(), mode.into()];
+        // What is asked for is not the mode that an unconfirmed one has gone back to.
+        if original.inherited.confirm.fallback == cm_fallback::CM_FALLBACK_AUDIT {
+            original.inherited.confirm = cm_confirm::default();
         }
-    })?;
-    answer.with_context(|| format!("the network namespace of {} is gone", config.device_name()))
-}
-
-/// A copy of whom the packet is delivered to past the stack, for the copy that calls it. `None` if
-/// nobody is called, or nobody is there.
-fn load_destination(
-    root: &Root,
-    caller: &Loaded,
-    answer: &Answer,
-) -> Result<Option<(Loaded, cm_config)>> {
-    let missed = |event: &&cm_event| event.reason == cm_reason::CM_DROP_MISSED_TAIL_CALL;
-    let Some(event) = answer.event.as_ref().filter(missed) else { return Ok(None) };
-    let address = event.destination.to_ip().context("a tail call for no address")?;
-    let endpoint = Endpoints::open(root)?.context("no cm_endpoints")?.get(address)?;
-    let id = endpoint.and_then(|endpoint| EndpointId::new(endpoint.endpoint_id));
-    let Some(id) = id else { return Ok(None) };
-    if delivery::called(root, id)?.is_none() {
-        return Ok(None);
     }
-    let mut original = Original::of(&Endpoint::read(root, id)?, Hook::Egress)?;
-    original.config.explain = 1;
-    let steps = own_map(caller, "cm_steps")?;
-    let nothing = cm_explanation::default();
-    steps.update(abi::bytes_of(&u32_key(0)), abi::bytes_of(&nothing), MapFlags::ANY)?;
-    original.inherited.steps = Some(steps);
-    let loaded =
-        load::load(root, original.role, &original.config, &Sizes::default(), &original.inherited)?;
-    report_everything(&loaded)?;
-    let program = loaded.called().context("it takes no local delivery")?;
-    let calls = caller.policy_calls.as_ref().context("it has no array of programs")?;
-    let descriptor = program.as_raw_fd().to_ne_bytes();
-    calls.update(abi::bytes_of(&u32_key(id.get().into())), &descriptor, MapFlags::ANY)?;
-    Ok(Some((loaded, original.config)))
-}
-
-/// Switches reporting on, in the copy's own variables.
-fn report_everything(loaded: &Loaded) -> Result<()> {
-    let variables = SharedValue::of(&own_map(loaded, ".bss")?).context("map its .bss")?;
-    variables.u64_at(offset_of!(bss, trace_until_ns)).store(u64::MAX, Ordering::Relaxed);
-    Ok(())
-}
-
-fn run(loaded: &Loaded, config: &cm_config, question: &Question<'_>) -> Result<Answer> {
-    let mut context = __sk_buff {
-        mark: question.mark,
-        ingress_ifindex: question.ingress_ifindex,
-        ifindex: config.ifindex,
-        ..__sk_buff::default()
-    };
-    let program = loaded.program(question.hook);
-    let run = sys::test_run(program, question.packet, &mut context, 1).with_context(|| {
-        format!(
-            "run a packet of {} bytes; the kernel wants a whole IP header, and 14 bytes at least",
-            question.packet.len()
-        )
+    let copy = Copied::of(root, original)?;
+    // Devices have their numbers and routes in one namespace only.
+    let answer = netns::within(copy.config.netns, || {
+        let answer = copy.run(question)?;
+        // The copy's array of programs is empty: it names the destination, and is asked again.
+        let Some(destination) = copy.destination(root, &answer)? else { return Ok(answer) };
+        let mut answer = copy.run(question)?;
+        let called = |step: &cm_step| step.call == cm_call::CM_CALL_TO_CONTAINER;
+        if let Some(at) = answer.parts[0].steps.iter().position(called) {
+            let steps = answer.parts[0].steps.split_off(at);
+            answer.parts.push(Part { config: destination.config, steps });
+        }
+        if answer.fate != Fate::Redirect
+            || destination.config.delivery != cm_delivery::CM_DELIVERY_EGRESS
+        {
+            return Ok(answer);
+        }
+        copy.forget_steps()?;
+        let on_its_hook = destination.run(&Question {
+            hook: Hook::Egress,
+            packet: &answer.packet,
+            mark: answer.mark,
+            ingress_ifindex: copy.config.ifindex,
+            mode: None,
+        })?;
+        let parts = answer.parts.into_iter().chain(on_its_hook.parts).collect();
+        Ok(Answer { parts, ..on_its_hook })
     })?;
-    let key = u32_key(0);
-    let told = own_map(loaded, "cm_steps")?.lookup(abi::bytes_of(&key), MapFlags::ANY)?;
-    let told: cm_explanation = abi::from_bytes(&told.context("no explanation")?)?;
-    let reported = told.event.r#type != cm_event_type(0);
-    Ok(Answer {
-        config: *config,
-        destination: None,
-        fate: fate(run.action)?,
-        mark: context.mark,
-        steps: told.steps.iter().take(told.count as usize).copied().collect(),
-        event: reported.then_some(told.event),
-    })
+    answer
+        .with_context(|| format!("the network namespace of {} is gone", copy.config.device_name()))
+}
+
+impl Copied {
+    /// Loads a copy that reports everything.
+    fn of(root: &Root, mut original: Original) -> Result<Copied> {
+        original.config.explain = 1;
+        let Original { role, config, inherited } = original;
+        let loaded = load::load(root, role, &config, &Sizes::default(), &inherited)?;
+        let copy = Copied { loaded, config };
+        let variables = SharedValue::of(&copy.map(".bss")?).context("map its .bss")?;
+        variables.u64_at(offset_of!(bss, trace_until_ns)).store(u64::MAX, Ordering::Relaxed);
+        Ok(copy)
+    }
+
+    /// A copy of whom the packet is delivered to past the stack, for this copy to call. `None` if
+    /// nobody is called, or nobody is there.
+    fn destination(&self, root: &Root, answer: &Answer) -> Result<Option<Copied>> {
+        let missed = |event: &&cm_event| event.reason == cm_reason::CM_DROP_MISSED_TAIL_CALL;
+        let Some(event) = answer.event.as_ref().filter(missed) else { return Ok(None) };
+        let address = event.destination.to_ip().context("a tail call for no address")?;
+        let endpoint = Endpoints::open(root)?.context("no cm_endpoints")?.get(address)?;
+        let id = endpoint.and_then(|endpoint| EndpointId::new(endpoint.endpoint_id));
+        let Some(id) = id else { return Ok(None) };
+        if delivery::called(root, id)?.is_none() {
+            return Ok(None);
+        }
+        let endpoint = Endpoint::read(root, id)?;
+        if endpoint.stale {
+            return Ok(None);
+        }
+        let mut original = Original::of(&endpoint, Hook::Egress)?;
+        self.forget_steps()?;
+        original.inherited.steps = Some(self.map("cm_steps")?);
+        let copy = Copied::of(root, original)?;
+        let program = copy.loaded.called().context("it takes no local delivery")?;
+        let calls = self.loaded.policy_calls.as_ref().context("it has no array of programs")?;
+        let descriptor = program.as_raw_fd().to_ne_bytes();
+        calls.update(abi::bytes_of(&u32_key(id.get().into())), &descriptor, MapFlags::ANY)?;
+        Ok(Some(copy))
+    }
+
+    fn run(&self, question: &Question<'_>) -> Result<Answer> {
+        let mut context = __sk_buff {
+            mark: question.mark,
+            ingress_ifindex: question.ingress_ifindex,
+            ifindex: self.config.ifindex,
+            ..__sk_buff::default()
+        };
+        let program = self.loaded.program(question.hook);
+        let run = sys::test_run(program, question.packet, &mut context, 1).with_context(|| {
+            format!(
+                "run a packet of {} bytes; the kernel wants a whole IP header, and 14 bytes at least",
+                question.packet.len()
+            )
+        })?;
+        let told = self.map("cm_steps")?.lookup(abi::bytes_of(&u32_key(0)), MapFlags::ANY)?;
+        let told: cm_explanation = abi::from_bytes(&told.context("no explanation")?)?;
+        let reported = told.event.r#type != cm_event_type(0);
+        let steps = told.steps.iter().take(told.count as usize).copied().collect();
+        Ok(Answer {
+            parts: vec![Part { config: self.config, steps }],
+            fate: fate(run.action)?,
+            mark: context.mark,
+            event: reported.then_some(told.event),
+            packet: run.packet,
+        })
+    }
+
+    fn forget_steps(&self) -> Result<()> {
+        let nothing = cm_explanation::default();
+        let key = u32_key(0);
+        let steps = self.map("cm_steps")?;
+        Ok(steps.update(abi::bytes_of(&key), abi::bytes_of(&nothing), MapFlags::ANY)?)
+    }
+
+    /// A map that nobody but the copy has.
+    fn map(&self, suffix: &str) -> Result<MapHandle> {
+        let map = maps::of_program(&self.loaded.map_ids()?, suffix)?;
+        map.with_context(|| format!("the program has no {suffix}"))
+    }
 }
 
 fn fate(action: i32) -> Result<Fate> {
@@ -191,10 +236,4 @@ fn fate(action: i32) -> Result<Fate> {
         7 => Fate::Redirect,
         action => bail!("the program returned {action}"),
     })
-}
-
-/// A map that nobody but the copy has.
-fn own_map(loaded: &Loaded, suffix: &str) -> Result<MapHandle> {
-    let map = maps::of_program(&loaded.map_ids()?, suffix)?;
-    map.with_context(|| format!("the program has no {suffix}"))
 }

@@ -50,6 +50,11 @@ fn an_enforcement_that_nobody_confirms_only_audits_from_then_on() {
     assert!(
         world.cilmark_ok("status red").contains("audit/audit (not confirmed, fell back to audit)")
     );
+    let question = "explain red to --src 10.1.0.1 --dst 10.1.0.10 --dport 80";
+    let told = world.cilmark_ok(question);
+    assert!(told.contains("egress audit (nobody confirmed to enforce)"), "{told}");
+    let run = world.cilmark(&format!("{question} --mode enforce"));
+    assert!(run.status == Some(3) && run.stdout.contains("egress enforce"), "{run:?}");
     world.cilmark("confirm red").fails(1, &["too late", "only audits", "cilmark attach red"]);
     assert!(ping(&world), "nothing has changed by that");
     let run = world.cilmark("policy add red allow ingress from 909");

@@ -190,27 +190,67 @@ fn local_delivery_is_followed_into_a_copy_of_the_destination() {
     assert_eq!(before, after);
 }
 
-#[test]
-fn whom_it_is_delivered_to_tells_of_its_own_policy() {
-    let Some(world) = World::new() else { return };
+const DELIVERED_RULE: &str = "allow ingress from 1001 tcp/80";
+
+/// Red, of which nothing is enforced, and blue, which enforces one rule, and whose MAC is known.
+fn attach_delivering(world: &World) {
     for (name, number, mode) in [("red", 1, "off"), ("blue", 2, "enforce")] {
-        world.workload(name, number);
         world.cilmark_ok(&format!(
             "attach {name} --id 100{number} --ip 10.{number}.0.10 --local-delivery \
              --ingress-policy {mode}"
         ));
     }
-    let rule = "allow ingress from 1001 tcp/80";
-    world.cilmark_ok(&format!("policy add blue {rule}"));
-    // So that its MAC is known.
+    world.cilmark_ok(&format!("policy add blue {DELIVERED_RULE}"));
     world.sh("ip netns exec blue ping -qc1 10.2.0.1");
-    let question = "explain red from --src 10.1.0.10 --dst 10.2.0.10 --dport";
+}
 
-    let passed = world.cilmark_json(&format!("{question} 80"));
-    assert_eq!((&passed["verdict"], &passed["rule"]), (&json!("redirect"), &json!(rule)));
-    let text = world.cilmark_ok(&format!("{question} 80"));
+fn to_port(port: u16) -> String {
+    format!("explain red from --src 10.1.0.10 --dst 10.2.0.10 --dport {port}")
+}
+
+/// What is told of a packet to a port that is dropped.
+fn dropped(world: &World, port: u16) -> String {
+    let run = world.cilmark(&to_port(port));
+    assert_eq!(run.status, Some(3), "{run:?}");
+    run.stdout
+}
+
+#[test]
+fn whom_it_is_delivered_to_tells_of_its_own_policy() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    attach_delivering(&world);
+    let passed = world.cilmark_json(&to_port(80));
+    assert_eq!((&passed["verdict"], &passed["rule"]), (&json!("redirect"), &json!(DELIVERED_RULE)));
+    let text = world.cilmark_ok(&to_port(80));
     assert!(text.contains("ingress enforce, egress off"), "{text}");
-    assert!(text.contains(&format!("passes, rule: {rule}")), "{text}");
-    let dropped = world.cilmark(&format!("{question} 81"));
-    assert!(dropped.stdout.contains("drop (Policy denied, 133), 1001 -> 1002"), "{dropped:?}");
+    assert!(text.contains(&format!("passes, rule: {DELIVERED_RULE}")), "{text}");
+    let text = dropped(&world, 81);
+    assert!(text.contains("drop (Policy denied, 133), 1001 -> 1002"), "{text}");
+    // In audit it is told at the end, too.
+    world
+        .cilmark_ok("attach blue --id 1002 --ip 10.2.0.10 --local-delivery --ingress-policy audit");
+    let audited = world.cilmark_ok(&to_port(81));
+    assert!(audited.contains("\nredirect (audited), 1001 -> 1002"), "{audited}");
+    // What nobody can take is dropped, and that is the answer.
+    world.sh("ip link del blue");
+    let text = dropped(&world, 80);
+    assert!(text.contains("drop (Missed tail call, 140)"), "{text}");
+}
+
+#[test]
+fn a_tap_that_it_is_delivered_to_asks_its_policy_on_its_hook() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    let _machine = world.machine("blue", 2, "tap");
+    attach_delivering(&world);
+    let passed = world.cilmark_json(&to_port(80));
+    assert_eq!((&passed["verdict"], &passed["rule"]), (&json!("forward"), &json!(DELIVERED_RULE)));
+    let text = dropped(&world, 81);
+    let calls =
+        ["tail call into endpoint 2", "on the hook of endpoint 2", "dropped: Policy denied"];
+    let told = calls.map(|call| text.find(call));
+    assert!(told.is_sorted() && told[0].is_some(), "{text}");
+    assert!(text.contains("drop (Policy denied, 133), 1001 -> 1002"), "{text}");
 }

@@ -58,7 +58,7 @@ fn ask(endpoint: &Endpoint<'_>, hook: Hook, packet: &[u8], context: &__sk_buff) 
         ingress_ifindex: context.ingress_ifindex,
         mode: None,
     };
-    explain(&endpoint.lab.world.root(), &original(endpoint), &question)
+    explain(&endpoint.lab.world.root(), original(endpoint), &question)
         .unwrap_or_else(|error| panic!("{error:#}"))
 }
 
@@ -198,7 +198,7 @@ fn a_copy_pins_nothing() {
         ingress_ifindex: 1,
         mode: Some(Mode::Enforce),
     };
-    let answer = explain(&lab.world.root(), &original(&endpoint), &question).expect("explain");
+    let answer = explain(&lab.world.root(), original(&endpoint), &question).expect("explain");
     assert_eq!(answer.fate, Fate::Drop);
     assert_eq!(lab.world.pins(), before);
 }

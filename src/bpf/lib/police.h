@@ -29,6 +29,14 @@
 #include "policy.h"
 #include "resolve.h"
 
+/* Tells which directions are enforced now. */
+static __always_inline void step_police(void)
+{
+	if (config.explain)
+		write_step(CM_CALL_POLICE, NULL, is_enforced(CM_INGRESS), is_enforced(CM_EGRESS),
+			   0);
+}
+
 /* Tells of an entry of conntrack or its absence, and whether the packet goes on with it. */
 __noinline int step_ct(const struct packet *pkt, const struct cm_ct_entry *entry, int is_known)
 {
@@ -241,7 +249,7 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct i
 	/* Without a policy there are no maps for it either. */
 	if (!pkt || !inquiry || !has_policy())
 		return -CM_DROP_INVALID_PACKET;
-	step(CM_CALL_POLICE, NULL, 0, 0, 0);
+	step_police();
 	if (pkt->fragment == FRAGMENT_LATER)
 		inquiry->verdict = fragment_find_ports(pkt);
 	barrier();
@@ -282,7 +290,7 @@ __noinline int explain_settled(const struct packet *pkt, const struct cm_ct_entr
 {
 	if (!pkt)
 		return 1;
-	step(CM_CALL_POLICE, NULL, 0, 0, 0);
+	step_police();
 	step_ct(pkt, entry, 1);
 	step(CM_CALL_CONCLUDE, NULL, 0, pkt->rule, 1);
 	return 1;

@@ -20,6 +20,9 @@ use crate::model::policy::Policy;
 use crate::model::policy::RuleNumber;
 use crate::model::rule::L4;
 
+/// What local delivery calls.
+const CALLED: &str = "to_container";
+
 /// A line of the tree.
 #[derive(Debug, Serialize)]
 pub struct Step {
@@ -69,32 +72,30 @@ impl<'a> Teller<'a> {
     }
 }
 
-/// What the program called, from the parsing of the packet to its end; and what the destination's did,
-/// where there is one.
-pub fn steps(answer: &Answer, caller: &Teller<'_>, destination: Option<&Teller<'_>>) -> Vec<Step> {
-    let mut teller = caller;
+/// What the programs called, from the parsing of the packet to its end; there is a teller for each.
+pub fn steps(answer: &Answer, tellers: &[Teller<'_>], names: &Names) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     if let Some(event) = &answer.event {
         steps.push(Step { depth: 1, call: "parse_packet", detail: parsed(event) });
     }
-    for step in in_order_of_calls(&answer.steps) {
-        if step.call == cm_call::CM_CALL_TO_CONTAINER {
-            teller = destination.unwrap_or(caller);
+    for (part, teller) in answer.parts.iter().zip(tellers) {
+        // The third: what was called has sent the packet to its own hook.
+        let is_on_hook = steps.iter().any(|step| step.call == CALLED);
+        if is_on_hook {
+            let detail = format!("on the hook of endpoint {}", teller.config.endpoint_id);
+            steps.push(Step { depth: 1, call: CALLED, detail });
         }
-        let (call, detail) = teller.tell(&step);
-        steps.push(Step { depth: step.depth, call, detail });
+        for step in in_order_of_calls(&part.steps) {
+            let (call, detail) = teller.tell(&step);
+            steps.push(Step { depth: step.depth + u32::from(is_on_hook), call, detail });
+        }
     }
-    steps.push(last(answer, caller.names));
+    steps.push(last(answer, names));
     steps
 }
 
 /// A function that others call tells of itself when it has its answer, behind those that it called.
 fn in_order_of_calls(told: &[cm_step]) -> Vec<cm_step> {
-    let delivered = told.iter().position(|step| step.call == cm_call::CM_CALL_TO_CONTAINER);
-    if let Some(at) = delivered.filter(|at| *at > 0) {
-        let (own, destinations) = told.split_at(at);
-        return [in_order_of_calls(own), in_order_of_calls(destinations)].concat();
-    }
     let reporting = told.iter().position(|step| step.call == cm_call::CM_CALL_TRACE);
     let (steps, report) = told.split_at(reporting.unwrap_or(told.len()));
     let mut ordered: Vec<cm_step> = Vec::new();
@@ -162,7 +163,7 @@ impl Teller<'_> {
                 ("flow_label_set", self.label(self.config.identity.into()))
             }
             cm_call::CM_CALL_POLICY_CLEAR_MARK => ("policy_clear_mark", "skb->cb".to_owned()),
-            cm_call::CM_CALL_POLICE => ("police", self.modes()),
+            cm_call::CM_CALL_POLICE => ("police", self.modes([a, b])),
             cm_call::CM_CALL_CT_LOOKUP => ("ct_lookup", self.entry(a, b, c)),
             cm_call::CM_CALL_IS_HOST_TRAFFIC => {
                 ("is_host_traffic", format!("from {address}: {}", yes(a)))
@@ -179,7 +180,7 @@ impl Teller<'_> {
                 ("keep_masqueraded", "not the host's own, nor for it: not policed".to_owned())
             }
             cm_call::CM_CALL_CONCLUDE => ("conclude", self.concluded(a, b, c)),
-            cm_call::CM_CALL_TO_CONTAINER => ("to_container", called(a, b)),
+            cm_call::CM_CALL_TO_CONTAINER => (CALLED, called(a, b)),
             cm_call::CM_CALL_TRACE => ("trace", "for this report only".to_owned()),
             _ => ("?", format!("{a:#x} {b:#x} {c:#x}")),
         }
@@ -203,11 +204,15 @@ impl Teller<'_> {
         }
     }
 
-    fn modes(&self) -> String {
-        let mode = |direction: cm_direction| match self.config.policy[direction.0 as usize].0 {
-            0 => "off",
-            1 => "audit",
-            _ => "enforce",
+    fn modes(&self, enforced: [u64; 2]) -> String {
+        let mode = |direction: cm_direction| {
+            let at = direction.0 as usize;
+            match (self.config.policy[at].0, enforced[at]) {
+                (0, _) => "off",
+                (1, _) => "audit",
+                (_, 0) => "audit (nobody confirmed to enforce)",
+                _ => "enforce",
+            }
         };
         let (ingress, egress) = (mode(cm_direction::CM_INGRESS), mode(cm_direction::CM_EGRESS));
         format!("ingress {ingress}, egress {egress}")
