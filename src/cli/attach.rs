@@ -74,7 +74,7 @@ pub struct Args {
     #[command(flatten)]
     policing: policing::Args,
     /// Size of the ipcache's maps, if this makes them: of the one for hosts, and of that for prefixes
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=load::MAX_ENTRIES))]
     ipcache_entries: Option<u32>,
     /// Mount a BPF file system if there is none
     #[arg(long)]

@@ -1,13 +1,15 @@
 //! `cilmark conntrack list|flush`.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::Result;
 use clap::Subcommand;
 use serde::Serialize;
 
+use super::Context;
 use super::decision::Rules;
-use super::{Context, targets};
+use super::targets::{self, Targets};
 use crate::datapath::conntrack::{Conntrack, Flow, Progress};
 use crate::datapath::registry::{Endpoint, Found};
 use crate::model::endpoint::{EndpointId, Role, Selector};
@@ -19,21 +21,21 @@ use crate::output;
 pub enum Command {
     /// Show the flows that the policy knows
     List {
-        /// Only those of this device, or id:N; NICs share theirs
+        /// Only those of this device, or id:N; NICs share theirs, which are those of `host`
         #[arg(value_name = "DEV")]
-        device: Option<Selector>,
+        device: Option<Targets>,
     },
     /// Forget flows; what goes on is taken for new, and the rules are asked again
     Flush {
-        /// Only those of this device, or id:N; NICs share theirs
+        /// Only those of this device, or id:N; NICs share theirs, which are those of `host`
         #[arg(value_name = "DEV")]
-        device: Option<Selector>,
+        device: Option<Targets>,
     },
 }
 
 #[derive(Serialize)]
 struct Line {
-    /// Of a container; NICs share their flows.
+    /// Of a container, or id:N if that has been detached; NICs share their flows.
     device: Option<String>,
     protocol: String,
     local: IpAddr,
@@ -43,6 +45,8 @@ struct Line {
     direction: Direction,
     state: Progress,
     allowed: bool,
+    /// Rules, ipcache or endpoints have changed: the next packet asks again, and `rule` is not known.
+    stale: bool,
     rule: Option<String>,
     adopted: bool,
     masqueraded: bool,
@@ -73,26 +77,40 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
 }
 
 /// The maps of an endpoint, or all.
-fn places(context: &Context, device: Option<Selector>) -> Result<Vec<Place>> {
-    let Some(selector) = device else {
-        let all = Conntrack::all(&context.root)?.into_iter();
+fn places(context: &Context, device: Option<Targets>) -> Result<Vec<Place>> {
+    let root = &context.root;
+    let Some(targets) = device else {
+        let all = Conntrack::all(root)?.into_iter();
         return Ok(all.map(|maps| Place { maps, scope: None }).collect());
     };
-    let found = context.named(std::slice::from_ref(&selector))?;
-    let endpoint = found.select(&selector)?;
-    let owner = (endpoint.config.ct_local != 0).then_some(endpoint.id);
-    let scope = (endpoint.role() == Some(Role::Container)).then_some(endpoint.id);
-    let maps = Conntrack::open(&context.root, owner)?;
-    Ok(maps.into_iter().map(|maps| Place { maps, scope: Some(scope) }).collect())
+    // An endpoint that is gone may have left some.
+    if let Targets::One(Selector::Id(id)) = targets
+        && !root.endpoints()?.contains(&id)
+        && let Some(maps) = Conntrack::open(root, None)?
+        && maps.flows(root)?.iter().any(|flow| flow.scope == Some(id))
+    {
+        return Ok(vec![Place { maps, scope: Some(Some(id)) }]);
+    }
+    let place = |endpoint: &Endpoint| {
+        let owner = (endpoint.config.ct_local != 0).then_some(endpoint.id);
+        let scope = (endpoint.role() == Some(Role::Container)).then_some(endpoint.id);
+        (owner, scope)
+    };
+    let places: BTreeSet<_> = targets.select(context)?.iter().map(place).collect();
+    let open = |(owner, scope)| {
+        let maps = Conntrack::open(root, owner)?;
+        Ok(maps.map(|maps| Place { maps, scope: Some(scope) }))
+    };
+    places.into_iter().filter_map(|place| open(place).transpose()).collect()
 }
 
-fn list(context: &Context, device: Option<Selector>) -> Result<()> {
+fn list(context: &Context, device: Option<Targets>) -> Result<()> {
     let names = context.names()?;
     let endpoints = Found::all(&context.root)?.endpoints;
     let mut rules = Rules::default();
     let mut lines = Vec::new();
     for Place { maps, scope } in places(context, device)? {
-        for flow in maps.flows()? {
+        for flow in maps.flows(&context.root)? {
             if scope.is_none_or(|scope| flow.scope == scope) {
                 // A NIC with maps of its own has no neighbours there.
                 let of = flow.scope.or(maps.owner);
@@ -124,7 +142,10 @@ fn line(
     });
     let ids: Vec<EndpointId> = whose.clone().map(|endpoint| endpoint.id).collect();
     Line {
-        device: of.and_then(|_| whose.clone().next()).map(|endpoint| endpoint.device.clone()),
+        device: of.map(|id| match whose.clone().next() {
+            Some(endpoint) => endpoint.device.clone(),
+            None => Selector::Id(id).to_string(),
+        }),
         protocol: L4::Protocol(flow.protocol).to_string(),
         local: flow.local,
         local_port: flow.local_port,
@@ -133,7 +154,9 @@ fn line(
         direction: flow.direction,
         state: flow.progress,
         allowed: flow.allowed,
-        rule: rules.words(context, &ids, flow.rule, names),
+        stale: flow.stale,
+        // Its number may be another rule's by now.
+        rule: rules.words(context, &ids, flow.rule, names).filter(|_| !flow.stale),
         adopted: flow.adopted,
         masqueraded: flow.masqueraded,
         expires: targets::seconds(flow.expires),
@@ -157,6 +180,7 @@ fn row(line: Line) -> [String; 8] {
         state.as_ref().and_then(|state| state.as_str()).unwrap_or_default().to_owned(),
         match line.rule {
             Some(rule) => format!("{verdict}: {rule}"),
+            None if line.stale => format!("{verdict}, to be asked again"),
             None => verdict.to_owned(),
         },
         format!("{} s", line.expires),

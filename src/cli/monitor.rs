@@ -131,7 +131,13 @@ impl Printer<'_> {
 
     /// Adds what decided, and what would have to be said for the packet to pass.
     fn explain(&mut self, event: &cm_event, line: &mut Line) {
-        if event.rule == 0 && event.reason != cm_reason::CM_DROP_POLICY {
+        let is_decided = match event.reason {
+            cm_reason::CM_FORWARDED => event.rule != 0,
+            cm_reason::CM_DROP_POLICY | cm_reason::CM_DROP_POLICY_DENY => true,
+            // What a rule has let pass, and something else drops.
+            _ => false,
+        };
+        if !is_decided {
             return;
         }
         // Numbers and flows are an endpoint's own only until something changes.

@@ -22,6 +22,9 @@ const FIN_ORIGINATOR: u8 = 1 << 1;
 const FIN_REPLY: u8 = 1 << 2;
 const CLOSING: u8 = 1 << 3;
 
+/// Of an epoch, below the generation.
+const EPOCH_BITS: u32 = 2;
+
 /// How far a flow has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -59,6 +62,8 @@ pub struct Flow {
     pub rule: u32,
     /// What the policy said when it was asked last.
     pub allowed: bool,
+    /// Rules, ipcache or endpoints have changed since: the next packet asks again.
+    pub stale: bool,
     /// Nobody saw who began.
     pub adopted: bool,
     /// A workload's, under an address of this host.
@@ -112,13 +117,16 @@ impl Conntrack {
     }
 
     /// The flows that have not expired.
-    pub fn flows(&self) -> Result<Vec<Flow>> {
+    pub fn flows(&self, root: &Root) -> Result<Vec<Flow>> {
+        let generation = maps::generation(root)?.unwrap_or_default();
         let now = sys::jiffies().context("read the kernel's jiffies")?;
         let rate = sys::jiffies_per_second();
         let v4 = self.v4.entries()?.into_iter();
         let v6 = self.v6.entries()?.into_iter();
-        let v4 = v4.filter_map(|(key, entry)| flow(parts_of_v4(&key), &entry, now, rate));
-        let v6 = v6.filter_map(|(key, entry)| flow(parts_of_v6(&key), &entry, now, rate));
+        let v4 =
+            v4.filter_map(|(key, entry)| flow(parts_of_v4(&key), &entry, generation, now, rate));
+        let v6 =
+            v6.filter_map(|(key, entry)| flow(parts_of_v6(&key), &entry, generation, now, rate));
         let mut flows: Vec<Flow> = v4.chain(v6).collect();
         flows.sort_by_key(|flow| {
             (flow.scope, flow.local, flow.remote, flow.protocol, flow.local_port, flow.remote_port)
@@ -242,7 +250,7 @@ fn parts_of_v6(key: &cm_ct6_key) -> Parts {
 }
 
 /// `None` if it has expired. No entry lives as long as half a round of `now` takes.
-fn flow(key: Parts, entry: &cm_ct_entry, now: u32, rate: u32) -> Option<Flow> {
+fn flow(key: Parts, entry: &cm_ct_entry, generation: u32, now: u32, rate: u32) -> Option<Flow> {
     let left = (entry.expires as u32).wrapping_sub(now) as i32;
     if left <= 0 {
         return None;
@@ -258,6 +266,8 @@ fn flow(key: Parts, entry: &cm_ct_entry, now: u32, rate: u32) -> Option<Flow> {
         progress: progress(entry.state),
         rule: entry.verdict as u32 >> 1,
         allowed: entry.verdict & 1 == 1,
+        // The epoch, policy_epoch() of the datapath: the generation and two bits more.
+        stale: (entry.verdict >> 32) as u32 >> EPOCH_BITS != generation << EPOCH_BITS >> EPOCH_BITS,
         adopted: entry.adopted != 0,
         masqueraded: entry.masqueraded != 0,
         expires: Duration::from_secs_f64(f64::from(left) / f64::from(rate)),
@@ -307,7 +317,7 @@ mod tests {
 
     fn seconds_left(expires: u64, now: u32) -> Option<f64> {
         let key = parts_of_v4(&cm_ct4_key::default());
-        flow(key, &entry(expires), now, 250).map(|flow| flow.expires.as_secs_f64())
+        flow(key, &entry(expires), 0, now, 250).map(|flow| flow.expires.as_secs_f64())
     }
 
     #[test]

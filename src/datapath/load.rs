@@ -96,6 +96,9 @@ pub struct Sizes {
     pub policy: Option<u32>,
 }
 
+/// What any of these may be: gigabytes of flows, and still a size that the kernel takes.
+pub const MAX_ENTRIES: i64 = 1 << 24;
+
 /// Entries of a policy that nobody gave a size: 64 KiB of counters on each CPU.
 pub const POLICY_ENTRIES: u32 = 1 << 12;
 

@@ -99,11 +99,16 @@ impl Root {
         if !self.on_bpffs()? {
             let mount_point = self.path.parent().unwrap_or(&self.path);
             if !mount_bpffs {
+                let cure = match would_hide_nothing(mount_point) {
+                    true => format!(
+                        "mount one (`mount -t bpf bpf {}`, or attach with --mount-bpffs), or ",
+                        mount_point.display()
+                    ),
+                    false => String::new(),
+                };
                 bail!(
-                    "{} is not on a BPF file system; mount one (`mount -t bpf bpf {}`, or attach \
-                     with --mount-bpffs), or name another directory with --bpffs",
-                    self.path.display(),
-                    mount_point.display()
+                    "{} is not on a BPF file system; {cure}name another directory with --bpffs",
+                    self.path.display()
                 );
             }
             mount_at(mount_point)?;
@@ -207,12 +212,19 @@ fn check_owner(directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether nothing is at this place, or an empty directory.
+fn would_hide_nothing(mount_point: &Path) -> bool {
+    match fs::read_dir(mount_point) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
 fn mount_at(mount_point: &Path) -> Result<()> {
     let at = mount_point.display();
     fs::create_dir_all(mount_point).with_context(|| format!("create the mount point {at}"))?;
-    let empty = fs::read_dir(mount_point).is_ok_and(|mut entries| entries.next().is_none());
     ensure!(
-        empty,
+        would_hide_nothing(mount_point),
         "mount a BPF file system at {at}: the directory is not empty, and would be hidden"
     );
     mount(Some("bpf"), mount_point, Some("bpf"), MsFlags::empty(), Some("mode=0700"))

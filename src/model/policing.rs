@@ -147,6 +147,7 @@ impl FromStr for FailsafeList {
             return Ok(FailsafeList { ingress: Some(Vec::new()), egress: Some(Vec::new()) });
         }
         let mut list = FailsafeList::default();
+        let mut closed = Vec::new();
         for item in text.split(',') {
             let (direction, port) = item.split_once(':').unwrap_or(("ingress", item));
             let ports = match direction {
@@ -154,8 +155,15 @@ impl FromStr for FailsafeList {
                 "egress" => list.egress.get_or_insert_default(),
                 _ => return Err(format!("`{direction}` is neither `ingress` nor `egress`")),
             };
-            if port != "none" {
-                ports.push(port.parse()?);
+            let none = port == "none";
+            if none && !ports.is_empty() || !none && closed.contains(&direction) {
+                return Err(format!(
+                    "`none` is for no {direction} port at all, and there are others"
+                ));
+            }
+            match none {
+                true => closed.push(direction),
+                false => ports.push(port.parse()?),
             }
             if ports.len() > MAX_FAILSAFE {
                 return Err(format!("{MAX_FAILSAFE} ports are the most of one direction"));
@@ -216,7 +224,10 @@ mod tests {
 
     #[test]
     fn what_is_no_failsafe_port_is_named() {
-        for text in ["", "22", "tcp", "icmp/8", "tcp/65536", "in:tcp/22", "tcp/22,,", "tcp/22, "] {
+        for text in ["", "22", "tcp", "icmp/8", "tcp/65536", "in:tcp/22", "tcp/22,,", "tcp/22, "]
+            .into_iter()
+            .chain(["none,tcp/5", "tcp/5,none", "egress:udp/53,egress:none"])
+        {
             assert!(text.parse::<FailsafeList>().is_err(), "{text}");
         }
         let many: Vec<String> = (1..=17).map(|port| format!("tcp/{port}")).collect();

@@ -31,14 +31,47 @@ fn a_flow_is_listed_with_exactly_these_fields() {
             json!({
                 "device": "red", "protocol": "tcp", "local": local, "local_port": 1000,
                 "remote": remote, "remote_port": 80, "direction": "egress", "state": "closing",
-                "allowed": true, "rule": "allow egress to any tcp/80", "adopted": false,
-                "masqueraded": false, "expires": null,
+                "allowed": true, "stale": false, "rule": "allow egress to any tcp/80",
+                "adopted": false, "masqueraded": false, "expires": null,
             })
         );
     }
     let table = world.cilmark_ok("conntrack list");
     assert!(table.contains("[fd00:1::10]:1000  [fd00:1::1]:80"), "{table}");
     assert!(table.contains("allowed: allow egress to any tcp/80"), "{table}");
+}
+
+/// The number of a rule that is gone is given to another one.
+#[test]
+fn no_rule_is_named_that_has_not_decided() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.cilmark_ok("attach red --id 300 --policy audit");
+    world.cilmark_ok("policy add red allow egress to any tcp/80");
+    knock(&world, "red", "10.1.0.1");
+    world.cilmark_ok("policy flush red");
+    world.cilmark_ok("policy add red allow ingress from 9999 udp/1");
+    let [flow] = &flows(&world, "red")[..] else { panic!("not one flow") };
+    assert_eq!((&flow["allowed"], &flow["stale"]), (&json!(true), &json!(true)));
+    assert_eq!(flow["rule"], json!(null));
+    let table = world.cilmark_ok("conntrack list red");
+    assert!(table.contains("allowed, to be asked again"), "{table}");
+}
+
+#[test]
+fn what_a_workload_has_left_is_not_the_hosts() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.workload("nic", 2);
+    world.cilmark_ok("attach red --id 300 --policy audit");
+    world.cilmark_ok("attach nic --role netdev --policy audit");
+    knock(&world, "red", "10.1.0.1");
+    world.cilmark_ok("detach red");
+    assert_eq!(flows(&world, "")[0]["device"], "id:1");
+    assert_eq!(flows(&world, "id:1").len(), 1);
+    assert_eq!(flows(&world, "host").len(), 0);
+    assert_eq!(world.cilmark("conntrack flush id:1").stderr, "removed 1 entry\n");
+    world.cilmark("conntrack list id:1").fails(1, &["id:1", "not attached"]);
 }
 
 #[test]
@@ -61,6 +94,7 @@ fn flows_are_forgotten_by_endpoint_or_all() {
     for device in ["red", "blue", "nic"] {
         assert_eq!(flows(&world, device).len(), 1, "{device}");
     }
+    assert_eq!(flows(&world, "host").len(), 1);
     assert_eq!(world.cilmark("conntrack flush red").stderr, "removed 1 entry\n");
     assert_eq!(devices(), [json!(null), json!("blue")]);
     assert_eq!(world.cilmark("conntrack flush").stderr, "removed 2 entries\n");

@@ -76,6 +76,10 @@ fn a_ping_that_may_not_go_further_is_answered() {
 #[test]
 fn a_destination_that_vanished_drops_with_140_until_it_is_detached() {
     let Some(world) = neighbours("") else { return };
+    world.cilmark_ok(
+        "attach red --id 1234 --ip 10.1.0.10 fd00:1::10 --local-delivery --egress-policy audit",
+    );
+    world.cilmark_ok("policy add red allow egress to any");
     let (red, blue) = (udp(&world, "red", "0.0.0.0:0"), udp(&world, "blue", "0.0.0.0:0"));
     arrives(&red, &blue, "10.2.0.10");
     world.sh("ip link del blue");
@@ -83,6 +87,7 @@ fn a_destination_that_vanished_drops_with_140_until_it_is_detached() {
     let monitor = world.start("monitor");
     let line = monitor.stdout_line(|line| line.contains("10.2.0.10"));
     assert!(line.contains("Missed tail call"), "{line}");
+    assert!(!line.contains("allow egress"), "no rule has dropped it: {line}");
     assert_eq!(world.status("red")["drops"], 1);
     world.cilmark_ok("detach blue");
     is_lost(&red, &blue, "10.2.0.10");

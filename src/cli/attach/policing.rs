@@ -12,7 +12,7 @@ use nix::unistd::getppid;
 use crate::cli::consent::{self, Consent, parse_time};
 use crate::cli::{Context, targets};
 use crate::datapath::abi::cm_confirm;
-use crate::datapath::load::{Policing, Sizes, Spec};
+use crate::datapath::load::{MAX_ENTRIES, Policing, Sizes, Spec};
 use crate::datapath::registry::Endpoint;
 use crate::datapath::sys;
 use crate::model::endpoint::Role;
@@ -54,10 +54,10 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "global")]
     ct: CtScope,
     /// Size of the maps of flows, if this makes them: of the one for IPv4, and of that for IPv6
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
     ct_entries: Option<u32>,
     /// How many entries the rules may come to
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(32..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(32..=MAX_ENTRIES))]
     policy_entries: Option<u32>,
 }
 
