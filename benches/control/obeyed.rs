@@ -162,8 +162,7 @@ impl Traffic {
         for segment in [Segment::Syn, Segment::SynAck, Segment::Ack] {
             self.all(segment)?.check(true)?;
         }
-        let flows =
-            Conntrack::open(root, None)?.context("there is no conntrack")?.flows(root)?.len();
+        let flows = Conntrack::open(root, None)?.context("there is no conntrack")?.flows()?.len();
         ensure!(flows == usize::from(FLOWS), "conntrack has {flows} flows");
         Ok(())
     }

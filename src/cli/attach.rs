@@ -242,12 +242,12 @@ fn put_on(
 
     let addresses = Addresses::open(root)?.context("the maps of addresses are not pinned")?;
     let before = addresses.operators_lines(&spec.addresses)?;
-    let called = loaded.called();
-    let called_before = delivery::called(root, spec.id)?;
+    let callee = loaded.callee();
+    let callee_before = delivery::callee(root, spec.id)?;
     // The program first: whoever finds an address calls it.
     let register = || {
-        if called.is_some() {
-            delivery::set_called(root, spec.id, called)?;
+        if callee.is_some() {
+            delivery::set_callee(root, spec.id, callee)?;
         }
         addresses.register(&config, &spec.addresses)
     };
@@ -263,12 +263,12 @@ fn put_on(
         if let Some(endpoint) = replaced {
             addresses.register(&endpoint.config, &keep)?;
         }
-        let called_before = called_before.as_ref().map(AsFd::as_fd);
-        delivery::set_called(root, spec.id, called_before)?;
+        let callee_before = callee_before.as_ref().map(AsFd::as_fd);
+        delivery::set_callee(root, spec.id, callee_before)?;
         return Err(error);
     }
     addresses.forget(spec.id, &spec.addresses)?;
-    delivery::set_called(root, spec.id, called)?;
+    delivery::set_callee(root, spec.id, callee)?;
     if !spec.policy.ct_local {
         pins.remove_map("cm_ct4")?;
         pins.remove_map("cm_ct6")?;

@@ -11,9 +11,11 @@ use super::Context;
 use super::decision::Rules;
 use super::targets::{self, Targets};
 use crate::datapath::conntrack::{Conntrack, Flow, Progress};
+use crate::datapath::maps;
 use crate::datapath::registry::{Endpoint, Found};
 use crate::model::endpoint::{EndpointId, Role, Selector};
 use crate::model::identity::Names;
+use crate::model::policing::Confirmation;
 use crate::model::rule::{Direction, L4};
 use crate::output;
 
@@ -45,7 +47,7 @@ struct Line {
     direction: Direction,
     state: Progress,
     allowed: bool,
-    /// Rules, ipcache or endpoints have changed: the next packet asks again, and `rule` is not known.
+    /// Something has changed: the next packet asks the rules again, and `rule` is not known.
     stale: bool,
     rule: Option<String>,
     adopted: bool,
@@ -76,27 +78,32 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
     }
 }
 
-/// The maps of an endpoint, or all.
+/// The maps of an endpoint, or all; those that all share as well, where it may have left flows.
 fn places(context: &Context, device: Option<Targets>) -> Result<Vec<Place>> {
     let root = &context.root;
     let Some(targets) = device else {
         let all = Conntrack::all(root)?.into_iter();
         return Ok(all.map(|maps| Place { maps, scope: None }).collect());
     };
-    // An endpoint that is gone may have left some.
-    if let Targets::One(Selector::Id(id)) = targets
-        && !root.endpoints()?.contains(&id)
-        && let Some(maps) = Conntrack::open(root, None)?
-        && maps.flows(root)?.iter().any(|flow| flow.scope == Some(id))
-    {
-        return Ok(vec![Place { maps, scope: Some(Some(id)) }]);
-    }
-    let place = |endpoint: &Endpoint| {
+    let mut places = BTreeSet::new();
+    let endpoints = match &targets {
+        Targets::Host => {
+            places.insert((None, None));
+            let mut found = context.endpoints()?;
+            found.endpoints.retain(|endpoint| endpoint.role() == Some(Role::Netdev));
+            found.endpoints
+        }
+        Targets::One(Selector::Id(id)) if has_left_flows(context, *id)? => {
+            places.insert((None, Some(*id)));
+            Vec::new()
+        }
+        Targets::One(_) => targets.select(context)?,
+    };
+    for endpoint in endpoints {
         let owner = (endpoint.config.ct_local != 0).then_some(endpoint.id);
         let scope = (endpoint.role() == Some(Role::Container)).then_some(endpoint.id);
-        (owner, scope)
-    };
-    let places: BTreeSet<_> = targets.select(context)?.iter().map(place).collect();
+        places.extend([(owner, scope), (None, scope)]);
+    }
     let open = |(owner, scope)| {
         let maps = Conntrack::open(root, owner)?;
         Ok(maps.map(|maps| Place { maps, scope: Some(scope) }))
@@ -104,17 +111,28 @@ fn places(context: &Context, device: Option<Targets>) -> Result<Vec<Place>> {
     places.into_iter().filter_map(|place| open(place).transpose()).collect()
 }
 
+/// Whether an endpoint is gone, and flows of its are there.
+fn has_left_flows(context: &Context, id: EndpointId) -> Result<bool> {
+    let root = &context.root;
+    if root.endpoints()?.contains(&id) {
+        return Ok(false);
+    }
+    let Some(maps) = Conntrack::open(root, None)? else { return Ok(false) };
+    Ok(maps.flows()?.iter().any(|flow| flow.scope == Some(id)))
+}
+
 fn list(context: &Context, device: Option<Targets>) -> Result<()> {
     let names = context.names()?;
     let endpoints = Found::all(&context.root)?.endpoints;
+    let generation = maps::generation(&context.root)?.unwrap_or_default();
     let mut rules = Rules::default();
     let mut lines = Vec::new();
     for Place { maps, scope } in places(context, device)? {
-        for flow in maps.flows(&context.root)? {
+        for flow in maps.flows()? {
             if scope.is_none_or(|scope| flow.scope == scope) {
                 // A NIC with maps of its own has no neighbours there.
                 let of = flow.scope.or(maps.owner);
-                lines.push(line(context, &flow, of, &endpoints, &mut rules, &names));
+                lines.push(line(context, &flow, of, generation, &endpoints, &mut rules, &names));
             }
         }
     }
@@ -132,6 +150,7 @@ fn line(
     context: &Context,
     flow: &Flow,
     of: Option<EndpointId>,
+    generation: u32,
     endpoints: &[Endpoint],
     rules: &mut Rules,
     names: &Names,
@@ -140,6 +159,15 @@ fn line(
         Some(id) => endpoint.id == id,
         None => endpoint.role() == Some(Role::Netdev),
     });
+    let fell_back = |endpoint: &Endpoint| {
+        endpoint.confirmation().is_ok_and(|state| matches!(state, Confirmation::Over(_)))
+    };
+    // NICs that share it may have fallen back or not: it is one of them that has asked.
+    let mut states: Vec<bool> = whose.clone().map(fell_back).collect();
+    if states.is_empty() {
+        states.push(false);
+    }
+    let stale = states.iter().all(|fell_back| flow.is_stale(generation, *fell_back));
     let ids: Vec<EndpointId> = whose.clone().map(|endpoint| endpoint.id).collect();
     Line {
         device: of.map(|id| match whose.clone().next() {
@@ -154,9 +182,9 @@ fn line(
         direction: flow.direction,
         state: flow.progress,
         allowed: flow.allowed,
-        stale: flow.stale,
+        stale,
         // Its number may be another rule's by now.
-        rule: rules.words(context, &ids, flow.rule, names).filter(|_| !flow.stale),
+        rule: rules.words(context, &ids, flow.rule, names).filter(|_| !stale),
         adopted: flow.adopted,
         masqueraded: flow.masqueraded,
         expires: targets::seconds(flow.expires),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Context, targets};
-use crate::datapath::abi::cm_rule_number;
+use crate::datapath::abi::{cm_event, cm_reason, cm_rule_number};
 use crate::datapath::policy::Slot;
 use crate::datapath::registry::Endpoint;
 use crate::model::endpoint::EndpointId;
@@ -24,6 +24,15 @@ pub const NOT_BY_A_RULE: [(u32, &str); 6] = [
 /// The word for what decided in place of a rule; `None` for the number of a rule.
 pub fn beside_the_rules(number: u32) -> Option<&'static str> {
     NOT_BY_A_RULE.iter().find(|(known, _)| *known == number).map(|(_, word)| *word)
+}
+
+/// Whether rules, or what stands beside them, have decided what an event tells: else they have let pass
+/// what something else has dropped.
+pub fn has_decided(event: &cm_event) -> bool {
+    match event.reason {
+        cm_reason::CM_FORWARDED => event.rule != cm_rule_number::CM_RULE_NONE.0,
+        reason => matches!(reason, cm_reason::CM_DROP_POLICY | cm_reason::CM_DROP_POLICY_DENY),
+    }
 }
 
 /// The rules of endpoints as they were when they were asked for last.

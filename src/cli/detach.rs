@@ -71,7 +71,7 @@ pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
         (Some(addresses), Some(Role::Container)) => addresses.forget(endpoint.id, &[])?,
         (Some(addresses), _) => addresses.hand_on(endpoint.id)?,
     }
-    delivery::set_called(root, endpoint.id, None)?;
+    delivery::set_callee(root, endpoint.id, None)?;
     pins.remove()?;
     // Its addresses have lost their identities.
     maps::bump_generation(root)

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{Context, DROPPED, monitor};
+use super::{Context, DROPPED, decision, monitor};
 use crate::datapath::abi::{
     cm_call, cm_config, cm_ct_seen, cm_direction, cm_event, cm_reason, cm_rule_number, cm_step,
 };
@@ -168,7 +168,11 @@ fn report(
 ) -> Report {
     let event = answer.event.as_ref();
     let reason = event.map_or(cm_reason::CM_FORWARDED, |event| event.reason);
-    let rule = event.map_or(cm_rule_number::CM_RULE_NONE.0, |event| event.rule);
+    let rule = event.filter(|event| decision::has_decided(event)).map(|event| event.rule);
+    let is_audited = |step: &cm_step| {
+        let [reason, _, is_enforced] = step.values;
+        step.call == cm_call::CM_CALL_CONCLUDE && reason != 0 && is_enforced == 0
+    };
     let [source_identity, destination_identity] = identities(answer, reporter.config);
     Report {
         program,
@@ -184,13 +188,14 @@ fn report(
         source_identity,
         destination_identity,
         conntrack: conntrack(answer),
-        rule: reporter.rule(rule),
-        audited: event.is_some_and(|event| event.audited != 0),
+        rule: rule.and_then(|rule| reporter.rule(rule)),
+        // By any of them: enforcement would have ended its way there.
+        audited: answer.fate != Fate::Drop && steps_of(answer).any(is_audited),
         steps,
     }
 }
 
-fn steps(answer: &Answer) -> impl Iterator<Item = &cm_step> {
+fn steps_of(answer: &Answer) -> impl Iterator<Item = &cm_step> {
     answer.parts.iter().flat_map(|part| &part.steps)
 }
 
@@ -198,7 +203,7 @@ fn steps(answer: &Answer) -> impl Iterator<Item = &cm_step> {
 /// the end that nobody asked about.
 fn identities(answer: &Answer, reporter: &cm_config) -> [Option<Identity>; 2] {
     let Some(event) = &answer.event else { return [None; 2] };
-    let was_policed = steps(answer).any(|step| step.call == cm_call::CM_CALL_CONCLUDE);
+    let was_policed = steps_of(answer).any(|step| step.call == cm_call::CM_CALL_CONCLUDE);
     let mut identities = [event.source_identity, event.destination_identity];
     let own = usize::from(event.direction == cm_direction::CM_INGRESS);
     if was_policed && identities[own] == 0 {
@@ -209,7 +214,7 @@ fn identities(answer: &Answer, reporter: &cm_config) -> [Option<Identity>; 2] {
 
 /// What the packet is to its flow. `new`, also if nothing is kept of it since it is dropped.
 fn conntrack(answer: &Answer) -> Conntrack {
-    let called = |call: cm_call| steps(answer).filter(|step| step.call == call).last();
+    let called = |call: cm_call| steps_of(answer).filter(|step| step.call == call).last();
     let rule = answer.event.as_ref().map(|event| event.rule);
     if rule == Some(cm_rule_number::CM_RULE_RELATED.0) {
         return Conntrack::Related;

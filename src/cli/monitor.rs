@@ -11,7 +11,7 @@ use cure::Cures;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::decision::Rules;
+use super::decision::{Rules, has_decided};
 use super::{Context, until_interrupted};
 use crate::datapath::abi::{cm_address, cm_event, cm_event_type, cm_program, cm_reason};
 use crate::datapath::events::{Events, monotonic_ns};
@@ -131,13 +131,7 @@ impl Printer<'_> {
 
     /// Adds what decided, and what would have to be said for the packet to pass.
     fn explain(&mut self, event: &cm_event, line: &mut Line) {
-        let is_decided = match event.reason {
-            cm_reason::CM_FORWARDED => event.rule != 0,
-            cm_reason::CM_DROP_POLICY | cm_reason::CM_DROP_POLICY_DENY => true,
-            // What a rule has let pass, and something else drops.
-            _ => false,
-        };
-        if !is_decided {
+        if !has_decided(event) {
             return;
         }
         // Numbers and flows are an endpoint's own only until something changes.

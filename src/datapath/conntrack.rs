@@ -22,9 +22,6 @@ const FIN_ORIGINATOR: u8 = 1 << 1;
 const FIN_REPLY: u8 = 1 << 2;
 const CLOSING: u8 = 1 << 3;
 
-/// Of an epoch, below the generation.
-const EPOCH_BITS: u32 = 2;
-
 /// How far a flow has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -62,14 +59,22 @@ pub struct Flow {
     pub rule: u32,
     /// What the policy said when it was asked last.
     pub allowed: bool,
-    /// Rules, ipcache or endpoints have changed since: the next packet asks again.
-    pub stale: bool,
+    /// Under which epoch that was.
+    epoch: u32,
     /// Nobody saw who began.
     pub adopted: bool,
     /// A workload's, under an address of this host.
     pub masqueraded: bool,
     /// From now on, unless a packet comes.
     pub expires: Duration,
+}
+
+impl Flow {
+    /// Whether the next packet asks the rules again: rules, ipcache or endpoints have changed, of which
+    /// this is the generation, or its endpoint has fallen back. `policy_epoch()` of the datapath.
+    pub fn is_stale(&self, generation: u32, fell_back: bool) -> bool {
+        self.epoch != generation << 2 | u32::from(fell_back) << 1 | 1
+    }
 }
 
 /// A pair of maps, one for each family.
@@ -117,16 +122,13 @@ impl Conntrack {
     }
 
     /// The flows that have not expired.
-    pub fn flows(&self, root: &Root) -> Result<Vec<Flow>> {
-        let generation = maps::generation(root)?.unwrap_or_default();
+    pub fn flows(&self) -> Result<Vec<Flow>> {
         let now = sys::jiffies().context("read the kernel's jiffies")?;
         let rate = sys::jiffies_per_second();
         let v4 = self.v4.entries()?.into_iter();
         let v6 = self.v6.entries()?.into_iter();
-        let v4 =
-            v4.filter_map(|(key, entry)| flow(parts_of_v4(&key), &entry, generation, now, rate));
-        let v6 =
-            v6.filter_map(|(key, entry)| flow(parts_of_v6(&key), &entry, generation, now, rate));
+        let v4 = v4.filter_map(|(key, entry)| flow(parts_of_v4(&key), &entry, now, rate));
+        let v6 = v6.filter_map(|(key, entry)| flow(parts_of_v6(&key), &entry, now, rate));
         let mut flows: Vec<Flow> = v4.chain(v6).collect();
         flows.sort_by_key(|flow| {
             (flow.scope, flow.local, flow.remote, flow.protocol, flow.local_port, flow.remote_port)
@@ -250,7 +252,7 @@ fn parts_of_v6(key: &cm_ct6_key) -> Parts {
 }
 
 /// `None` if it has expired. No entry lives as long as half a round of `now` takes.
-fn flow(key: Parts, entry: &cm_ct_entry, generation: u32, now: u32, rate: u32) -> Option<Flow> {
+fn flow(key: Parts, entry: &cm_ct_entry, now: u32, rate: u32) -> Option<Flow> {
     let left = (entry.expires as u32).wrapping_sub(now) as i32;
     if left <= 0 {
         return None;
@@ -266,8 +268,7 @@ fn flow(key: Parts, entry: &cm_ct_entry, generation: u32, now: u32, rate: u32) -
         progress: progress(entry.state),
         rule: entry.verdict as u32 >> 1,
         allowed: entry.verdict & 1 == 1,
-        // The epoch, policy_epoch() of the datapath: the generation and two bits more.
-        stale: (entry.verdict >> 32) as u32 >> EPOCH_BITS != generation << EPOCH_BITS >> EPOCH_BITS,
+        epoch: (entry.verdict >> 32) as u32,
         adopted: entry.adopted != 0,
         masqueraded: entry.masqueraded != 0,
         expires: Duration::from_secs_f64(f64::from(left) / f64::from(rate)),
@@ -298,6 +299,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_verdict_counts_for_one_generation_with_the_fallback_or_without() {
+        let of_epoch = |epoch: u64| {
+            let key = cm_ct4_key::default();
+            let entry = cm_ct_entry { verdict: epoch << 32 | 1, expires: 2, ..Default::default() };
+            flow(parts_of_v4(&key), &entry, 1, 250).unwrap()
+        };
+        let asked = of_epoch(5 << 2 | 1);
+        let stale =
+            [(5, false), (5, true), (6, false)].map(|(now, fell)| asked.is_stale(now, fell));
+        assert_eq!(stale, [false, true, true]);
+        assert!(!of_epoch(5 << 2 | 3).is_stale(5, true));
+        assert!(of_epoch(0).is_stale(0, false), "never asked");
+    }
+
+    #[test]
     fn the_constants_are_those_of_the_header() {
         let header = include_str!("../bpf/abi.h");
         for (name, bit) in [
@@ -317,7 +333,7 @@ mod tests {
 
     fn seconds_left(expires: u64, now: u32) -> Option<f64> {
         let key = parts_of_v4(&cm_ct4_key::default());
-        flow(key, &entry(expires), 0, now, 250).map(|flow| flow.expires.as_secs_f64())
+        flow(key, &entry(expires), now, 250).map(|flow| flow.expires.as_secs_f64())
     }
 
     #[test]

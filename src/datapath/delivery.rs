@@ -14,7 +14,7 @@ use crate::model::endpoint::EndpointId;
 const POLICY_CALLS: &str = "cm_policy_call";
 
 /// The program that is called for an endpoint; `None` if it takes no local delivery.
-pub fn called(root: &Root, id: EndpointId) -> Result<Option<OwnedFd>> {
+pub fn callee(root: &Root, id: EndpointId) -> Result<Option<OwnedFd>> {
     let Some(calls) = open(root)? else { return Ok(None) };
     let key = u32_key(id.get().into());
     let program = calls.lookup(bytes_of(&key), MapFlags::ANY);
@@ -26,7 +26,7 @@ pub fn called(root: &Root, id: EndpointId) -> Result<Option<OwnedFd>> {
 }
 
 /// Makes this the program that is called for an endpoint, in one step; or none.
-pub fn set_called(root: &Root, id: EndpointId, program: Option<BorrowedFd<'_>>) -> Result<()> {
+pub fn set_callee(root: &Root, id: EndpointId, program: Option<BorrowedFd<'_>>) -> Result<()> {
     let Some(calls) = open(root)? else { return Ok(()) };
     let key = u32_key(id.get().into());
     let result = match program {

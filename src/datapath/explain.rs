@@ -100,6 +100,11 @@ impl Original {
             endpoint.device,
             id = endpoint.id
         );
+        Original::running(endpoint, hook)
+    }
+
+    /// The same of an endpoint of which the other program, or the device, may be gone.
+    fn running(endpoint: &Endpoint, hook: Hook) -> Result<Original> {
         let (config, confirm) = endpoint.running(hook)?;
         let role = endpoint.role().context("its configuration has no role")?;
         let inherited = Inherited { confirm, ..endpoint.inherited()? };
@@ -169,18 +174,14 @@ impl Copied {
         let endpoint = Endpoints::open(root)?.context("no cm_endpoints")?.get(address)?;
         let id = endpoint.and_then(|endpoint| EndpointId::new(endpoint.endpoint_id));
         let Some(id) = id else { return Ok(None) };
-        if delivery::called(root, id)?.is_none() {
+        if delivery::callee(root, id)?.is_none() {
             return Ok(None);
         }
-        let endpoint = Endpoint::read(root, id)?;
-        if endpoint.stale {
-            return Ok(None);
-        }
-        let mut original = Original::of(&endpoint, Hook::Egress)?;
+        let mut original = Original::running(&Endpoint::read(root, id)?, Hook::Egress)?;
         self.forget_steps()?;
         original.inherited.steps = Some(self.map("cm_steps")?);
         let copy = Copied::of(root, original)?;
-        let program = copy.loaded.called().context("it takes no local delivery")?;
+        let program = copy.loaded.callee().context("it takes no local delivery")?;
         let calls = self.loaded.policy_calls.as_ref().context("it has no array of programs")?;
         let descriptor = program.as_raw_fd().to_ne_bytes();
         calls.update(abi::bytes_of(&u32_key(id.get().into())), &descriptor, MapFlags::ANY)?;

@@ -146,7 +146,7 @@ impl Loaded {
     }
 
     /// What others tail-call to deliver here; `None` without local delivery.
-    pub fn called(&self) -> Option<BorrowedFd<'_>> {
+    pub fn callee(&self) -> Option<BorrowedFd<'_>> {
         self.takes_delivery.then(|| self.program(Hook::Egress))
     }
 

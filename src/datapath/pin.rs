@@ -99,12 +99,13 @@ impl Root {
         if !self.on_bpffs()? {
             let mount_point = self.path.parent().unwrap_or(&self.path);
             if !mount_bpffs {
-                let cure = match would_hide_nothing(mount_point) {
-                    true => format!(
+                let cure = match mount_point.exists() {
+                    true if is_empty(mount_point) => format!(
                         "mount one (`mount -t bpf bpf {}`, or attach with --mount-bpffs), or ",
                         mount_point.display()
                     ),
-                    false => String::new(),
+                    true => String::new(),
+                    false => "attach with --mount-bpffs, or ".to_owned(),
                 };
                 bail!(
                     "{} is not on a BPF file system; {cure}name another directory with --bpffs",
@@ -212,19 +213,16 @@ fn check_owner(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether nothing is at this place, or an empty directory.
-fn would_hide_nothing(mount_point: &Path) -> bool {
-    match fs::read_dir(mount_point) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    }
+/// Whether a mount here would hide nothing.
+fn is_empty(directory: &Path) -> bool {
+    fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 fn mount_at(mount_point: &Path) -> Result<()> {
     let at = mount_point.display();
     fs::create_dir_all(mount_point).with_context(|| format!("create the mount point {at}"))?;
     ensure!(
-        would_hide_nothing(mount_point),
+        is_empty(mount_point),
         "mount a BPF file system at {at}: the directory is not empty, and would be hidden"
     );
     mount(Some("bpf"), mount_point, Some("bpf"), MsFlags::empty(), Some("mode=0700"))

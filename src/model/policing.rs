@@ -155,15 +155,12 @@ impl FromStr for FailsafeList {
                 "egress" => list.egress.get_or_insert_default(),
                 _ => return Err(format!("`{direction}` is neither `ingress` nor `egress`")),
             };
-            let none = port == "none";
-            if none && !ports.is_empty() || !none && closed.contains(&direction) {
-                return Err(format!(
-                    "`none` is for no {direction} port at all, and there are others"
-                ));
-            }
-            match none {
-                true => closed.push(direction),
-                false => ports.push(port.parse()?),
+            match (port, closed.contains(&direction)) {
+                ("none", _) if ports.is_empty() => closed.push(direction),
+                ("none", _) | (_, true) => {
+                    return Err(format!("`none` stands alone, and {direction} has ports as well"));
+                }
+                (port, false) => ports.push(port.parse()?),
             }
             if ports.len() > MAX_FAILSAFE {
                 return Err(format!("{MAX_FAILSAFE} ports are the most of one direction"));
@@ -224,10 +221,9 @@ mod tests {
 
     #[test]
     fn what_is_no_failsafe_port_is_named() {
-        for text in ["", "22", "tcp", "icmp/8", "tcp/65536", "in:tcp/22", "tcp/22,,", "tcp/22, "]
-            .into_iter()
-            .chain(["none,tcp/5", "tcp/5,none", "egress:udp/53,egress:none"])
-        {
+        let bad = ["", "22", "tcp", "icmp/8", "tcp/65536", "in:tcp/22", "tcp/22,,", "tcp/22, "];
+        let contradictory = ["none,tcp/5", "tcp/5,none", "egress:udp/53,egress:none"];
+        for text in bad.into_iter().chain(contradictory) {
             assert!(text.parse::<FailsafeList>().is_err(), "{text}");
         }
         let many: Vec<String> = (1..=17).map(|port| format!("tcp/{port}")).collect();

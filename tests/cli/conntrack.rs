@@ -66,10 +66,17 @@ fn what_a_workload_has_left_is_not_the_hosts() {
     world.cilmark_ok("attach red --id 300 --policy audit");
     world.cilmark_ok("attach nic --role netdev --policy audit");
     knock(&world, "red", "10.1.0.1");
+    world.veth("other"); // or the maps would go with the last
+    world.cilmark_ok("attach other --id 301");
+    world.cilmark_ok("attach red --id 300 --policy audit --ct local");
+    assert_eq!(flows(&world, "red").len(), 1, "from before it had maps of its own");
     world.cilmark_ok("detach red");
     assert_eq!(flows(&world, "")[0]["device"], "id:1");
     assert_eq!(flows(&world, "id:1").len(), 1);
-    assert_eq!(flows(&world, "host").len(), 0);
+    knock(&world, "nic", "10.2.0.1");
+    assert_eq!(flows(&world, "host").len(), 1);
+    world.cilmark_ok("detach nic");
+    assert_eq!(flows(&world, "host").len(), 1, "those of a NIC that is gone, too");
     assert_eq!(world.cilmark("conntrack flush id:1").stderr, "removed 1 entry\n");
     world.cilmark("conntrack list id:1").fails(1, &["id:1", "not attached"]);
 }

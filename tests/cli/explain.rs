@@ -233,10 +233,29 @@ fn whom_it_is_delivered_to_tells_of_its_own_policy() {
         .cilmark_ok("attach blue --id 1002 --ip 10.2.0.10 --local-delivery --ingress-policy audit");
     let audited = world.cilmark_ok(&to_port(81));
     assert!(audited.contains("\nredirect (audited), 1001 -> 1002"), "{audited}");
+    // And of the sender as well.
+    let red = "attach red --id 1001 --ip 10.1.0.10 --local-delivery --egress-policy audit";
+    world.cilmark_ok(red);
+    let audited = world.cilmark_json(&to_port(80));
+    assert_eq!((&audited["audited"], &audited["rule"]), (&json!(true), &json!(DELIVERED_RULE)));
     // What nobody can take is dropped, and that is the answer.
+    world.cilmark_ok("policy add red allow egress to any");
     world.sh("ip link del blue");
     let text = dropped(&world, 80);
-    assert!(text.contains("drop (Missed tail call, 140)"), "{text}");
+    assert!(text.contains("\ndrop (Missed tail call, 140), 1001 -> 1002"), "no rule did: {text}");
+}
+
+/// Its other program is not asked.
+#[test]
+fn half_a_destination_takes_what_is_delivered() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    attach_delivering(&world);
+    world.cilmark_ok("attach blue --id 1002 --ip 10.2.0.10 --local-delivery --hook clsact");
+    world.sh("tc filter del dev blue ingress");
+    assert_eq!(world.status("blue")["stale"], true);
+    assert_eq!(world.cilmark_json(&to_port(81))["verdict"], "redirect");
 }
 
 #[test]

@@ -120,8 +120,8 @@ impl Lab {
     pub fn enter(&self, endpoint: &Endpoint<'_>) {
         let config = &endpoint.config;
         let root = self.world.root();
-        let program = endpoint.loaded.called();
-        delivery::set_called(&root, endpoint.id, program).expect("the program to call");
+        let program = endpoint.loaded.callee();
+        delivery::set_callee(&root, endpoint.id, program).expect("the program to call");
         let addresses = Addresses::open(&root).expect("open").expect("the maps");
         addresses.register(config, &config.addresses()).expect("the addresses");
     }

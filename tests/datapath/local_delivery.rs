@@ -184,7 +184,7 @@ fn a_destination_without_a_program_drops_with_140() {
     let Some(lab) = Lab::new() else { return };
     let (red, blue) = (sender(&lab).load(), neighbour(&lab).load());
     enter(&lab, &blue);
-    delivery::set_called(&lab.world.root(), blue.id, None).unwrap();
+    delivery::set_callee(&lab.world.root(), blue.id, None).unwrap();
     for (own, peer) in OWN_TO_PEER {
         let run = red.from_container(received(Frame::ip(own, peer).udp(1, 2)).mark(0x1234));
         run.is_dropped(140).comes_from(ID);
@@ -274,7 +274,7 @@ fn only_who_is_called_delivers() {
     let packet = || received(Frame::ip(OWN4, PEER4).udp(1, 2));
     assert_eq!(redirected(&red.from_container(packet())).cb, [0; 5], "the sign of a call");
     // On its own hook, whatever the stack has left in the control block; and under another number.
-    delivery::set_called(&lab.world.root(), blue.id, None).unwrap();
+    delivery::set_callee(&lab.world.root(), blue.id, None).unwrap();
     let sign = red.from_container(packet()).is_dropped(140).cb;
     assert_ne!(sign, [0; 5]);
     let calling = || packet().cb(sign).on(red.ifindex);
@@ -339,7 +339,7 @@ fn it_loads_beside_every_other_feature() {
         let endpoint = setup.policy(policy).features(features).address(OWN4).address(OWN6);
         let id = EndpointId::new(SENDER).expect("7");
         lab.world.root().endpoint(id).create().expect("its directory");
-        endpoint.load().loaded.called().is_some()
+        endpoint.load().loaded.callee().is_some()
     };
     assert!(everything(lab.container(ID)));
     assert!(!everything(lab.netdev(ID)), "nobody delivers to a NIC");

@@ -237,7 +237,7 @@ static __always_inline void police_flow(struct __sk_buff *skb, struct packet *pk
 		(!inquiry->is_enforced && (inquiry->found == FOUND_FLOW || !is_midstream(pkt)));
 }
 
-/* What passes_by() has said; of a workload's packets it is not asked. */
+/* What passes_by() has said. The role is a constant, so that a workload's programs have nothing of it. */
 static __always_inline int is_passed_by(const struct inquiry *inquiry)
 {
 	return config.role == CM_ROLE_NETDEV && inquiry->passes_by;

@@ -20,9 +20,6 @@ use crate::model::policy::Policy;
 use crate::model::policy::RuleNumber;
 use crate::model::rule::L4;
 
-/// What local delivery calls.
-const CALLED: &str = "to_container";
-
 /// A line of the tree.
 #[derive(Debug, Serialize)]
 pub struct Step {
@@ -78,12 +75,12 @@ pub fn steps(answer: &Answer, tellers: &[Teller<'_>], names: &Names) -> Vec<Step
     if let Some(event) = &answer.event {
         steps.push(Step { depth: 1, call: "parse_packet", detail: parsed(event) });
     }
-    for (part, teller) in answer.parts.iter().zip(tellers) {
+    for (index, (part, teller)) in answer.parts.iter().zip(tellers).enumerate() {
         // The third: what was called has sent the packet to its own hook.
-        let is_on_hook = steps.iter().any(|step| step.call == CALLED);
+        let is_on_hook = index == 2;
         if is_on_hook {
             let detail = format!("on the hook of endpoint {}", teller.config.endpoint_id);
-            steps.push(Step { depth: 1, call: CALLED, detail });
+            steps.push(Step { depth: 1, call: "to_container", detail });
         }
         for step in in_order_of_calls(&part.steps) {
             let (call, detail) = teller.tell(&step);
@@ -180,7 +177,7 @@ impl Teller<'_> {
                 ("keep_masqueraded", "not the host's own, nor for it: not policed".to_owned())
             }
             cm_call::CM_CALL_CONCLUDE => ("conclude", self.concluded(a, b, c)),
-            cm_call::CM_CALL_TO_CONTAINER => (CALLED, called(a, b)),
+            cm_call::CM_CALL_TO_CONTAINER => ("to_container", called(a, b)),
             cm_call::CM_CALL_TRACE => ("trace", "for this report only".to_owned()),
             _ => ("?", format!("{a:#x} {b:#x} {c:#x}")),
         }
