@@ -122,17 +122,13 @@ fn has_left_flows(context: &Context, id: EndpointId) -> Result<bool> {
 }
 
 fn list(context: &Context, device: Option<Targets>) -> Result<()> {
-    let names = context.names()?;
-    let endpoints = Found::all(&context.root)?.endpoints;
-    let generation = maps::generation(&context.root)?.unwrap_or_default();
-    let mut rules = Rules::default();
+    let mut lister = Lister::new(context)?;
     let mut lines = Vec::new();
     for Place { maps, scope } in places(context, device)? {
         for flow in maps.flows()? {
             if scope.is_none_or(|scope| flow.scope == scope) {
                 // A NIC with maps of its own has no neighbours there.
-                let of = flow.scope.or(maps.owner);
-                lines.push(line(context, &flow, of, generation, &endpoints, &mut rules, &names));
+                lines.push(lister.line(&flow, flow.scope.or(maps.owner)));
             }
         }
     }
@@ -146,48 +142,80 @@ fn list(context: &Context, device: Option<Targets>) -> Result<()> {
     )
 }
 
-fn line(
-    context: &Context,
-    flow: &Flow,
-    of: Option<EndpointId>,
+/// What the lines of flows are told by.
+struct Lister<'a> {
+    context: &'a Context,
+    names: Names,
     generation: u32,
-    endpoints: &[Endpoint],
-    rules: &mut Rules,
-    names: &Names,
-) -> Line {
-    let whose = endpoints.iter().filter(|endpoint| match of {
-        Some(id) => endpoint.id == id,
-        None => endpoint.role() == Some(Role::Netdev),
-    });
-    let fell_back = |endpoint: &Endpoint| {
-        endpoint.confirmation().is_ok_and(|state| matches!(state, Confirmation::Over(_)))
-    };
-    // NICs that share it may have fallen back or not: it is one of them that has asked.
-    let mut states: Vec<bool> = whose.clone().map(fell_back).collect();
-    if states.is_empty() {
-        states.push(false);
+    owners: Vec<Owner>,
+    rules: Rules,
+}
+
+/// An endpoint, as far as its flows show it.
+struct Owner {
+    id: EndpointId,
+    role: Option<Role>,
+    device: String,
+    /// From what nobody has confirmed.
+    fell_back: bool,
+}
+
+impl<'a> Lister<'a> {
+    fn new(context: &'a Context) -> Result<Lister<'a>> {
+        let owner = |endpoint: Endpoint| Owner {
+            id: endpoint.id,
+            role: endpoint.role(),
+            fell_back: matches!(endpoint.confirmation(), Ok(Confirmation::Over(_))),
+            device: endpoint.device,
+        };
+        Ok(Lister {
+            context,
+            names: context.names()?,
+            generation: maps::generation(&context.root)?.unwrap_or_default(),
+            owners: Found::all(&context.root)?.endpoints.into_iter().map(owner).collect(),
+            rules: Rules::default(),
+        })
     }
-    let stale = states.iter().all(|fell_back| flow.is_stale(generation, *fell_back));
-    let ids: Vec<EndpointId> = whose.clone().map(|endpoint| endpoint.id).collect();
-    Line {
-        device: of.map(|id| match whose.clone().next() {
-            Some(endpoint) => endpoint.device.clone(),
+
+    /// A flow of an endpoint, or one that NICs share.
+    fn line(&mut self, flow: &Flow, of: Option<EndpointId>) -> Line {
+        let whose = self.owners.iter().filter(|owner| match of {
+            Some(id) => owner.id == id,
+            None => owner.role == Some(Role::Netdev),
+        });
+        let whose: Vec<&Owner> = whose.collect();
+        // Of NICs that share it one has asked, which may have fallen back or not; who is gone has not.
+        let asked = |fell_back| !flow.is_stale(self.generation, fell_back);
+        let fresh = match whose.as_slice() {
+            [] => asked(false),
+            owners => owners.iter().any(|owner| asked(owner.fell_back)),
+        };
+        let ids: Vec<EndpointId> = whose.iter().map(|owner| owner.id).collect();
+        let device = of.map(|id| match whose.first() {
+            Some(owner) => owner.device.clone(),
             None => Selector::Id(id).to_string(),
-        }),
-        protocol: L4::Protocol(flow.protocol).to_string(),
-        local: flow.local,
-        local_port: flow.local_port,
-        remote: flow.remote,
-        remote_port: flow.remote_port,
-        direction: flow.direction,
-        state: flow.progress,
-        allowed: flow.allowed,
-        stale,
-        // Its number may be another rule's by now.
-        rule: rules.words(context, &ids, flow.rule, names).filter(|_| !stale),
-        adopted: flow.adopted,
-        masqueraded: flow.masqueraded,
-        expires: targets::seconds(flow.expires),
+        });
+        // The number of a stale one may be another rule's by now.
+        let rule = match fresh {
+            true => self.rules.words(self.context, &ids, flow.rule, &self.names),
+            false => None,
+        };
+        Line {
+            device,
+            protocol: L4::Protocol(flow.protocol).to_string(),
+            local: flow.local,
+            local_port: flow.local_port,
+            remote: flow.remote,
+            remote_port: flow.remote_port,
+            direction: flow.direction,
+            state: flow.progress,
+            allowed: flow.allowed,
+            stale: !fresh,
+            rule,
+            adopted: flow.adopted,
+            masqueraded: flow.masqueraded,
+            expires: targets::seconds(flow.expires),
+        }
     }
 }
 

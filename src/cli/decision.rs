@@ -31,7 +31,8 @@ pub fn beside_the_rules(number: u32) -> Option<&'static str> {
 pub fn has_decided(event: &cm_event) -> bool {
     match event.reason {
         cm_reason::CM_FORWARDED => event.rule != cm_rule_number::CM_RULE_NONE.0,
-        reason => matches!(reason, cm_reason::CM_DROP_POLICY | cm_reason::CM_DROP_POLICY_DENY),
+        cm_reason::CM_DROP_POLICY | cm_reason::CM_DROP_POLICY_DENY => true,
+        _ => false,
     }
 }
 

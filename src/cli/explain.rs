@@ -13,7 +13,7 @@ use super::{Context, DROPPED, decision, monitor};
 use crate::datapath::abi::{
     cm_call, cm_config, cm_ct_seen, cm_direction, cm_event, cm_reason, cm_rule_number, cm_step,
 };
-use crate::datapath::explain::{self, Answer, Fate, Original, Question};
+use crate::datapath::explain::{self, Answer, Fate, Original, Part, Question};
 use crate::datapath::registry::Endpoint;
 use crate::datapath::sys::Hook;
 use crate::model::drop_reason;
@@ -131,11 +131,13 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     let original = Original::of(endpoint, question.hook)?;
     let answer = explain::explain(&context.root, original, &question)?;
     let names = context.names()?;
-    let tellers = answer.parts.iter().map(|part| {
-        let id = part.config.endpoint().context("an endpoint without a number")?;
-        tree::Teller::of(&context.root, &Endpoint::read(&context.root, id)?, &part.config, &names)
-    });
-    let tellers: Vec<_> = tellers.collect::<Result<_>>()?;
+    let mut tellers =
+        vec![tree::Teller::of(&context.root, endpoint, &answer.parts[0].config, &names)?];
+    if let Some(Part { config, .. }) = answer.parts.get(1) {
+        let id = config.endpoint().context("a destination without a number")?;
+        let destination = Endpoint::read(&context.root, id)?;
+        tellers.push(tree::Teller::of(&context.root, &destination, config, &names)?);
+    }
     let mut steps = tree::steps(&answer, &tellers, &names);
     let from = match ingress_ifindex {
         0 => "sent by this host".to_owned(),

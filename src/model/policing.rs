@@ -147,20 +147,19 @@ impl FromStr for FailsafeList {
             return Ok(FailsafeList { ingress: Some(Vec::new()), egress: Some(Vec::new()) });
         }
         let mut list = FailsafeList::default();
-        let mut closed = Vec::new();
         for item in text.split(',') {
             let (direction, port) = item.split_once(':').unwrap_or(("ingress", item));
             let ports = match direction {
-                "ingress" => list.ingress.get_or_insert_default(),
-                "egress" => list.egress.get_or_insert_default(),
+                "ingress" => &mut list.ingress,
+                "egress" => &mut list.egress,
                 _ => return Err(format!("`{direction}` is neither `ingress` nor `egress`")),
             };
-            match (port, closed.contains(&direction)) {
-                ("none", _) if ports.is_empty() => closed.push(direction),
-                ("none", _) | (_, true) => {
-                    return Err(format!("`none` stands alone, and {direction} has ports as well"));
-                }
-                (port, false) => ports.push(port.parse()?),
+            let after_none = ports.as_ref().is_some_and(Vec::is_empty);
+            let ports = ports.get_or_insert_default();
+            match port {
+                "none" if ports.is_empty() => {}
+                port if port != "none" && !after_none => ports.push(port.parse()?),
+                _ => return Err(format!("`none` stands alone, and {direction} has ports as well")),
             }
             if ports.len() > MAX_FAILSAFE {
                 return Err(format!("{MAX_FAILSAFE} ports are the most of one direction"));

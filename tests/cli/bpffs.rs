@@ -63,6 +63,7 @@ fn a_directory_that_bpffs_or_we_cannot_use_is_an_error() {
     let attach = |dir: &str| world.cilmark(&format!("attach red --id 7 --bpffs {dir}"));
     attach("/sys/fs/bpf/with.dot").fails(1, &["/sys/fs/bpf/with.dot", "no dot"]);
     attach("relative").fails(2, &["'relative' for '--bpffs <DIR>'", "absolute"]);
+    attach("/tmp").fails(1, &["/tmp is not on a BPF file system"]);
     attach("/run/nowhere/cilmark").fails(1, &["file system; attach with --mount-bpffs, or name"]);
     world.sh("mount -t tmpfs none /mnt && touch /mnt/file");
     attach("/mnt/cilmark").fails(1, &["/mnt/cilmark is not on a BPF file system; name another"]);

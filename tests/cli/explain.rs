@@ -204,6 +204,15 @@ fn attach_delivering(world: &World) {
     world.sh("ip netns exec blue ping -qc1 10.2.0.1");
 }
 
+/// The same, with workloads at both ends.
+fn delivering() -> Option<World> {
+    let world = World::new()?;
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    attach_delivering(&world);
+    Some(world)
+}
+
 fn to_port(port: u16) -> String {
     format!("explain red from --src 10.1.0.10 --dst 10.2.0.10 --dport {port}")
 }
@@ -217,10 +226,7 @@ fn dropped(world: &World, port: u16) -> String {
 
 #[test]
 fn whom_it_is_delivered_to_tells_of_its_own_policy() {
-    let Some(world) = World::new() else { return };
-    world.workload("red", 1);
-    world.workload("blue", 2);
-    attach_delivering(&world);
+    let Some(world) = delivering() else { return };
     let passed = world.cilmark_json(&to_port(80));
     assert_eq!((&passed["verdict"], &passed["rule"]), (&json!("redirect"), &json!(DELIVERED_RULE)));
     let text = world.cilmark_ok(&to_port(80));
@@ -248,10 +254,7 @@ fn whom_it_is_delivered_to_tells_of_its_own_policy() {
 /// Its other program is not asked.
 #[test]
 fn half_a_destination_takes_what_is_delivered() {
-    let Some(world) = World::new() else { return };
-    world.workload("red", 1);
-    world.workload("blue", 2);
-    attach_delivering(&world);
+    let Some(world) = delivering() else { return };
     world.cilmark_ok("attach blue --id 1002 --ip 10.2.0.10 --local-delivery --hook clsact");
     world.sh("tc filter del dev blue ingress");
     assert_eq!(world.status("blue")["stale"], true);

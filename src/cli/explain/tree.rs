@@ -69,13 +69,15 @@ impl<'a> Teller<'a> {
     }
 }
 
-/// What the programs called, from the parsing of the packet to its end; there is a teller for each.
+/// What the programs called, from the parsing of the packet to its end. The first teller is that of
+/// the endpoint that was asked for, the last that of whom it delivers to.
 pub fn steps(answer: &Answer, tellers: &[Teller<'_>], names: &Names) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     if let Some(event) = &answer.event {
         steps.push(Step { depth: 1, call: "parse_packet", detail: parsed(event) });
     }
-    for (index, (part, teller)) in answer.parts.iter().zip(tellers).enumerate() {
+    for (index, part) in answer.parts.iter().enumerate() {
+        let teller = &tellers[index.min(tellers.len() - 1)];
         // The third: what was called has sent the packet to its own hook.
         let is_on_hook = index == 2;
         if is_on_hook {
