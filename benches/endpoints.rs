@@ -135,6 +135,7 @@ fn spec(wanted: &Wanted, id: EndpointId) -> Result<Spec> {
         role: Role::Container,
         identity: Identity(IDENTITY),
         netns: netns::current()?,
+        source_mac: None,
         mac: device.mac,
         addresses: vec![IpAddr::from(wanted.address())],
         tc_priority: anywhere.tc_priority(),

@@ -114,6 +114,7 @@ pub fn load_endpoint(root: &Root, role: Role, number: u16, kind: &Kind<'_>) -> R
         role,
         identity: Identity(1234),
         netns: netns::current()?,
+        source_mac: None,
         mac: device.mac,
         addresses: vec![local(role, 4), local(role, 6)],
         tc_priority: 0,

@@ -145,15 +145,22 @@ struct cm_config {
 	__u8 flow_label; /* write the identity into the IPv6 flow label */
 	__u8 trust_flow_label; /* take it from there for sources in flow_label_prefix */
 	__u8 stamp_remote; /* from_netdev puts the remote identity into the mark */
-	__u8 bridge_port; /* of a NIC: frames for others pass by */
+	__u8 bridge_port; /* of a bridge; what a NIC sees there for others passes by */
 	__u8 explain; /* a private copy that tells its steps and changes nothing */
 	__u8 local_delivery; /* what is for a workload of this host skips the stack */
 	__u8 ct_local; /* cm_ct4 and cm_ct6 are this endpoint's own */
 	enum cm_policy_mode policy[2]; /* indexed by enum cm_direction */
 	__u32 jiffies_per_second; /* of this kernel (CONFIG_HZ) */
-	__u8 bridge_mac[ETH_ALEN]; /* of the bridge that the NIC is a port of */
+	__u8 bridge_mac[ETH_ALEN]; /* of the bridge that the device is a port of */
 	__u8 program; /* enum cm_program, where it is folded into one; 0 here, since they share this */
-	__u8 pad;
+	__u8 router; /* the workload may advertise routers and offer leases */
+	__u8 source_mac[ETH_ALEN]; /* the only one that the workload may send from; zero: any */
+	__u8 link_local_by_mac; /* no link-local address is given: its own is the one that its MAC makes */
+	__u8 by_address; /* an address alone proves an attached workload of this host */
+	__u8 trust_marks; /* identities in marks are believed, whoever of this host has set them */
+	__u8 accept_local; /* the kernel takes what arrives under an address of this host */
+	__u8 in_vrf; /* other addresses of this host may be at the other end of the device */
+	__u8 pad[5];
 	__u32 failsafe_count[2]; /* indexed by enum cm_direction */
 	struct cm_failsafe failsafe_ingress[CM_MAX_FAILSAFE];
 	struct cm_failsafe failsafe_egress[CM_MAX_FAILSAFE];

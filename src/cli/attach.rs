@@ -175,7 +175,9 @@ fn attach_locked(
             trust_flow_label: args.trust_flow_label,
             stamp_remote: args.stamp_remote,
             local_delivery: args.local_delivery,
+            ..Features::default()
         },
+        source_mac: None,
         addresses: plan::addresses(args, &device, role)?,
         policy: args.policing.plan(role, replaced)?,
         device,

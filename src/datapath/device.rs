@@ -47,6 +47,10 @@ pub struct Device {
     pub parent_is_elsewhere: bool,
     /// The hardware address of the bridge that it is a port of.
     pub bridge_mac: Option<[u8; 6]>,
+    /// Whether it is in a VRF.
+    pub in_vrf: bool,
+    /// Whether the kernel takes what arrives by it under an address of this host (`accept_local`).
+    pub accepts_local: bool,
     parent: Option<u32>,
     master: Option<u32>,
 }
@@ -80,6 +84,8 @@ impl Device {
             link_type: message.header.link_layer_type.to_string(),
             parent_is_elsewhere: false,
             bridge_mac: None,
+            in_vrf: false,
+            accepts_local: false,
             parent: None,
             master: None,
         };
@@ -238,8 +244,9 @@ fn one_link(query: LinkMessage) -> Result<Device> {
         if let RouteNetlinkMessage::NewLink(link) = message {
             let mut device = Device::from_message(&link);
             let master = device.master.map(by_index).transpose()?.flatten();
-            device.bridge_mac =
-                master.filter(|it| it.kind.as_deref() == Some("bridge")).map(|it| it.mac);
+            let is_in = |kind| master.as_ref().filter(|it| it.kind.as_deref() == Some(kind));
+            device.in_vrf = is_in("vrf").is_some();
+            device.bridge_mac = is_in("bridge").map(|it| it.mac);
             return Ok(device);
         }
     }

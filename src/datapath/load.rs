@@ -39,6 +39,8 @@ pub struct Spec {
     pub netns: u64,
     /// Where it is attached.
     pub device: Device,
+    /// The only MAC that a container may send from; `None` for any.
+    pub source_mac: Option<[u8; 6]>,
     /// What the ARP responder answers.
     pub mac: [u8; 6],
     /// A container's own addresses, or a NIC's; at most [`max_addresses`] of a family count.
@@ -83,6 +85,12 @@ pub struct Features {
     pub stamp_remote: bool,
     /// Deliver to workloads of this host past its stack, and if it is one, be delivered to.
     pub local_delivery: bool,
+    /// Let a container advertise routers and offer leases.
+    pub router: bool,
+    /// Take an address for a proof that an attached workload of this host has sent a packet.
+    pub by_address: bool,
+    /// Believe IDENTITY marks that another program of this host has set.
+    pub trust_marks: bool,
 }
 
 /// Sizes of maps that are made at their first use; `None` takes what is there, or the default.
@@ -185,6 +193,15 @@ impl Spec {
             ct_local: self.policy.ct_local.into(),
             local_delivery: self.features.local_delivery.into(),
             delivery: self.delivery(),
+            router: self.features.router.into(),
+            by_address: self.features.by_address.into(),
+            trust_marks: self.features.trust_marks.into(),
+            source_mac: self.source_mac.unwrap_or_default(),
+            link_local_by_mac: (!self.addresses.iter().any(is_link_local)).into(),
+            accept_local: self.device.accepts_local.into(),
+            in_vrf: self.device.in_vrf.into(),
+            bridge_port: self.device.bridge_mac.is_some().into(),
+            bridge_mac: self.device.bridge_mac.unwrap_or_default(),
             ..cm_config::default()
         };
         let v4 = self.addresses.iter().filter_map(|ip| match ip {
@@ -205,8 +222,6 @@ impl Spec {
             ];
             config.ipv4_nodeport = config.ipv4[0];
             config.ipv6_nodeport = config.ipv6[0];
-            config.bridge_port = self.device.bridge_mac.is_some().into();
-            config.bridge_mac = self.device.bridge_mac.unwrap_or_default();
         }
         if let Some(prefix) = self.features.trust_flow_label {
             config.trust_flow_label = 1;
@@ -229,6 +244,10 @@ impl Spec {
 /// How many addresses of one family a configuration holds.
 pub fn max_addresses() -> usize {
     cm_config::default().ipv4.len()
+}
+
+fn is_link_local(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 fn word(address: Ipv4Addr) -> u32 {

@@ -62,6 +62,7 @@ impl Lab {
             identity: Identity(identity),
             netns: self.netns,
             device: device::by_name("lo").expect("lo"),
+            source_mac: None,
             mac: [0x02, 0, 0, 0, 0, 0x01],
             addresses: Vec::new(),
             tc_priority: 0,

@@ -335,6 +335,9 @@ fn it_loads_beside_every_other_feature() {
             trust_flow_label: Some("fd00::/16".parse().expect("a prefix")),
             stamp_remote: true,
             local_delivery: true,
+            router: true,
+            by_address: true,
+            trust_marks: true,
         };
         let endpoint = setup.policy(policy).features(features).address(OWN4).address(OWN6);
         let id = EndpointId::new(SENDER).expect("7");

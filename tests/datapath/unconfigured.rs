@@ -61,6 +61,9 @@ fn every_feature_of_it_is_harmless_without_an_endpoint_id() {
         trust_flow_label: Some("::/0".parse().expect("a prefix")),
         stamp_remote: true,
         local_delivery: true,
+        router: true,
+        by_address: true,
+        trust_marks: true,
     };
     let container = lab.container(ID).address(OWN4).features(features.clone());
     let container = container.tune(|config| config.endpoint_id = 0).load();
