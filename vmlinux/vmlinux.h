@@ -226,6 +226,10 @@ enum {
 	BPF_FIB_LKUP_RET_NO_SRC_ADDR = 9,
 };
 
+enum {
+	BPF_FIB_LOOKUP_DIRECT = 1U << 0, /* in the main table alone, or the VRF's */
+};
+
 struct bpf_fib_lookup {
 	__u8 family; /* AF_INET or AF_INET6 */
 	__u8 l4_protocol;
@@ -242,7 +246,60 @@ struct bpf_fib_lookup {
 	__u8 dmac[ETH_ALEN];
 };
 
-struct bpf_sock;
+struct bpf_sock {
+	__u32 bound_dev_if;
+	__u32 family;
+	__u32 type;
+	__u32 protocol;
+	__u32 mark;
+	__u32 priority;
+	__u32 src_ip4;
+	__u32 src_ip6[4];
+	__u32 src_port;
+	__be16 dst_port;
+	__u16 : 16;
+	__u32 dst_ip4;
+	__u32 dst_ip6[4];
+	__u32 state; /* BPF_TCP_* */
+	__s32 rx_queue_mapping;
+};
+
+struct bpf_sock_tuple {
+	union {
+		struct {
+			__be32 saddr;
+			__be32 daddr;
+			__be16 sport;
+			__be16 dport;
+		} ipv4;
+		struct {
+			__be32 saddr[4];
+			__be32 daddr[4];
+			__be16 sport;
+			__be16 dport;
+		} ipv6;
+	};
+};
+
+enum {
+	BPF_TCP_ESTABLISHED = 1,
+	BPF_TCP_SYN_SENT = 2,
+	BPF_TCP_SYN_RECV = 3,
+	BPF_TCP_FIN_WAIT1 = 4,
+	BPF_TCP_FIN_WAIT2 = 5,
+	BPF_TCP_TIME_WAIT = 6,
+	BPF_TCP_CLOSE = 7,
+	BPF_TCP_CLOSE_WAIT = 8,
+	BPF_TCP_LAST_ACK = 9,
+	BPF_TCP_LISTEN = 10,
+	BPF_TCP_CLOSING = 11,
+	BPF_TCP_NEW_SYN_RECV = 12,
+};
+
+enum {
+	BPF_F_CURRENT_NETNS = -1,
+};
+
 struct bpf_flow_keys;
 
 struct __sk_buff {

@@ -331,7 +331,7 @@ struct cm_ct4_key {
 	__be16 remote_port;
 	__u16 scope; /* the container's endpoint id; 0: all NICs */
 	__u8 protocol;
-	__u8 pad;
+	__u8 remote_requests; /* of an echo: the remote end sends the requests */
 };
 
 struct cm_ct6_key {
@@ -341,7 +341,7 @@ struct cm_ct6_key {
 	__be16 remote_port;
 	__u16 scope;
 	__u8 protocol;
-	__u8 pad;
+	__u8 remote_requests;
 };
 
 /* What is known of a flow's progress. */
@@ -350,6 +350,12 @@ enum cm_ct_state {
 	CM_CT_FIN_ORIGINATOR = 1 << 1,
 	CM_CT_FIN_REPLY = 1 << 2,
 	CM_CT_CLOSING = 1 << 3, /* both have sent FIN, or one a RST just now */
+};
+
+/* What is known of a flow that is older than its policy. */
+enum cm_ct_adopted {
+	CM_CT_ADOPTED_UNKNOWN = 1, /* the kernel has a socket for it; nobody saw who began */
+	CM_CT_ADOPTED_KNOWN = 2, /* the kernel's conntrack told who began */
 };
 
 struct cm_ct_entry {
@@ -362,11 +368,14 @@ struct cm_ct_entry {
 	__u32 claimed_identity; /* of the originator, as mark or flow label said it; 0: ask the ipcache */
 	__u8 direction; /* of the first packet: enum cm_direction */
 	__u8 state; /* enum cm_ct_state */
-	__u8 adopted; /* 1: nobody saw who began */
+	__u8 adopted; /* enum cm_ct_adopted, or 0 */
 	__u8 masqueraded; /* a workload's under the host's address: not policed */
 };
 
-/* cm_frag4, cm_frag6: the ports of a packet's first fragment, for those that follow. */
+/*
+ * cm_frag4, cm_frag6: the ports of a packet's first fragment, for those that follow. Of an echo the
+ * identifier and, in the place of the destination port, the type.
+ */
 struct cm_frag4_key {
 	__be32 source;
 	__be32 destination;
@@ -497,6 +506,8 @@ struct cm_step_enums {
 	enum cm_ct_seen ct_seen;
 	enum cm_rule_number rule;
 	enum cm_policy_flags policy_flags;
+	enum cm_ct_adopted adopted;
+	__u32 pad;
 };
 
 /* cm_steps: what a private copy of a program did with its one packet. */

@@ -56,6 +56,7 @@ int from_container(struct __sk_buff *skb)
 	if (config.flow_label && flow_label_set(skb, &pkt))
 		return drop(skb, &pkt, -CM_DROP_WRITE_ERROR);
 	mark_set_identity(skb, config.identity);
+	mark_set_proof(skb);
 	return deliver(skb, &pkt);
 }
 
@@ -99,7 +100,7 @@ int from_netdev(struct __sk_buff *skb)
 	if (!configured())
 		return TC_ACT_UNSPEC;
 	packet_init(&pkt, skb, CM_FROM_NETDEV);
-	if (mark_names_sender(pkt.mark_in))
+	if (mark_names_sender(pkt.mark_in) && !mark_is_proven(skb))
 		mark_clear(skb);
 	if (has_policy() || config.stamp_remote || config.local_delivery)
 		parse_packet(skb, &pkt);

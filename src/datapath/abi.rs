@@ -192,6 +192,15 @@ impl cm_config {
         self.policy.iter().any(|mode| *mode != cm_policy_mode::CM_POLICY_OFF)
     }
 
+    /// Whether its programs remember what they have asked the routing tables: `remembers_forwarded()`
+    /// of the datapath.
+    pub fn remembers_forwarded(&self) -> bool {
+        match self.role {
+            cm_role::CM_ROLE_NETDEV => self.has_policy(),
+            _ => self.ipv4_count == 0 && self.ipv6_count == 0,
+        }
+    }
+
     /// What its policy does to it and from it.
     pub fn modes(&self) -> [Mode; 2] {
         self.policy.map(Mode::from)

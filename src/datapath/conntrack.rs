@@ -173,6 +173,12 @@ impl Conntrack {
             cm_direction::CM_EGRESS => sent,
             _ => (event.destination, event.dport, event.source, event.sport),
         };
+        let is_received = event.direction != cm_direction::CM_EGRESS;
+        let remote_requests = match (event.protocol, event.icmp_type) {
+            (1, 8) | (58, 128) => is_received.into(),
+            (1, 0) | (58, 129) => (!is_received).into(),
+            _ => 0,
+        };
         let entry = match (local.to_ip(), remote.to_ip()) {
             (Some(IpAddr::V4(local)), Some(IpAddr::V4(remote))) => self.v4.get(&cm_ct4_key {
                 local: u32::from_ne_bytes(local.octets()),
@@ -181,7 +187,7 @@ impl Conntrack {
                 remote_port,
                 scope,
                 protocol: event.protocol,
-                pad: 0,
+                remote_requests,
             }),
             (Some(IpAddr::V6(local)), Some(IpAddr::V6(remote))) => self.v6.get(&cm_ct6_key {
                 local: local.into(),
@@ -190,7 +196,7 @@ impl Conntrack {
                 remote_port,
                 scope,
                 protocol: event.protocol,
-                pad: 0,
+                remote_requests,
             }),
             _ => Ok(None),
         }?;

@@ -321,7 +321,7 @@ pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
     leave_out_policy_maps(&mut open)?;
     let maps = &mut open.maps;
     let private = [&mut maps.cm_policy_sets, &mut maps.cm_rule_stats, &mut maps.cm_steps];
-    for map in private.into_iter().chain([&mut maps.cm_policy_call]) {
+    for map in private.into_iter().chain([&mut maps.cm_policy_call, &mut maps.cm_forwarded]) {
         map.set_autocreate(false)?;
     }
     object::select(&mut open, &[]);

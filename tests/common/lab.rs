@@ -265,6 +265,12 @@ impl<'lab> Setup<'lab> {
         self
     }
 
+    /// The only MAC that it may send from.
+    pub fn source_mac(mut self, mac: [u8; 6]) -> Self {
+        self.spec.source_mac = Some(mac);
+        self
+    }
+
     /// Puts it on another device than loopback.
     pub fn device(mut self, name: &str) -> Self {
         self.spec.device = device::by_name(name).expect("the device");

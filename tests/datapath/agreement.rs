@@ -72,7 +72,7 @@ fn both_encode_the_identity_of_an_endpoint_alike() {
 #[test]
 fn both_decode_a_mark_alike() {
     let Some(lab) = Lab::new() else { return };
-    let features = Features { trust_proxy: true, ..Features::default() };
+    let features = Features { trust_proxy: true, trust_marks: true, ..Features::default() };
     let workload = lab.container(ID).features(features).load();
     for_each(512, marks(), |mark| {
         let identity = Mark(mark).identity().unwrap_or(Identity::WORLD);

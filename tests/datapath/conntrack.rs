@@ -1,6 +1,6 @@
 //! Flows: what passes because of what passed before it, and what does not.
 
-use cilmark::datapath::abi::{cm_direction, cm_reason};
+use cilmark::datapath::abi::{cm_ct_adopted, cm_direction, cm_reason};
 use cilmark::datapath::conntrack::Conntrack;
 use cilmark::datapath::{maps, sys};
 
@@ -135,7 +135,7 @@ fn a_flow_ends_when_its_peer_becomes_somebody_else() {
 #[test]
 fn a_reply_does_not_vouch_for_the_senders_identity() {
     let Some(lab) = Lab::new() else { return };
-    let workload = lab.container(ID).policy(enforcing()).load();
+    let workload = lab.container(ID).policy(enforcing()).feature(|on| on.trust_marks = true).load();
     lab.rules(&workload, &["allow ingress from 300"]);
     let marked = |own, peer, flags, mark| Frame::ip(peer, own).segment(5, 80, flags).mark(mark);
     for (own, peer) in OWN_TO_PEER {
@@ -170,43 +170,53 @@ fn an_echo_is_answered_by_its_identifier_only() {
 }
 
 #[test]
-fn an_error_passes_with_the_flow_that_it_quotes() {
+fn who_is_pinged_with_identifier_0_may_not_ping_back_either() {
     let Some(lab) = Lab::new() else { return };
     let workload = lab.container(ID).policy(enforcing()).load();
-    lab.rules(&workload, &["allow egress to any udp/53", WEB]);
-    let router4 = Ipv4Addr::new(10, 9, 9, 9);
-    let router6 = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 9);
+    lab.rules(&workload, &["allow egress to any icmp/8", "allow egress to any icmp6/128"]);
     for (own, peer) in OWN_TO_PEER {
-        workload.from_container(Frame::ip(own, peer).udp(4000, 53)).passes();
-        workload.from_container(sent(own, peer, "S")).passes();
-        for (quoted, passes) in [
-            (Frame::ip(own, peer).udp(4000, 53), true),
-            (Frame::ip(own, peer).udp(4001, 53), false),
-            (sent(own, peer, "S"), true),
-            (Frame::ip(own, peer).segment(4000, 81, "S"), false),
-            // Somebody else's packet.
-            (Frame::ip(peer, own).udp(53, 4000), false),
-        ] {
-            // A router need not quote more than eight bytes of the transport header.
-            let header = if own.is_ipv4() { 20 } else { 40 };
-            let quote = &quoted.without_ethernet().bytes()[..header + 8];
-            let error = match own {
-                IpAddr::V4(own) => {
-                    let message = [&[3, 1, 0, 0, 0, 0, 0, 0], quote].concat();
-                    Frame::ip(router4, own).protocol(1, message)
-                }
-                IpAddr::V6(own) => {
-                    Frame::ip(router6, own).icmp6(1, &[&[0, 0, 0, 0], quote].concat())
-                }
-            };
-            let run = workload.to_container(error.forwarded());
-            if passes {
-                run.passes();
-            } else {
-                run.is_dropped(POLICY);
-            }
-        }
+        workload.from_container(echo(own, peer, true, 0)).passes();
+        workload.to_container(echo(peer, own, false, 0).forwarded()).passes();
+        workload.to_container(echo(peer, own, true, 0).forwarded()).is_dropped(POLICY);
     }
+}
+
+#[test]
+fn an_echo_reply_that_nobody_asked_for_begins_no_flow() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow egress to any icmp/0", "allow egress to any icmp6/129"]);
+    for (own, peer) in OWN_TO_PEER {
+        workload.from_container(echo(own, peer, false, 7)).passes();
+        workload.to_container(echo(peer, own, true, 7).forwarded()).is_dropped(POLICY);
+    }
+    assert_eq!(lab.flows().len(), 0);
+}
+
+#[test]
+fn the_fragments_of_an_echo_are_judged_by_its_type() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow egress to any icmp/8", "allow egress to any icmp6/128"]);
+    for (own, peer) in OWN_TO_PEER {
+        let protocol = if own.is_ipv4() { 1 } else { 58 };
+        let later = |from, to| Frame::ip(from, to).protocol(protocol, [7; 16]).fragment(1, false);
+        workload.from_container(echo(own, peer, true, 9).fragment(0, true)).passes();
+        // Its entry is stale: the rules are asked once more.
+        lab.bump_generation();
+        workload.from_container(later(own, peer)).passes();
+        workload.to_container(echo(peer, own, false, 9).fragment(0, true).forwarded()).passes();
+        lab.bump_generation();
+        workload.to_container(later(peer, own).forwarded()).passes();
+    }
+}
+
+/// A request, or an answer to one.
+fn echo(source: IpAddr, destination: IpAddr, is_request: bool, identifier: u8) -> Frame {
+    let types = if source.is_ipv4() { [0, 8] } else { [129, 128] };
+    let message = [types[usize::from(is_request)], 0, 0, 0, 0, identifier, 0, 1];
+    let protocol = if source.is_ipv4() { 1 } else { 58 };
+    Frame::ip(source, destination).protocol(protocol, message)
 }
 
 #[test]
@@ -375,14 +385,25 @@ fn audit_lets_pass_and_tells_what_it_would_have_dropped() {
     }
 }
 
+/// Flows whose first packets went by before there was a policy: as attach takes them over from the kernel.
+fn adopt(lab: &Lab, adopted: cm_ct_adopted) {
+    lab.change_flows(|flow| {
+        flow.adopted = adopted.0 as u8;
+        flow.claimed_identity = 0;
+        flow.verdict = 1;
+    });
+}
+
 #[test]
-fn flows_older_than_their_policy_are_adopted() {
+fn flows_older_than_their_policy_go_on_unless_both_directions_deny_them() {
     let Some(lab) = Lab::new() else { return };
-    let policy = Policing { adopt_until_ns: u64::MAX, ..enforcing() };
-    let workload = lab.container(ID).policy(policy).load();
+    let workload = lab.container(ID).policy(enforcing()).load();
     for (own, peer) in OWN_TO_PEER {
+        lab.rules(&workload, &["allow egress to any"]);
+        workload.from_container(sent(own, peer, "S")).passes();
+        workload.from_container(sent(own, peer, "A")).passes();
+        adopt(&lab, cm_ct_adopted::CM_CT_ADOPTED_UNKNOWN);
         lab.rules(&workload, &["allow egress to any tcp/22"]);
-        workload.from_container(sent(own, peer, "S")).is_dropped(POLICY);
         workload.from_container(sent(own, peer, "A")).passes();
         workload.to_container(answer(own, peer, "A")).passes();
         // It is new as soon as it says so.
@@ -393,12 +414,36 @@ fn flows_older_than_their_policy_are_adopted() {
         // Either direction may allow it.
         lab.rules(&workload, &["deny ingress from any tcp/4000", WEB]);
         workload.to_container(answer(own, peer, "A")).passes();
+        lab.flush_conntrack();
     }
-    let late = Policing { adopt_until_ns: 1, ..enforcing() };
-    let workload = lab.container(ID).policy(late).load();
-    lab.flush_conntrack();
+}
+
+#[test]
+fn of_an_older_flow_whose_originator_is_known_only_the_rules_of_its_direction_count() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    for (own, peer) in OWN_TO_PEER {
+        lab.rules(&workload, &["allow egress to any"]);
+        workload.from_container(sent(own, peer, "S")).passes();
+        adopt(&lab, cm_ct_adopted::CM_CT_ADOPTED_KNOWN);
+        lab.rules(&workload, &["deny ingress from any"]);
+        workload.to_container(answer(own, peer, "A")).passes();
+        lab.rules(&workload, &["deny egress to any", "allow ingress from any"]);
+        workload.to_container(answer(own, peer, "A")).is_dropped(POLICY_DENY);
+        lab.flush_conntrack();
+    }
+}
+
+#[test]
+fn nobody_believes_a_segment_whose_connection_the_kernel_does_not_know() {
+    let Some(lab) = Lab::new() else { return };
+    let policy = Policing { adopt_until_ns: u64::MAX, ..enforcing() };
+    let workload = lab.container(ID).policy(policy.clone()).load();
+    let nic = lab.netdev(1).address(OWN4).address(OWN6).policy(policy).load();
     for (own, peer) in OWN_TO_PEER {
         workload.from_container(sent(own, peer, "A")).is_dropped(POLICY);
+        nic.from_netdev(answer(own, peer, "A")).is_dropped(POLICY);
+        nic.to_netdev(sent(own, peer, "A")).is_dropped(POLICY);
     }
 }
 
@@ -430,9 +475,12 @@ fn audit_does_not_guess_who_began_a_connection() {
 #[test]
 fn an_adopted_flows_peer_is_who_it_says_when_it_sends() {
     let Some(lab) = Lab::new() else { return };
-    let policy = Policing { adopt_until_ns: u64::MAX, ..enforcing() };
-    let workload = lab.container(ID).policy(policy).load();
+    let workload = lab.container(ID).policy(enforcing()).load();
     for (own, peer) in OWN_TO_PEER {
+        lab.rules(&workload, &["allow egress to any"]);
+        workload.from_container(sent(own, peer, "S")).passes();
+        workload.from_container(sent(own, peer, "A")).passes();
+        adopt(&lab, cm_ct_adopted::CM_CT_ADOPTED_UNKNOWN);
         lab.rules(&workload, &["deny egress to any", "allow ingress from host"]);
         workload.from_container(sent(own, peer, "A")).is_dropped(POLICY_DENY);
         // This host sends, and a rule allows it to begin.
@@ -440,8 +488,9 @@ fn an_adopted_flows_peer_is_who_it_says_when_it_sends() {
         workload.from_container(sent(own, peer, "A")).passes();
         lab.rules(&workload, &["deny egress to any", "allow ingress from world"]);
         workload.from_container(sent(own, peer, "A")).is_dropped(POLICY_DENY);
-        lab.flush_conntrack();
+        adopt(&lab, cm_ct_adopted::CM_CT_ADOPTED_UNKNOWN);
         workload.from_container(sent(own, peer, "A")).passes();
+        lab.flush_conntrack();
     }
 }
 

@@ -216,17 +216,13 @@ fn each_endpoint_has_counters_of_its_own() {
 fn the_verdict_on_a_message_that_always_passes_names_the_peer() {
     let Some(lab) = Lab::new() else { return };
     let workload = lab.container(ID).policy(enforcing()).load();
-    for (own, peer) in OWN_TO_PEER {
-        lab.ipcache(&peer.to_string(), WIDE_ID);
-        let too_big = |source: IpAddr, destination| match source {
-            IpAddr::V4(_) => Frame::ip(source, destination).icmp(3, 4),
-            IpAddr::V6(_) => Frame::ip(source, destination).icmp6(2, &[0; 4]),
-        };
-        let sent = workload.from_container(too_big(own, peer));
-        let received = workload.to_container(too_big(peer, own).mark(WIDE_MARK).forwarded());
-        let reported = [sent, received].map(|run| run.passes().policy_verdict.expect("a verdict"));
-        assert_eq!(reported[0].destination_identity, WIDE_ID);
-        assert_eq!(reported[1].source_identity, WIDE_ID);
-        assert_eq!(reported.map(|verdict| verdict.rule), [RULE_ICMP; 2]);
-    }
+    let near = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x20);
+    lab.ipcache(&near.to_string(), WIDE_ID);
+    let message = |from, to| Frame::ipv6(from, to).ttl(255).router_solicitation();
+    let sent = workload.from_container(message(LINK_LOCAL, near));
+    let received = workload.to_container(message(near, LINK_LOCAL).forwarded());
+    let reported = [sent, received].map(|run| run.passes().policy_verdict.expect("a verdict"));
+    assert_eq!(reported[0].destination_identity, WIDE_ID);
+    assert_eq!(reported[1].source_identity, WIDE_ID);
+    assert_eq!(reported.map(|verdict| verdict.rule), [RULE_ICMP; 2]);
 }

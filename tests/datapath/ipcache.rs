@@ -156,7 +156,7 @@ fn around(net: &IpNet) -> Vec<IpAddr> {
 #[test]
 fn an_index_says_what_the_longest_prefix_says() {
     let Some(lab) = Lab::new() else { return };
-    let workload = lab.container(ID).load();
+    let workload = lab.container(ID).address(OWN4).address(OWN6).load();
     let mut random = Random(7);
     let lines = random_lines(&mut random);
     lab.open_ipcache().indexed_from(100).load(&lines, |_| Ok(())).expect("load");

@@ -252,6 +252,7 @@ fn a_tap_is_left_to_its_to_container() {
     let tap = |config: &mut _| set_delivery(config, cm_delivery::CM_DELIVERY_EGRESS);
     let blue = neighbour(&lab).policy(ingress).tune(tap).untraced().load();
     enter(&lab, &blue);
+    lab.enter(&red);
     // Nothing is allowed, but that is said there, to the sender's mark.
     let run = red.from_container(received(Frame::ip(OWN4, PEER4).udp(1000, 80)));
     redirected(&run).has_mark(ID_MARK);

@@ -10,6 +10,7 @@ mod events;
 mod explain;
 mod flow_label;
 mod host_firewall;
+mod icmp;
 mod ipcache;
 mod l3;
 mod local_delivery;

@@ -16,7 +16,7 @@ use crate::common::program::Endpoint;
 type Switch = (&'static str, fn(Setup<'_>) -> Setup<'_>);
 
 const FROM_CONTAINER: [Switch; 5] = [
-    ("an IPv4 address", |setup| setup.address(OWN4)),
+    ("a second IPv4 address", |setup| setup.address(PEER4)),
     ("an IPv6 address", |setup| setup.address(OWN6)),
     ("the ARP responder", |setup| setup.feature(|on| on.arp_responder = true)),
     ("the flow label", |setup| setup.feature(|on| on.flow_label = true)),
@@ -46,7 +46,8 @@ fn instructions(setup: Setup<'_>, hook: Hook) -> u32 {
 fn each_brings_its_code(role: Role, hook: Hook, switches: &[Switch]) {
     let Some(lab) = Lab::new() else { return };
     let plain = || match role {
-        Role::Container => lab.container(ID),
+        // Without any it would have to ask whether a source is the host's.
+        Role::Container => lab.container(ID).address(OWN4),
         Role::Netdev => lab.netdev(1),
     };
     let off = instructions(plain(), hook);
@@ -106,7 +107,8 @@ fn a_program_takes_at_most_40_kib_and_12_without_anything() {
     let enforce = Policing { ingress: Mode::Enforce, egress: Mode::Enforce, ..Policing::default() };
     for role in [Role::Container, Role::Netdev] {
         let plain = || match role {
-            Role::Container => lab.container(ID),
+            // Without any it would have to ask whether a source is the host's.
+            Role::Container => lab.container(ID).address(OWN4),
             Role::Netdev => lab.netdev(1),
         };
         let (off, switches) =

@@ -23,6 +23,10 @@ fn trusting_proxies(lab: &Lab) -> Endpoint<'_> {
     lab.container(ID).features(Features { trust_proxy: true, ..Features::default() }).load()
 }
 
+fn trusting_marks(lab: &Lab) -> Endpoint<'_> {
+    lab.container(ID).features(Features { trust_marks: true, ..Features::default() }).load()
+}
+
 #[test]
 fn marks_of_ours_are_cleared_and_others_kept() {
     let Some(lab) = Lab::new() else { return };
@@ -76,7 +80,7 @@ fn a_forwarded_packet_comes_from_the_identity_in_its_mark() {
     let Some(lab) = Lab::new() else { return };
     lab.ipcache("0.0.0.0/0", 300);
     lab.ipcache("::/0", 300);
-    let workload = lab.container(ID).load();
+    let workload = trusting_marks(&lab);
     for (peer, own) in PEER_TO_OWN {
         for identity in [3, 4, 5, 8, 11, 128, 255, 1234, WIDE_ID, 0xff_ffff] {
             for kept in [0, NOT_OURS] {
@@ -92,7 +96,7 @@ fn a_mark_of_the_host_is_the_hosts() {
     let Some(lab) = Lab::new() else { return };
     lab.ipcache("0.0.0.0/0", 300);
     lab.ipcache("::/0", 300);
-    let workload = lab.container(ID).load();
+    let workload = trusting_marks(&lab);
     for (peer, own) in PEER_TO_OWN {
         for mark in [0x0c00, 0x0b30_0c03, 0xfc00, mark_of(1, 0x0f00)] {
             workload.to_container(forwarded(peer, own, mark)).passes().comes_from(1);
@@ -136,7 +140,8 @@ fn other_marks_of_ours_and_of_others_name_nobody() {
 #[test]
 fn the_ipcache_replaces_what_is_reserved() {
     let Some(lab) = Lab::new() else { return };
-    let workload = trusting_proxies(&lab);
+    let features = Features { trust_proxy: true, trust_marks: true, ..Features::default() };
+    let workload = lab.container(ID).features(features).load();
     let each = |expected: &dyn Fn(u32) -> u32| {
         for (peer, own) in PEER_TO_OWN {
             for identity in RESERVED {
@@ -159,7 +164,7 @@ fn the_ipcache_replaces_what_is_reserved() {
 #[test]
 fn the_ipcache_replaces_nothing_by_the_host() {
     let Some(lab) = Lab::new() else { return };
-    let workload = lab.container(ID).load();
+    let workload = trusting_marks(&lab);
     let keeps_its_identity = || {
         for (peer, own) in PEER_TO_OWN {
             for identity in RESERVED {
@@ -183,6 +188,44 @@ fn the_ipcache_does_not_replace_what_a_mark_says_of_a_workload() {
     lab.ipcache("10.2.0.10", 300);
     lab.register(PEER4.into(), Role::Container, true);
     let workload = lab.container(ID).load();
+    // It came in by the device of its sender: nobody else can have marked it.
     let packet = forwarded(PEER4.into(), OWN4.into(), ID_MARK);
     workload.to_container(packet).passes().comes_from(ID);
+}
+
+#[test]
+fn a_mark_that_nobody_of_us_has_set_names_nobody() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).load();
+    for (peer, own) in PEER_TO_OWN {
+        for mark in [WIDE_MARK, mark_of(1, 0x0f00), 0x0c00] {
+            workload.to_container(forwarded(peer, own, mark)).passes_with_mark(0).comes_from(2);
+        }
+        // Not even in the name of a workload, if it comes in by another device than that one's.
+        lab.register(peer, Role::Container, true);
+        let packet = || Frame::ip(peer, own).tcp(1000, 80).mark(WIDE_MARK);
+        workload.to_container(packet().came_in_by(1)).passes().comes_from(WIDE_ID);
+        workload.to_container(packet().came_in_by(2)).passes().comes_from(2);
+        lab.register(peer, Role::Container, false);
+        workload.to_container(packet().came_in_by(1)).passes().comes_from(2);
+    }
+}
+
+#[test]
+fn the_address_of_an_attached_workload_alone_is_no_proof() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).load();
+    let nic = lab.netdev(1).feature(|on| on.stamp_remote = true).load();
+    let neighbour = lab.container(300).id(8).address(PEER4).address(PEER6).load();
+    lab.enter(&neighbour);
+    let trusting = lab.container(ID).feature(|on| on.by_address = true).load();
+    for (peer, own) in PEER_TO_OWN {
+        let received = || Frame::ip(peer, own).tcp(1, 2).mark(0).came_in_by(2);
+        workload.to_container(received()).passes().comes_from(2);
+        nic.from_netdev(received()).passes_with_mark(mark_of(2, 0x0f00)).comes_from(2);
+        trusting.to_container(received()).passes().comes_from(300);
+        // An operator's line counts by address, and so does that of a workload elsewhere.
+        lab.change_endpoint(peer, |endpoint| endpoint.netns += 1);
+        workload.to_container(received()).passes().comes_from(300);
+    }
 }

@@ -4,13 +4,16 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::*;
 use crate::common::Lab;
-use crate::common::packet::Frame;
+use crate::common::packet::{Frame, SENDER_MAC};
 use crate::common::program::Endpoint;
 
 const ANY4: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 const ANY6: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
 const BROADCAST: Ipv4Addr = Ipv4Addr::BROADCAST;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+/// Made of the MAC that frames come from.
+const OWN_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 0xaa);
 
 fn workload(lab: &Lab) -> Endpoint<'_> {
     lab.container(ID).address(OWN4).address(OWN6).load()
@@ -103,12 +106,12 @@ fn without_addresses_nothing_is_checked_but_the_role_of_a_router() {
     for frame in [
         Frame::arp_request(PEER4, OWN4),
         Frame::arp_reply(PEER4, OWN4),
-        Frame::ipv6(LINK_LOCAL, ALL_NODES).neighbour_advertisement(PEER6),
-        Frame::ipv6(LINK_LOCAL, ALL_NODES).udp(1, 2),
+        Frame::ipv6(OWN_LINK_LOCAL, ALL_NODES).neighbour_advertisement(PEER6),
+        Frame::ipv6(OWN_LINK_LOCAL, ALL_NODES).udp(1, 2),
     ] {
         workload.from_container(frame).passes_with_mark(ID_MARK);
     }
-    let advertisement = Frame::ipv6(LINK_LOCAL, ALL_NODES).router_advertisement();
+    let advertisement = Frame::ipv6(OWN_LINK_LOCAL, ALL_NODES).router_advertisement();
     workload.from_container(advertisement).is_dropped(176);
 }
 
@@ -119,7 +122,7 @@ fn dhcp_passes_before_there_is_an_address() {
     let discover = Frame::ipv4(ANY4, BROADCAST).udp(68, 67);
     workload.from_container(discover.clone()).passes_unchanged().has_mark(ID_MARK);
     workload.from_container(discover.vlan(7)).passes_with_mark(ID_MARK);
-    for source in [LINK_LOCAL, ANY6] {
+    for source in [OWN_LINK_LOCAL, ANY6] {
         let solicit = Frame::ipv6(source, ALL_ROUTERS).udp(546, 547);
         workload.from_container(solicit).passes_unchanged().has_mark(ID_MARK);
     }
@@ -150,11 +153,11 @@ fn nothing_but_dhcp_comes_from_nowhere() {
 fn link_local_addresses_are_for_neighbour_and_listener_discovery_only() {
     let Some(lab) = Lab::new() else { return };
     let workload = workload(&lab);
-    for source in [LINK_LOCAL, Ipv6Addr::new(0xfebf, 1, 2, 3, 4, 5, 6, 7), ANY6] {
+    for source in [OWN_LINK_LOCAL, ANY6] {
         let from = || Frame::ipv6(source, ALL_ROUTERS);
         for frame in [
             from().router_solicitation(),
-            from().neighbour_solicitation(PEER6),
+            from().neighbour_solicitation(OWN6),
             from().neighbour_advertisement(OWN6),
             from().listener_report(),
             from().hop_by_hop().listener_report(),
@@ -175,8 +178,10 @@ fn link_local_addresses_are_for_neighbour_and_listener_discovery_only() {
             workload.from_container(frame).is_dropped(132);
         }
     }
-    for near in [0xfec0, 0xfe40, 0xff80, 0x0080] {
-        let source = Ipv6Addr::new(near, 0, 0, 0, 0, 0, 0, 0x10);
+    let solicitation = Frame::ipv6(OWN_LINK_LOCAL, ALL_NODES).neighbour_solicitation(PEER6);
+    workload.from_container(solicitation).passes_unchanged();
+    let bits = OWN_LINK_LOCAL.to_bits();
+    for source in (0..128).map(|bit| Ipv6Addr::from_bits(bits ^ 1 << bit)) {
         let solicitation = Frame::ipv6(source, ALL_ROUTERS).router_solicitation();
         workload.from_container(solicitation).is_dropped(132);
     }
@@ -186,11 +191,16 @@ fn link_local_addresses_are_for_neighbour_and_listener_discovery_only() {
 fn duplicate_address_detection_passes() {
     let Some(lab) = Lab::new() else { return };
     let workload = workload(&lab);
-    for target in [OWN4, PEER4] {
-        let probe = Frame::arp_request(ANY4, target);
-        workload.from_container(probe).passes_unchanged().has_mark(ID_MARK);
+    let probe = |target| Frame::arp_request(ANY4, target);
+    workload.from_container(probe(OWN4)).passes_unchanged().has_mark(ID_MARK);
+    // Of a neighbour's it would tell that neighbour that the address is taken.
+    workload.from_container(probe(PEER4)).is_dropped(132);
+    for target in [PEER6, LINK_LOCAL] {
+        let solicitation = Frame::ipv6(ANY6, ALL_NODES).neighbour_solicitation(target);
+        workload.from_container(solicitation.clone()).is_dropped(132);
+        workload.from_container(solicitation.hop_by_hop().vlan(7)).is_dropped(132);
     }
-    for target in [OWN6, LINK_LOCAL] {
+    for target in [OWN6, OWN_LINK_LOCAL] {
         let solicitation = Frame::ipv6(ANY6, ALL_NODES).neighbour_solicitation(target);
         workload.from_container(solicitation).passes_unchanged().has_mark(ID_MARK);
     }
@@ -200,7 +210,7 @@ fn duplicate_address_detection_passes() {
 fn a_workload_may_not_send_router_advertisements() {
     let Some(lab) = Lab::new() else { return };
     let workload = workload(&lab);
-    for source in [OWN6, LINK_LOCAL, ANY6, PEER6] {
+    for source in [OWN6, OWN_LINK_LOCAL, ANY6, PEER6] {
         let from = || Frame::ipv6(source, ALL_NODES);
         for frame in [
             from().router_advertisement(),
@@ -221,7 +231,7 @@ fn a_router_advertisement_can_not_hide_behind_the_first_fragment() {
     let workload = workload(&lab);
     // RFC 7113: the first fragment ends before the ICMPv6 header, a second one brings it.
     let headers = 14 + 40 + 8 + 8;
-    for source in [OWN6, LINK_LOCAL] {
+    for source in [OWN6, OWN_LINK_LOCAL] {
         let first = Frame::ipv6(source, ALL_NODES).fragment(0, true).destination_options(1);
         let first = first.router_advertisement().truncate(headers);
         workload.from_container(first).is_dropped(134);
@@ -232,7 +242,7 @@ fn a_router_advertisement_can_not_hide_behind_the_first_fragment() {
 fn a_workload_may_not_send_redirects() {
     let Some(lab) = Lab::new() else { return };
     let workload = workload(&lab);
-    for source in [OWN6, LINK_LOCAL, PEER6] {
+    for source in [OWN6, OWN_LINK_LOCAL, PEER6] {
         let redirect = Frame::ipv6(source, ALL_NODES).redirect(PEER6);
         workload.from_container(redirect).is_dropped(176);
     }
@@ -243,15 +253,20 @@ fn a_workload_may_advertise_no_addresses_but_its_own() {
     let Some(lab) = Lab::new() else { return };
     let workload = workload(&lab);
     let other_link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x11);
-    for (source, target) in [(OWN6, OWN6), (LINK_LOCAL, OWN6), (LINK_LOCAL, LINK_LOCAL)] {
+    for (source, target) in [
+        (OWN6, OWN6),
+        (OWN_LINK_LOCAL, OWN6),
+        (OWN_LINK_LOCAL, OWN_LINK_LOCAL),
+        (OWN6, OWN_LINK_LOCAL),
+    ] {
         let advertisement = Frame::ipv6(source, ALL_NODES).neighbour_advertisement(target);
         workload.from_container(advertisement.clone()).passes_unchanged();
         workload.from_container(advertisement.hop_by_hop().vlan(7)).passes_unchanged();
     }
     for (source, target) in [
         (OWN6, PEER6),
-        (LINK_LOCAL, PEER6),
-        (LINK_LOCAL, other_link_local),
+        (OWN_LINK_LOCAL, PEER6),
+        (OWN_LINK_LOCAL, other_link_local),
         (OWN6, LINK_LOCAL),
         (PEER6, PEER6),
         (PEER6, OWN6),
@@ -318,7 +333,67 @@ fn the_source_of_what_a_workload_receives_is_not_checked() {
     for (peer, own) in PEER_TO_OWN {
         workload.to_container(Frame::ip(peer, own).tcp(1, 2)).passes_unchanged();
     }
-    let advertisement = Frame::ipv6(LINK_LOCAL, ALL_NODES).router_advertisement();
+    let advertisement = Frame::ipv6(OWN_LINK_LOCAL, ALL_NODES).router_advertisement();
     workload.to_container(advertisement).passes_unchanged();
     workload.to_container(Frame::other(0x88cc, [0; 46])).passes_unchanged();
+}
+
+#[test]
+fn a_link_local_address_that_is_given_replaces_the_one_of_the_mac() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).address(OWN6).address(LINK_LOCAL).load();
+    let from = |source| Frame::ipv6(source, ALL_ROUTERS).router_solicitation();
+    workload.from_container(from(LINK_LOCAL)).passes_unchanged();
+    workload.from_container(from(OWN_LINK_LOCAL)).is_dropped(132);
+    let advertisement = |target| Frame::ipv6(OWN6, ALL_NODES).neighbour_advertisement(target);
+    workload.from_container(advertisement(LINK_LOCAL)).passes_unchanged();
+    workload.from_container(advertisement(OWN_LINK_LOCAL)).is_dropped(132);
+}
+
+#[test]
+fn a_workload_whose_mac_is_known_sends_from_no_other() {
+    let Some(lab) = Lab::new() else { return };
+    let with = |mac| lab.container(ID).address(OWN4).address(OWN6).source_mac(mac).load();
+    let [own, other] = [SENDER_MAC, [0x02, 0, 0, 0, 0, 0xab]].map(with);
+    for frame in [
+        Frame::ipv4(OWN4, PEER4).udp(1, 2),
+        Frame::ipv6(OWN6, PEER6).tcp(1, 2),
+        Frame::arp_request(OWN4, PEER4),
+        Frame::ipv6(OWN_LINK_LOCAL, ALL_ROUTERS).router_solicitation(),
+    ] {
+        own.from_container(frame.clone()).passes_unchanged();
+        other.from_container(frame).is_dropped(132);
+    }
+}
+
+#[test]
+fn only_a_router_offers_leases_and_advertises_itself() {
+    let Some(lab) = Lab::new() else { return };
+    let router = lab.container(ID).address(OWN4).address(OWN6).feature(|on| on.router = true);
+    let (workload, router) = (workload(&lab), router.load());
+    let offers = [
+        Frame::ipv4(OWN4, BROADCAST).udp(67, 68),
+        Frame::ipv4(OWN4, PEER4).udp(67, 68),
+        Frame::ipv6(OWN_LINK_LOCAL, LINK_LOCAL).udp(547, 546),
+        Frame::ipv6(OWN6, PEER6).udp(547, 546),
+    ];
+    for frame in offers {
+        workload.from_container(frame.clone()).is_dropped(132);
+        router.from_container(frame).passes_unchanged();
+    }
+    let advertisement = Frame::ipv6(OWN_LINK_LOCAL, ALL_NODES).router_advertisement();
+    router.from_container(advertisement).passes_unchanged();
+    router.from_container(Frame::ipv6(OWN6, ALL_NODES).redirect(PEER6)).passes_unchanged();
+    // To a server it may talk without being one.
+    workload.from_container(Frame::ipv4(OWN4, PEER4).udp(68, 67)).passes_unchanged();
+}
+
+#[test]
+fn the_target_of_an_advertisement_ends_with_the_packet() {
+    let Some(lab) = Lab::new() else { return };
+    let advertisement = Frame::ipv6(OWN6, ALL_NODES).neighbour_advertisement(OWN6);
+    let mut bytes = advertisement.bytes();
+    workload(&lab).from_container(bytes.clone()).passes_unchanged();
+    bytes[14 + 5] -= 1;
+    workload(&lab).from_container(bytes).is_dropped(132);
 }

@@ -41,7 +41,7 @@ impl Replay<'_> {
         make_nic(lab, &vector.host.ips);
         let policy =
             Policing { ingress: Mode::Enforce, egress: Mode::Enforce, ..Policing::default() };
-        let features = Features { trust_proxy: true, ..Features::default() };
+        let features = Features { trust_proxy: true, trust_marks: true, ..Features::default() };
         let mut workload = lab.container(vector.endpoint.identity).id(vector.endpoint.id);
         for address in &vector.endpoint.ips {
             workload = workload.address(*address);

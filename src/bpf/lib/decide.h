@@ -13,6 +13,7 @@
 #include "conntrack.h"
 #include "explain.h"
 #include "failsafe.h"
+#include "host.h"
 #include "icmp.h"
 #include "identity.h"
 #include "inquiry.h"
@@ -20,12 +21,17 @@
 #include "packet.h"
 #include "policy.h"
 #include "resolve.h"
+#include "socket.h"
 
 /* Which service of the flow's responder it is for: its port, or the type of ICMP message. */
 static __always_inline __be16 service_of(const struct packet *pkt, int forward)
 {
+	/* ICMP of the other family has no types: a number that is none, so that only whole protocols match. */
 	if (!is_icmp(pkt))
-		return forward ? pkt->dport : pkt->sport;
+		return pkt->l4_protocol == IPPROTO_ICMP || pkt->l4_protocol == IPPROTO_ICMPV6 ?
+			       0xffff :
+		       forward ? pkt->dport :
+				 pkt->sport;
 	if (forward || pkt->icmp_type != echo_reply_of(pkt->l4_protocol))
 		return bpf_htons(pkt->icmp_type);
 	return bpf_htons(echo_request_of(pkt->l4_protocol));
@@ -50,6 +56,8 @@ __noinline int decide(struct packet *pkt, struct inquiry *inquiry, enum cm_direc
 		pkt->destination_identity = peer;
 	else
 		pkt->source_identity = peer;
+	if (refuses_host() && direction == CM_INGRESS && peer == IDENTITY_HOST)
+		return -CM_DROP_INVALID_SOURCE;
 	port = service_of(pkt, forward);
 	verdict = ask_policy(pkt, inquiry, direction, peer, port);
 	step(CM_CALL_POLICY_LOOKUP, NULL,
@@ -58,14 +66,16 @@ __noinline int decide(struct packet *pkt, struct inquiry *inquiry, enum cm_direc
 }
 
 /*
- * About a flow of which nobody saw who began: allowed if the rules of either direction allow it, or
- * if none denies it.
+ * About a flow that is older than its policy: allowed if the rules of its direction allow it, or none
+ * denies it. Where nobody saw who began, those of either direction may allow it.
  */
 static __always_inline int decide_adopted(struct packet *pkt, struct inquiry *inquiry)
 {
-	int received = decide(pkt, inquiry, CM_INGRESS);
+	int is_known = inquiry->flow.adopted == CM_CT_ADOPTED_KNOWN;
+	enum cm_direction first = is_known ? inquiry->flow.direction & 1 : CM_INGRESS;
+	int received = decide(pkt, inquiry, first);
 	__u32 rule = pkt->rule;
-	int sent = received ? decide(pkt, inquiry, CM_EGRESS) : 0;
+	int sent = received && !is_known ? decide(pkt, inquiry, CM_EGRESS) : received;
 
 	if (!received || !sent || sent == -CM_DROP_POLICY_DENY)
 		return sent;
@@ -77,22 +87,109 @@ static __always_inline int decide_adopted(struct packet *pkt, struct inquiry *in
 	return received;
 }
 
-/* Whether a TCP flow that nobody knows may be older than its policy. */
-static __always_inline int may_be_adopted(const struct packet *pkt)
+/* Whether a flow that conntrack does not know is a connection of this host that is older than its policy. */
+__noinline int may_be_adopted(struct __sk_buff *skb, const struct packet *pkt)
 {
-	return config.adopt_until_ns && pkt->l4_protocol == IPPROTO_TCP &&
-	       !(pkt->tcp_flags & TCP_SYN) && bpf_ktime_get_coarse_ns() < config.adopt_until_ns;
+	struct tuple tuple;
+
+	if (!pkt || config.role != CM_ROLE_NETDEV || !config.adopt_until_ns ||
+	    pkt->l4_protocol != IPPROTO_TCP || pkt->fragment || pkt->tcp_flags & TCP_SYN ||
+	    bpf_ktime_get_coarse_ns() >= config.adopt_until_ns)
+		return 0;
+	tuple = tuple_of(pkt, packet_direction(pkt));
+	return has_connection(skb, &tuple);
 }
 
-/* Whether an ICMP error is about a flow that is allowed. */
-__noinline int is_related(struct __sk_buff *skb, struct packet *pkt)
+/* About a known flow, by whatever of its packets: 0, or a negative reason. */
+static __always_inline int decide_again(struct packet *pkt, struct inquiry *inquiry)
 {
-	struct cm_ct_entry *entry;
+	struct cm_ct_entry *flow = &inquiry->flow;
+	int forward = flow->direction == packet_direction(pkt);
 
-	if (!pkt || !has_policy())
+	if (flow->masqueraded) {
+		pkt->rule = CM_RULE_MASQUERADED;
 		return 0;
-	entry = icmp_related_entry(skb, pkt);
-	return entry && ct_is_alive(entry) && ct_is_allowed(entry->verdict, pkt->epoch);
+	}
+	if (is_failsafe(flow->direction, pkt->l4_protocol, service_of(pkt, forward))) {
+		if (refuses_host() && flow->direction == CM_INGRESS &&
+		    is_listed_host(packet_remote(pkt)))
+			return -CM_DROP_INVALID_SOURCE;
+		pkt->rule = CM_RULE_FAILSAFE;
+		return 0;
+	}
+	if (flow->adopted)
+		return decide_adopted(pkt, inquiry);
+	return decide(pkt, inquiry, flow->direction);
+}
+
+/*
+ * Whether a NIC's error is about something of which conntrack has no entry: to the host, an answer of a
+ * failsafe port or what a socket sent; from it, what it forwards.
+ */
+__noinline int is_about_host(struct __sk_buff *skb, const struct packet *pkt,
+			     const struct packet *answer)
+{
+	struct tuple tuple;
+
+	if (!pkt || !answer || !has_policy())
+		return 0;
+	tuple = tuple_of(answer, packet_direction(pkt));
+	if (packet_program(pkt) == CM_TO_NETDEV)
+		return !is_host_address(skb, &answer->source, &answer->destination);
+	if (answer->l4_protocol == IPPROTO_UDP)
+		return has_receiver(skb, &tuple);
+	if (answer->l4_protocol != IPPROTO_TCP)
+		return 0;
+	return is_failsafe(CM_INGRESS, IPPROTO_TCP, answer->dport) || has_connection(skb, &tuple);
+}
+
+enum related {
+	RELATED_NOT,
+	RELATED_ALLOWED,
+	RELATED_STALE, /* to a flow whose entry, now in the inquiry, is of another epoch */
+};
+
+/*
+ * What an ICMP error has to do with a flow: it must go to who sent the packet that it quotes. That packet's
+ * answer is quoted_packet() then.
+ */
+__noinline int find_related(struct __sk_buff *skb, struct packet *pkt, struct inquiry *inquiry)
+{
+	const struct cm_ct_entry *entry;
+	struct packet *answer;
+	struct tuple tuple;
+
+	if (!pkt || !inquiry || !has_policy())
+		return RELATED_NOT;
+	answer = quoted_packet();
+	if (!answer || icmp_parse_quoted(skb, pkt, answer) < 0 ||
+	    !words_equal(address_words(&answer->destination), address_words(&pkt->destination)))
+		return RELATED_NOT;
+	tuple = tuple_of(answer, packet_direction(pkt));
+	entry = ct_lookup(&tuple);
+	if (!entry || !ct_is_alive(entry))
+		return config.role == CM_ROLE_NETDEV && is_about_host(skb, pkt, answer) ?
+			       RELATED_ALLOWED :
+			       RELATED_NOT;
+	inquiry->flow = *entry;
+	if (inquiry->flow.verdict >> 32 != pkt->epoch)
+		return RELATED_STALE;
+	return inquiry->flow.verdict & 1 ? RELATED_ALLOWED : RELATED_NOT;
+}
+
+/* Whether an ICMP error is about a flow that is allowed. If its entry is stale, the rules are asked. */
+static __always_inline int is_related(struct __sk_buff *skb, struct packet *pkt,
+				      struct inquiry *inquiry)
+{
+	int related = find_related(skb, pkt, inquiry);
+	struct packet *answer = quoted_packet();
+
+	barrier();
+	if (related == RELATED_STALE && answer)
+		related = decide_again(answer, inquiry) ? RELATED_NOT : RELATED_ALLOWED;
+	barrier();
+	inquiry->flow.direction = packet_direction(pkt);
+	return related == RELATED_ALLOWED;
 }
 
 /* About a packet that belongs to no flow of its own: 0, or a negative reason. */
@@ -104,16 +201,18 @@ static __always_inline int decide_alone(struct __sk_buff *skb, struct packet *pk
 	inquiry->is_news = 1;
 	if (pkt->parse_error)
 		return pkt->parse_error;
-	if (icmp_is_forbidden(pkt))
-		return -CM_DROP_FORBIDDEN_ICMP6;
 	/* Whatever the rules say: the report names who is at the other end. */
 	inquiry->flow.claimed_identity = claimed_identity(skb, pkt);
 	verdict = decide(pkt, inquiry, packet_direction(pkt));
-	if (icmp_always_passes(pkt)) {
+	if (icmp_keeps_link_up(skb, pkt)) {
 		pkt->rule = CM_RULE_ICMP;
 		return 0;
 	}
-	if (icmp_is_error(pkt) && is_related(skb, pkt)) {
+	if (icmp_is_forbidden(pkt)) {
+		pkt->rule = CM_RULE_NONE;
+		return -CM_DROP_FORBIDDEN_ICMP6;
+	}
+	if (icmp_is_error(pkt) && is_related(skb, pkt, inquiry)) {
 		pkt->rule = CM_RULE_RELATED;
 		return 0;
 	}
@@ -125,28 +224,16 @@ static __always_inline int decide_flow(struct __sk_buff *skb, struct packet *pkt
 				       struct inquiry *inquiry)
 {
 	struct cm_ct_entry *flow = &inquiry->flow;
-	int forward;
+	int forward = flow->direction == packet_direction(pkt);
 
-	if (flow->masqueraded) {
-		pkt->rule = CM_RULE_MASQUERADED;
-		return 0;
-	}
-	forward = flow->direction == packet_direction(pkt);
 	if (packet_direction(pkt) == CM_INGRESS && (forward || flow->adopted))
 		flow->claimed_identity = claimed_identity(skb, pkt);
-	if (is_failsafe(flow->direction, pkt->l4_protocol, service_of(pkt, forward))) {
-		pkt->rule = CM_RULE_FAILSAFE;
-		return 0;
-	}
-	if (!flow->verdict && may_be_adopted(pkt)) {
-		flow->adopted = 1;
-		/* Until its peer sends, and says who it is. */
-		if (config.role == CM_ROLE_CONTAINER && !flow->claimed_identity)
-			flow->claimed_identity = IDENTITY_WORLD;
-	}
-	if (flow->adopted)
-		return decide_adopted(pkt, inquiry);
-	return decide(pkt, inquiry, flow->direction);
+	if (!flow->verdict && may_be_adopted(skb, pkt))
+		flow->adopted = CM_CT_ADOPTED_UNKNOWN;
+	/* Until its peer sends, and says who it is. */
+	if (config.role == CM_ROLE_CONTAINER && flow->adopted && !flow->claimed_identity)
+		flow->claimed_identity = IDENTITY_WORLD;
+	return decide_again(pkt, inquiry);
 }
 
 #endif

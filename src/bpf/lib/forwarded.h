@@ -3,7 +3,8 @@
  * What a NIC receives and sends for others. It has no entry in conntrack, and the routing tables say
  * that it is no business of the host's policy: to ask them costs 200 ns, so that an answer holds for
  * its program and pair of addresses, on its CPU, until the next jiffy. For its program, since they ask
- * different questions: whether the destination is the host's, and whether the source is.
+ * different questions: whether the destination is the host's, and whether the source is. A workload whose
+ * addresses nobody knows is asked the latter, too.
  */
 #ifndef CILMARK_FORWARDED_H
 #define CILMARK_FORWARDED_H
@@ -57,11 +58,17 @@ static __always_inline struct forwarded *forwarded_slot(const struct packet *pkt
 	return bpf_map_lookup_elem(&cm_forwarded, &slot);
 }
 
+/* Where there is a map for it: `Config::remembers_forwarded` of user space. */
+static __always_inline int remembers_forwarded(void)
+{
+	return config.role == CM_ROLE_NETDEV ? has_policy() : !has_addresses();
+}
+
 /* A packet of which the answer depends on nothing but its addresses. */
 static __always_inline int is_plainly_forwarded(const struct __sk_buff *skb,
 						const struct packet *pkt)
 {
-	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+	if (skb->vlan_present || (skb->pkt_type != PACKET_HOST && config.role == CM_ROLE_NETDEV))
 		return 0;
 	if (packet_program(pkt) == CM_TO_NETDEV)
 		return !is_from_stack(skb, pkt);
@@ -76,8 +83,7 @@ __noinline int is_known_forwarded(struct __sk_buff *skb, const struct packet *pk
 {
 	const struct forwarded *known;
 
-	if (!pkt || !has_policy() || config.role != CM_ROLE_NETDEV ||
-	    !is_plainly_forwarded(skb, pkt))
+	if (!pkt || !remembers_forwarded() || !is_plainly_forwarded(skb, pkt))
 		return 0;
 	known = forwarded_slot(pkt);
 	return known && known->moment == moment && known->program == packet_program(pkt) &&
@@ -91,8 +97,7 @@ __noinline int remember_forwarded(struct __sk_buff *skb, const struct packet *pk
 {
 	struct forwarded *slot;
 
-	if (!pkt || !has_policy() || config.role != CM_ROLE_NETDEV ||
-	    !is_plainly_forwarded(skb, pkt))
+	if (!pkt || !remembers_forwarded() || !is_plainly_forwarded(skb, pkt))
 		return 0;
 	slot = forwarded_slot(pkt);
 	if (!slot)

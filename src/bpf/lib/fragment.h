@@ -68,7 +68,10 @@ static __always_inline int fragment_find_ports(struct packet *pkt)
 	fragment_key(pkt, &key);
 	ports = pkt->source.family == CM_IPV4 ? bpf_map_lookup_elem(&cm_frag4, &key.v4) :
 						bpf_map_lookup_elem(&cm_frag6, &key.v6);
-	if (ports) {
+	if (ports && is_icmp(pkt)) {
+		pkt->icmp_type = bpf_ntohs(ports->dport);
+		set_echo(pkt, ports->sport);
+	} else if (ports) {
 		pkt->sport = ports->sport;
 		pkt->dport = ports->dport;
 	}
@@ -85,6 +88,10 @@ static __always_inline void fragment_keep_ports(struct packet *pkt)
 
 	if (config.explain)
 		return;
+	if (is_icmp(pkt)) {
+		ports.sport = pkt->echo == ECHO_REQUESTED ? pkt->sport : pkt->dport;
+		ports.dport = bpf_htons(pkt->icmp_type);
+	}
 	fragment_key(pkt, &key);
 	if (pkt->source.family == CM_IPV4)
 		bpf_map_update_elem(&cm_frag4, &key.v4, &ports, BPF_ANY);

@@ -43,13 +43,9 @@ static __always_inline int is_for_another(struct __sk_buff *skb)
 	return 0;
 }
 
-/*
- * Whether the routing tables keep an address here: neither we nor the operator list link-local,
- * temporary, secondary and broadcast addresses, those of other devices, and what DHCP changed.
- * The other end is asked for by rules such as `ip rule add from`.
- */
-static __always_inline int is_routed_here(struct __sk_buff *skb, const struct cm_address *address,
-					  const struct cm_address *peer)
+/* BPF_FIB_LKUP_RET_*. The other end is asked for by rules such as `ip rule add from`. */
+static __always_inline long route_of(struct __sk_buff *skb, const struct cm_address *address,
+				     const struct cm_address *peer, __u32 flags)
 {
 	struct bpf_fib_lookup fib = {
 		.family = address->family == CM_IPV4 ? AF_INET : AF_INET6,
@@ -60,9 +56,19 @@ static __always_inline int is_routed_here(struct __sk_buff *skb, const struct cm
 
 	__builtin_memcpy(fib.source, peer->bytes, sizeof(fib.source));
 	__builtin_memcpy(fib.destination, address->bytes, sizeof(fib.destination));
-	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	result = bpf_fib_lookup(skb, &fib, sizeof(fib), flags);
 	step(CM_CALL_FIB_LOOKUP, address, result, 0, 0);
-	switch (result) {
+	return result;
+}
+
+/*
+ * Whether the routing tables keep an address here: neither we nor the operator list link-local,
+ * temporary, secondary and broadcast addresses, those of other devices, and what DHCP changed.
+ */
+static __always_inline int is_routed_here(struct __sk_buff *skb, const struct cm_address *address,
+					  const struct cm_address *peer)
+{
+	switch (route_of(skb, address, peer, 0)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 	case BPF_FIB_LKUP_RET_UNSUPP_LWT:
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
@@ -107,6 +113,25 @@ static __always_inline int is_for_host(struct __sk_buff *skb, const struct packe
 
 	step(CM_CALL_IS_FOR_HOST, &pkt->destination, answer, 0, 0);
 	return answer;
+}
+
+/*
+ * Whether a packet that this host is going to route comes under an address of its own: sent back to who has
+ * made it up, it would look masqueraded. Of IPv4 the stack refuses it by itself. The routing tables answer the
+ * same where they know no way back; but to the networks of its own addresses the main table has a route.
+ */
+__noinline int has_host_source(struct __sk_buff *skb, const struct packet *pkt)
+{
+	if (!pkt || config.accept_local || pkt->source.family != CM_IPV6 || is_for_another(skb) ||
+	    is_multicast(&pkt->destination) || is_link_local(&pkt->destination) ||
+	    is_link_local(&pkt->source) || is_unspecified(&pkt->source))
+		return 0;
+	if (route_of(skb, &pkt->source, &pkt->destination, 0) != BPF_FIB_LKUP_RET_NOT_FWDED)
+		return 0;
+	/* The table of a VRF has its own addresses, too, and ends with an unreachable route. */
+	return config.in_vrf || is_listed_host(&pkt->source) ||
+	       route_of(skb, &pkt->source, &pkt->destination, BPF_FIB_LOOKUP_DIRECT) !=
+		       BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
 /* A workload's packet under an address of this host: the answer will look like one for the host. */

@@ -34,12 +34,16 @@ struct known {
 	__u32 identity; /* the world's, from nowhere */
 	enum cm_ipcache_source from;
 	int is_host; /* an address of this host, whatever its identity */
+	int is_workloads; /* the attachment of a workload added the line, here or in another namespace */
 };
 
 static __always_inline __u64 known_word(const struct cm_ipcache_entry *entry,
 					enum cm_ipcache_source from)
 {
-	return (__u64)entry->is_host << 40 | (__u64)from << 32 | entry->identity;
+	__u64 is_workloads = entry->endpoint_id && !entry->is_host;
+
+	return is_workloads << 41 | (__u64)entry->is_host << 40 | (__u64)from << 32 |
+	       entry->identity;
 }
 
 static __always_inline __u64 prefix_lookup(const struct cm_prefix *prefix)
@@ -71,7 +75,7 @@ __noinline __u64 ipcache_lookup(const struct cm_address *address)
 	prefix.address = *address;
 	entry = bpf_map_lookup_elem(&cm_ipcache, &prefix.address);
 	known = entry ? known_word(entry, CM_IPCACHE_HOSTS) : prefix_lookup(&prefix);
-	step(CM_CALL_IPCACHE_LOOKUP, address, (__u32)known, known >> 32 & 0xff, known >> 40);
+	step(CM_CALL_IPCACHE_LOOKUP, address, (__u32)known, known >> 32 & 0xff, known >> 40 & 1);
 	return known;
 }
 
@@ -82,7 +86,8 @@ static __always_inline struct known ipcache_known(const struct cm_address *addre
 	return (struct known){
 		.identity = word,
 		.from = word >> 32 & 0xff,
-		.is_host = word >> 40,
+		.is_host = word >> 40 & 1,
+		.is_workloads = word >> 41 & 1,
 	};
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * skb->mark, shared with everybody else on the host. Nobody but this header touches it.
+ * skb->mark, shared with everybody else on the host, and beside it the proof that it is ours. Nobody but
+ * this header touches them.
  *
  *   31 ................ 16 15 .. 12 11 ... 8 7 .......... 0
  *   identity, low 16 bits   not ours  magic   identity, high 8
@@ -24,6 +25,12 @@ enum {
 	MARK_MAGIC_DECRYPT = 0x0d00,
 	MARK_MAGIC_ENCRYPT = 0x0e00,
 	MARK_MAGIC_IDENTITY = 0x0f00,
+	/*
+	 * In the upper half of skb->tc_index, whose lower bits are Cilium's. SO_MARK takes CAP_NET_RAW only,
+	 * and a mark survives a veth within the host; this word no socket can set, and it goes the same ways.
+	 */
+	MARK_PROOF = 0xc100,
+	MARK_PROOF_MASK = 0xff00,
 };
 
 static __always_inline __u32 mark_get(const struct __sk_buff *skb)
@@ -79,6 +86,20 @@ static __always_inline int mark_is_free(const struct __sk_buff *skb)
 	return !(skb->mark & ~MARK_NOT_OURS);
 }
 
+/* Whether one of our own programs has written the mark, on this packet's way through this host. */
+static __always_inline int mark_is_proven(const struct __sk_buff *skb)
+{
+	return (skb->tc_index & MARK_PROOF_MASK) == MARK_PROOF;
+}
+
+static __always_inline void mark_set_proof(struct __sk_buff *skb)
+{
+	/* Volatile: the kernel takes the word whole only, and clang would write its second byte. */
+	volatile __u32 *word = &skb->tc_index;
+
+	*word = (*word & ~MARK_PROOF_MASK) | MARK_PROOF;
+}
+
 static __always_inline void mark_set_identity(struct __sk_buff *skb, __u32 identity)
 {
 	skb->mark = (skb->mark & MARK_NOT_OURS) | (identity & 0xffff) << 16 | MARK_MAGIC_IDENTITY |
@@ -87,8 +108,10 @@ static __always_inline void mark_set_identity(struct __sk_buff *skb, __u32 ident
 
 static __always_inline void mark_set_if_it_fits(struct __sk_buff *skb, __u32 identity)
 {
-	if (identity <= IDENTITY_STAMPABLE_MAX)
-		mark_set_identity(skb, identity);
+	if (identity > IDENTITY_STAMPABLE_MAX)
+		return;
+	mark_set_identity(skb, identity);
+	mark_set_proof(skb);
 }
 
 /* For a packet that is dropped: the mark that it came with. */

@@ -26,6 +26,12 @@ enum fragment {
 	FRAGMENT_LATER, /* has none */
 };
 
+enum echo {
+	ECHO_NONE,
+	ECHO_REQUESTED, /* who sends the packet sends requests */
+	ECHO_ANSWERED, /* who sends it answers them */
+};
+
 /* As small as can be: two of them lie on a chain of calls, which has 512 bytes of stack. */
 struct packet {
 	__u8 program; /* enum cm_program */
@@ -39,6 +45,7 @@ struct packet {
 	struct cm_address source; /* family 0: neither IP nor ARP */
 	struct cm_address destination;
 	__u16 l4_offset;
+	__u16 end; /* of the IP packet in the frame; what lies behind is no header of its */
 	__s16 parse_error; /* 0, or the negative reason for which parsing ended early */
 	__u16 arp_operation; /* 0: no ARP */
 	__be16 ethertype; /* behind the VLAN tags */
@@ -53,6 +60,7 @@ struct packet {
 	__u8 is_settled; /* its flow's entry decided, on the fast path */
 	__u8 is_quoted; /* by an ICMP error: begins at l3_offset, and 8 bytes of its transport do */
 	__u8 is_flowless; /* ICMP whose header was read, and that is no echo */
+	__u8 echo; /* enum echo */
 };
 
 /* A number, once the program's own is folded into its functions. */
@@ -93,6 +101,13 @@ static __always_inline int packet_is_ip(const struct packet *pkt)
 	return packet_has_addresses(pkt) && !pkt->arp_operation;
 }
 
+/* Neither IP nor ARP, as far as it could be read, and it could not be read to the end. */
+static __always_inline int is_unread(const struct packet *pkt)
+{
+	return !packet_has_addresses(pkt) && pkt->parse_error &&
+	       pkt->ethertype != bpf_htons(ETH_P_ARP);
+}
+
 /* Without a branch, as packet_direction(). */
 static __always_inline int is_tcp(const struct packet *pkt)
 {
@@ -100,6 +115,12 @@ static __always_inline int is_tcp(const struct packet *pkt)
 
 	barrier_var(other);
 	return (other - 1) >> 31;
+}
+
+/* ICMP in IPv4, or ICMPv6 in IPv6: in the other family these numbers are protocols without types. */
+static __always_inline int is_icmp(const struct packet *pkt)
+{
+	return pkt->l4_protocol == (pkt->source.family == CM_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6);
 }
 
 /* The header at `offset`, or NULL if it does not lie whole in the linear part. */
@@ -115,6 +136,28 @@ static __always_inline void *header_at(struct __sk_buff *skb, __u32 offset, __u3
 	return header + size <= end ? header : NULL;
 }
 
+/* The same within the IP packet: behind it lies what a sender has padded the frame with. */
+static __always_inline void *ip_header_at(struct __sk_buff *skb, const struct packet *pkt,
+					  __u32 offset, __u32 size)
+{
+	return offset + size <= pkt->end ? header_at(skb, offset, size) : NULL;
+}
+
+/*
+ * Bounds the packet by the length that its IP header tells. 0 stands for a length beyond 16 bits, which
+ * only the stack itself makes, of segments that it is about to part (BIG TCP).
+ */
+static __always_inline void set_end(struct __sk_buff *skb, struct packet *pkt, __u32 header_length,
+				    __be16 length)
+{
+	__u32 end = pkt->l3_offset + header_length + bpf_ntohs(length);
+
+	/* What an error quotes is cut short by the error, whatever its header tells. */
+	if (pkt->is_quoted)
+		return;
+	pkt->end = (!length && skb->gso_size) || end > 0xffff ? 0xffff : end;
+}
+
 /* Of ICMP and of ICMPv6: the types of an echo. */
 static __always_inline __u8 echo_request_of(__u8 protocol)
 {
@@ -124,6 +167,18 @@ static __always_inline __u8 echo_request_of(__u8 protocol)
 static __always_inline __u8 echo_reply_of(__u8 protocol)
 {
 	return protocol == IPPROTO_ICMP ? ICMP_ECHOREPLY : ICMPV6_ECHO_REPLY;
+}
+
+/* Gives a packet of ICMP the place in a flow that its type has. */
+static __always_inline void set_echo(struct packet *pkt, __be16 identifier)
+{
+	if (pkt->icmp_type == echo_request_of(pkt->l4_protocol)) {
+		pkt->echo = ECHO_REQUESTED;
+		pkt->sport = identifier;
+	} else if (pkt->icmp_type == echo_reply_of(pkt->l4_protocol)) {
+		pkt->echo = ECHO_ANSWERED;
+		pkt->dport = identifier;
+	}
 }
 
 static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *pkt)
@@ -139,7 +194,7 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *pkt)
 	case IPPROTO_TCP:
 		if (pkt->is_quoted)
 			goto ports;
-		tcp = header_at(skb, pkt->l4_offset, sizeof(*tcp));
+		tcp = ip_header_at(skb, pkt, pkt->l4_offset, sizeof(*tcp));
 		if (!tcp)
 			return -CM_DROP_INVALID_PACKET;
 		pkt->tcp_flags = tcp->flags;
@@ -149,7 +204,7 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *pkt)
 	case IPPROTO_UDP:
 	case IPPROTO_SCTP:
 	ports:
-		ports = header_at(skb, pkt->l4_offset, 8);
+		ports = ip_header_at(skb, pkt, pkt->l4_offset, 8);
 		if (!ports)
 			return -CM_DROP_INVALID_PACKET;
 		pkt->sport = ports[0];
@@ -157,17 +212,15 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *pkt)
 		break;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
-		icmp = header_at(skb, pkt->l4_offset, sizeof(*icmp));
+		if (!is_icmp(pkt))
+			break;
+		icmp = ip_header_at(skb, pkt, pkt->l4_offset, sizeof(*icmp));
 		if (!icmp)
 			return -CM_DROP_INVALID_PACKET;
 		pkt->icmp_type = icmp->type;
 		pkt->icmp_code = icmp->code;
-		if (icmp->type == echo_request_of(pkt->l4_protocol))
-			pkt->sport = icmp->id;
-		else if (icmp->type == echo_reply_of(pkt->l4_protocol))
-			pkt->dport = icmp->id;
-		else
-			pkt->is_flowless = 1;
+		set_echo(pkt, icmp->id);
+		pkt->is_flowless = !pkt->echo;
 		break;
 	}
 	return 0;
@@ -175,14 +228,15 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *pkt)
 
 static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pkt)
 {
-	struct iphdr *ip = header_at(skb, pkt->l3_offset, sizeof(*ip));
+	struct iphdr *ip = ip_header_at(skb, pkt, pkt->l3_offset, sizeof(*ip));
 	__u32 header_length;
 	__u16 fragment;
 
 	if (!ip || ip->ihl_version >> 4 != 4)
 		return -CM_DROP_INVALID_PACKET;
 	header_length = (ip->ihl_version & 0xf) * 4;
-	if (header_length < sizeof(*ip))
+	set_end(skb, pkt, 0, ip->tot_len);
+	if (header_length < sizeof(*ip) || pkt->l3_offset + header_length > pkt->end)
 		return -CM_DROP_INVALID_PACKET;
 
 	pkt->source.family = CM_IPV4;
@@ -223,7 +277,7 @@ __noinline int skip_extension_header(struct __sk_buff *skb, struct packet *pkt)
 	if (!pkt)
 		return -CM_DROP_INVALID_PACKET;
 	if (pkt->l4_protocol == IPPROTO_FRAGMENT) {
-		frag = header_at(skb, pkt->l4_offset, sizeof(*frag));
+		frag = ip_header_at(skb, pkt, pkt->l4_offset, sizeof(*frag));
 		if (!frag)
 			return -CM_DROP_INVALID_PACKET;
 		/* Offset 0 without more to come: an atomic fragment (RFC 6946), a whole packet. */
@@ -236,7 +290,7 @@ __noinline int skip_extension_header(struct __sk_buff *skb, struct packet *pkt)
 		pkt->l4_offset += sizeof(*frag);
 		return 0;
 	}
-	option = header_at(skb, pkt->l4_offset, sizeof(*option));
+	option = ip_header_at(skb, pkt, pkt->l4_offset, sizeof(*option));
 	if (!option)
 		return -CM_DROP_INVALID_PACKET;
 	pkt->l4_offset += pkt->l4_protocol == IPPROTO_AH ? (option->hdrlen + 2) * 4 :
@@ -247,12 +301,13 @@ __noinline int skip_extension_header(struct __sk_buff *skb, struct packet *pkt)
 
 static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *pkt)
 {
-	struct ipv6hdr *ip6 = header_at(skb, pkt->l3_offset, sizeof(*ip6));
+	struct ipv6hdr *ip6 = ip_header_at(skb, pkt, pkt->l3_offset, sizeof(*ip6));
 	int verdict;
 
 	if (!ip6 || (ip6->version_class_label & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
 		return -CM_DROP_INVALID_PACKET;
 
+	set_end(skb, pkt, sizeof(*ip6), ip6->payload_len);
 	pkt->source.family = CM_IPV6;
 	pkt->destination.family = CM_IPV6;
 	__builtin_memcpy(pkt->source.bytes, &ip6->saddr, sizeof(ip6->saddr));
@@ -289,6 +344,11 @@ static __always_inline int parse_arp(struct __sk_buff *skb, struct packet *pkt)
 	return 0;
 }
 
+static __always_inline int is_vlan(__be16 ethertype)
+{
+	return ethertype == bpf_htons(ETH_P_8021Q) || ethertype == bpf_htons(ETH_P_8021AD);
+}
+
 /* A device without an Ethernet header hands over packets that start with the version nibble. */
 static __always_inline int parse_l2(struct __sk_buff *skb, struct packet *pkt)
 {
@@ -299,6 +359,9 @@ static __always_inline int parse_l2(struct __sk_buff *skb, struct packet *pkt)
 		version = header_at(skb, 0, sizeof(*version));
 		if (!version)
 			return -CM_DROP_UNSUPPORTED_L2;
+		/* A tunnel's far end may say so, and the stack takes tags off without Ethernet, too. */
+		if (is_vlan(skb->protocol))
+			return -CM_DROP_UNKNOWN_L3;
 		pkt->l3_offset = 0;
 		pkt->ethertype = *version >> 4 == 4 ? bpf_htons(ETH_P_IP) :
 				 *version >> 4 == 6 ? bpf_htons(ETH_P_IPV6) :
@@ -319,16 +382,16 @@ static __always_inline int skip_vlan_tags(struct __sk_buff *skb, struct packet *
 
 #pragma clang loop unroll(full)
 	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
-		if (pkt->ethertype != bpf_htons(ETH_P_8021Q) &&
-		    pkt->ethertype != bpf_htons(ETH_P_8021AD))
-			break;
+		if (!is_vlan(pkt->ethertype))
+			return 0;
 		vlan = header_at(skb, pkt->l3_offset, sizeof(*vlan));
 		if (!vlan)
 			return -CM_DROP_INVALID_PACKET;
 		pkt->l3_offset += sizeof(*vlan);
 		pkt->ethertype = vlan->h_vlan_encapsulated_proto;
 	}
-	return 0;
+	/* Of VLAN 0 the stack takes off however many there are. */
+	return is_vlan(pkt->ethertype) ? -CM_DROP_UNKNOWN_L3 : 0;
 }
 
 static __always_inline int parse_headers(struct __sk_buff *skb, struct packet *pkt)
@@ -343,6 +406,8 @@ static __always_inline int parse_headers(struct __sk_buff *skb, struct packet *p
 	if (verdict < 0)
 		return verdict;
 	pkt->fragment = FRAGMENT_NONE;
+	if (!pkt->is_quoted)
+		pkt->end = 0xffff; /* until the IP header tells */
 	/* parse_plainly() may have left something; all else that it fills is filled below. */
 	pkt->sport = 0;
 	pkt->dport = 0;
@@ -388,8 +453,8 @@ static __always_inline int parse_again(struct __sk_buff *skb, struct packet *pkt
 
 /*
  * Whether it is what nearly every packet is, and read: TCP or UDP right behind an IP header without
- * options, no tag, no fragment, and as much of it in the linear part as a TCP header takes. All is in a
- * fixed place and hardly anything branches.
+ * options, no tag, no fragment, its header within the length that IP tells, and as much of the frame in
+ * the linear part as a TCP header takes. All is in a fixed place and hardly anything branches.
  */
 static __always_inline int parse_plainly(struct __sk_buff *skb, struct packet *pkt)
 {
@@ -399,12 +464,14 @@ static __always_inline int parse_plainly(struct __sk_buff *skb, struct packet *p
 	struct iphdr *ip = config.l3_device ? start : start + sizeof(*eth);
 	struct ipv6hdr *ip6 = (void *)ip;
 	struct tcphdr *tcp = (void *)(ip + 1);
+	int length;
 
-	if ((void *)(tcp + 1) > end)
+	if ((void *)(tcp + 1) > end || (config.l3_device && is_vlan(skb->protocol)))
 		return 0;
 	if (ip->ihl_version == 0x45 && (config.l3_device || eth->h_proto == bpf_htons(ETH_P_IP))) {
 		if (ip->frag_off & bpf_htons(0x3fff))
 			return 0;
+		length = bpf_ntohs(ip->tot_len) - (int)sizeof(*ip);
 		pkt->l4_protocol = ip->protocol;
 		pkt->ethertype = bpf_htons(ETH_P_IP);
 		pkt->source.family = CM_IPV4;
@@ -416,6 +483,7 @@ static __always_inline int parse_plainly(struct __sk_buff *skb, struct packet *p
 		if ((void *)(tcp + 1) > end || ip->ihl_version >> 4 != 6 ||
 		    !(config.l3_device || eth->h_proto == bpf_htons(ETH_P_IPV6)))
 			return 0;
+		length = bpf_ntohs(ip6->payload_len);
 		pkt->l4_protocol = ip6->nexthdr;
 		pkt->ethertype = bpf_htons(ETH_P_IPV6);
 		pkt->source.family = CM_IPV6;
@@ -428,6 +496,8 @@ static __always_inline int parse_plainly(struct __sk_buff *skb, struct packet *p
 	pkt->sport = tcp->source;
 	pkt->dport = tcp->dest;
 	pkt->tcp_flags = tcp->flags & -is_tcp(pkt);
+	if (length < 8 + 12 * is_tcp(pkt))
+		return 0;
 	return is_tcp(pkt) || pkt->l4_protocol == IPPROTO_UDP;
 }
 

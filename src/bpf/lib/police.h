@@ -126,7 +126,27 @@ static __always_inline int is_left_over(const struct __sk_buff *skb, const struc
 static __always_inline int begins_masquerade(struct __sk_buff *skb, const struct packet *pkt)
 {
 	return packet_program(pkt) == CM_TO_NETDEV && has_flow(pkt) &&
-	       pkt->fragment != FRAGMENT_LATER && is_masqueraded(skb, pkt);
+	       pkt->fragment != FRAGMENT_LATER && pkt->echo != ECHO_ANSWERED &&
+	       is_masqueraded(skb, pkt);
+}
+
+/*
+ * Whether a frame whose tags are too many to be taken off is for this host, or from it. Its VLAN's device
+ * may have a MAC of its own.
+ */
+static __always_inline int is_unread_for_host(struct __sk_buff *skb, const struct packet *pkt)
+{
+	if (pkt->parse_error != -CM_DROP_UNKNOWN_L3)
+		return 0;
+	if (packet_program(pkt) == CM_TO_NETDEV)
+		return is_generated_here(skb);
+	return !config.bridge_port || !is_for_another(skb);
+}
+
+/* Whether a packet must not come under an address of this host. */
+static __always_inline int checks_host_source(const struct packet *pkt)
+{
+	return packet_program(pkt) == CM_FROM_NETDEV && policy_mode(CM_INGRESS) != CM_POLICY_OFF;
 }
 
 /*
@@ -139,9 +159,18 @@ __noinline int passes_by(struct __sk_buff *skb, struct packet *pkt, struct inqui
 
 	if (!pkt || !inquiry)
 		return 0;
+	if (!packet_is_ip(pkt))
+		return !is_unread_for_host(skb, pkt);
 	moment = forwarded_moment(pkt->epoch, bpf_jiffies64());
-	if (is_policed(skb, pkt))
+	if (is_policed(skb, pkt)) {
+		if (checks_host_source(pkt) && !config.accept_local && is_own_address(&pkt->source))
+			inquiry->verdict = -CM_DROP_INVALID_SOURCE;
 		return 0;
+	}
+	if (checks_host_source(pkt) && has_host_source(skb, pkt)) {
+		inquiry->verdict = -CM_DROP_INVALID_SOURCE;
+		return 0;
+	}
 	if (begins_masquerade(skb, pkt)) {
 		inquiry->flow.masqueraded = 1;
 		inquiry->flow.verdict = ct_verdict(pkt->epoch, CM_RULE_MASQUERADED, 1);
@@ -199,12 +228,12 @@ __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct inqui
 }
 
 /*
- * Whether a packet says nothing of who began its connection. Denied in audit, it leaves no entry, as
- * if it had been dropped: the guess would stay, and hide that the other direction's rules allow it.
+ * Whether a packet says nothing of who began its flow. Denied in audit, it leaves no entry, as if it had
+ * been dropped: the guess would stay, and hide that the other direction's rules allow it.
  */
 static __always_inline int is_midstream(const struct packet *pkt)
 {
-	return pkt->l4_protocol == IPPROTO_TCP && !is_syn(pkt);
+	return (pkt->l4_protocol == IPPROTO_TCP && !is_syn(pkt)) || pkt->echo == ECHO_ANSWERED;
 }
 
 /* About a flow that is new, or known and to be decided about again, or denied. */
@@ -233,7 +262,8 @@ static __always_inline void police_flow(struct __sk_buff *skb, struct packet *pk
 	}
 	barrier();
 	inquiry->is_kept =
-		!inquiry->verdict ||
+		(!inquiry->verdict &&
+		 (inquiry->found == FOUND_FLOW || pkt->echo != ECHO_ANSWERED)) ||
 		(!inquiry->is_enforced && (inquiry->found == FOUND_FLOW || !is_midstream(pkt)));
 }
 
@@ -340,7 +370,8 @@ static __always_inline int inquire(struct __sk_buff *skb, struct packet *pkt,
 static __always_inline int police(struct __sk_buff *skb, struct packet *pkt,
 				  enum cm_direction direction)
 {
-	if (!has_policy() || !packet_is_ip(pkt))
+	if (!has_policy() ||
+	    !(packet_is_ip(pkt) || (policy_mode(direction) != CM_POLICY_OFF && is_unread(pkt))))
 		return 0;
 	/* Before the rules are asked: if they change meanwhile, what they say is stale at once. */
 	pkt->epoch = policy_epoch();

@@ -29,6 +29,15 @@ static __always_inline int is_from_stack(const struct __sk_buff *skb, const stru
 }
 
 /*
+ * Whether an address alone does not tell who has sent from it: it is an attached workload's of this
+ * namespace, whose packets come with its mark. Anybody else may have the address, too.
+ */
+static __always_inline int wants_proof(const struct cm_address *source, const struct known *known)
+{
+	return known->is_workloads && !config.by_address && is_local_workload(source);
+}
+
+/*
  * What the ipcache says of a sender that is not this host, else `otherwise`. Only this host is the
  * host: where another sends from its address, that is spoofed or masqueraded.
  */
@@ -37,7 +46,26 @@ static __always_inline __u32 ipcache_sender(const struct cm_address *source, __u
 	struct known known = ipcache_known(source);
 	int is_host = known.is_host || known.identity == IDENTITY_HOST;
 
-	return known.from == CM_IPCACHE_NOWHERE || is_host ? otherwise : known.identity;
+	if (known.from == CM_IPCACHE_NOWHERE || is_host || wants_proof(source, &known))
+		return otherwise;
+	return known.identity;
+}
+
+/*
+ * Whether a packet's mark is one of ours: it tells so itself, or it came in by the device of the workload
+ * that has its source address, whose program overwrites marks. (A tc filter that accepts a packet behind
+ * our program takes the proof away.)
+ */
+static __always_inline int is_marked_by_us(const struct __sk_buff *skb, const struct packet *pkt)
+{
+	struct cm_address key = pkt->source; /* on the stack, for Linux 6.1: see ipcache_lookup() */
+	const struct cm_endpoint *sender;
+
+	if (mark_is_proven(skb))
+		return 1;
+	sender = bpf_map_lookup_elem(&cm_endpoints, &key);
+	return sender && sender->role == CM_ROLE_CONTAINER && sender->netns == config.netns &&
+	       sender->ifindex == skb->ingress_ifindex;
 }
 
 /*
@@ -48,13 +76,38 @@ static __always_inline __u32 claimed_identity(struct __sk_buff *skb, const struc
 {
 	__u32 mark = pkt->mark_in;
 
+	/* On a bridge the program of a port has marked it already. */
 	if (packet_program(pkt) == CM_FROM_NETDEV)
-		return flow_label_identity(skb, pkt);
-	if (is_from_stack(skb, pkt))
+		return mark_is_proven(skb) && mark_magic(mark) == MARK_MAGIC_IDENTITY ?
+			       mark_identity(mark) :
+			       flow_label_identity(skb, pkt);
+	if (is_generated_here(skb) || (config.trust_marks && mark_magic(mark) == MARK_MAGIC_HOST))
 		return IDENTITY_HOST;
-	if (mark_magic(mark) == MARK_MAGIC_IDENTITY || (config.trust_proxy && mark_is_proxy(mark)))
+	if (config.trust_proxy && mark_is_proxy(mark))
+		return mark_identity(mark);
+	if (mark_magic(mark) == MARK_MAGIC_IDENTITY &&
+	    (config.trust_marks || is_marked_by_us(skb, pkt)))
 		return mark_identity(mark);
 	return IDENTITY_WORLD;
+}
+
+/*
+ * Whether nobody on the wire of a NIC may send from an address that is listed as this host's. In a VRF
+ * somebody may: another device of this host, at the other end of the wire.
+ */
+static __always_inline int refuses_host(void)
+{
+	return config.role == CM_ROLE_NETDEV && !config.accept_local && !config.in_vrf;
+}
+
+/* Who sends from an address on the wire. */
+static __always_inline __u32 wire_identity(const struct cm_address *source)
+{
+	struct known known = ipcache_known(source);
+
+	if (wants_proof(source, &known))
+		return IDENTITY_WORLD;
+	return known.is_host && refuses_host() ? IDENTITY_HOST : known.identity;
 }
 
 /* Who an endpoint's packet comes from: its sender's claim, with what the ipcache knows. */
@@ -63,7 +116,7 @@ static __always_inline __u32 source_identity(const struct cm_address *source, __
 	__u32 identity = claimed;
 
 	if (config.role == CM_ROLE_NETDEV)
-		identity = claimed ? claimed : ipcache_identity(source);
+		identity = claimed ? claimed : wire_identity(source);
 	else if (identity_is_reserved(claimed) && claimed != IDENTITY_HOST)
 		identity = ipcache_sender(source, claimed);
 	step(CM_CALL_RESOLVE_SRCID, source, claimed, identity, 0);

@@ -12,6 +12,8 @@
 #include "config.h"
 #include "endpoint.h"
 #include "explain.h"
+#include "forwarded.h"
+#include "host.h"
 #include "packet.h"
 
 static __always_inline int is_icmp6(const struct packet *pkt)
@@ -26,30 +28,55 @@ static __always_inline int is_udp(const struct packet *pkt, __u16 sport_host, __
 	       pkt->dport == bpf_htons(dport_host);
 }
 
-/*
- * A neighbour advertisement speaks for its target (RFC 4861, 4.4). Nobody told us the workload's
- * link-local addresses, so it may advertise one only as that address itself.
- */
-static __always_inline int check_advertised_target(struct __sk_buff *skb, const struct packet *pkt)
+/* The link-local address that a MAC makes (RFC 4291, appendix A). */
+static __always_inline int is_made_of_mac(const struct cm_address *address, const __u8 *mac)
 {
-	struct cm_address target = { .family = CM_IPV6 };
+	const __be16 *words = (const __be16 *)address->bytes;
 
-	if (bpf_skb_load_bytes(skb, pkt->l4_offset + sizeof(struct icmphdr), target.bytes,
-			       sizeof(target.bytes)))
-		return -CM_DROP_INVALID_PACKET;
-	if (is_own_address(&target))
-		return 0;
-	if (is_link_local(&target) &&
-	    words_equal(address_words(&target), address_words(&pkt->source)))
-		return 0;
-	return -CM_DROP_INVALID_SOURCE;
+	return words[0] == bpf_htons(0xfe80) && !(words[1] | words[2] | words[3]) &&
+	       words[4] == bpf_htons((mac[0] ^ 2) << 8 | mac[1]) &&
+	       words[5] == bpf_htons(mac[2] << 8 | 0xff) &&
+	       words[6] == bpf_htons(0xfe << 8 | mac[3]) &&
+	       words[7] == bpf_htons(mac[4] << 8 | mac[5]);
 }
 
-/* From link-local addresses and from ::, which say nothing about who sends. */
+/*
+ * Whether an address is the workload's: given, or, if no link-local one is given, made of the MAC that the
+ * frame comes from.
+ */
+static __always_inline int is_own_source(struct __sk_buff *skb, const struct cm_address *address)
+{
+	__u8 mac[ETH_ALEN];
+
+	if (is_own_address(address))
+		return 1;
+	if (!config.link_local_by_mac || config.l3_device || address->family != CM_IPV6)
+		return 0;
+	return !bpf_skb_load_bytes(skb, ETH_ALEN, mac, sizeof(mac)) && is_made_of_mac(address, mac);
+}
+
+/*
+ * Whether a workload may name the target of a neighbour message: what it advertises (RFC 4861, 4.4), and
+ * what it asks for without an address of its own, which denies it to others (RFC 4862, 5.4).
+ */
+static __always_inline int may_name_target(struct __sk_buff *skb, const struct packet *pkt)
+{
+	struct cm_address target = { .family = CM_IPV6 };
+	__u32 at = pkt->l4_offset + sizeof(struct icmphdr);
+
+	if (pkt->icmp_type != ICMPV6_NEIGHBOUR_ADVERTISEMENT &&
+	    !(pkt->icmp_type == ICMPV6_NEIGHBOUR_SOLICITATION && is_unspecified(&pkt->source)))
+		return 1;
+	return at + sizeof(target.bytes) <= pkt->end &&
+	       !bpf_skb_load_bytes(skb, at, target.bytes, sizeof(target.bytes)) &&
+	       is_own_source(skb, &target);
+}
+
+/* What a workload says of itself before it has an address, or to its link only. */
 static __always_inline int may_send_without_address(const struct packet *pkt)
 {
 	if (!is_icmp6(pkt))
-		return is_udp(pkt, 546, 547);
+		return is_udp(pkt, 546, 547) || (config.router && is_udp(pkt, 547, 546));
 	switch (pkt->icmp_type) {
 	case ICMPV6_MLD_QUERY:
 	case ICMPV6_MLD_REPORT:
@@ -60,7 +87,44 @@ static __always_inline int may_send_without_address(const struct packet *pkt)
 	case ICMPV6_MLD2_REPORT:
 		return 1;
 	}
+	return config.router && pkt->icmp_type == ICMPV6_ROUTER_ADVERTISEMENT;
+}
+
+/* Whether a packet would make the workload a router to its neighbours, or their DHCP server. */
+static __always_inline int is_routers(const struct packet *pkt)
+{
+	return is_icmp6(pkt) &&
+	       (pkt->icmp_type == ICMPV6_ROUTER_ADVERTISEMENT || pkt->icmp_type == ICMPV6_REDIRECT);
+}
+
+static __always_inline int is_dhcp_servers(const struct packet *pkt)
+{
+	return is_udp(pkt, 67, 68) || is_udp(pkt, 547, 546);
+}
+
+/*
+ * Of a workload whose addresses nobody knows: not this host's. The routing tables tell only of what this
+ * host will route; an answer holds as in forwarded.h.
+ */
+__noinline int check_unknown_source(struct __sk_buff *skb, struct packet *pkt)
+{
+	__u64 moment;
+
+	if (!pkt || has_addresses() || config.role != CM_ROLE_CONTAINER)
+		return 0;
+	moment = forwarded_moment(0, bpf_jiffies64());
+	if (is_known_forwarded(skb, pkt, moment))
+		return 0;
+	if (has_host_source(skb, pkt))
+		return -CM_DROP_INVALID_SOURCE;
+	remember_forwarded(skb, pkt, moment);
 	return 0;
+}
+
+/* Cheap, for nearly no packet comes from these ports. */
+static __always_inline int may_offer_leases(const struct packet *pkt)
+{
+	return !config.router && (pkt->sport == bpf_htons(67) || pkt->sport == bpf_htons(547));
 }
 
 /* A global function, because nearly no packet needs it; so the verifier walks it once. */
@@ -68,27 +132,38 @@ __noinline int check_source_thoroughly(struct __sk_buff *skb, struct packet *pkt
 {
 	if (!pkt)
 		return -CM_DROP_INVALID_PACKET;
-	if (is_icmp6(pkt) &&
-	    (pkt->icmp_type == ICMPV6_ROUTER_ADVERTISEMENT || pkt->icmp_type == ICMPV6_REDIRECT))
+	if (!config.router && is_routers(pkt))
 		return -CM_DROP_FORBIDDEN_ICMP6;
 	if (!has_addresses())
-		return 0;
-	if (is_icmp6(pkt) && pkt->icmp_type == ICMPV6_NEIGHBOUR_ADVERTISEMENT &&
-	    check_advertised_target(skb, pkt))
+		return check_unknown_source(skb, pkt);
+	if (!config.router && is_dhcp_servers(pkt))
+		return -CM_DROP_INVALID_SOURCE;
+	if (is_icmp6(pkt) && !may_name_target(skb, pkt))
 		return -CM_DROP_INVALID_SOURCE;
 	if (is_own_address(&pkt->source))
 		return 0;
 	if (is_unspecified(&pkt->source)) {
-		if (pkt->arp_operation == ARPOP_REQUEST)
+		if (pkt->arp_operation == ARPOP_REQUEST && is_own_address(&pkt->destination))
 			return 0;
 		if (pkt->source.family == CM_IPV4 && !pkt->arp_operation && is_udp(pkt, 68, 67))
 			return 0;
 	}
-	if (pkt->source.family == CM_IPV6 &&
-	    (is_unspecified(&pkt->source) || is_link_local(&pkt->source)) &&
-	    may_send_without_address(pkt))
+	if (pkt->source.family == CM_IPV6 && may_send_without_address(pkt) &&
+	    (is_unspecified(&pkt->source) || is_own_source(skb, &pkt->source)))
 		return 0;
 	return -CM_DROP_INVALID_SOURCE;
+}
+
+static __always_inline int has_foreign_mac(struct __sk_buff *skb)
+{
+	const struct ethhdr *eth = header_at(skb, 0, sizeof(*eth));
+	const volatile __be16 *mac = (const volatile __be16 *)config.source_mac;
+	const __be16 *source;
+
+	if (config.l3_device || !(mac[0] | mac[1] | mac[2]) || !eth)
+		return 0;
+	source = (const __be16 *)eth->h_source;
+	return !!((source[0] ^ mac[0]) | (source[1] ^ mac[1]) | (source[2] ^ mac[2]));
 }
 
 /* 0, or a negative reason. */
@@ -98,8 +173,13 @@ static __always_inline int check_source(struct __sk_buff *skb, struct packet *pk
 
 	if (!packet_has_addresses(pkt))
 		verdict = -CM_DROP_UNKNOWN_L3;
-	else if (is_icmp6(pkt) || (has_addresses() && !is_own_address(&pkt->source)))
+	else if (has_addresses() && has_foreign_mac(skb))
+		verdict = -CM_DROP_INVALID_SOURCE;
+	else if (is_icmp6(pkt) ||
+		 (has_addresses() && (!is_own_address(&pkt->source) || may_offer_leases(pkt))))
 		verdict = check_source_thoroughly(skb, pkt);
+	else if (!has_addresses() && !pkt->arp_operation)
+		verdict = check_unknown_source(skb, pkt);
 	step(CM_CALL_CHECK_SOURCE, &pkt->source, -verdict, 0, 0);
 	return verdict;
 }

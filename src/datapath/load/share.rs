@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use libbpf_rs::{MapCore, MapHandle, OpenMapMut};
 
 use super::Sizes;
-use crate::datapath::abi::{cm_config, cm_role};
+use crate::datapath::abi::cm_config;
 use crate::datapath::pin::Root;
 use crate::datapath::skel::OpenCilmarkSkel;
 
@@ -79,6 +79,7 @@ pub fn share_policy_maps(
     config: &cm_config,
     sizes: &Sizes,
 ) -> Result<()> {
+    open.maps.cm_forwarded.set_autocreate(config.remembers_forwarded())?;
     if !config.has_policy() {
         return leave_out_policy_maps(open);
     }
@@ -91,7 +92,6 @@ pub fn share_policy_maps(
         };
         share_map_at(map, &path, sizes.ct, shared)?;
     }
-    maps.cm_forwarded.set_autocreate(config.role == cm_role::CM_ROLE_NETDEV)?;
     share_map(&mut maps.cm_frag4, shared, None)?;
     share_map(&mut maps.cm_frag6, shared, None)
 }
@@ -100,7 +100,7 @@ pub fn share_policy_maps(
 pub fn leave_out_policy_maps(open: &mut OpenCilmarkSkel<'_>) -> Result<()> {
     let maps = &mut open.maps;
     let flows = [&mut maps.cm_ct4, &mut maps.cm_ct6, &mut maps.cm_frag4, &mut maps.cm_frag6];
-    for map in flows.into_iter().chain([&mut maps.cm_forwarded]) {
+    for map in flows.into_iter().chain([&mut maps.cm_quoted]) {
         map.set_autocreate(false).context("leave out a map")?;
     }
     Ok(())

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* What the kernel's own sockets tell of a flow that nobody else knows. */
+#ifndef CILMARK_SOCKET_H
+#define CILMARK_SOCKET_H
+
+#include "abi.h"
+#include <bpf/bpf_helpers.h>
+#include "conntrack.h"
+#include "endpoint.h"
+#include "packet.h"
+
+/* The sockets that TCP has once both ends have agreed, and until one of them has let go. */
+static __always_inline int is_connected(__u32 state)
+{
+	const __u32 connected = 1U << BPF_TCP_ESTABLISHED | 1U << BPF_TCP_FIN_WAIT1 |
+				1U << BPF_TCP_FIN_WAIT2 | 1U << BPF_TCP_CLOSE_WAIT |
+				1U << BPF_TCP_LAST_ACK | 1U << BPF_TCP_CLOSING;
+
+	return state < 32 && connected >> state & 1;
+}
+
+/* The kernel looks for who receives: the remote end stands in the source, whoever sends. */
+static __always_inline __u32 socket_tuple(struct bpf_sock_tuple *wanted, const struct tuple *tuple)
+{
+	if (tuple->local->family == CM_IPV4) {
+		wanted->ipv4.saddr = address_words(tuple->remote)[0];
+		wanted->ipv4.daddr = address_words(tuple->local)[0];
+		wanted->ipv4.sport = tuple->remote_port;
+		wanted->ipv4.dport = tuple->local_port;
+		return sizeof(wanted->ipv4);
+	}
+	__builtin_memcpy(wanted->ipv6.saddr, tuple->remote->bytes, sizeof(wanted->ipv6.saddr));
+	__builtin_memcpy(wanted->ipv6.daddr, tuple->local->bytes, sizeof(wanted->ipv6.daddr));
+	wanted->ipv6.sport = tuple->remote_port;
+	wanted->ipv6.dport = tuple->local_port;
+	return sizeof(wanted->ipv6);
+}
+
+/* Whether a socket of the device's namespace has this connection. */
+static __always_inline int has_connection(struct __sk_buff *skb, const struct tuple *tuple)
+{
+	struct bpf_sock_tuple wanted = {};
+	__u32 size = socket_tuple(&wanted, tuple);
+	struct bpf_sock *socket;
+	__u32 state;
+
+	socket = bpf_skc_lookup_tcp(skb, &wanted, size, BPF_F_CURRENT_NETNS, 0);
+	if (!socket)
+		return 0;
+	state = socket->state;
+	bpf_sk_release(socket);
+	return is_connected(state);
+}
+
+/* Whether a socket of UDP takes what comes from that end to this one. */
+static __always_inline int has_receiver(struct __sk_buff *skb, const struct tuple *tuple)
+{
+	struct bpf_sock_tuple wanted = {};
+	__u32 size = socket_tuple(&wanted, tuple);
+	struct bpf_sock *socket = bpf_sk_lookup_udp(skb, &wanted, size, BPF_F_CURRENT_NETNS, 0);
+
+	if (!socket)
+		return 0;
+	bpf_sk_release(socket);
+	return 1;
+}
+
+#endif

@@ -1,0 +1,287 @@
+//! ICMP that is no echo: what a link needs, errors and what they quote, and the rest by type.
+
+use super::policing::*;
+use super::*;
+use crate::common::Lab;
+use crate::common::packet::Frame;
+use crate::common::program::{Endpoint, Packet};
+
+const ROUTER4: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
+const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 9);
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+const NEIGHBOUR_MESSAGES: [u8; 8] = [133, 134, 135, 136, 141, 142, 148, 149];
+const LISTENER_MESSAGES: [u8; 7] = [130, 131, 132, 143, 151, 152, 153];
+
+fn nic(lab: &Lab) -> Endpoint<'_> {
+    lab.netdev(1).address(OWN4).address(OWN6).policy(enforcing()).load()
+}
+
+/// An error of this type and code from a router, about a packet. It need not quote more than eight bytes of
+/// the transport header.
+fn error(to: IpAddr, [kind, code]: [u8; 2], about: Frame) -> Frame {
+    let header = if to.is_ipv4() { 20 } else { 40 };
+    let quote = &about.without_ethernet().bytes()[..header + 8];
+    let message = [&[kind, code, 0, 0, 0, 0, 0, 0], quote].concat();
+    match to {
+        IpAddr::V4(to) => Frame::ip(ROUTER4, to).protocol(1, message),
+        IpAddr::V6(to) => Frame::ip(ROUTER6, to).protocol(58, message),
+    }
+}
+
+/// Path MTU messages among them.
+fn errors_of(family_of: IpAddr) -> &'static [[u8; 2]] {
+    if family_of.is_ipv4() {
+        &[[3, 1], [3, 4], [11, 0], [12, 0]]
+    } else {
+        &[[1, 0], [2, 0], [3, 0], [4, 0]]
+    }
+}
+
+#[test]
+fn an_error_passes_with_the_flow_that_it_quotes() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow egress to any udp/53", "allow egress to any tcp/80"]);
+    for (own, peer) in OWN_TO_PEER {
+        workload.from_container(Frame::ip(own, peer).udp(4000, 53)).passes();
+        workload.from_container(Frame::ip(own, peer).tcp(4000, 80)).passes();
+        for (quoted, passes) in [
+            (Frame::ip(own, peer).udp(4000, 53), true),
+            (Frame::ip(own, peer).udp(4001, 53), false),
+            (Frame::ip(own, peer).tcp(4000, 80), true),
+            (Frame::ip(own, peer).segment(4000, 81, "S"), false),
+            // Somebody else's packet.
+            (Frame::ip(peer, own).udp(53, 4000), false),
+        ] {
+            for kind in errors_of(own) {
+                let run = workload.to_container(error(own, *kind, quoted.clone()).forwarded());
+                if passes {
+                    run.passes();
+                } else {
+                    run.is_dropped(POLICY);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_error_passes_as_long_as_its_flow_is_allowed() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    for (own, peer) in OWN_TO_PEER {
+        let echo = || match own {
+            IpAddr::V4(_) => Frame::ip(own, peer).icmp(8, 0),
+            IpAddr::V6(_) => Frame::ip(own, peer).icmp6(128, &[0, 1, 0, 1]),
+        };
+        for packet in [Frame::ip(own, peer).udp(4000, 53), echo()] {
+            lab.rules(&workload, &["allow egress to any"]);
+            workload.from_container(packet.clone()).passes();
+            for kind in errors_of(own) {
+                let received = || error(own, *kind, packet.clone()).forwarded();
+                workload.to_container(received()).passes();
+                // Something else has changed.
+                lab.bump_generation();
+                workload.to_container(received()).passes();
+                lab.rules(&workload, &["allow egress to any tcp"]);
+                lab.bump_generation();
+                workload.to_container(received()).is_dropped(POLICY);
+                lab.rules(&workload, &["allow egress to any"]);
+                lab.bump_generation();
+            }
+        }
+    }
+}
+
+#[test]
+fn what_an_error_quotes_ends_with_the_error() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow egress to any udp/53"]);
+    for (own, peer) in OWN_TO_PEER {
+        let packet = Frame::ip(own, peer).udp(4000, 53);
+        workload.from_container(packet.clone()).passes();
+        let mut bytes = error(own, errors_of(own)[0], packet).bytes();
+        let length_at = if own.is_ipv4() { 14 + 3 } else { 14 + 5 };
+        workload.to_container(Packet::from(bytes.clone()).forwarded()).passes();
+        // The quote's last byte is the frame's trailer now.
+        bytes[length_at] -= 1;
+        let run = workload.to_container(Packet::from(bytes).forwarded());
+        run.is_dropped(POLICY);
+    }
+}
+
+#[test]
+fn an_error_in_fragments_belongs_to_no_flow() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow egress to any udp/53"]);
+    for (own, peer) in OWN_TO_PEER {
+        let packet = Frame::ip(own, peer).udp(4000, 53);
+        workload.from_container(packet.clone()).passes();
+        let first = error(own, errors_of(own)[1], packet).fragment(0, true);
+        workload.to_container(first.forwarded()).is_dropped(POLICY);
+    }
+}
+
+#[test]
+fn at_a_host_an_error_needs_a_quote_too() {
+    let Some(lab) = Lab::new() else { return };
+    let nic = nic(&lab);
+    lab.rules(&nic, &["allow egress to any udp/53"]);
+    for (own, peer) in OWN_TO_PEER {
+        nic.to_netdev(Frame::ip(own, peer).udp(4000, 53)).passes();
+        for kind in errors_of(own) {
+            let about = |port| error(own, *kind, Frame::ip(own, peer).udp(4000, port)).forwarded();
+            nic.from_netdev(about(53)).passes();
+            nic.from_netdev(about(54)).is_dropped(POLICY);
+        }
+    }
+}
+
+#[test]
+fn an_error_about_a_failsafe_ports_answer_or_a_hosts_socket_passes() {
+    let Some(lab) = Lab::new() else { return };
+    let policy = Policing { failsafe: Failsafe::standard(), ..enforcing() };
+    let nic = lab.netdev(1).address(OWN4).address(OWN6).policy(policy).load();
+    let socket = std::net::UdpSocket::bind("[::]:0").expect("a socket");
+    let port = socket.local_addr().expect("its address").port();
+    lab.world.sh("ip addr add 10.1.0.10/32 dev lo; ip -6 addr add fd00:1::10/128 dev lo nodad");
+    for (own, peer) in OWN_TO_PEER {
+        for kind in errors_of(own) {
+            let about = |packet| nic.from_netdev(error(own, *kind, packet).forwarded());
+            about(Frame::ip(own, peer).segment(22, 4000, "A")).passes();
+            about(Frame::ip(own, peer).segment(23, 4000, "A")).is_dropped(POLICY);
+            about(Frame::ip(own, peer).udp(port, 4000)).passes();
+            about(Frame::ip(own, peer).udp(port ^ 1, 4000)).is_dropped(POLICY);
+        }
+    }
+}
+
+#[test]
+fn a_link_has_its_messages_whatever_the_rules_say() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    let nic = nic(&lab);
+    lab.rules(&workload, &["deny egress to any", "deny ingress from any"]);
+    lab.rules(&nic, &["deny egress to any", "deny ingress from any"]);
+    for (types, hops) in [(&NEIGHBOUR_MESSAGES[..], 255), (&LISTENER_MESSAGES[..], 1)] {
+        for kind in types {
+            let message =
+                |hops| Frame::ipv6(LINK_LOCAL, ALL_NODES).ttl(hops).icmp6(*kind, &[0; 20]);
+            if *kind != 134 {
+                workload.from_container(message(hops)).passes();
+            }
+            workload.to_container(message(hops).forwarded()).passes();
+            nic.to_netdev(message(hops)).passes();
+            nic.from_netdev(message(hops).forwarded()).passes();
+            // Whoever forwards a packet takes from its hop limit.
+            for other in [hops - 1, 64] {
+                if *kind != 134 {
+                    workload.from_container(message(other)).is_dropped(POLICY_DENY);
+                }
+                workload.to_container(message(other).forwarded()).is_dropped(POLICY_DENY);
+                nic.to_netdev(message(other)).is_dropped(FORBIDDEN_ICMP6);
+                nic.from_netdev(message(other).forwarded()).is_dropped(FORBIDDEN_ICMP6);
+            }
+        }
+    }
+}
+
+#[test]
+fn listener_messages_stay_between_link_local_and_multicast_addresses() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    for kind in LISTENER_MESSAGES {
+        for (source, destination, passes) in [
+            (LINK_LOCAL, ALL_NODES, true),
+            (Ipv6Addr::UNSPECIFIED, ALL_NODES, true),
+            (LINK_LOCAL, LINK_LOCAL, true),
+            (PEER6, ALL_NODES, false),
+            (LINK_LOCAL, OWN6, false),
+        ] {
+            let message = Frame::ipv6(source, destination).ttl(1).icmp6(kind, &[0; 20]);
+            let run = workload.to_container(message.forwarded());
+            if passes {
+                run.passes();
+            } else {
+                run.is_dropped(POLICY);
+            }
+        }
+    }
+    let advertisement = Frame::ipv6(PEER6, ALL_NODES).ttl(255).router_advertisement();
+    workload.to_container(advertisement.forwarded()).is_dropped(POLICY);
+}
+
+#[test]
+fn a_workloads_neighbour_messages_are_not_routed() {
+    let Some(lab) = Lab::new() else { return };
+    lab.world.sh("sysctl -qw net.ipv6.conf.all.forwarding=1 && \
+         ip link add wan type veth peer name wan-peer && ip link set wan up && \
+         ip link set wan-peer up && ip -6 addr add fd00:7::1/64 dev wan nodad");
+    let workload = lab.container(ID).policy(enforcing()).load();
+    let bridged =
+        lab.container(ID).policy(enforcing()).tune(|config| config.bridge_port = 1).load();
+    let (host, beyond) = ("fd00:7::1".parse().unwrap(), "fd00:7::2".parse().unwrap());
+    for kind in [133, 135, 136] {
+        let message = |to: Ipv6Addr| Frame::ipv6(OWN6, to).ttl(255).icmp6(kind, &[0; 20]);
+        workload.from_container(message(host)).passes();
+        workload.from_container(message(beyond)).is_dropped(POLICY);
+        // To a neighbour's MAC the bridge hands it on.
+        let mut to_neighbour = message(beyond).bytes();
+        to_neighbour[5] ^= 0xff;
+        bridged.from_container(to_neighbour).passes();
+    }
+}
+
+#[test]
+fn nothing_passes_by_itself_in_fragments() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    for (kind, hops) in [(135, 255), (143, 1)] {
+        let message = Frame::ipv6(LINK_LOCAL, ALL_NODES).ttl(hops).icmp6(kind, &[0; 20]);
+        workload.to_container(message.fragment(0, true).forwarded()).is_dropped(POLICY);
+    }
+}
+
+#[test]
+fn every_other_type_is_forbidden_to_the_host() {
+    let Some(lab) = Lab::new() else { return };
+    let nic = nic(&lab);
+    for kind in 0..=255 {
+        let frame = || Frame::ip(PEER6, OWN6).icmp6(kind, &[0; 4]);
+        let back = || Frame::ip(OWN6, PEER6).icmp6(kind, &[0; 4]);
+        for run in [nic.from_netdev(frame().forwarded()), nic.to_netdev(back())] {
+            match kind {
+                1..=4 | 128 | 129 => run.is_dropped(POLICY),
+                _ => run.is_dropped(FORBIDDEN_ICMP6),
+            };
+        }
+    }
+}
+
+#[test]
+fn in_the_other_family_it_is_a_protocol_without_types() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    for (own, peer) in OWN_TO_PEER {
+        let other = if own.is_ipv4() { 58 } else { 1 };
+        for kind in [0, 2, 3, 8, 128, 135, 143] {
+            let message =
+                Frame::ip(own, peer).ttl(255).protocol(other, [kind, 4, 0, 0, 0, 0, 0, 0]);
+            lab.rules(
+                &workload,
+                &[
+                    format!("allow egress to any icmp/{kind}"),
+                    format!("allow egress to any icmp6/{kind}"),
+                    "allow egress to any icmp/0".to_owned(),
+                ],
+            );
+            workload.from_container(message.clone()).is_dropped(POLICY);
+            lab.rules(&workload, &[format!("allow egress to any proto/{other}")]);
+            workload.from_container(message).passes();
+            lab.flush_conntrack();
+        }
+    }
+}
