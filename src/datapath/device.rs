@@ -1,5 +1,6 @@
 //! Network devices of the current namespace, by rtnetlink (include/uapi/linux/if_link.h).
 
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 
@@ -47,7 +48,7 @@ pub struct Device {
     pub parent_is_elsewhere: bool,
     /// The hardware address of the bridge that it is a port of.
     pub bridge_mac: Option<[u8; 6]>,
-    /// Whether it is in a VRF.
+    /// Whether it is in a VRF, or a port of a bridge that is.
     pub in_vrf: bool,
     /// Whether the kernel takes what arrives by it under an address of this host (`accept_local`).
     pub accepts_local: bool,
@@ -245,12 +246,24 @@ fn one_link(query: LinkMessage) -> Result<Device> {
             let mut device = Device::from_message(&link);
             let master = device.master.map(by_index).transpose()?.flatten();
             let is_in = |kind| master.as_ref().filter(|it| it.kind.as_deref() == Some(kind));
-            device.in_vrf = is_in("vrf").is_some();
             device.bridge_mac = is_in("bridge").map(|it| it.mac);
+            device.in_vrf = is_in("vrf").is_some() || master.as_ref().is_some_and(|it| it.in_vrf);
+            // The stack takes what a port or a slave receives for its master's.
+            device.accepts_local =
+                accepts_local(&device.name) || master.is_some_and(|it| it.accepts_local);
             return Ok(device);
         }
     }
     bail!("the kernel gave no answer")
+}
+
+/// `IN_DEV_ACCEPT_LOCAL` of include/linux/inetdevice.h. What can't be read counts as off, which drops more.
+fn accepts_local(device: &str) -> bool {
+    // Of the namespace of the thread that reads, as is all below /proc/sys/net.
+    ["all", device].iter().any(|name| {
+        let value = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/accept_local"));
+        value.is_ok_and(|value| value.trim() != "0")
+    })
 }
 
 /// Asks the kernel and collects its answers. Filters in the query count from Linux 4.20 on

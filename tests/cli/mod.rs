@@ -5,6 +5,7 @@ mod bpffs;
 mod confirm;
 mod conntrack;
 mod detach;
+mod device;
 mod enforcement;
 mod explain;
 mod foreground;

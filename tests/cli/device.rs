@@ -1,0 +1,65 @@
+//! What `attach` finds out about a device by itself.
+
+use cilmark::datapath::abi::cm_config;
+use cilmark::datapath::registry::Endpoint;
+use cilmark::model::endpoint::EndpointId;
+
+use crate::common::World;
+use crate::common::machine::skip;
+
+/// What the only endpoint's programs were loaded with.
+fn config(world: &World) -> cm_config {
+    let id = EndpointId::new(1).expect("1");
+    Endpoint::read(&world.root(), id).expect("an endpoint").config
+}
+
+#[test]
+fn accept_local_counts_of_the_device_and_of_all_in_its_own_namespace() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    let accepts = |here: &str, all: u32, own: u32| {
+        world.sh(&format!(
+            "sysctl -qw net.ipv4.conf.all.accept_local={here}
+             ip netns exec red sysctl -qw net.ipv4.conf.all.accept_local={all} \
+                 net.ipv4.conf.eth0.accept_local={own}"
+        ));
+        world.cilmark_ok("attach eth0 --netns red");
+        config(&world).accept_local
+    };
+    assert_eq!(accepts("0", 0, 0), 0);
+    assert_eq!(accepts("0", 0, 1), 1);
+    assert_eq!(accepts("0", 1, 0), 1);
+    assert_eq!(accepts("1", 0, 0), 0, "another namespace's");
+}
+
+#[test]
+fn a_port_accepts_what_its_bridge_accepts() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.sh("ip link add br0 type bridge; ip link set red master br0");
+    world.cilmark_ok("attach red --role netdev");
+    assert_eq!(config(&world).accept_local, 0);
+    world.sh("sysctl -qw net.ipv4.conf.br0.accept_local=1");
+    world.cilmark_ok("attach red --role netdev");
+    assert_eq!(config(&world).accept_local, 1);
+}
+
+#[test]
+fn a_device_is_in_a_vrf_also_as_a_port_of_a_bridge_in_it() {
+    let Some(world) = World::new() else { return };
+    if !world.try_sh("ip link add blue type vrf table 10").status.success() {
+        return skip("this kernel has no VRF");
+    }
+    world.veth("red");
+    let in_vrf = || {
+        world.cilmark_ok("attach red --role netdev");
+        config(&world).in_vrf
+    };
+    assert_eq!(in_vrf(), 0);
+    world.sh("ip link set red master blue");
+    assert_eq!(in_vrf(), 1);
+    world.sh("ip link add br0 type bridge; ip link set red master br0");
+    assert_eq!(in_vrf(), 0);
+    world.sh("ip link set br0 master blue");
+    assert_eq!(in_vrf(), 1);
+}
