@@ -44,6 +44,9 @@ pub struct Args {
     /// The MAC that the ARP responder answers with, instead of the device's
     #[arg(long, value_parser = plan::parse_mac)]
     mac: Option<[u8; 6]>,
+    /// The only MAC that the workload may send from; `any` checks none
+    #[arg(long, value_name = "MAC|any", value_parser = plan::parse_workload_mac)]
+    workload_mac: Option<WorkloadMac>,
     /// The endpoint's number, 1 to 65535; the lowest free one if left out
     #[arg(long, value_name = "N")]
     endpoint_id: Option<EndpointId>,
@@ -65,6 +68,15 @@ pub struct Args {
     /// Deliver to workloads on this host past its routing and its nftables, if they have this too
     #[arg(long)]
     local_delivery: bool,
+    /// Let the workload send router advertisements, redirects and DHCP offers
+    #[arg(long)]
+    router: bool,
+    /// Let an address alone prove a workload of this host: whoever spoofs it is taken for it
+    #[arg(long)]
+    by_address: bool,
+    /// Believe identity marks that nftables or any other program of this host has set
+    #[arg(long)]
+    trust_marks: bool,
     /// How to attach: tcx (Linux 6.6) or clsact; auto takes tcx where the kernel has it
     #[arg(long, value_enum, default_value = "auto")]
     hook: HookChoice,
@@ -89,6 +101,13 @@ enum HookChoice {
     Auto,
     Tcx,
     Clsact,
+}
+
+/// What a workload may send from.
+#[derive(Clone, Copy)]
+enum WorkloadMac {
+    Any,
+    Only([u8; 6]),
 }
 
 /// What `--foreground` goes on with.
@@ -175,9 +194,11 @@ fn attach_locked(
             trust_flow_label: args.trust_flow_label,
             stamp_remote: args.stamp_remote,
             local_delivery: args.local_delivery,
-            ..Features::default()
+            router: args.router,
+            by_address: args.by_address,
+            trust_marks: args.trust_marks,
         },
-        source_mac: None,
+        source_mac: plan::source_mac(args),
         addresses: plan::addresses(args, &device, role)?,
         policy: args.policing.plan(role, replaced)?,
         device,

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::policy::describe;
 use super::{Context, all_of, targets};
+use crate::datapath::abi::cm_config;
 use crate::datapath::attach::HookKind;
 use crate::datapath::registry::Endpoint;
 use crate::model::endpoint::{EndpointId, Role, Selector};
@@ -38,6 +39,57 @@ struct Line {
     stale: bool,
     packets: u64,
     drops: u64,
+    /// The only MAC that a workload may send from, if there is but one.
+    workload_mac: Option<String>,
+    #[serde(flatten)]
+    options: Options,
+}
+
+/// What is off unless `attach` is asked for it.
+#[derive(Serialize)]
+struct Options {
+    arp_responder: bool,
+    trust_proxy: bool,
+    flow_label: bool,
+    trust_flow_label: Option<String>,
+    stamp_remote: bool,
+    local_delivery: bool,
+    router: bool,
+    by_address: bool,
+    trust_marks: bool,
+}
+
+impl Options {
+    fn of(config: &cm_config) -> Options {
+        Options {
+            arp_responder: config.arp_responder != 0,
+            trust_proxy: config.trust_proxy != 0,
+            flow_label: config.flow_label != 0,
+            trust_flow_label: config.trusted_flow_labels().map(|prefix| prefix.to_string()),
+            stamp_remote: config.stamp_remote != 0,
+            local_delivery: config.local_delivery != 0,
+            router: config.router != 0,
+            by_address: config.by_address != 0,
+            trust_marks: config.trust_marks != 0,
+        }
+    }
+
+    /// As the flags of `attach` name them.
+    fn words(&self) -> Vec<String> {
+        let prefix = self.trust_flow_label.as_ref();
+        let flags = [
+            (self.arp_responder, "arp-responder"),
+            (self.trust_proxy, "trust-proxy"),
+            (self.flow_label, "flow-label"),
+            (self.stamp_remote, "stamp-remote"),
+            (self.local_delivery, "local-delivery"),
+            (self.router, "router"),
+            (self.by_address, "by-address"),
+            (self.trust_marks, "trust-marks"),
+        ];
+        let flags = flags.into_iter().filter(|(is_on, _)| *is_on).map(|(_, flag)| flag.to_owned());
+        flags.chain(prefix.map(|prefix| format!("trust-flow-label={prefix}"))).collect()
+    }
 }
 
 pub fn run(context: &Context, args: Args) -> Result<()> {
@@ -70,7 +122,7 @@ fn print(context: &Context, lines: Vec<Line>, names: &Names) -> Result<()> {
     if context.json {
         return output::json(&lines);
     }
-    let rows: Vec<[String; 9]> = lines
+    let rows: Vec<[String; 10]> = lines
         .into_iter()
         .map(|line| {
             let stale = if line.stale { " (stale)" } else { "" };
@@ -83,6 +135,7 @@ fn print(context: &Context, lines: Vec<Line>, names: &Names) -> Result<()> {
                 policy(&line),
                 line.packets.to_string(),
                 line.drops.to_string(),
+                options(&line),
                 line.ips.join(" "),
             ]
         })
@@ -97,6 +150,7 @@ fn print(context: &Context, lines: Vec<Line>, names: &Names) -> Result<()> {
             "POLICY",
             "PACKETS",
             "DROPS",
+            "OPTIONS",
             "ADDRESSES",
         ],
         &rows,
@@ -109,6 +163,21 @@ fn policy(line: &Line) -> String {
         Some(words) => format!("{modes} ({words})"),
         None => modes,
     }
+}
+
+fn format_mac(mac: [u8; 6]) -> String {
+    mac.map(|octet| format!("{octet:02x}")).join(":")
+}
+
+/// What differs from the default, and what a workload may send from.
+fn options(line: &Line) -> String {
+    let is_checked = line.role == Some(Role::Container) && !line.ips.is_empty();
+    let mac = match &line.workload_mac {
+        Some(mac) => Some(format!("workload-mac={mac}")),
+        None => is_checked.then(|| "workload-mac=any".to_owned()),
+    };
+    let words: Vec<String> = mac.into_iter().chain(line.options.words()).collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(",") }
 }
 
 fn line(endpoint: &Endpoint, names: &Names) -> Result<Line> {
@@ -136,5 +205,7 @@ fn line(endpoint: &Endpoint, names: &Names) -> Result<Line> {
         stale: endpoint.stale,
         packets: forwarded.packets + dropped.packets,
         drops: dropped.packets,
+        workload_mac: endpoint.config.workload_mac().map(format_mac),
+        options: Options::of(&endpoint.config),
     })
 }

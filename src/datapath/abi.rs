@@ -4,7 +4,7 @@ use std::ffi::c_char;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Result, anyhow};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use plain::Plain;
 
 pub use super::skel::types::*;
@@ -226,6 +226,18 @@ impl cm_config {
         v4.map(|word| IpAddr::from(word.to_ne_bytes()))
             .chain(v6.map(|words| Ipv6Addr::from(*words).into()))
             .collect()
+    }
+
+    /// The only MAC that a container may send from; `None` for any.
+    pub fn workload_mac(&self) -> Option<[u8; 6]> {
+        Some(self.source_mac).filter(|mac| *mac != [0; 6])
+    }
+
+    /// Of whose senders the flow labels are read.
+    pub fn trusted_flow_labels(&self) -> Option<Ipv6Net> {
+        let (prefix, mask) = (self.flow_label_prefix.into(), self.flow_label_mask.into());
+        let prefix = Ipv6Net::with_netmask(prefix, mask).ok();
+        prefix.filter(|_| self.trust_flow_label != 0)
     }
 
     /// The device's name when it was attached.

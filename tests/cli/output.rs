@@ -16,7 +16,7 @@ fn fields(value: &Value) -> Vec<&str> {
 fn status_has_exactly_these_fields() {
     let Some(world) = World::new() else { return };
     world.veth("red");
-    world.cilmark_ok("attach red --id 300 --ip 10.0.0.1");
+    world.cilmark_ok("attach red --id 300 --ip 10.0.0.1 --workload-mac any");
     let mut status = world.status("red");
     let ifindex: u32 = world.sh("cat /sys/class/net/red/ifindex").trim().parse().unwrap();
     assert!(status["packets"].take().is_u64());
@@ -26,7 +26,10 @@ fn status_has_exactly_these_fields() {
             "device": "red", "ifindex": ifindex, "role": "container", "endpoint_id": 1,
             "identity": 300, "name": null, "ips": ["10.0.0.1"], "hook": hooks()[0],
             "ingress_policy": "off", "egress_policy": "off", "confirm_deadline": null,
-            "stale": false, "packets": null, "drops": 0,
+            "stale": false, "packets": null, "drops": 0, "workload_mac": null,
+            "arp_responder": false, "trust_proxy": false, "flow_label": false,
+            "trust_flow_label": null, "stamp_remote": false, "local_delivery": false,
+            "router": false, "by_address": false, "trust_marks": false,
         })
     );
 }
@@ -50,12 +53,55 @@ fn the_status_table_names_what_runs() {
             "POLICY",
             "PACKETS",
             "DROPS",
+            "OPTIONS",
             "ADDRESSES"
         ]
     );
     assert_eq!(lines[1][..6], ["red", "container", "1", "300", "clsact", "off/off"]);
-    assert_eq!(lines[1][8..], ["10.0.0.1", "fd00::1"]);
+    assert!(lines[1][8].starts_with("workload-mac="), "{table}");
+    assert_eq!(lines[1][9..], ["10.0.0.1", "fd00::1"]);
     assert_eq!(lines.len(), 2);
+}
+
+#[test]
+fn status_names_the_options_that_differ_from_the_default() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.veth("nic");
+    let mac = "--workload-mac 02:00:00:00:00:0a";
+    for (attach, words, fields) in [
+        ("red --id 300", "-", json!({"router": false, "by_address": false})),
+        (
+            "red --id 300 --ip 10.1.0.10 --workload-mac any",
+            "workload-mac=any",
+            json!({"workload_mac": null}),
+        ),
+        (
+            &format!("red --id 300 --ip 10.1.0.10 {mac} --router --by-address --trust-marks"),
+            "workload-mac=02:00:00:00:00:0a,router,by-address,trust-marks",
+            json!({"router": true, "by_address": true, "trust_marks": true, "workload_mac": "02:00:00:00:00:0a"}),
+        ),
+        (
+            "red --id 300 --arp-responder --trust-proxy --flow-label --local-delivery",
+            "arp-responder,trust-proxy,flow-label,local-delivery",
+            json!({"arp_responder": true, "trust_proxy": true, "flow_label": true, "local_delivery": true}),
+        ),
+        (
+            "nic --role netdev --stamp-remote --by-address --trust-flow-label fd00::/48",
+            "stamp-remote,by-address,trust-flow-label=fd00::/48",
+            json!({"stamp_remote": true, "trust_flow_label": "fd00::/48"}),
+        ),
+    ] {
+        world.cilmark_ok(&format!("attach {attach}"));
+        let device = attach.split(' ').next().unwrap();
+        let table = world.cilmark_ok(&format!("status {device}"));
+        let words = format!("  {words}  ");
+        assert!(format!("{}  ", table.lines().nth(1).unwrap()).contains(&words), "{table}");
+        let status = world.status(device);
+        for (field, value) in fields.as_object().unwrap() {
+            assert_eq!(&status[field], value, "{field} of {attach}");
+        }
+    }
 }
 
 #[test]

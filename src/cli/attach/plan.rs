@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result, bail, ensure};
 use log::warn;
 
-use super::{Args, HookChoice};
+use super::{Args, HookChoice, WorkloadMac};
 use crate::datapath::attach::{HookKind, Place};
 use crate::datapath::device::{self, Device, Framing};
 use crate::datapath::pin::Root;
@@ -59,10 +59,24 @@ pub fn role(args: &Args, device: &Device) -> Result<(Role, String)> {
     for (given, flag, needs) in [
         (args.arp_responder, "--arp-responder", Role::Container),
         (args.flow_label, "--flow-label", Role::Container),
+        (args.workload_mac.is_some(), "--workload-mac", Role::Container),
+        (args.router, "--router", Role::Container),
+        (args.trust_marks, "--trust-marks", Role::Container),
         (args.stamp_remote, "--stamp-remote", Role::Netdev),
         (args.trust_flow_label.is_some(), "--trust-flow-label", Role::Netdev),
     ] {
         ensure!(!given || role == needs, "{flag} is for the role {needs}, and {name} is a {role}");
+    }
+    if let Some(WorkloadMac::Only(_)) = args.workload_mac {
+        ensure!(
+            device.framing == Some(Framing::Ethernet),
+            "--workload-mac is for Ethernet, and packets of {name} have no such header; leave it out for \
+             this device"
+        );
+        ensure!(
+            !args.ip.is_empty(),
+            "--workload-mac is a part of the source check, which begins with --ip ADDR"
+        );
     }
     if args.local_delivery {
         check_local_delivery(device, role)?;
@@ -184,6 +198,14 @@ pub fn addresses(args: &Args, device: &Device, role: Role) -> Result<Vec<IpAddr>
     Ok(addresses)
 }
 
+/// The only MAC that a container may send from, as given.
+pub fn source_mac(args: &Args) -> Option<[u8; 6]> {
+    match args.workload_mac {
+        Some(WorkloadMac::Only(mac)) => Some(mac),
+        Some(WorkloadMac::Any) | None => None,
+    }
+}
+
 fn is_of_a_host(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !v4.is_broadcast() && !is_special(address),
@@ -214,6 +236,16 @@ pub fn parse_address(text: &str) -> Result<IpAddr> {
         }
         _ => format!("`{text}` is not an IP address; DEV goes before --ip"),
     })
+}
+
+/// Reads `any`, or the MAC of a workload.
+pub fn parse_workload_mac(text: &str) -> Result<WorkloadMac> {
+    if text == "any" {
+        return Ok(WorkloadMac::Any);
+    }
+    let mac = parse_mac(text)?;
+    ensure!(mac != [0; 6], "MAC `{text}` is nobody's; `any` turns the check off");
+    Ok(WorkloadMac::Only(mac))
 }
 
 /// Reads six octets.

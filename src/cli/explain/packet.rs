@@ -128,7 +128,8 @@ fn macs(endpoint: &Endpoint, received: bool) -> Result<Option<[[u8; 6]; 2]>> {
     let ifindex = endpoint.config.ifindex;
     let device = netns::within(endpoint.config.netns, || device::by_index(ifindex))?.flatten();
     let own = device.map_or(endpoint.config.mac, |device| device.mac);
-    Ok(Some(if received { [own, OTHER_MAC] } else { [OTHER_MAC, own] }))
+    let other = endpoint.config.workload_mac().unwrap_or(OTHER_MAC);
+    Ok(Some(if received { [own, other] } else { [other, own] }))
 }
 
 fn parse_protocol(text: &str) -> Result<u8, String> {
