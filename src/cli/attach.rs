@@ -44,7 +44,7 @@ pub struct Args {
     /// The MAC that the ARP responder answers with, instead of the device's
     #[arg(long, value_parser = plan::parse_mac)]
     mac: Option<[u8; 6]>,
-    /// The only MAC that the workload may send from; `any` checks none
+    /// The only MAC that the workload may send from, if not its veth's own; `any` checks none
     #[arg(long, value_name = "MAC|any", value_parser = plan::parse_workload_mac)]
     workload_mac: Option<WorkloadMac>,
     /// The endpoint's number, 1 to 65535; the lowest free one if left out
@@ -180,6 +180,7 @@ fn attach_locked(
         endpoint.config.netns == netns && endpoint.config.ifindex == device.ifindex
     });
     let place = plan::place(args, &device)?;
+    let addresses = plan::addresses(args, &device, role)?;
     let spec = Spec {
         id: plan::endpoint_id(args, root, replaced)?,
         role,
@@ -198,8 +199,8 @@ fn attach_locked(
             by_address: args.by_address,
             trust_marks: args.trust_marks,
         },
-        source_mac: plan::source_mac(args),
-        addresses: plan::addresses(args, &device, role)?,
+        source_mac: plan::source_mac(args, &device, role, &addresses),
+        addresses,
         policy: args.policing.plan(role, replaced)?,
         device,
     };

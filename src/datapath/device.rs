@@ -11,7 +11,9 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
 };
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -53,6 +55,9 @@ pub struct Device {
     /// Whether the kernel takes what arrives by it under an address of this host (`accept_local`).
     pub accepts_local: bool,
     parent: Option<u32>,
+    /// Of the parent, as this namespace numbers it; `None` if it is here.
+    parent_netns: Option<i32>,
+    is_up: bool,
     master: Option<u32>,
 }
 
@@ -88,6 +93,8 @@ impl Device {
             in_vrf: false,
             accepts_local: false,
             parent: None,
+            parent_netns: None,
+            is_up: message.header.flags.contains(LinkFlags::Up),
             master: None,
         };
         for attribute in &message.attributes {
@@ -96,7 +103,10 @@ impl Device {
                 LinkAttribute::Address(bytes) => {
                     device.mac = bytes.as_slice().try_into().unwrap_or_default();
                 }
-                LinkAttribute::LinkNetNsId(_) => device.parent_is_elsewhere = true,
+                LinkAttribute::LinkNetNsId(id) => {
+                    device.parent_is_elsewhere = true;
+                    device.parent_netns = Some(*id);
+                }
                 LinkAttribute::Link(ifindex) => device.parent = Some(*ifindex),
                 LinkAttribute::Controller(ifindex) => device.master = Some(*ifindex),
                 LinkAttribute::LinkInfo(infos) => {
@@ -156,6 +166,24 @@ pub fn by_index(ifindex: u32) -> Result<Option<Device>> {
 fn is_no_device(error: &Error) -> bool {
     let errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
     errno == Some(Errno::ENODEV as i32)
+}
+
+/// What the other end of a veth sends from, in whichever namespace that is. `None` where nobody can tell:
+/// it is down, so that its MAC may still be set, or a port of something that has a MAC of its own.
+pub fn peer_mac(device: &Device) -> Result<Option<[u8; 6]>> {
+    let Some(ifindex) = device.parent.filter(|_| device.is_veth()) else { return Ok(None) };
+    let mut query = LinkMessage::default();
+    query.header.index = ifindex;
+    // The number under which Linux 4.20 knows it as IFLA_TARGET_NETNSID.
+    query.attributes.extend(device.parent_netns.map(LinkAttribute::IfNetnsId));
+    for message in request(RouteNetlinkMessage::GetLink(query), NLM_F_ACK)? {
+        if let RouteNetlinkMessage::NewLink(link) = message {
+            let peer = Device::from_message(&link);
+            let settled = peer.is_veth() && peer.is_up && peer.master.is_none();
+            return Ok(Some(peer.mac).filter(|mac| settled && *mac != [0; 6]));
+        }
+    }
+    bail!("the kernel gave no answer")
 }
 
 /// macvlan, macvtap and ipvlan devices on top of this one.

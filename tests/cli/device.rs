@@ -3,6 +3,7 @@
 use cilmark::datapath::abi::cm_config;
 use cilmark::datapath::registry::Endpoint;
 use cilmark::model::endpoint::EndpointId;
+use serde_json::{Value, json};
 
 use crate::common::World;
 use crate::common::machine::skip;
@@ -62,4 +63,55 @@ fn a_device_is_in_a_vrf_also_as_a_port_of_a_bridge_in_it() {
     assert_eq!(in_vrf(), 0);
     world.sh("ip link set br0 master blue");
     assert_eq!(in_vrf(), 1);
+}
+
+const PEER: &str = "02:00:00:00:00:0a";
+const OTHER: &str = "02:00:00:00:00:0b";
+
+/// Attaches `red` anew with these flags; the MAC that `status` tells.
+fn workload_mac(world: &World, flags: &str) -> Value {
+    world.cilmark_ok(&format!("attach red --id 7 {flags}"));
+    world.status("red")["workload_mac"].take()
+}
+
+#[test]
+fn the_mac_of_a_veths_other_end_is_known_wherever_that_is() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.sh(&format!("ip link set red-peer address {PEER}"));
+    assert_eq!(workload_mac(&world, "--ip 10.0.0.2"), PEER);
+    world.cilmark_ok("detach red");
+    world.sh("ip link del red");
+    world.workload("red", 1);
+    world.sh(&format!("ip -n red link set eth0 address {OTHER}"));
+    assert_eq!(workload_mac(&world, "--ip 10.1.0.10"), OTHER);
+}
+
+#[test]
+fn the_mac_is_asked_anew_unless_it_is_given() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.sh(&format!("ip -n red link set eth0 address {PEER}"));
+    let given = |flags: &str| workload_mac(&world, &format!("--ip 10.1.0.10 {flags}"));
+    assert_eq!(given("--workload-mac 02-00-00-00-00-0C"), "02:00:00:00:00:0c");
+    assert_eq!(given(""), PEER);
+    world.sh(&format!("ip -n red link set eth0 address {OTHER}"));
+    assert_eq!(given(""), OTHER);
+    assert_eq!(given("--workload-mac any"), json!(null));
+}
+
+#[test]
+fn a_mac_that_may_be_another_one_is_unknown() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    let known = |flags: &str| !workload_mac(&world, flags).is_null();
+    assert!(known("--ip 10.0.0.2"));
+    assert!(!known(""), "without addresses nothing is checked");
+    world.sh("ip link set red-peer down");
+    assert!(!known("--ip 10.0.0.2"), "who makes it may still set it");
+    world.sh("ip link add br0 type bridge; ip link set red-peer master br0 up");
+    assert!(!known("--ip 10.0.0.2"), "the bridge sends from its own");
+    world.sh("ip tuntap add tap0 mode tap; ip link set tap0 up");
+    world.cilmark_ok("attach tap0 --id 8 --ip 10.0.0.3");
+    assert_eq!(world.status("tap0")["workload_mac"], json!(null));
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use log::warn;
+use log::{debug, warn};
 
 use super::{Args, HookChoice, WorkloadMac};
 use crate::datapath::attach::{HookKind, Place};
@@ -198,11 +198,22 @@ pub fn addresses(args: &Args, device: &Device, role: Role) -> Result<Vec<IpAddr>
     Ok(addresses)
 }
 
-/// The only MAC that a container may send from, as given.
-pub fn source_mac(args: &Args) -> Option<[u8; 6]> {
+/// The only MAC that a container may send from: as given, or that of its veth's other end, which it then
+/// can't change. Without addresses nothing is checked.
+pub fn source_mac(
+    args: &Args,
+    device: &Device,
+    role: Role,
+    addresses: &[IpAddr],
+) -> Option<[u8; 6]> {
     match args.workload_mac {
+        _ if role == Role::Netdev || addresses.is_empty() => None,
+        Some(WorkloadMac::Any) => None,
         Some(WorkloadMac::Only(mac)) => Some(mac),
-        Some(WorkloadMac::Any) | None => None,
+        None => device::peer_mac(device).unwrap_or_else(|error| {
+            debug!("{}: the MAC of its other end: {error:#}", device.name);
+            None
+        }),
     }
 }
 
