@@ -3,6 +3,7 @@
 mod plan;
 mod policing;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use crate::datapath::device::{self, Device};
 use crate::datapath::events::Events;
 use crate::datapath::load::{self, Features, Loaded, Sizes, Spec};
 use crate::datapath::pin::{Lock, Root};
-use crate::datapath::registry::Endpoint;
+use crate::datapath::registry::{Endpoint, shared};
 use crate::datapath::{delivery, maps, netns, sys};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Names;
@@ -179,6 +180,9 @@ fn attach_locked(
     let replaced = endpoints.iter().find(|endpoint| {
         endpoint.config.netns == netns && endpoint.config.ifindex == device.ifindex
     });
+    if replaced.is_none() {
+        shared::check_one(root, &BTreeSet::new())?;
+    }
     let place = plan::place(args, &device)?;
     let addresses = plan::addresses(args, &device, role)?;
     let spec = Spec {

@@ -16,7 +16,7 @@ pub struct Args {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<()> {
-    let _lock = context.root.lock()?.context("nothing is attached")?;
+    let _lock = context.lock()?.context("nothing is attached")?;
     let mut endpoints = args.device.select(context)?;
     if matches!(args.device, Targets::Host) {
         let mut waiting = Vec::new();

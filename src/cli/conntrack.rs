@@ -12,7 +12,7 @@ use super::decision::Rules;
 use super::targets::{self, Targets};
 use crate::datapath::conntrack::{Conntrack, Flow, Progress};
 use crate::datapath::maps;
-use crate::datapath::registry::{Endpoint, Found};
+use crate::datapath::registry::{Endpoint, Found, shared};
 use crate::model::endpoint::{EndpointId, Role, Selector};
 use crate::model::identity::Names;
 use crate::model::policing::Confirmation;
@@ -64,9 +64,14 @@ struct Place {
 
 pub fn run(context: &Context, command: Command) -> Result<()> {
     match command {
-        Command::List { device } => list(context, device),
+        Command::List { device } => {
+            // Flows in a map that has lost its pin are there, too.
+            drop(context.lock()?);
+            list(context, device)
+        }
         Command::Flush { device } => {
-            let _lock = context.root.lock()?;
+            let _lock = context.lock()?;
+            shared::check_all(&context.root)?;
             let mut count = 0;
             for place in places(context, device)? {
                 count += place.maps.flush(&context.root, place.scope)?;

@@ -11,9 +11,9 @@ use crate::datapath::attach;
 use crate::datapath::ipcache::Ipcache;
 use crate::datapath::maps::{self, Identities};
 use crate::datapath::pin::Root;
-use crate::datapath::registry::Endpoint;
+use crate::datapath::registry::{Endpoint, shared};
 use crate::datapath::{delivery, netns};
-use crate::model::endpoint::{Role, Selector};
+use crate::model::endpoint::{EndpointId, Role, Selector};
 use crate::output;
 
 #[derive(clap::Args)]
@@ -33,6 +33,10 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
         output::note("nothing is attached");
         return Ok(());
     };
+    // To detach is a cure, too.
+    if let Err(error) = shared::restore(root) {
+        warn!("{error:#}");
+    }
     let mut found = if args.all { context.endpoints() } else { context.named(&args.devices) }?;
     let mut errors = std::mem::take(&mut found.errors);
     let mut chosen = BTreeMap::new();
@@ -45,6 +49,9 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
             Err(error) => errors.push(error),
         }
     }
+    if !args.all {
+        check_others(root, &chosen)?;
+    }
     for endpoint in chosen.into_values() {
         match detach(root, endpoint) {
             Ok(()) => output::note(&format!("detached {}", endpoint.device)),
@@ -55,6 +62,14 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
         errors.push(error);
     }
     all_of(errors)
+}
+
+/// Fails if others would go on believing in the addresses of these.
+fn check_others(root: &Root, chosen: &BTreeMap<EndpointId, &Endpoint>) -> Result<()> {
+    if chosen.values().any(|endpoint| shared::check(root, endpoint).is_err()) {
+        return Ok(());
+    }
+    shared::check_one(root, &chosen.keys().copied().collect())
 }
 
 /// Takes an endpoint off its device and forgets its addresses; also what is left of a stale one.

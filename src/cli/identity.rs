@@ -59,7 +59,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
         }
         Command::Del { identity } => {
             let identity = names.parse(&identity)?;
-            let _lock = context.root.lock()?;
+            let _lock = context.lock()?;
             let found = match Identities::open(&context.root)? {
                 Some(identities) => identities.delete(identity)?,
                 None => false,

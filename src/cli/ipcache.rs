@@ -13,6 +13,7 @@ use super::{Context, detach, until_interrupted};
 use crate::datapath::ipcache::{Ipcache, IpcacheLine};
 use crate::datapath::load::{self, Sizes};
 use crate::datapath::maps;
+use crate::datapath::registry::shared;
 use crate::model::identity::{Identity, Names};
 use crate::model::prefix::{format_prefix, parse_ipcache, parse_prefix};
 use crate::output;
@@ -65,6 +66,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
         Command::Set { prefix, identity } => {
             let (prefix, identity) = (parse_prefix(&prefix)?, names.parse(&identity)?);
             let _lock = context.prepare(false)?;
+            shared::check_all(root)?;
             let set = made(context, &Sizes::default())
                 .and_then(|ipcache| ipcache.set(&prefix, identity))
                 .and_then(|()| maps::bump_generation(root));
@@ -81,7 +83,8 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
         }
         Command::Del { prefix } => {
             let prefix = parse_prefix(&prefix)?;
-            let _lock = context.root.lock()?;
+            let _lock = context.lock()?;
+            shared::check_all(root)?;
             let found = match Ipcache::open(&context.root)? {
                 Some(ipcache) => ipcache.delete(&prefix)?,
                 None => false,
@@ -105,6 +108,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             let text = read(&file)?;
             let lines = parse_ipcache(&text, &names).with_context(|| file.display().to_string())?;
             let _lock = context.prepare(false)?;
+            shared::check_all(root)?;
             let go_on = until_interrupted()?;
             let loaded = made(context, &Sizes { ipcache: ipcache_entries, ..Sizes::default() })
                 .and_then(|ipcache| ipcache.load(&lines, progress(lines.len(), go_on)));
@@ -115,7 +119,8 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             Ok(())
         }
         Command::Flush => {
-            let _lock = context.root.lock()?;
+            let _lock = context.lock()?;
+            shared::check_all(root)?;
             let flushed = match Ipcache::open(&context.root)? {
                 Some(ipcache) => ipcache.flush(),
                 None => Ok(0),

@@ -31,7 +31,7 @@ use nix::unistd::geteuid;
 
 use crate::datapath::maps::Identities;
 use crate::datapath::pin::{Lock, Root};
-use crate::datapath::registry::Found;
+use crate::datapath::registry::{Found, shared};
 use crate::datapath::{log as datapath_log, netns};
 use crate::model::endpoint::Selector;
 use crate::model::identity::Names;
@@ -141,10 +141,19 @@ impl Context {
     fn prepare(&self, mount_bpffs: bool) -> Result<Lock> {
         loop {
             self.root.prepare(mount_bpffs)?;
-            if let Some(lock) = self.root.lock()? {
+            if let Some(lock) = self.lock()? {
                 return Ok(lock);
             }
         }
+    }
+
+    /// Keeps other commands out and pins again what has lost its pin; `None` if nothing is there.
+    fn lock(&self) -> Result<Option<Lock>> {
+        let lock = self.root.lock()?;
+        if lock.is_some() {
+            shared::restore(&self.root)?;
+        }
+        Ok(lock)
     }
 }
 

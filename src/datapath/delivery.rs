@@ -11,7 +11,7 @@ use super::sys;
 use crate::model::endpoint::EndpointId;
 
 /// Its name, which is Cilium's.
-const POLICY_CALLS: &str = "cm_policy_call";
+pub(super) const POLICY_CALLS: &str = "cm_policy_call";
 
 /// The program that is called for an endpoint; `None` if it takes no local delivery.
 pub fn callee(root: &Root, id: EndpointId) -> Result<Option<OwnedFd>> {

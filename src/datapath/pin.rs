@@ -30,7 +30,7 @@ use super::sys::{self, Hook};
 use crate::model::endpoint::EndpointId;
 
 /// The maps that endpoints share: what goes from a root with the last of them.
-const MAPS: [&str; 13] = [
+pub(super) const MAPS: [&str; 13] = [
     "cm_ipcache",
     "cm_ipcache_cidr",
     "cm_ipcache_idx",
@@ -92,6 +92,16 @@ impl Root {
             .collect();
         ids.sort();
         Ok(ids)
+    }
+
+    /// Whether the pin of a map is missing that is made with the first endpoint, or that is made together
+    /// with others that are there.
+    pub fn lacks_pins(&self) -> bool {
+        let there = |name: &&str| self.map(name).exists();
+        let flows = ["cm_ct4", "cm_ct6", "cm_frag4", "cm_frag6"];
+        let of_policies = flows.iter().filter(|name| there(name)).count();
+        let always = |name: &&&str| !flows.contains(name) && **name != "cm_policy_call";
+        !MAPS.iter().filter(always).all(there) || (1..flows.len()).contains(&of_policies)
     }
 
     /// Makes the directory usable: on bpffs, which is mounted only if `mount_bpffs`.

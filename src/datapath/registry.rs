@@ -2,6 +2,7 @@
 //! kernel, not the pins, so that it tells the truth even after a command that died half way.
 
 mod found;
+pub mod shared;
 
 use std::cmp::Reverse;
 use std::fs;
@@ -79,19 +80,13 @@ impl Endpoint {
     }
 
     fn read_pins(root: &Root, id: EndpointId) -> Result<Endpoint> {
-        let pins = root.endpoint(id);
-        let mut programs = [None, None];
-        for (program, hook) in programs.iter_mut().zip(HOOKS) {
-            match Running::open(&pins.hook(hook)) {
-                Ok(running) => *program = Some(running),
-                Err(error) if is_missing(&error) => debug!("endpoint {id}, {hook:?}: {error:#}"),
-                Err(error) => return Err(error),
-            }
-        }
+        let programs = Running::of_endpoint(root, id)?;
         let running = programs.iter().flatten().next();
         let map = match running {
             Some(running) => running.map(".rodata")?.context("its program has no .rodata"),
-            None => MapHandle::from_pinned_path(pins.config()).context("open its config"),
+            None => {
+                MapHandle::from_pinned_path(root.endpoint(id).config()).context("open its config")
+            }
         };
         let pinned_config = match (running, &map) {
             (None, Ok(map)) => map.info().ok().map(|info| info.info.id),
@@ -256,6 +251,20 @@ impl Endpoint {
 }
 
 impl Running {
+    /// Those on ingress and egress, as far as they are pinned.
+    fn of_endpoint(root: &Root, id: EndpointId) -> Result<[Option<Running>; 2]> {
+        let pins = root.endpoint(id);
+        let mut programs = [None, None];
+        for (program, hook) in programs.iter_mut().zip(HOOKS) {
+            match Running::open(&pins.hook(hook)) {
+                Ok(running) => *program = Some(running),
+                Err(error) if is_missing(&error) => debug!("endpoint {id}, {hook:?}: {error:#}"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(programs)
+    }
+
     fn open(path: &std::path::Path) -> Result<Running> {
         let pinned = sys::open_pin(path).with_context(|| format!("open {}", path.display()))?;
         let (program, link) = if is_link(pinned.as_fd())? {

@@ -16,6 +16,7 @@ mod interruption;
 mod ipcache;
 mod kernel;
 mod load;
+mod lost_pins;
 mod mark;
 mod netns;
 mod output;

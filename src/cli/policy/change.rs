@@ -13,7 +13,7 @@ use crate::cli::Context;
 use crate::cli::consent::{self, Consent};
 use crate::cli::targets::{self, Targets};
 use crate::datapath::policy::{PolicyMaps, Slot};
-use crate::datapath::registry::Endpoint;
+use crate::datapath::registry::{Endpoint, shared};
 use crate::datapath::sys;
 use crate::model::policing::{Confirmation, Fallback, Mode};
 use crate::model::policy::Policy;
@@ -38,10 +38,11 @@ pub fn run(
 ) -> Result<()> {
     // Nobody else shall have to wait for the answer.
     let asked = ask(&targets.select(context)?, consent)?;
-    let _lock = context.root.lock()?;
+    let _lock = context.lock()?;
     let endpoints = targets.select(context)?;
     let mut plans = Vec::new();
     for endpoint in &endpoints {
+        shared::check(&context.root, endpoint)?;
         ensure!(
             asked || !consent::is_enforcing_nic(endpoint)?,
             "{} has begun to enforce its policy meanwhile; nothing has changed",

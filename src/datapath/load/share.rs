@@ -1,6 +1,7 @@
-//! The maps that endpoints share: taken from their pins, or made and pinned.
+//! The maps that endpoints share: taken from their pins or, where a pin is gone, from programs that use
+//! them; else made and pinned.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use libbpf_rs::{MapCore, MapHandle, OpenMapMut};
 use super::Sizes;
 use crate::datapath::abi::cm_config;
 use crate::datapath::pin::Root;
+use crate::datapath::registry::shared::{self, Lost};
 use crate::datapath::skel::OpenCilmarkSkel;
 
 /// Where maps are shared.
@@ -21,12 +23,25 @@ pub struct Shared<'a> {
     pub pins_new: bool,
     /// The pins of what will be made.
     pub new: RefCell<Vec<PathBuf>>,
+    lost: OnceCell<Lost>,
 }
 
 impl<'a> Shared<'a> {
     /// Of the endpoints of a root.
     pub fn of(root: &'a Root, pins_new: bool) -> Shared<'a> {
-        Shared { root, pins_new, new: RefCell::default() }
+        Shared { root, pins_new, new: RefCell::default(), lost: OnceCell::new() }
+    }
+
+    /// The map of a pin that is missing, if programs use it. Only then are they looked at.
+    fn lost(&self, pin: &Path) -> Result<Option<&MapHandle>> {
+        let lost = match self.lost.get() {
+            Some(lost) => lost,
+            None => {
+                let lost = shared::lost(self.root)?;
+                self.lost.get_or_init(|| lost)
+            }
+        };
+        Ok(lost.get(pin))
     }
 
     /// Removes the pins of maps that were made for a program which the kernel then refused.
@@ -117,9 +132,15 @@ fn share_map_at(
     entries: Option<u32>,
     shared: &Shared<'_>,
 ) -> Result<()> {
-    let name = map.name().to_string_lossy().into_owned();
     if !path.exists() {
+        if let Some(lost) = shared.lost(path)? {
+            if shared.pins_new {
+                shared::pin_again(shared.root, path, lost)?;
+            }
+            return reuse(map, path, lost, entries);
+        }
         if let Some(entries) = entries {
+            let name = map.name().to_string_lossy().into_owned();
             map.set_max_entries(entries)
                 .with_context(|| format!("give {name} {entries} entries"))?;
         }
@@ -132,6 +153,15 @@ fn share_map_at(
 
     let pinned = MapHandle::from_pinned_path(path)
         .with_context(|| format!("open the pinned map {}", path.display()))?;
+    reuse(map, path, &pinned, entries)
+}
+
+fn reuse(
+    map: &mut OpenMapMut<'_>,
+    path: &Path,
+    pinned: &MapHandle,
+    entries: Option<u32>,
+) -> Result<()> {
     ensure!(
         pinned.map_type() == map.map_type()
             && pinned.key_size() == map.key_size()

@@ -1,0 +1,187 @@
+//! Pins that somebody removed, or made of another map, while programs run on what they were.
+
+use serde_json::{Value, json};
+
+use crate::common::World;
+
+const ROOT: &str = "/sys/fs/bpf/cilmark";
+
+/// What an endpoint with a policy and local delivery shares with others.
+const SHARED: [&str; 12] = [
+    "cm_ipcache",
+    "cm_ipcache_cidr",
+    "cm_ipcache_idx",
+    "cm_endpoints",
+    "cm_metrics",
+    "cm_events",
+    "cm_generation",
+    "cm_ct4",
+    "cm_ct6",
+    "cm_frag4",
+    "cm_frag6",
+    "cm_policy_call",
+];
+
+const EVERYTHING: &str = "--policy enforce --local-delivery";
+
+fn map_id(world: &World, pin: &str) -> Option<u64> {
+    let show = world.try_sh(&format!("bpftool -j map show pinned {ROOT}/{pin}"));
+    let show: Value = serde_json::from_slice(&show.stdout).ok()?;
+    show["id"].as_u64()
+}
+
+fn remove(world: &World, pins: &[&str]) {
+    for pin in pins {
+        world.sh(&format!("rm {ROOT}/{pin}"));
+    }
+}
+
+/// Puts a map like the pinned one, but empty, in its place.
+fn replace(world: &World, pin: &str) {
+    let show = world.sh(&format!("bpftool -j map show pinned {ROOT}/{pin}"));
+    let show: Value = serde_json::from_str(&show).unwrap();
+    let number = |field: &str| show[field].as_u64().unwrap();
+    world.sh(&format!(
+        "rm {ROOT}/{pin}
+         bpftool map create {ROOT}/{pin} type {} key {} value {} entries {} name {pin} flags {}",
+        show["type"].as_str().unwrap(),
+        number("bytes_key"),
+        number("bytes_value"),
+        number("max_entries"),
+        number("flags"),
+    ));
+}
+
+#[test]
+fn a_pin_that_was_removed_is_made_again_of_the_map_that_programs_use() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    world.cilmark_ok(&format!("attach red --id 300 --ip 10.1.0.10 {EVERYTHING}"));
+    let before = SHARED.map(|pin| map_id(&world, pin));
+    for (pin, id) in SHARED.iter().zip(before) {
+        assert!(id.is_some(), "{pin}");
+        world.sh(&format!("rm {ROOT}/{pin}"));
+        let attach = format!("attach blue --id 301 --ip 10.2.0.10 {EVERYTHING}");
+        let run = world.cilmark(&attach);
+        assert_eq!(run.status, Some(0), "{run:?}");
+        assert!(run.stderr.contains(&format!("{ROOT}/{pin} was gone")), "{run:?}");
+        assert_eq!(map_id(&world, pin), id, "{pin}");
+        world.cilmark_ok("detach blue");
+    }
+}
+
+#[test]
+fn every_command_that_writes_makes_pins_again_that_were_removed() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.veth("blue");
+    world.cilmark_ok("attach red --id 300 --policy enforce");
+    world.cilmark_ok("attach blue --id 301");
+    world.cilmark_ok("policy add red allow egress to any udp/53");
+    for command in [
+        "policy del red allow egress to any udp/53",
+        "policy add red allow egress to any udp/53",
+        "policy flush red",
+        "ipcache set 10.0.0.0/8 7",
+        "ipcache del 10.0.0.0/8",
+        "ipcache flush",
+        "identity set 300 db",
+        "conntrack flush",
+        "detach blue",
+    ] {
+        let pins = ["cm_generation", "cm_ipcache", "cm_ipcache_cidr", "cm_ct4"];
+        let before = pins.map(|pin| map_id(&world, pin));
+        remove(&world, &pins);
+        world.cilmark_ok(command);
+        assert_eq!(pins.map(|pin| map_id(&world, pin)), before, "{command}");
+    }
+}
+
+#[test]
+fn who_is_delivered_to_is_called_again_when_the_pin_of_the_calls_is_made_again() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    world.cilmark_ok("attach red --id 300 --ip 10.1.0.10 --local-delivery");
+    let calls = || world.sh(&format!("bpftool -j map dump pinned {ROOT}/cm_policy_call"));
+    let before = calls();
+    assert!(before.contains("value"), "{before}");
+    world.sh(&format!("rm {ROOT}/cm_policy_call"));
+    world.cilmark_ok("attach blue --id 301 --local-delivery");
+    world.cilmark_ok("detach blue");
+    assert_eq!(calls(), before);
+}
+
+#[test]
+fn flows_of_an_endpoints_own_are_found_again_without_their_pins() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    let attach = "attach red --id 300 --policy audit --ct local";
+    world.cilmark_ok(attach);
+    let pins = ["endpoints/1/cm_ct4", "endpoints/1/cm_ct6"];
+    let before = pins.map(|pin| map_id(&world, pin));
+    for command in ["conntrack flush red", attach] {
+        remove(&world, &pins);
+        world.cilmark_ok(command);
+        assert_eq!(pins.map(|pin| map_id(&world, pin)), before, "{command}");
+    }
+}
+
+#[test]
+fn a_pin_of_another_map_is_refused_until_the_endpoints_are_attached_again() {
+    let Some(world) = World::new() else { return };
+    for device in ["red", "blue", "green"] {
+        world.veth(device);
+    }
+    world.cilmark_ok("attach red --id 300 --policy enforce");
+    world.cilmark_ok("attach blue --id 301 --policy enforce");
+    world.cilmark_ok("policy add red allow egress to any udp/53");
+    replace(&world, "cm_generation");
+    let rules = world.cilmark_json("policy list red");
+    let refusal = [
+        "/cm_generation is another map than the one that the programs of red (endpoint 1), blue \
+         (endpoint 2) use",
+        "nothing has changed: attach each of these again",
+    ];
+    for command in [
+        "policy del red allow egress to any udp/53",
+        "policy flush blue",
+        "ipcache set 10.0.0.0/8 7",
+        "ipcache flush",
+        "conntrack flush",
+        "attach green --id 302",
+    ] {
+        world.cilmark(command).fails(1, &refusal);
+    }
+    assert_eq!(world.cilmark_json("policy list red"), rules);
+    assert_eq!(world.cilmark_json("ipcache list"), json!([]));
+
+    world.cilmark_ok("attach red --id 300 --policy enforce");
+    world.cilmark_ok("policy del red allow egress to any udp/53");
+    let rest = ["that the programs of blue (endpoint 2) use"];
+    world.cilmark("ipcache set 10.0.0.0/8 7").fails(1, &rest);
+    world.cilmark("detach red").fails(1, &rest);
+    world.cilmark_ok("detach blue");
+    world.cilmark_ok("ipcache set 10.0.0.0/8 7");
+}
+
+#[test]
+fn everything_is_detached_whatever_the_pins_are() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.veth("blue");
+    world.cilmark_ok("attach red --id 300 --policy enforce");
+    replace(&world, "cm_generation");
+    world.cilmark_ok("attach red --id 300 --policy enforce");
+    world.sh(&format!("rm {ROOT}/cm_generation"));
+    world.cilmark_ok("attach blue --id 301 --policy enforce");
+    replace(&world, "cm_generation");
+    world.cilmark_ok("attach red --id 300 --policy enforce");
+    world.sh(&format!("rm {ROOT}/cm_generation"));
+    let refusal =
+        ["cm_generation is gone, and the programs of endpoints 1 and 2 use different maps"];
+    world.cilmark("ipcache set 10.0.0.1 7").fails(1, &refusal);
+    world.cilmark_ok("detach --all");
+    assert_eq!(world.pins(), [""; 0]);
+}
