@@ -1,7 +1,9 @@
 //! One test binary. `common` builds worlds and packets; the others are the tiers, lowest first:
 //! `datapath` runs the real programs on single packets (PROG_TEST_RUN), `cli` the command, and
-//! `e2e` sends real packets between network namespaces. `vectors` replays what Cilium did.
+//! `e2e` sends real packets between network namespaces, as `attacks` does with forged ones.
+//! `vectors` replays what Cilium did.
 
+mod attacks;
 mod cli;
 mod common;
 mod datapath;

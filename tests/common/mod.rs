@@ -10,6 +10,7 @@ pub mod random;
 pub mod stranger;
 pub mod talk;
 pub mod transfer;
+pub mod wire;
 pub mod world;
 
 pub use lab::Lab;

@@ -1,0 +1,115 @@
+//! Tier attacks: what somebody with the source at hand would try, with real frames. `wire` is a
+//! stranger on the host's segment, `red` and `blue` are workloads.
+//!
+//! Each claim is about a path that is there: the same frames arrive while nothing is attached, or
+//! something honest of the same shape does afterwards.
+
+mod tags;
+
+use std::io::ErrorKind;
+use std::net::{TcpListener, UdpSocket};
+
+use crate::common::World;
+use crate::common::packet::Frame;
+use crate::common::talk::{HOST, listen, udp};
+use crate::common::wire::{Wire, mac, segment};
+
+/// What every policy here allows, over UDP and TCP, where it allows anything.
+const OPEN: u16 = 7000;
+/// What none allows.
+const CLOSED: u16 = 9000;
+
+/// Where an attacker's answers come from: the stranger and the host's NIC, by family.
+const WIRE: [[&str; 2]; 2] = [["10.9.0.10", "10.9.0.1"], ["fd00:9::10", "fd00:9::1"]];
+
+/// A host with a stranger behind its NIC `wire`, to which nothing is attached yet.
+fn host() -> Option<(World, Wire)> {
+    let world = World::new()?;
+    world.workload("wire", 9);
+    let wire = stranger(&world);
+    Some((world, wire))
+}
+
+/// The stranger's device.
+fn stranger(world: &World) -> Wire {
+    Wire::open(world, "wire", "eth0", mac(world, HOST, "wire"))
+}
+
+/// A workload's device.
+fn inside(world: &World, workload: &str) -> Wire {
+    Wire::open(world, workload, "eth0", mac(world, HOST, workload))
+}
+
+/// The NIC enforces what may come in; it opens one port.
+fn enforce(world: &World, options: &str) {
+    let modes = "--ingress-policy enforce --failsafe none --yes";
+    world.cilmark_ok(&format!("attach wire --role netdev {modes} {options}"));
+    allow(world, "wire", "ingress from any");
+}
+
+/// Opens the one port of an endpoint, for this peer.
+fn allow(world: &World, device: &str, peer: &str) {
+    let rules = ["udp", "tcp"].map(|protocol| format!("allow {peer} {protocol}/{OPEN}")).join(" ");
+    let run = world.cilmark(&format!("policy add {device} {rules}"));
+    if run.status != Some(0) {
+        world.cilmark_ok(&format!("policy add {device} {rules} --yes"));
+    }
+}
+
+/// Whoever listens on both ports of a receiver.
+struct Receiver {
+    open: UdpSocket,
+    closed: UdpSocket,
+    _servers: [TcpListener; 2],
+}
+
+impl Receiver {
+    fn new(world: &World, namespace: &str) -> Receiver {
+        let socket = |port: u16| udp(world, namespace, &format!("[::]:{port}"));
+        let _servers = [OPEN, CLOSED].map(|port| listen(world, namespace, port));
+        Receiver { open: socket(OPEN), closed: socket(CLOSED), _servers }
+    }
+
+    /// The texts that have come, to the open port first, by the time that `honest` comes there.
+    fn heard(&self) -> Vec<String> {
+        let mut texts = Vec::new();
+        loop {
+            let text = next(&self.open).expect("the honest datagram arrives");
+            if text == "honest" {
+                break;
+            }
+            texts.push(text);
+        }
+        self.closed.set_nonblocking(true).expect("do not wait");
+        while let Some(text) = next(&self.closed) {
+            texts.push(text);
+        }
+        texts
+    }
+}
+
+/// The text of the next datagram; `None` if there is none.
+fn next(socket: &UdpSocket) -> Option<String> {
+    let mut bytes = [0; 2048];
+    match socket.recv(&mut bytes) {
+        Ok(length) => Some(String::from_utf8_lossy(&bytes[..length]).into_owned()),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// What is allowed everywhere, and is sent last.
+fn honest([source, destination]: [&str; 2]) -> Frame {
+    Frame::between(source, destination).datagram(4000, OPEN, "honest")
+}
+
+/// An honest SYN that is answered.
+fn honest_syn([source, destination]: [&str; 2], port: u16) -> Frame {
+    Frame::between(source, destination).stream([port, OPEN], "S", [1, 0], "")
+}
+
+/// The ports of ours that a TCP answer has come to, up to the one for `last`, which must come.
+fn answered(wire: &Wire, last: u16) -> Vec<u16> {
+    let frames = wire.until(|frame| segment(frame).is_some_and(|tcp| tcp.destination_port == last));
+    frames.iter().filter_map(|frame| Some(segment(frame)?.destination_port)).collect()
+}
