@@ -5,6 +5,7 @@
 //! something honest of the same shape does afterwards.
 
 mod tags;
+mod trailers;
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, UdpSocket};
@@ -29,6 +30,35 @@ fn host() -> Option<(World, Wire)> {
     let wire = stranger(&world);
     Some((world, wire))
 }
+
+/// Workloads `red` and `blue` with a router between them, to which nothing is attached yet.
+fn two_workloads() -> Option<World> {
+    let world = World::new()?;
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    Some(world)
+}
+
+/// A bridge with the stranger and the workload `blue` on it.
+fn bridged() -> Option<(World, Wire)> {
+    let world = World::new()?;
+    world.sh("ip link add bridge type bridge mcast_snooping 0 && ip link set bridge up");
+    // Where br_netfilter is loaded, it would cut the trailers off.
+    world.try_sh(
+        "sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0",
+    );
+    for (name, number) in [("wire", 9), ("blue", 2)] {
+        world.workload(name, number);
+        world.sh(&format!("ip addr flush dev {name}; ip link set {name} master bridge"));
+    }
+    world.sh("ip -n blue addr add 10.9.0.2/24 dev eth0
+              ip -n blue addr add fd00:9::2/64 dev eth0 nodad");
+    let mut wire = stranger(&world);
+    wire.to = mac(&world, "blue", "eth0");
+    Some((world, wire))
+}
+
+const TO_BLUE: [[&str; 2]; 2] = [["10.9.0.10", "10.9.0.2"], ["fd00:9::10", "fd00:9::2"]];
 
 /// The stranger's device.
 fn stranger(world: &World) -> Wire {

@@ -2,8 +2,8 @@
 //! be IP to the receiver.
 
 use super::{
-    CLOSED, HOST, OPEN, Receiver, WIRE, World, allow, answered, enforce, honest, honest_syn, host,
-    inside, mac, stranger,
+    CLOSED, HOST, OPEN, Receiver, TO_BLUE, WIRE, World, allow, answered, bridged, enforce, honest,
+    honest_syn, host, inside, mac,
 };
 use crate::common::machine::skip;
 use crate::common::packet::Frame;
@@ -144,24 +144,6 @@ fn a_vlan_device_receives_nothing_more_by_tags_beside_its_own() {
         assert_eq!(receiver.heard(), shallow(&NUMBERED));
     }
 }
-
-/// A bridge with the stranger and the workload `blue` on it.
-fn bridged() -> Option<(World, Wire)> {
-    let world = World::new()?;
-    // Group addresses of VLANs aside, nothing else shall be on it.
-    world.sh("ip link add bridge type bridge mcast_snooping 0 && ip link set bridge up");
-    for (name, number) in [("wire", 9), ("blue", 2)] {
-        world.workload(name, number);
-        world.sh(&format!("ip addr flush dev {name}; ip link set {name} master bridge"));
-    }
-    world.sh("ip -n blue addr add 10.9.0.2/24 dev eth0
-              ip -n blue addr add fd00:9::2/64 dev eth0 nodad");
-    let mut wire = stranger(&world);
-    wire.to = mac(&world, "blue", "eth0");
-    Some((world, wire))
-}
-
-const TO_BLUE: [[&str; 2]; 2] = [["10.9.0.10", "10.9.0.2"], ["fd00:9::10", "fd00:9::2"]];
 
 #[test]
 fn no_stack_of_tags_opens_a_port_of_a_workload_on_a_bridge() {

@@ -21,6 +21,9 @@ use super::process::PATIENCE;
 /// A hardware address.
 pub type Mac = [u8; 6];
 
+/// The length of an Ethernet header without tags.
+pub const ETHERNET: usize = 14;
+
 /// `PACKET_OUTGOING` (linux/if_packet.h): what this device sends.
 const OUTGOING: u8 = 4;
 
@@ -166,6 +169,68 @@ impl Frame {
         };
         self.protocol(6, [header.to_bytes().as_slice(), text.as_bytes()].concat())
     }
+}
+
+/// Where what follows the IP header of an untagged frame begins.
+pub fn payload(frame: &[u8]) -> usize {
+    ETHERNET + if is_ipv6(frame) { 40 } else { 20 }
+}
+
+fn is_ipv6(frame: &[u8]) -> bool {
+    frame[ETHERNET] >> 4 == 6
+}
+
+/// Lets an IP header say that so many bytes follow it, whatever follows.
+pub fn say_length(frame: &mut [u8], length: usize) {
+    if is_ipv6(frame) {
+        frame[18..20].copy_from_slice(&(length as u16).to_be_bytes());
+    } else {
+        frame[16..18].copy_from_slice(&(20 + length as u16).to_be_bytes());
+        sum_ipv4(frame);
+    }
+}
+
+fn sum_ipv4(frame: &mut [u8]) {
+    frame[24..26].fill(0);
+    let sum = etherparse::checksum::Sum16BitWords::new().add_slice(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.ones_complement().to_ne_bytes());
+}
+
+/// Puts so many headers of destination options, eight bytes of padding each, behind the IPv6 header.
+pub fn with_options(frame: &[u8], headers: usize) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    for _ in 0..headers {
+        let header = [frame[20], 0, 1, 4, 0, 0, 0, 0];
+        frame[20] = 60;
+        frame.splice(54..54, header);
+    }
+    let length = frame.len() - 54;
+    say_length(&mut frame, length);
+    frame
+}
+
+/// Cuts a packet into two fragments: `at` bytes behind its IP header, a multiple of eight.
+pub fn fragments(frame: &[u8], at: usize, id: u16) -> [Vec<u8>; 2] {
+    let (start, end) = (payload(frame), frame.len());
+    [(0, start..start + at), (at, start + at..end)].map(|(offset, bytes)| {
+        let mut fragment = frame[..start].to_vec();
+        let more = offset == 0;
+        if is_ipv6(frame) {
+            let place = offset as u16 | u16::from(more);
+            fragment.extend([frame[20], 0]);
+            fragment.extend(place.to_be_bytes());
+            fragment.extend(u32::from(id).to_be_bytes());
+            fragment[20] = 44;
+        } else {
+            let place = (offset as u16 / 8) | (u16::from(more) << 13);
+            fragment[18..20].copy_from_slice(&id.to_be_bytes());
+            fragment[20..22].copy_from_slice(&place.to_be_bytes());
+        }
+        fragment.extend(&frame[bytes]);
+        let length = fragment.len() - start;
+        say_length(&mut fragment, length);
+        fragment
+    })
 }
 
 impl From<Frame> for Vec<u8> {
