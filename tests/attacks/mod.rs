@@ -4,6 +4,7 @@
 //! Each claim is about a path that is there: the same frames arrive while nothing is attached, or
 //! something honest of the same shape does afterwards.
 
+mod adoption;
 mod tags;
 mod trailers;
 
