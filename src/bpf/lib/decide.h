@@ -57,7 +57,7 @@ __noinline int decide(struct packet *pkt, struct inquiry *inquiry, enum cm_direc
 	else
 		pkt->source_identity = peer;
 	if (refuses_host() && direction == CM_INGRESS && peer == IDENTITY_HOST)
-		return -CM_DROP_INVALID_SOURCE;
+		return -CM_DROP_INVALID_SOURCE; /* if it is: see decide_flow() */
 	port = service_of(pkt, forward);
 	verdict = ask_policy(pkt, inquiry, direction, peer, port);
 	step(CM_CALL_POLICY_LOOKUP, NULL,
@@ -111,7 +111,7 @@ static __always_inline int decide_again(struct packet *pkt, struct inquiry *inqu
 		return 0;
 	}
 	if (is_failsafe(flow->direction, pkt->l4_protocol, service_of(pkt, forward))) {
-		if (refuses_host() && flow->direction == CM_INGRESS &&
+		if (refuses_host() && flow->direction == CM_INGRESS && !flow->claimed_identity &&
 		    is_listed_host(packet_remote(pkt)))
 			return -CM_DROP_INVALID_SOURCE;
 		pkt->rule = CM_RULE_FAILSAFE;
@@ -162,7 +162,7 @@ __noinline int find_related(struct __sk_buff *skb, struct packet *pkt, struct in
 	if (!pkt || !inquiry || !has_policy())
 		return RELATED_NOT;
 	answer = quoted_packet();
-	if (!answer || icmp_parse_quoted(skb, pkt, answer) < 0 ||
+	if (!answer || icmp_parse_quoted(skb, pkt, answer) < 0 || answer->is_flowless ||
 	    !words_equal(address_words(&answer->destination), address_words(&pkt->destination)))
 		return RELATED_NOT;
 	tuple = tuple_of(answer, packet_direction(pkt));
@@ -225,6 +225,7 @@ static __always_inline int decide_flow(struct __sk_buff *skb, struct packet *pkt
 {
 	struct cm_ct_entry *flow = &inquiry->flow;
 	int forward = flow->direction == packet_direction(pkt);
+	int verdict;
 
 	if (packet_direction(pkt) == CM_INGRESS && (forward || flow->adopted))
 		flow->claimed_identity = claimed_identity(skb, pkt);
@@ -233,7 +234,14 @@ static __always_inline int decide_flow(struct __sk_buff *skb, struct packet *pkt
 	/* Until its peer sends, and says who it is. */
 	if (config.role == CM_ROLE_CONTAINER && flow->adopted && !flow->claimed_identity)
 		flow->claimed_identity = IDENTITY_WORLD;
-	return decide_again(pkt, inquiry);
+	verdict = decide_again(pkt, inquiry);
+	barrier();
+	if (config.role == CM_ROLE_NETDEV && verdict == -CM_DROP_INVALID_SOURCE &&
+	    !has_listed_source(skb, pkt)) {
+		flow->claimed_identity = IDENTITY_WORLD;
+		verdict = decide_again(pkt, inquiry);
+	}
+	return verdict;
 }
 
 #endif

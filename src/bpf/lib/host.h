@@ -116,6 +116,23 @@ static __always_inline int is_for_host(struct __sk_buff *skb, const struct packe
 }
 
 /*
+ * Whether a packet's source, which the ipcache calls this host's, is that. What the operator has said counts;
+ * an address that a NIC had when it was attached may have moved away.
+ */
+__noinline int has_listed_source(struct __sk_buff *skb, const struct packet *pkt)
+{
+	const struct cm_ipcache_entry *entry;
+	struct cm_address key;
+
+	if (!pkt)
+		return 1;
+	key = pkt->source; /* on the stack, for Linux 6.1: see ipcache_lookup() */
+	entry = bpf_map_lookup_elem(&cm_ipcache, &key);
+	return !entry || !entry->is_host ||
+	       route_of(skb, &pkt->source, &pkt->destination, 0) == BPF_FIB_LKUP_RET_NOT_FWDED;
+}
+
+/*
  * Whether a packet that this host is going to route comes under an address of its own: sent back to who has
  * made it up, it would look masqueraded. Of IPv4 the stack refuses it by itself. The routing tables answer the
  * same where they know no way back; but to the networks of its own addresses the main table has a route.
@@ -129,16 +146,15 @@ __noinline int has_host_source(struct __sk_buff *skb, const struct packet *pkt)
 	if (route_of(skb, &pkt->source, &pkt->destination, 0) != BPF_FIB_LKUP_RET_NOT_FWDED)
 		return 0;
 	/* The table of a VRF has its own addresses, too, and ends with an unreachable route. */
-	return config.in_vrf || is_listed_host(&pkt->source) ||
-	       route_of(skb, &pkt->source, &pkt->destination, BPF_FIB_LOOKUP_DIRECT) !=
-		       BPF_FIB_LKUP_RET_NOT_FWDED;
+	return config.in_vrf || route_of(skb, &pkt->source, &pkt->destination,
+					 BPF_FIB_LOOKUP_DIRECT) != BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
 /* A workload's packet under an address of this host: the answer will look like one for the host. */
 static __always_inline int is_masqueraded(struct __sk_buff *skb, const struct packet *pkt)
 {
-	return !config.bridge_port && !is_multicast(&pkt->source) &&
-	       is_host_address(skb, &pkt->source, &pkt->destination);
+	return packet_program(pkt) == CM_TO_NETDEV && !config.bridge_port &&
+	       !is_multicast(&pkt->source) && is_host_address(skb, &pkt->source, &pkt->destination);
 }
 
 #endif

@@ -122,12 +122,10 @@ static __always_inline int is_left_over(const struct __sk_buff *skb, const struc
 	return entry->direction == CM_EGRESS && !entry->masqueraded && !is_from_stack(skb, pkt);
 }
 
-/* Under this host's address, and with an answer to come. */
-static __always_inline int begins_masquerade(struct __sk_buff *skb, const struct packet *pkt)
+/* Whether a packet, under this host's address, begins a flow: with an answer to come. */
+static __always_inline int begins_masquerade(const struct packet *pkt)
 {
-	return packet_program(pkt) == CM_TO_NETDEV && has_flow(pkt) &&
-	       pkt->fragment != FRAGMENT_LATER && pkt->echo != ECHO_ANSWERED &&
-	       is_masqueraded(skb, pkt);
+	return has_flow(pkt) && pkt->fragment != FRAGMENT_LATER && pkt->echo != ECHO_ANSWERED;
 }
 
 /*
@@ -143,10 +141,20 @@ static __always_inline int is_unread_for_host(struct __sk_buff *skb, const struc
 	return !config.bridge_port || !is_for_another(skb);
 }
 
-/* Whether a packet must not come under an address of this host. */
-static __always_inline int checks_host_source(const struct packet *pkt)
+/*
+ * Whether a packet comes from the wire under an address of this host, as far as its flow's peer is not asked
+ * about: that is decide()'s.
+ */
+static __always_inline int claims_host(struct __sk_buff *skb, const struct packet *pkt,
+				       int is_for_host)
 {
-	return packet_program(pkt) == CM_FROM_NETDEV && policy_mode(CM_INGRESS) != CM_POLICY_OFF;
+	if (packet_program(pkt) != CM_FROM_NETDEV || policy_mode(CM_INGRESS) == CM_POLICY_OFF)
+		return 0;
+	if (is_for_host)
+		return !config.accept_local && is_own_address(&pkt->source) &&
+		       has_listed_source(skb, pkt);
+	return has_host_source(skb, pkt) ||
+	       (refuses_host() && is_listed_host(&pkt->source) && has_listed_source(skb, pkt));
 }
 
 /*
@@ -156,25 +164,27 @@ static __always_inline int checks_host_source(const struct packet *pkt)
 __noinline int passes_by(struct __sk_buff *skb, struct packet *pkt, struct inquiry *inquiry)
 {
 	__u64 moment;
+	int is_for_host;
 
 	if (!pkt || !inquiry)
 		return 0;
 	if (!packet_is_ip(pkt))
 		return !is_unread_for_host(skb, pkt);
 	moment = forwarded_moment(pkt->epoch, bpf_jiffies64());
-	if (is_policed(skb, pkt)) {
-		if (checks_host_source(pkt) && !config.accept_local && is_own_address(&pkt->source))
-			inquiry->verdict = -CM_DROP_INVALID_SOURCE;
-		return 0;
-	}
-	if (checks_host_source(pkt) && has_host_source(skb, pkt)) {
+	is_for_host = is_policed(skb, pkt);
+	if (claims_host(skb, pkt, is_for_host)) {
 		inquiry->verdict = -CM_DROP_INVALID_SOURCE;
+		inquiry->is_news = 1;
 		return 0;
 	}
-	if (begins_masquerade(skb, pkt)) {
-		inquiry->flow.masqueraded = 1;
-		inquiry->flow.verdict = ct_verdict(pkt->epoch, CM_RULE_MASQUERADED, 1);
-		inquiry->is_kept = 1;
+	if (is_for_host)
+		return 0;
+	if (is_masqueraded(skb, pkt)) {
+		if (begins_masquerade(pkt)) {
+			inquiry->flow.masqueraded = 1;
+			inquiry->flow.verdict = ct_verdict(pkt->epoch, CM_RULE_MASQUERADED, 1);
+			inquiry->is_kept = 1;
+		}
 	} else if (inquiry->found == FOUND_NOTHING && is_plain(pkt)) {
 		remember_forwarded(skb, pkt, moment);
 	}

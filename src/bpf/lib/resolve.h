@@ -107,6 +107,7 @@ static __always_inline __u32 wire_identity(const struct cm_address *source)
 
 	if (wants_proof(source, &known))
 		return IDENTITY_WORLD;
+	/* Whatever identity its NIC has: who asks finds out whether it is this host's still. */
 	return known.is_host && refuses_host() ? IDENTITY_HOST : known.identity;
 }
 
