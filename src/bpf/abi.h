@@ -354,8 +354,21 @@ enum cm_ct_state {
 
 /* What is known of a flow that is older than its policy. */
 enum cm_ct_adopted {
-	CM_CT_ADOPTED_UNKNOWN = 1, /* the kernel has a socket for it; nobody saw who began */
-	CM_CT_ADOPTED_KNOWN = 2, /* the kernel's conntrack told who began */
+	CM_CT_ADOPTED_UNKNOWN = 1, /* nobody saw who began */
+	CM_CT_ADOPTED_KNOWN = 2, /* the kernel's conntrack tells who began */
+};
+
+/* How long a flow lives on after a packet, seconds: as in Cilium (bpf/lib/conntrack.h), but for closing. */
+enum cm_ct_lifetime {
+	CM_CT_LIFETIME_SYN = 60,
+	CM_CT_LIFETIME_ESTABLISHED = 21600,
+	CM_CT_LIFETIME_CLOSING = 10,
+	CM_CT_LIFETIME_OTHER = 60,
+	/*
+	 * Under masquerade less than the kernel's 30 (nf_conntrack_udp_timeout): an entry that
+	 * outlived the kernel's would let packets in to the host itself.
+	 */
+	CM_CT_LIFETIME_MASQUERADED = 25,
 };
 
 struct cm_ct_entry {
@@ -368,7 +381,7 @@ struct cm_ct_entry {
 	__u32 claimed_identity; /* of the originator, as mark or flow label said it; 0: ask the ipcache */
 	__u8 direction; /* of the first packet: enum cm_direction */
 	__u8 state; /* enum cm_ct_state */
-	__u8 adopted; /* enum cm_ct_adopted, or 0 */
+	__u8 adopted; /* enum cm_ct_adopted; 0: its first packet was seen */
 	__u8 masqueraded; /* a workload's under the host's address: not policed */
 };
 
@@ -507,7 +520,7 @@ struct cm_step_enums {
 	enum cm_rule_number rule;
 	enum cm_policy_flags policy_flags;
 	enum cm_ct_adopted adopted;
-	__u32 pad;
+	enum cm_ct_lifetime lifetime;
 };
 
 /* cm_steps: what a private copy of a program did with its one packet. */

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use ipnet::Ipv6Net;
-use log::info;
+use log::{info, warn};
 
 use super::{Context, detach, monitor, until_interrupted};
 use crate::datapath::addresses::Addresses;
@@ -21,7 +21,7 @@ use crate::datapath::events::Events;
 use crate::datapath::load::{self, Features, Loaded, Sizes, Spec};
 use crate::datapath::pin::{Lock, Root};
 use crate::datapath::registry::{Endpoint, shared};
-use crate::datapath::{delivery, maps, netns, sys};
+use crate::datapath::{adoption, delivery, maps, netns, sys};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Names;
 use crate::model::policing::{Confirmation, Fallback, Mode};
@@ -267,6 +267,12 @@ fn put_on(
     let sizes = Sizes { ipcache: args.ipcache_entries, ..args.policing.sizes() };
     let config = spec.config();
     let loaded = load::load(root, spec.role, &config, &sizes, &inherited)?;
+
+    if args.policing.adopts(spec.role, replaced)
+        && let Err(error) = adoption::adopt(root, spec)
+    {
+        warn!("{}: flows that are up already are not taken over: {error:#}", spec.device.name);
+    }
 
     let addresses = Addresses::open(root)?.context("the maps of addresses are not pinned")?;
     let before = addresses.operators_lines(&spec.addresses)?;

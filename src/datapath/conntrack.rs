@@ -1,4 +1,6 @@
-//! Reading and emptying `cm_ct4` and `cm_ct6`: those that all share, and endpoints' own.
+//! Reading, filling and emptying `cm_ct4` and `cm_ct6`: those that all share, and endpoints' own.
+
+mod adopt;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -8,6 +10,8 @@ use anyhow::{Context, Result};
 use libbpf_rs::MapCore;
 use plain::Plain;
 use serde::Serialize;
+
+pub use adopt::{Existing, Originator};
 
 use super::abi::{cm_ct_entry, cm_ct4_key, cm_ct6_key, cm_direction, cm_event, cm_reason};
 use super::maps::{self, Metric, TypedMap};
@@ -61,7 +65,7 @@ pub struct Flow {
     pub allowed: bool,
     /// Under which epoch that was.
     epoch: u32,
-    /// Nobody saw who began.
+    /// It was up before its policy.
     pub adopted: bool,
     /// A workload's, under an address of this host.
     pub masqueraded: bool,
@@ -175,31 +179,25 @@ impl Conntrack {
         };
         let is_received = event.direction != cm_direction::CM_EGRESS;
         let remote_requests = match (event.protocol, event.icmp_type) {
-            (1, 8) | (58, 128) => is_received.into(),
-            (1, 0) | (58, 129) => (!is_received).into(),
-            _ => 0,
+            (1, 8) | (58, 128) => is_received,
+            (1, 0) | (58, 129) => !is_received,
+            _ => false,
         };
-        let entry = match (local.to_ip(), remote.to_ip()) {
-            (Some(IpAddr::V4(local)), Some(IpAddr::V4(remote))) => self.v4.get(&cm_ct4_key {
-                local: u32::from_ne_bytes(local.octets()),
-                remote: u32::from_ne_bytes(remote.octets()),
-                local_port,
-                remote_port,
-                scope,
-                protocol: event.protocol,
-                remote_requests,
-            }),
-            (Some(IpAddr::V6(local)), Some(IpAddr::V6(remote))) => self.v6.get(&cm_ct6_key {
-                local: local.into(),
-                remote: remote.into(),
-                local_port,
-                remote_port,
-                scope,
-                protocol: event.protocol,
-                remote_requests,
-            }),
-            _ => Ok(None),
-        }?;
+        let (Some(local), Some(remote)) = (local.to_ip(), remote.to_ip()) else { return Ok(None) };
+        let parts = Parts {
+            scope,
+            protocol: event.protocol,
+            remote_requests,
+            local,
+            local_port: u16::from_be(local_port),
+            remote,
+            remote_port: u16::from_be(remote_port),
+        };
+        let entry = match parts.key() {
+            Some(Key::V4(key)) => self.v4.get(&key)?,
+            Some(Key::V6(key)) => self.v6.get(&key)?,
+            None => None,
+        };
         Ok(entry.map(|entry| direction(&entry)))
     }
 
@@ -229,16 +227,55 @@ fn flush<K: Plain + Default>(
 struct Parts {
     scope: u16,
     protocol: u8,
+    /// Of an echo: the remote end sends the requests.
+    remote_requests: bool,
     local: IpAddr,
     local_port: u16,
     remote: IpAddr,
     remote_port: u16,
 }
 
+/// Of either map.
+enum Key {
+    V4(cm_ct4_key),
+    V6(cm_ct6_key),
+}
+
+impl Parts {
+    /// `None` if the two ends are of different families.
+    fn key(&self) -> Option<Key> {
+        let Parts { scope, protocol, .. } = *self;
+        let remote_requests = self.remote_requests.into();
+        let (local_port, remote_port) = (self.local_port.to_be(), self.remote_port.to_be());
+        match (self.local, self.remote) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => Some(Key::V4(cm_ct4_key {
+                local: u32::from_ne_bytes(local.octets()),
+                remote: u32::from_ne_bytes(remote.octets()),
+                local_port,
+                remote_port,
+                scope,
+                protocol,
+                remote_requests,
+            })),
+            (IpAddr::V6(local), IpAddr::V6(remote)) => Some(Key::V6(cm_ct6_key {
+                local: local.into(),
+                remote: remote.into(),
+                local_port,
+                remote_port,
+                scope,
+                protocol,
+                remote_requests,
+            })),
+            _ => None,
+        }
+    }
+}
+
 fn parts_of_v4(key: &cm_ct4_key) -> Parts {
     Parts {
         scope: key.scope,
         protocol: key.protocol,
+        remote_requests: key.remote_requests != 0,
         local: Ipv4Addr::from(key.local.to_ne_bytes()).into(),
         local_port: u16::from_be(key.local_port),
         remote: Ipv4Addr::from(key.remote.to_ne_bytes()).into(),
@@ -250,6 +287,7 @@ fn parts_of_v6(key: &cm_ct6_key) -> Parts {
     Parts {
         scope: key.scope,
         protocol: key.protocol,
+        remote_requests: key.remote_requests != 0,
         local: Ipv6Addr::from(key.local).into(),
         local_port: u16::from_be(key.local_port),
         remote: Ipv6Addr::from(key.remote).into(),

@@ -1,13 +1,12 @@
 //! Network devices of the current namespace, by rtnetlink (include/uapi/linux/if_link.h).
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use netlink_packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
 };
@@ -16,8 +15,10 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
+
+use super::netlink;
 
 /// IFNAMSIZ without the final zero.
 const NAME_MAX: usize = 15;
@@ -220,16 +221,7 @@ pub fn addresses(device: &Device) -> Result<Vec<IpAddr>> {
         let skip = address.header.index != device.ifindex
             || address.header.scope == AddressScope::Link
             || flags.intersects(AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed);
-        // IFA_LOCAL is the own address of a point-to-point link, IFA_ADDRESS the peer's.
-        let local = address.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Local(ip) => Some(*ip),
-            _ => None,
-        });
-        let any = address.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(ip) => Some(*ip),
-            _ => None,
-        });
-        match local.or(any) {
+        match own_address(&address) {
             Some(ip) if !skip && flags.contains(AddressHeaderFlags::Secondary) => {
                 secondary.push(ip)
             }
@@ -239,6 +231,29 @@ pub fn addresses(device: &Device) -> Result<Vec<IpAddr>> {
     }
     primary.append(&mut secondary);
     Ok(primary)
+}
+
+/// All addresses of this namespace, whatever they are on.
+pub fn local_addresses() -> Result<HashSet<IpAddr>> {
+    let answers = request(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP)?;
+    let own = answers.iter().filter_map(|message| match message {
+        RouteNetlinkMessage::NewAddress(address) => own_address(address),
+        _ => None,
+    });
+    Ok(own.collect())
+}
+
+/// IFA_LOCAL is the own address of a point-to-point link, IFA_ADDRESS the peer's.
+fn own_address(address: &AddressMessage) -> Option<IpAddr> {
+    let local = address.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    let any = address.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    });
+    local.or(any)
 }
 
 /// Whether a default route of either family leaves by the device.
@@ -294,40 +309,6 @@ fn accepts_local(device: &str) -> bool {
     })
 }
 
-/// Asks the kernel and collects its answers. Filters in the query count from Linux 4.20 on
-/// (strict checking); callers look at each answer again.
 fn request(query: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
-    let socket = Socket::new(NETLINK_ROUTE).context("open a netlink socket")?;
-    socket.connect(&SocketAddr::new(0, 0)).context("connect to rtnetlink")?;
-    // Best effort: without it the kernel only filters less.
-    let _ = socket.set_netlink_get_strict_chk(true);
-
-    let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(query));
-    message.header.flags = NLM_F_REQUEST | flags;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0).context("ask rtnetlink")?;
-
-    let mut answers = Vec::new();
-    loop {
-        let (datagram, _) = socket.recv_from_full().context("read from rtnetlink")?;
-        let mut rest = &datagram[..];
-        while !rest.is_empty() {
-            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                .map_err(|error| anyhow!("read an answer of rtnetlink: {error}"))?;
-            match answer.payload {
-                NetlinkPayload::Done(_) => return Ok(answers),
-                NetlinkPayload::Error(error) => match error.code {
-                    None => return Ok(answers),
-                    Some(_) => return Err(error.to_io().into()),
-                },
-                NetlinkPayload::InnerMessage(inner) => answers.push(inner),
-                _ => {}
-            }
-            // Messages are padded to four bytes, the last one perhaps not.
-            let length = (answer.header.length as usize).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
-        }
-    }
+    Ok(netlink::request(NETLINK_ROUTE, query, flags)?.messages)
 }

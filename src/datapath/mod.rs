@@ -4,12 +4,13 @@
 //! device's hooks, `pin` knows where everything lies in bpffs, `registry` reads back what runs and
 //! `words` its variables, `maps` and `ipcache` are the pinned maps, `policy` an endpoint's rules,
 //! `conntrack` the flows, `addresses` what endpoints enter there, `delivery` whom they hand packets to,
-//! `events` the ring buffer; `explain` runs a private copy on one packet; `device` and `netns` look at
-//! the host.
+//! `events` the ring buffer; `explain` runs a private copy on one packet; `device`, `netns` and
+//! `kernel_flows` look at the host, `netlink` asks it; `adoption` takes flows over that were up before.
 //! All `unsafe` is in `abi` (what may be read as bytes) and `sys` (calls that libbpf-rs does not wrap).
 
 pub mod abi;
 pub mod addresses;
+pub mod adoption;
 pub mod attach;
 pub mod conntrack;
 pub mod delivery;
@@ -18,9 +19,11 @@ pub mod events;
 pub mod explain;
 mod fold;
 pub mod ipcache;
+pub mod kernel_flows;
 pub mod load;
 pub mod log;
 pub mod maps;
+mod netlink;
 pub mod netns;
 mod object;
 pub mod pin;

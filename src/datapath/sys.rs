@@ -217,14 +217,30 @@ pub fn coarse_ns() -> u64 {
     now.num_nanoseconds() as u64
 }
 
-/// The lower half of the kernel's jiffies, which no file tells: a program of two instructions reads
-/// them.
+/// The lower half of the kernel's jiffies, which no file tells.
 pub fn jiffies() -> io::Result<u32> {
-    let mut program = [bpf::bpf_insn::default(); 2];
+    jiffies_from(0)
+}
+
+/// The kernel's jiffies.
+pub fn jiffies64() -> io::Result<u64> {
+    loop {
+        let (high, low) = (jiffies_from(32)?, jiffies_from(0)?);
+        if jiffies_from(32)? == high {
+            return Ok(u64::from(high) << 32 | u64::from(low));
+        }
+    }
+}
+
+/// The 32 bits of them from this one on: a program of three instructions reads them.
+fn jiffies_from(bit: i32) -> io::Result<u32> {
+    let mut program = [bpf::bpf_insn::default(); 3];
     program[0].code = (bpf::BPF_JMP | bpf::BPF_CALL) as u8;
     program[0].imm = bpf::BPF_FUNC_jiffies64 as i32;
-    program[1].code = (bpf::BPF_JMP | bpf::BPF_EXIT) as u8;
-    // SAFETY: two instructions, as said; no name, the license and no options are what it takes.
+    program[1].code = (bpf::BPF_ALU64 | bpf::BPF_RSH | bpf::BPF_K) as u8;
+    program[1].imm = bit;
+    program[2].code = (bpf::BPF_JMP | bpf::BPF_EXIT) as u8;
+    // SAFETY: three instructions, as said; no name, the license and no options are what it takes.
     let program = owned(unsafe {
         bpf::bpf_prog_load(
             bpf::BPF_PROG_TYPE_SCHED_CLS,

@@ -1,6 +1,7 @@
 //! Tier e2e: real packets between network namespaces, through the real stack.
 
 mod adoption;
+mod adoption_of_datagrams;
 mod bridge;
 mod confirm;
 mod devices;

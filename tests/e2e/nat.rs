@@ -9,7 +9,7 @@ use crate::common::talk::{
 
 /// Port 8080 of the host is port 80 of the container, whose own connections leave under the host's
 /// addresses; the host's policy has no rules.
-fn translating() -> Option<World> {
+pub fn translating() -> Option<World> {
     let world = World::new()?;
     world.workload("red", 1);
     world.workload("blue", 2);

@@ -12,19 +12,6 @@
 #include "endpoint.h"
 #include "packet.h"
 
-/* Lifetimes after the last packet, seconds: Cilium's (bpf/lib/conntrack.h), but closing. */
-enum {
-	CT_LIFETIME_SYN = 60,
-	CT_LIFETIME_ESTABLISHED = 21600,
-	CT_LIFETIME_CLOSING = 10,
-	CT_LIFETIME_OTHER = 60,
-	/*
-	 * Under masquerade less than the kernel's 30 (nf_conntrack_udp_timeout): an entry that
-	 * outlived the kernel's would let packets in to the host itself.
-	 */
-	CT_LIFETIME_MASQUERADED = 25,
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1 << 16);
@@ -188,18 +175,18 @@ static __always_inline __u64 ct_jiffies(__u32 seconds)
 static __always_inline __u64 ct_lifetime(const struct cm_ct_entry *entry, __u8 protocol)
 {
 	if (protocol != IPPROTO_TCP)
-		return ct_jiffies(entry->masqueraded ? CT_LIFETIME_MASQUERADED : CT_LIFETIME_OTHER);
+		return ct_jiffies(entry->masqueraded ? CM_CT_LIFETIME_MASQUERADED : CM_CT_LIFETIME_OTHER);
 	if (entry->state & CM_CT_CLOSING)
-		return ct_jiffies(CT_LIFETIME_CLOSING);
-	return ct_jiffies(entry->state & CM_CT_ESTABLISHED ? CT_LIFETIME_ESTABLISHED :
-							     CT_LIFETIME_SYN);
+		return ct_jiffies(CM_CT_LIFETIME_CLOSING);
+	return ct_jiffies(entry->state & CM_CT_ESTABLISHED ? CM_CT_LIFETIME_ESTABLISHED :
+							     CM_CT_LIFETIME_SYN);
 }
 
 /* The same of an established flow that nobody masquerades. */
 static __always_inline __u64 ct_established_lifetime(const struct packet *pkt)
 {
-	return ct_jiffies(CT_LIFETIME_OTHER) +
-	       is_tcp(pkt) * ct_jiffies(CT_LIFETIME_ESTABLISHED - CT_LIFETIME_OTHER);
+	return ct_jiffies(CM_CT_LIFETIME_OTHER) +
+	       is_tcp(pkt) * ct_jiffies(CM_CT_LIFETIME_ESTABLISHED - CM_CT_LIFETIME_OTHER);
 }
 
 _Static_assert(CM_CT_ESTABLISHED == 1 && CM_CT_FIN_REPLY == CM_CT_FIN_ORIGINATOR << 1 &&

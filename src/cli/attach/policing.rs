@@ -39,8 +39,8 @@ pub struct Args {
     egress_policy: Option<Mode>,
     #[command(flatten)]
     consent: Consent,
-    /// How long TCP connections that are up already may go on and be taken over; by default 30s when a
-    /// NIC begins to enforce
+    /// Let flows go on that the kernel's conntrack knows, and for this long TCP connections of a NIC's
+    /// host that are up; by default 30s when a NIC begins to enforce
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     adopt: Option<Duration>,
     /// Ports of a NIC that no rule closes: `none`, or such as tcp/22,egress:udp/53. A direction that is
@@ -153,6 +153,21 @@ impl Args {
             }
             _ => Ok(until(ADOPT)),
         }
+    }
+
+    /// Whether flows that are up shall go on: a direction begins to ask its rules, so that the programs to
+    /// be replaced know little of them. Without `--adopt` audit reports them, for somebody to allow them.
+    pub fn adopts(&self, role: Role, replaced: Option<&Endpoint>) -> bool {
+        let least = match self.adopt {
+            Some(Duration::ZERO) => return false,
+            Some(_) => Mode::Audit,
+            None if role == Role::Netdev => Mode::Enforce,
+            None => return false,
+        };
+        let ct_local = self.ct == CtScope::Local;
+        let same_maps = replaced.filter(|it| (it.config.ct_local != 0) == ct_local);
+        let before = same_maps.map_or([Mode::Off; 2], |it| it.config.modes());
+        before.iter().zip(self.modes()).any(|(before, now)| *before < now && now >= least)
     }
 
     /// What the programs wait for from their first packet on.
