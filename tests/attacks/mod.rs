@@ -5,6 +5,7 @@
 //! something honest of the same shape does afterwards.
 
 mod adoption;
+mod identities;
 mod own_address;
 mod tags;
 mod trailers;
@@ -41,23 +42,46 @@ fn two_workloads() -> Option<World> {
     Some(world)
 }
 
-/// A bridge with the stranger and the workload `blue` on it.
+/// A bridge with the stranger and the workload `blue` on it; frames of the stranger's go to `blue`.
 fn bridged() -> Option<(World, Wire)> {
+    let world = bridge_of(&["wire", "blue"])?;
+    let mut wire = stranger(&world);
+    wire.to = mac(&world, "blue", "eth0");
+    Some((world, wire))
+}
+
+/// The same with `red` on it, too.
+fn bridged_workloads() -> Option<World> {
+    bridge_of(&["wire", "blue", "red"])
+}
+
+/// A bridge of the host's, 10.9.0.1, with these on it: `blue` is 10.9.0.2, `red` 10.9.0.3.
+fn bridge_of(names: &[&str]) -> Option<World> {
     let world = World::new()?;
     world.sh("ip link add bridge type bridge mcast_snooping 0 && ip link set bridge up");
     // Where br_netfilter is loaded, it would cut the trailers off.
     world.try_sh(
         "sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0",
     );
-    for (name, number) in [("wire", 9), ("blue", 2)] {
+    for name in names {
+        let number = match *name {
+            "blue" => 2,
+            "red" => 3,
+            _ => 9,
+        };
         world.workload(name, number);
         world.sh(&format!("ip addr flush dev {name}; ip link set {name} master bridge"));
+        if number < 9 {
+            world.sh(&format!(
+                "ip -n {name} addr flush dev eth0
+                 ip -n {name} addr add 10.9.0.{number}/24 dev eth0
+                 ip -n {name} addr add fd00:9::{number}/64 dev eth0 nodad
+                 ip -n {name} addr add fe80::{number}/64 dev eth0 nodad"
+            ));
+        }
     }
-    world.sh("ip -n blue addr add 10.9.0.2/24 dev eth0
-              ip -n blue addr add fd00:9::2/64 dev eth0 nodad");
-    let mut wire = stranger(&world);
-    wire.to = mac(&world, "blue", "eth0");
-    Some((world, wire))
+    world.sh("ip addr add 10.9.0.1/24 dev bridge; ip addr add fd00:9::1/64 dev bridge nodad");
+    Some(world)
 }
 
 const TO_BLUE: [[&str; 2]; 2] = [["10.9.0.10", "10.9.0.2"], ["fd00:9::10", "fd00:9::2"]];

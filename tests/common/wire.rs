@@ -51,6 +51,11 @@ impl Wire {
         world.inside(namespace, open)
     }
 
+    /// Gives what is sent from now on a mark.
+    pub fn mark(&self, mark: u32) {
+        setsockopt(&self.socket, sockopt::Mark, &mark).expect("set SO_MARK");
+    }
+
     /// Sends a frame from this device's MAC to the one on the other side.
     pub fn send(&self, frame: impl Into<Vec<u8>>) {
         let mut frame = frame.into();
