@@ -20,7 +20,7 @@ use crate::common::talk::{arrives, ping, udp};
 use crate::common::wire::{Wire, fragments, has, payload, say_length, with_options};
 
 /// A number that no packet of fragments has had.
-fn id() -> u16 {
+pub fn id() -> u16 {
     static LAST: AtomicU16 = AtomicU16::new(0);
     LAST.fetch_add(1, Relaxed)
 }
@@ -253,7 +253,7 @@ fn send_short(wire: &Wire, ends: [&str; 2]) -> usize {
 }
 
 /// A raw socket of the host, which gets all packets of a protocol.
-fn raw(address: &str, protocol: SockProtocol) -> OwnedFd {
+pub fn raw(address: &str, protocol: SockProtocol) -> OwnedFd {
     let family = if address.contains(':') { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).expect("raw");
     let patience = TimeVal::seconds(PATIENCE.as_secs() as i64);
