@@ -181,13 +181,14 @@ fn a_mark_makes_no_process_of_the_host_a_workload() {
 fn a_mark_counts_where_the_operator_says_so() {
     let Some(scene) = Scene::new() else { return };
     attach(&scene.world, RED_FLAGS, &format!("{BLUE_FLAGS} --trust-marks"));
-    for (name, way) in ways_in(&scene.world) {
+    for (port, (name, way)) in (5000..).zip(ways_in(&scene.world)) {
         for ([red, to], [source, _]) in ENDS.into_iter().zip(FORGED) {
+            let datagram = |text| Frame::between(source, to).datagram(port, OPEN, text);
             way.mark(0);
-            way.send(datagram(source, to, "unmarked"));
+            way.send(datagram("unmarked"));
             assert_eq!(scene.heard([red, to]), [""; 0], "by {name}");
             way.mark(RED);
-            way.send(datagram(source, to, "marked"));
+            way.send(datagram("marked"));
             assert_eq!(scene.heard([red, to]), ["marked"], "by {name}");
         }
     }

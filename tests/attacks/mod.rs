@@ -8,6 +8,7 @@ mod adoption;
 mod icmp;
 mod identities;
 mod own_address;
+mod path_mtu;
 mod tags;
 mod trailers;
 
