@@ -11,6 +11,7 @@ use crate::datapath::registry::Endpoint;
 use crate::datapath::sys;
 use crate::model::endpoint::Role;
 use crate::model::policing::Mode;
+use crate::model::text::visible;
 use crate::output;
 
 #[derive(clap::Args)]
@@ -44,7 +45,8 @@ impl Consent {
         let mut stderr = io::stderr();
         write!(
             stderr,
-            "{risk}, which may cut you off (--confirm 60s would go back by itself). Go on? [y/N] "
+            "{}, which may cut you off (--confirm 60s would go back by itself). Go on? [y/N] ",
+            visible(risk)
         )?;
         stderr.flush()?;
         let mut answer = String::new();

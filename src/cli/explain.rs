@@ -153,7 +153,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     if context.json {
         output::json(&report)?;
     } else {
-        output::raw(&text(&report, &names))?;
+        output::lines(&text(&report, &names))?;
     }
     Ok(match answer.fate {
         Fate::Drop => ExitCode::from(DROPPED),

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{Context, detach, until_interrupted};
+use super::{Context, detach, path_of, until_interrupted};
 use crate::datapath::ipcache::{Ipcache, IpcacheLine};
 use crate::datapath::load::{self, Sizes};
 use crate::datapath::maps;
@@ -105,6 +105,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             print(context, &names, &lines)
         }
         Command::Load { file, ipcache_entries } => {
+            let file = path_of(file);
             let text = read(&file)?;
             let lines = parse_ipcache(&text, &names).with_context(|| file.display().to_string())?;
             let _lock = context.prepare(false)?;

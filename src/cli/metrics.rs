@@ -37,7 +37,7 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
     let usage = conntrack_usage(context)?;
     let evicted = Conntrack::evicted(&metrics, &usage);
     if args.prometheus {
-        return output::raw(&prometheus(&lines, &usage, evicted));
+        return output::lines(&prometheus(&lines, &usage, evicted));
     }
     let rows: Vec<[String; 5]> = lines
         .iter()

@@ -16,13 +16,16 @@ mod policy;
 mod status;
 mod targets;
 
-use std::io;
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::{env, fmt};
 
-use anyhow::{Context as _, Error, Result, bail, ensure};
+use anyhow::{Context as _, Error, Result, ensure};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -35,6 +38,7 @@ use crate::datapath::registry::{Found, shared};
 use crate::datapath::{log as datapath_log, netns};
 use crate::model::endpoint::Selector;
 use crate::model::identity::Names;
+use crate::model::text::{self, visible};
 use crate::output;
 
 /// Cilium-style security identities for any Linux network device
@@ -172,7 +176,14 @@ pub fn main() -> ExitCode {
     env_logger::Builder::new()
         .filter_level(level)
         .parse_default_env()
-        .format_timestamp(None)
+        .format(|to, record| {
+            let style = to.default_level_style(record.level());
+            let (level, target) = (record.level(), record.target());
+            write!(to, "[{style}{level:<5}{style:#} {target}]")?;
+            // The verifier has many.
+            let message = record.args().to_string();
+            message.lines().try_for_each(|line| writeln!(to, " {}", visible(line)))
+        })
         .init();
     datapath_log::forward_libbpf();
     match run(cli) {
@@ -180,7 +191,13 @@ pub fn main() -> ExitCode {
         // The reader of our output has seen enough: `cilmark … | head`.
         Err(error) if is_kind(&error, io::ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
         Err(error) => {
-            output::note(&format!("cilmark: {error:#}"));
+            match error.downcast_ref() {
+                Some(Failures(failures)) => {
+                    output::note(&format!("cilmark: {} failures:", failures.len()));
+                    failures.iter().for_each(|error| output::note(&format!("  {error:#}")));
+                }
+                None => output::note(&format!("cilmark: {error:#}")),
+            }
             if is_kind(&error, io::ErrorKind::PermissionDenied) && !geteuid().is_root() {
                 output::note(
                     "cilmark: this takes root, or CAP_NET_ADMIN, CAP_SYS_ADMIN and access to bpffs",
@@ -193,7 +210,15 @@ pub fn main() -> ExitCode {
 
 /// The command line; it ends the process with status 2 if there is something wrong with it.
 fn parse() -> Cli {
-    let cli = Cli::parse();
+    // In a text each byte has its place, and so no argument is refused for its bytes.
+    let arguments: Vec<String> =
+        env::args_os().map(|argument| text::from_bytes(argument.as_bytes())).collect();
+    let cli = Cli::try_parse_from(&arguments).unwrap_or_else(|error| {
+        // Told once more, of arguments that a terminal may have.
+        let shown =
+            Cli::try_parse_from(arguments.iter().map(|argument| visible(argument).into_owned()));
+        shown.err().unwrap_or(error).exit()
+    });
     // A conflict with a global flag is noticed only where that stands behind the subcommand.
     if let (true, Command::Metrics(metrics::Args { prometheus: true })) =
         (cli.global.json, &cli.command)
@@ -205,8 +230,17 @@ fn parse() -> Cli {
 }
 
 fn parse_root(path: PathBuf) -> Result<Root> {
+    let path = path_of(path);
     ensure!(path.is_absolute(), "not an absolute path");
     Ok(Root::new(path))
+}
+
+/// The path that an argument names.
+fn path_of(argument: PathBuf) -> PathBuf {
+    match argument.to_str() {
+        Some(text) => OsString::from_vec(text::to_bytes(text)).into(),
+        None => argument,
+    }
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
@@ -252,12 +286,22 @@ fn all_of(mut errors: Vec<Error>) -> Result<()> {
     match errors.len() {
         0 => Ok(()),
         1 => Err(errors.remove(0)),
-        _ => {
-            let all: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
-            bail!("{} failures:\n  {}", all.len(), all.join("\n  "))
-        }
+        _ => Err(Failures(errors).into()),
     }
 }
+
+/// More than one error, each of which gets a line.
+#[derive(Debug)]
+struct Failures(Vec<Error>);
+
+impl fmt::Display for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<String> = self.0.iter().map(|error| format!("{error:#}")).collect();
+        write!(f, "{} failures: {}", all.len(), all.join("; "))
+    }
+}
+
+impl std::error::Error for Failures {}
 
 /// Turns Ctrl-C and SIGTERM into a question that loops can ask: whether to go on.
 fn until_interrupted() -> Result<impl Fn() -> bool> {

@@ -19,7 +19,7 @@ use crate::datapath::events::{Events, monotonic_ns};
 use crate::datapath::maps;
 use crate::datapath::registry::{Endpoint, shared};
 use crate::model::drop_reason;
-use crate::model::endpoint::EndpointId;
+use crate::model::endpoint::{EndpointId, Selector};
 use crate::model::identity::{Identity, Names};
 use crate::model::mark::Mark;
 use crate::output;
@@ -161,7 +161,11 @@ impl Printer<'_> {
             _ => None,
         };
         line.cure = cure.map(|(verb, rule)| {
-            format!("cilmark policy {verb} {} '{}'", line.device, rule.text(&self.names))
+            // For a shell, to which a name may be anything.
+            let is_plain =
+                line.device.chars().all(|c| c.is_ascii_alphanumeric() || "._-:".contains(c));
+            let device = if is_plain { line.device.clone() } else { Selector::Id(id).to_string() };
+            format!("cilmark policy {verb} {device} '{}'", rule.text(&self.names))
         });
     }
 

@@ -11,6 +11,7 @@ pub use super::skel::types::*;
 use super::sys::Hook;
 use crate::model::endpoint::EndpointId;
 use crate::model::policing::{FailsafePort, Fallback, Mode, VerdictLog};
+use crate::model::text;
 
 // SAFETY: each is `repr(C)`, made of integers, arrays of integers and transparent newtypes of
 // integers, so that every bit pattern is a value; abi.h asserts that there is no padding.
@@ -246,17 +247,17 @@ impl cm_config {
     }
 }
 
-/// A zero-terminated string in a field of fixed size, cut to fit.
+/// The bytes of a text in a zero-terminated field of fixed size, cut to fit.
 pub fn chars_of<const N: usize>(text: &str) -> [c_char; N] {
     let mut chars = [0; N];
-    for (to, from) in chars[..N - 1].iter_mut().zip(text.bytes()) {
+    for (to, from) in chars[..N - 1].iter_mut().zip(text::to_bytes(text)) {
         *to = from as c_char;
     }
     chars
 }
 
-/// The string in a zero-terminated field.
+/// The text of the bytes in a zero-terminated field.
 pub fn string_of(chars: &[c_char]) -> String {
     let bytes: Vec<u8> = chars.iter().map(|c| *c as u8).take_while(|byte| *byte != 0).collect();
-    String::from_utf8_lossy(&bytes).into_owned()
+    text::from_bytes(&bytes)
 }

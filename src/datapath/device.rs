@@ -15,10 +15,10 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 
-use super::netlink;
+use super::rtnetlink::{name_attribute, request};
+use crate::model::text;
 
 /// IFNAMSIZ without the final zero.
 const NAME_MAX: usize = 15;
@@ -35,7 +35,7 @@ pub enum Framing {
 /// A network device.
 #[derive(Debug, Clone)]
 pub struct Device {
-    /// Its name.
+    /// Its name, as [`text::from_bytes`] makes it.
     pub name: String,
     /// Its index in this namespace.
     pub ifindex: u32,
@@ -128,24 +128,21 @@ pub fn by_name(name: &str) -> Result<Device> {
     if let Some((name, _)) = name.split_once('@') {
         bail!("`{name}@…` is how `ip link` shows a device and its peer; its name is `{name}`");
     }
-    ensure!(
-        name.len() <= NAME_MAX,
-        "device name `{name}` has {} bytes; {NAME_MAX} are the most",
-        name.len()
-    );
+    let length = text::to_bytes(name).len();
+    ensure!(length <= NAME_MAX, "device name `{name}` has {length} bytes; {NAME_MAX} are the most");
     let mut query = LinkMessage::default();
-    query.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    query.attributes.push(name_attribute(name));
     one_link(query)
         .map_err(|error| anyhow!("device `{name}`: {error:#}; `ip link` lists what is there"))
 }
 
 /// The same; `None` if there is none.
 pub fn find(name: &str) -> Result<Option<Device>> {
-    if name.len() > NAME_MAX {
+    if text::to_bytes(name).len() > NAME_MAX {
         return Ok(None);
     }
     let mut query = LinkMessage::default();
-    query.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    query.attributes.push(name_attribute(name));
     match one_link(query) {
         Ok(device) => Ok(Some(device)),
         Err(error) if is_no_device(&error) => Ok(None),
@@ -307,8 +304,4 @@ fn accepts_local(device: &str) -> bool {
         let value = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/accept_local"));
         value.is_ok_and(|value| value.trim() != "0")
     })
-}
-
-fn request(query: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
-    Ok(netlink::request(NETLINK_ROUTE, query, flags)?.messages)
 }

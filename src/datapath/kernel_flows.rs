@@ -95,7 +95,7 @@ pub fn read() -> Result<Vec<KernelFlow>> {
         debug!("the kernel tracks no connections here");
         return Ok(Vec::new());
     }
-    let dump = || netlink::request(NETLINK_NETFILTER, Message::Get, NLM_F_DUMP);
+    let dump = || netlink::request(NETLINK_NETFILTER, Message::Get, NLM_F_DUMP, None);
     let mut answers = dump().context("ask the kernel's conntrack")?;
     for _ in 1..ATTEMPTS {
         if !answers.interrupted {

@@ -5,7 +5,7 @@
 //! `words` its variables, `maps` and `ipcache` are the pinned maps, `policy` an endpoint's rules,
 //! `conntrack` the flows, `addresses` what endpoints enter there, `delivery` whom they hand packets to,
 //! `events` the ring buffer; `explain` runs a private copy on one packet; `device`, `netns` and
-//! `kernel_flows` look at the host, `netlink` asks it; `adoption` takes flows over that were up before.
+//! `kernel_flows` look at the host, `netlink` and `rtnetlink` ask it; `adoption` takes flows over that were up before.
 //! All `unsafe` is in `abi` (what may be read as bytes) and `sys` (calls that libbpf-rs does not wrap).
 
 pub mod abi;
@@ -29,6 +29,7 @@ mod object;
 pub mod pin;
 pub mod policy;
 pub mod registry;
+mod rtnetlink;
 mod skel;
 pub mod sys;
 mod words;

@@ -7,6 +7,9 @@ use netlink_packet_core::{
 };
 use netlink_sys::{Socket, SocketAddr};
 
+/// The bytes of `struct nlmsghdr`.
+pub const HEADER: usize = 16;
+
 /// What the kernel has answered.
 pub struct Answers<M> {
     /// In the order in which they came.
@@ -15,9 +18,17 @@ pub struct Answers<M> {
     pub interrupted: bool,
 }
 
+/// Makes of a message what its crate can read.
+pub type Prepare = fn(&[u8]) -> Vec<u8>;
+
 /// Asks a protocol (`NETLINK_…`) and collects its answers. Filters in the query count from Linux 4.20 on
 /// (strict checking); callers look at each answer again.
-pub fn request<M>(protocol: isize, query: M, flags: u16) -> Result<Answers<M>>
+pub fn request<M>(
+    protocol: isize,
+    query: M,
+    flags: u16,
+    prepare: Option<Prepare>,
+) -> Result<Answers<M>>
 where
     M: NetlinkSerializable + NetlinkDeserializable,
 {
@@ -39,8 +50,12 @@ where
         let (datagram, _) = socket.recv_from_full().context("read from netlink")?;
         let mut rest = &datagram[..];
         while !rest.is_empty() {
-            let answer = NetlinkMessage::<M>::deserialize(rest)
-                .map_err(|error| anyhow!("read an answer of netlink: {error}"))?;
+            let length = length_of(rest).context("read an answer of netlink: it is cut off")?;
+            let answer = match prepare {
+                Some(prepare) => NetlinkMessage::<M>::deserialize(&prepare(&rest[..length])),
+                None => NetlinkMessage::<M>::deserialize(&rest[..length]),
+            };
+            let answer = answer.map_err(|error| anyhow!("read an answer of netlink: {error}"))?;
             answers.interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
             match answer.payload {
                 NetlinkPayload::Done(_) => return Ok(answers),
@@ -52,8 +67,13 @@ where
                 _ => {}
             }
             // Messages are padded to four bytes, the last one perhaps not.
-            let length = (answer.header.length as usize).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
     }
+}
+
+/// The length of the first message; `None` if there are fewer bytes.
+fn length_of(messages: &[u8]) -> Option<usize> {
+    let length = u32::from_ne_bytes(messages.first_chunk().copied()?) as usize;
+    (HEADER..=messages.len()).contains(&length).then_some(length)
 }

@@ -1,12 +1,16 @@
 //! Network namespaces, known by the inode of their file in nsfs.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns};
+
+use crate::model::text;
 
 /// Where `ip netns add` puts names.
 const NAMED: &str = "/run/netns";
@@ -20,11 +24,8 @@ pub fn current() -> Result<u64> {
 /// Moves the calling thread into a namespace: a name of `ip netns`, or a path. Mounts stay as they
 /// are, so that bpffs is where it was; `ip netns exec` would hide it.
 pub fn enter(name_or_path: &str) -> Result<()> {
-    let path = if name_or_path.contains('/') {
-        PathBuf::from(name_or_path)
-    } else {
-        Path::new(NAMED).join(name_or_path)
-    };
+    let name = OsString::from_vec(text::to_bytes(name_or_path));
+    let path = if name_or_path.contains('/') { name.into() } else { Path::new(NAMED).join(name) };
     enter_path(&path).map_err(|error| {
         anyhow!("network namespace `{name_or_path}`: {error:#}; `ip netns` lists the names")
     })

@@ -10,3 +10,4 @@ pub mod policing;
 pub mod policy;
 pub mod prefix;
 pub mod rule;
+pub mod text;

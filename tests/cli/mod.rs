@@ -18,6 +18,7 @@ mod kernel;
 mod load;
 mod lost_pins;
 mod mark;
+mod names;
 mod netns;
 mod output;
 mod pinned_maps;

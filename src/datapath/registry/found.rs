@@ -8,6 +8,7 @@ use super::{Endpoint, pinned_config};
 use crate::datapath::pin::Root;
 use crate::datapath::{device, netns};
 use crate::model::endpoint::{EndpointId, Selector};
+use crate::model::text::visible;
 
 /// Endpoints, and what was wrong with those that could not be read.
 pub struct Found {
@@ -61,7 +62,10 @@ impl Found {
             .endpoints
             .iter()
             .filter(|endpoint| match selector {
-                Selector::Device(name) => endpoint.device == *name,
+                // Also as it was shown, if it is no text.
+                Selector::Device(name) => {
+                    endpoint.device == *name || visible(&endpoint.device) == *name
+                }
                 Selector::Id(id) => endpoint.id == *id,
             })
             .collect();

@@ -1,0 +1,131 @@
+//! Asking rtnetlink (include/uapi/linux/netlink.h, if_link.h, if_addr.h, rtnetlink.h).
+//!
+//! Names are bytes to the kernel, and text to the crate that reads its answers, which fails at the first
+//! that is none. So attributes that nobody asked for are left out before, and a name becomes text.
+
+use anyhow::Result;
+use netlink_packet_core::DefaultNla;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkAttribute;
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use super::netlink::{self, HEADER};
+use crate::model::text;
+
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINKINFO: u16 = 18;
+/// The bits of an attribute's type that say which one it is.
+const TYPE: u16 = 0x3fff;
+
+/// By the type of a message: the bytes before its attributes, and those that are read. Of a link its
+/// address, name, parent, master, kind, and whether the parent is elsewhere; of an address itself; of a
+/// route the devices that it leaves by.
+const KNOWN: [(u16, usize, &[u16]); 3] =
+    [(16, 16, &[1, IFLA_IFNAME, 5, 10, IFLA_LINKINFO, 37]), (20, 8, &[1, 2, 8]), (24, 12, &[4, 9])];
+
+/// IFLA_INFO_KIND.
+const KNOWN_OF_LINKINFO: [u16; 1] = [1];
+
+/// The name that a device is asked for by.
+pub fn name_attribute(name: &str) -> LinkAttribute {
+    let mut bytes = text::to_bytes(name);
+    bytes.push(0);
+    LinkAttribute::Other(DefaultNla::new(IFLA_IFNAME, bytes))
+}
+
+/// Asks the kernel and collects its answers; callers look at each answer again.
+pub fn request(query: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
+    Ok(netlink::request(NETLINK_ROUTE, query, flags, Some(only_known))?.messages)
+}
+
+/// A message without the attributes that nobody reads.
+fn only_known(message: &[u8]) -> Vec<u8> {
+    let mut known = message.to_vec();
+    let kind = u16::from_ne_bytes([message[4], message[5]]);
+    let found = KNOWN.iter().find(|(of, fixed, _)| *of == kind && message.len() >= HEADER + fixed);
+    let Some((kind, fixed, types)) = found else { return known };
+    known.truncate(HEADER + fixed);
+    for (attribute, value) in attributes(&message[HEADER + fixed..], types) {
+        match (*kind, attribute & TYPE) {
+            (16, IFLA_IFNAME) => {
+                let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
+                push(&mut known, attribute, &[text::from_bytes(name).as_bytes(), &[0]].concat());
+            }
+            (16, IFLA_LINKINFO) => {
+                let mut infos = Vec::new();
+                for (attribute, value) in attributes(value, &KNOWN_OF_LINKINFO) {
+                    push(&mut infos, attribute, value);
+                }
+                push(&mut known, attribute, &infos);
+            }
+            _ => push(&mut known, attribute, value),
+        }
+    }
+    let length = known.len() as u32;
+    known[..4].copy_from_slice(&length.to_ne_bytes());
+    known
+}
+
+/// The attributes of these types, with their flags.
+fn attributes<'a>(mut bytes: &'a [u8], types: &[u16]) -> Vec<(u16, &'a [u8])> {
+    let mut found = Vec::new();
+    while let [a, b, c, d, ..] = *bytes {
+        let (length, kind) = (u16::from_ne_bytes([a, b]).into(), u16::from_ne_bytes([c, d]));
+        let Some(value) = bytes.get(4..length) else { break };
+        if types.contains(&(kind & TYPE)) {
+            found.push((kind, value));
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    found
+}
+
+fn push(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    message.extend((4 + value.len() as u16).to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(value);
+    message.resize(message.len().next_multiple_of(4), 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A link with these attributes.
+    fn link(attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut message = vec![0; HEADER + 16];
+        message[4] = 16;
+        attributes.iter().for_each(|(kind, value)| push(&mut message, *kind, value));
+        let length = message.len() as u32;
+        message[..4].copy_from_slice(&length.to_ne_bytes());
+        message
+    }
+
+    #[test]
+    fn what_nobody_reads_is_left_out_and_a_name_becomes_text() {
+        let alias = 20;
+        let kind = [8, 0, 1, 0, b't', b'u', b'n', 0];
+        let data = [5, 0, 2, 0, 0xff, 0, 0, 0];
+        let told = link(&[
+            (alias, b"\xff\0"),
+            (IFLA_IFNAME, b"x\xff\0"),
+            (IFLA_LINKINFO, &[kind, data].concat()),
+            (1, &[2, 0, 0, 0, 0, 1]),
+        ]);
+        let known = link(&[
+            (IFLA_IFNAME, "x\u{f7ff}\0".as_bytes()),
+            (IFLA_LINKINFO, &kind),
+            (1, &[2, 0, 0, 0, 0, 1]),
+        ]);
+        assert_eq!(only_known(&told), known);
+    }
+
+    #[test]
+    fn what_is_cut_off_ends_there() {
+        let whole = link(&[(1, &[2, 0, 0, 0, 0, 1]), (IFLA_IFNAME, b"eth0\0")]);
+        for length in HEADER..whole.len() {
+            assert_eq!(length_of(&whole[..length]), None);
+            only_known(&whole[..length]);
+        }
+    }
+}
