@@ -1,6 +1,6 @@
 //! What decided about a packet, in words: a rule, or what stands beside the rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{Context, targets};
 use crate::datapath::abi::{cm_event, cm_reason, cm_rule_number};
@@ -39,7 +39,7 @@ pub fn has_decided(event: &cm_event) -> bool {
 /// The rules of endpoints as they were when they were asked for last.
 #[derive(Default)]
 pub struct Rules {
-    of_endpoints: BTreeMap<EndpointId, Vec<Policy>>,
+    of_endpoints: BTreeMap<EndpointId, HashMap<RuleNumber, Rule>>,
 }
 
 impl Rules {
@@ -50,14 +50,14 @@ impl Rules {
         if number < RuleNumber::FIRST {
             return None;
         }
-        let look = |policies: &[Policy]| policies.iter().find_map(|policy| policy.get(number));
-        if let Some(rule) = self.of_endpoints.get(&id).and_then(|policies| look(policies)) {
+        let known = |rules: &HashMap<RuleNumber, Rule>| rules.get(&number).copied();
+        if let Some(rule) = self.of_endpoints.get(&id).and_then(known) {
             return Some(rule);
         }
         // They may have changed; what can't be read has no text.
-        let policies = read(context, id).unwrap_or_default();
-        let found = look(&policies);
-        self.of_endpoints.insert(id, policies);
+        let rules = read(context, id).unwrap_or_default();
+        let found = known(&rules);
+        self.of_endpoints.insert(id, rules);
         found
     }
 
@@ -90,8 +90,11 @@ impl Rules {
     }
 }
 
-fn read(context: &Context, id: EndpointId) -> Option<Vec<Policy>> {
+fn read(context: &Context, id: EndpointId) -> Option<HashMap<RuleNumber, Rule>> {
     let endpoint = Endpoint::read(&context.root, id).ok()?;
     let maps = targets::policy_of(context, &endpoint).ok()?;
-    Some([Slot::Current, Slot::Previous].iter().filter_map(|slot| maps.read(*slot).ok()).collect())
+    let slots = [Slot::Current, Slot::Previous].into_iter();
+    let policies: Vec<Policy> = slots.filter_map(|slot| maps.read(slot).ok()).collect();
+    let listed = policies.iter().flat_map(Policy::rules);
+    Some(listed.map(|listed| (listed.number, listed.rule)).collect())
 }

@@ -2,6 +2,8 @@
 
 mod change;
 
+use std::collections::HashMap;
+
 use anyhow::{Result, ensure};
 use clap::Subcommand;
 use serde::Serialize;
@@ -118,25 +120,26 @@ fn parse(arguments: &[String], names: &Names) -> Result<Vec<Rule>> {
 
 /// The rules that count, of several endpoints together.
 fn list(context: &Context, endpoints: &[Endpoint], names: &Names) -> Result<()> {
-    let mut lines: Vec<Line> = Vec::new();
-    let mut others: Vec<Line> = Vec::new();
+    let mut lines = Lines::default();
+    let mut others = Lines::default();
     for endpoint in endpoints {
         let maps = targets::policy_of(context, endpoint)?;
         let slot = slot_in_force(endpoint.confirmation()?);
         for listed in maps.read(slot)?.rules() {
-            count(&mut lines, listed.rule.text(names), maps.counter(listed.number)?);
+            lines.add(listed.rule.text(names), maps.counter(listed.number)?);
         }
         for (number, words) in decision::NOT_BY_A_RULE {
-            count(&mut others, format!("({words})"), maps.counter(RuleNumber(number))?);
+            others.add(format!("({words})"), maps.counter(RuleNumber(number))?);
         }
         if let Some(words) = describe(endpoint.confirmation()?) {
             output::note(&format!("{}: {words}", endpoint.device));
         }
     }
+    let mut lines = lines.in_order;
     if context.json {
         return output::json(&lines);
     }
-    lines.extend(others.into_iter().filter(|line| line.packets > 0));
+    lines.extend(others.in_order.into_iter().filter(|line| line.packets > 0));
     let rows: Vec<[String; 3]> = lines
         .into_iter()
         .map(|line| [line.rule, line.packets.to_string(), line.bytes.to_string()])
@@ -144,13 +147,21 @@ fn list(context: &Context, endpoints: &[Endpoint], names: &Names) -> Result<()> 
     output::table(["RULE", "PACKETS", "BYTES"], &rows)
 }
 
-fn count(lines: &mut Vec<Line>, rule: String, counted: cm_metrics) {
-    match lines.iter_mut().find(|line| line.rule == rule) {
-        Some(line) => {
-            line.packets += counted.packets;
-            line.bytes += counted.bytes;
+/// Lines in the order in which their rules were met first.
+#[derive(Default)]
+struct Lines {
+    in_order: Vec<Line>,
+    places: HashMap<String, usize>,
+}
+
+impl Lines {
+    fn add(&mut self, rule: String, counted: cm_metrics) {
+        let place = *self.places.entry(rule.clone()).or_insert(self.in_order.len());
+        if place == self.in_order.len() {
+            self.in_order.push(Line { rule, packets: 0, bytes: 0 });
         }
-        None => lines.push(Line { rule, packets: counted.packets, bytes: counted.bytes }),
+        self.in_order[place].packets += counted.packets;
+        self.in_order[place].bytes += counted.bytes;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Security identities: Cilium's numeric identities (pkg/identity/numericidentity.go).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use anyhow::{Context, Result, bail};
@@ -65,12 +65,16 @@ impl fmt::Display for Identity {
 #[derive(Debug, Default, Clone)]
 pub struct Names {
     by_identity: BTreeMap<Identity, String>,
+    by_name: HashMap<String, Identity>,
 }
 
 impl Names {
     /// Takes names as they are stored; of two for one identity the last counts.
     pub fn new(names: impl IntoIterator<Item = (Identity, String)>) -> Names {
-        Names { by_identity: names.into_iter().collect() }
+        let by_identity: BTreeMap<Identity, String> = names.into_iter().collect();
+        // Of two identities of one name the lowest has it.
+        let by_name = by_identity.iter().rev().map(|(identity, name)| (name.clone(), *identity));
+        Names { by_name: by_name.collect(), by_identity }
     }
 
     /// The identity's name, declared or reserved.
@@ -89,10 +93,7 @@ impl Names {
     /// Reads a number, a reserved name or a declared name.
     pub fn parse(&self, text: &str) -> Result<Identity> {
         Identity::from_number_or_reserved(text)
-            .or_else(|| {
-                let declared = self.by_identity.iter().find(|(_, name)| *name == text);
-                declared.map(|(identity, _)| *identity)
-            })
+            .or_else(|| self.by_name.get(text).copied())
             .with_context(|| {
                 format!(
                     "identity `{text}` is neither a number up to {} nor a known name; \

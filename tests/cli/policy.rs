@@ -1,8 +1,11 @@
 //! `policy add|del|list|flush`.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::common::World;
+use crate::common::machine::time_for;
 
 fn rules(world: &World, device: &str) -> Vec<String> {
     let list = world.cilmark_json(&format!("policy list {device}"));
@@ -140,4 +143,22 @@ fn rules_wait_while_the_policy_is_off_and_outlive_attaching_again() {
     let run = world.cilmark("attach red --id 300");
     assert!(run.stderr.contains("the egress policy was enforce and is off now"), "{run:?}");
     assert!(ping());
+}
+
+#[test]
+fn a_long_list_of_rules_is_shown_in_no_time() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300 --policy audit --policy-entries 65536");
+    let rule = |n: usize| format!("allow egress to {} udp/{}", 100 + n / 50, 1 + n % 50);
+    let rules: Vec<String> = (0..20_000).map(rule).collect();
+    for few in rules.chunks(10_000) {
+        world.cilmark_ok(&format!("policy add red {}", few.join(" ")));
+    }
+    let start = Instant::now();
+    let listed = world.cilmark_json("policy list red");
+    let time = start.elapsed();
+    assert!(time < time_for(Duration::from_secs(4)), "{time:?}");
+    let listed = listed.as_array().expect("a list").iter().map(|line| line["rule"].as_str());
+    assert!(listed.eq(rules.iter().map(|rule| Some(rule.as_str()))));
 }
