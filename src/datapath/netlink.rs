@@ -77,3 +77,18 @@ fn length_of(messages: &[u8]) -> Option<usize> {
     let length = u32::from_ne_bytes(messages.first_chunk().copied()?) as usize;
     (HEADER..=messages.len()).contains(&length).then_some(length)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_is_cut_off_has_no_length() {
+        let mut whole = vec![0; HEADER + 8];
+        whole[..4].copy_from_slice(&(HEADER as u32 + 8).to_ne_bytes());
+        assert_eq!(length_of(&whole), Some(HEADER + 8));
+        for length in 0..whole.len() {
+            assert_eq!(length_of(&whole[..length]), None);
+        }
+    }
+}

@@ -124,8 +124,7 @@ mod tests {
     fn what_is_cut_off_ends_there() {
         let whole = link(&[(1, &[2, 0, 0, 0, 0, 1]), (IFLA_IFNAME, b"eth0\0")]);
         for length in HEADER..whole.len() {
-            assert_eq!(length_of(&whole[..length]), None);
-            only_known(&whole[..length]);
+            assert!(only_known(&whole[..length]).len() <= length.next_multiple_of(4));
         }
     }
 }

@@ -17,7 +17,9 @@ fn attached(world: &World) {
     world.veth("web");
     world.veth("eth0");
     world.sh("ip addr add 192.0.2.1/24 dev eth0");
-    world.cilmark_ok("attach web --id 1234 --ip 10.1.0.10 fd00:1::10 --arp-responder");
+    world.cilmark_ok(
+        "attach web --id 1234 --ip 10.1.0.10 fd00:1::10 --arp-responder --workload-mac any",
+    );
     world.cilmark_ok("attach eth0 --role netdev");
     world.cilmark_ok("identity set 1234 web");
     world.cilmark_ok("ipcache set 10.2.0.0/16 300");

@@ -98,7 +98,7 @@ fn a_mark_from_the_wire_does_not_survive_the_nic() {
     world.workload("red", 1);
     world.veth("nic");
     world.sh("ip addr add 192.0.2.1/24 dev nic");
-    world.cilmark_ok("attach red --id 1234 --ip 10.1.0.10 --policy enforce");
+    world.cilmark_ok("attach red --id 1234 --ip 10.1.0.10 --policy enforce --trust-marks");
     world.cilmark_ok("policy add red allow ingress from 1234 allow ingress from host");
     let red = udp(&world, "red", "0.0.0.0:5000");
     for forged in &FORGED[..2] {

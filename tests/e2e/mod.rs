@@ -37,6 +37,13 @@ fn red_and_blue(options: &str) -> Option<World> {
     Some(world)
 }
 
+/// How many packets were dropped for a reason.
+fn drops(world: &World, reason: u32) -> u64 {
+    let metrics = world.cilmark_json("metrics");
+    let line = metrics.as_array().unwrap().iter().find(|line| line["reason"] == reason).cloned();
+    line.map_or(0, |line| line["packets"].as_u64().unwrap())
+}
+
 /// Echoes, TCP and UDP from each of them to the other, by both families.
 fn talk_both_ways(world: &World) {
     for (from, to, number) in [("red", "blue", 2), ("blue", "red", 1)] {

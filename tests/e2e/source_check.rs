@@ -2,16 +2,10 @@
 
 use serde_json::Value;
 
-use super::red_and_blue;
+use super::{drops, red_and_blue};
 use crate::common::World;
 use crate::common::talk::{arrives, is_lost, udp};
 use crate::common::world::wait_for;
-
-fn drops(world: &World, reason: u32) -> u64 {
-    let metrics = world.cilmark_json("metrics");
-    let line = metrics.as_array().unwrap().iter().find(|line| line["reason"] == reason).cloned();
-    line.map_or(0, |line| line["packets"].as_u64().unwrap())
-}
 
 #[test]
 fn a_spoofed_source_is_dropped_and_seen_with_its_reason() {
@@ -82,7 +76,7 @@ fn a_workload_without_an_address_may_ask_for_one_by_dhcp_and_nothing_else() {
 #[test]
 fn a_tagged_frame_is_checked_and_stamped_like_any_other() {
     use cilmark::datapath::sys::Hook;
-    let Some(world) = red_and_blue("") else { return };
+    let Some(world) = red_and_blue("--workload-mac any") else { return };
     // Only what is sent here is to be counted.
     world.sh("ip netns exec red sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
     let stranger = crate::common::stranger::Stranger::behind("red", Hook::Ingress);
@@ -108,7 +102,7 @@ fn a_tagged_frame_is_checked_and_stamped_like_any_other() {
 
 #[test]
 fn a_workload_does_not_advertise_itself_as_a_router() {
-    let Some(world) = red_and_blue("") else { return };
+    let Some(world) = red_and_blue("--workload-mac any") else { return };
     let link_local = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
     let all_nodes = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     let advertisement =

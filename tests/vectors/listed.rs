@@ -1,30 +1,56 @@
 //! Where cilmark does otherwise than Cilium, and why.
 
-use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, SlicedPacket, TransportSlice};
+use std::net::IpAddr;
 
-use super::format::PacketStep;
+use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, NetSlice, SlicedPacket, TransportSlice};
+
+use super::format::{PacketStep, Program, Vector};
 use crate::common::program::{Outcome, Verdict};
 
 /// A property of steps, what becomes of them instead, and the reason.
 pub struct Listed {
     pub reason: &'static str,
-    applies: fn(&PacketStep) -> bool,
-    /// The reason for which they are dropped.
-    drop_reason: u32,
+    applies: fn(&Vector, &PacketStep) -> bool,
+    /// The reasons for which they are dropped.
+    drop_reasons: &'static [u32],
 }
 
-pub const LISTED: &[Listed] = &[Listed {
-    reason: "an ICMP error belongs to the flow whose packet it quotes (RFC 792, RFC 4443), and \
-             this one quotes none; Cilium goes by the addresses alone",
-    applies: |step| step.expect.verdict == "forward" && is_icmp_error_about_nothing(&step.packet.0),
-    drop_reason: 133,
-}];
+pub const LISTED: &[Listed] = &[
+    Listed {
+        reason: "an ICMP error belongs to the flow whose packet it quotes (RFC 792, RFC 4443), and \
+                 this one quotes none; Cilium goes by the addresses alone",
+        applies: |_, step| {
+            step.expect.verdict == "forward" && is_icmp_error_about_nothing(&step.packet.0)
+        },
+        drop_reasons: &[133],
+    },
+    Listed {
+        reason: "a neighbour or router message counts with hop limit 255, a listener message with 1 and \
+                 from a link-local address (RFC 4861, RFC 3810): receivers discard the rest, which may \
+                 have come from anywhere; Cilium lets it pass",
+        applies: |_, step| {
+            step.expect.verdict == "forward" && is_link_message_from_afar(&step.packet.0)
+        },
+        drop_reasons: &[133, 176],
+    },
+    Listed {
+        reason: "nobody on a wire is this host: a packet from there under an address of its own is forged \
+                 (RFC 1812, 5.3.8), and IPv6 delivers it; Cilium takes it for the host's",
+        applies: |vector, step| {
+            step.program == Program::FromNetdev
+                && source(&step.packet.0).is_some_and(|ip| vector.host.ips.contains(&ip))
+        },
+        drop_reasons: &[132],
+    },
+];
 
 impl Listed {
     /// Whether this is why a step went otherwise.
-    pub fn covers(&self, step: &PacketStep, outcome: &Outcome) -> bool {
+    pub fn covers(&self, vector: &Vector, step: &PacketStep, outcome: &Outcome) -> bool {
         let reason = outcome.event.as_ref().map(|event| event.reason.0);
-        outcome.verdict == Verdict::Drop && reason == Some(self.drop_reason) && (self.applies)(step)
+        outcome.verdict == Verdict::Drop
+            && reason.is_some_and(|reason| self.drop_reasons.contains(&reason))
+            && (self.applies)(vector, step)
     }
 }
 
@@ -39,5 +65,30 @@ fn is_icmp_error_about_nothing(frame: &[u8]) -> bool {
             icmp.type_u8() < 128 && Ipv6HeaderSlice::from_slice(icmp.payload()).is_err()
         }
         _ => false,
+    }
+}
+
+/// A message of neighbour discovery, or of multicast listeners, as none leaves its link.
+fn is_link_message_from_afar(frame: &[u8]) -> bool {
+    let Ok(packet) = SlicedPacket::from_ethernet(frame) else { return false };
+    let (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Icmpv6(icmp))) =
+        (packet.net, packet.transport)
+    else {
+        return false;
+    };
+    match icmp.type_u8() {
+        133..=136 | 141 | 142 | 148 | 149 => ip.header().hop_limit() != 255,
+        130..=132 | 143 | 151..=153 => {
+            ip.header().hop_limit() != 1 || !ip.header().source_addr().is_unicast_link_local()
+        }
+        _ => false,
+    }
+}
+
+fn source(frame: &[u8]) -> Option<IpAddr> {
+    match SlicedPacket::from_ethernet(frame).ok()?.net? {
+        NetSlice::Ipv4(ip) => Some(ip.header().source_addr().into()),
+        NetSlice::Ipv6(ip) => Some(ip.header().source_addr().into()),
+        NetSlice::Arp(_) => None,
     }
 }

@@ -122,7 +122,7 @@ fn replay_in_one_world(vectors: &[Vector]) -> Option<Vec<Finding>> {
                 about: ran.step.about.clone(),
                 expected: expected.join(", "),
                 got: got.join(", "),
-                listed: LISTED.iter().find(|listed| listed.covers(ran.step, &ran.outcome)),
+                listed: LISTED.iter().find(|listed| listed.covers(vector, ran.step, &ran.outcome)),
             });
         }
     }
