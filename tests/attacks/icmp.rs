@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::sys::socket::{MsgFlags, SockProtocol, recv};
 
 use super::trailers::{id, raw};
-use super::{OPEN, WIRE, World, allow, bridged_workloads, enforce, honest, host, inside};
+use super::{OPEN, RED, WIRE, World, allow, bridged_workloads, enforce, honest, host, inside};
 use crate::common::packet::Frame;
 use crate::common::talk::{arrives, ping, udp};
 use crate::common::wire::{Wire, fragments, has, mac, payload, with_options};
@@ -138,8 +138,6 @@ fn routed() -> Option<(World, Wire, Wire, [UdpSocket; 2])> {
     }
     Some((world, red, wire, open))
 }
-
-const RED: [&str; 2] = ["10.1.0.10", "fd00:1::10"];
 
 /// Its policy allows one port, in both directions.
 fn attach_red(world: &World) {

@@ -7,6 +7,7 @@
 mod adoption;
 mod icmp;
 mod identities;
+mod links;
 mod own_address;
 mod path_mtu;
 mod tags;
@@ -27,6 +28,9 @@ const CLOSED: u16 = 9000;
 
 /// Where an attacker's answers come from: the stranger and the host's NIC, by family.
 const WIRE: [[&str; 2]; 2] = [["10.9.0.10", "10.9.0.1"], ["fd00:9::10", "fd00:9::1"]];
+
+/// A workload's addresses.
+const RED: [&str; 2] = ["10.1.0.10", "fd00:1::10"];
 
 /// A host with a stranger behind its NIC `wire`, to which nothing is attached yet.
 fn host() -> Option<(World, Wire)> {

@@ -7,7 +7,7 @@ use std::thread;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::{HOST, OPEN, WIRE, World, allow, host, inside, stranger};
+use super::{HOST, OPEN, RED, WIRE, World, allow, host, inside, stranger};
 use crate::common::packet::Frame;
 use crate::common::process::PATIENCE;
 use crate::common::talk::{Connection, is_refused, listen, udp};
@@ -16,7 +16,6 @@ use crate::common::world::wait_for;
 
 /// Behind the stranger, who is a router with a narrow way there.
 const FAR: [&str; 2] = ["10.50.0.10", "fd00:50::10"];
-const RED: [&str; 2] = ["10.1.0.10", "fd00:1::10"];
 const NARROW: u16 = 1300;
 
 /// `red` and the host on one side, and `far` on the other; frames of 1300 bytes get through to it, those
