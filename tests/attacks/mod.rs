@@ -7,6 +7,7 @@
 mod adoption;
 mod icmp;
 mod identities;
+mod impersonation;
 mod links;
 mod own_address;
 mod path_mtu;
