@@ -20,11 +20,13 @@ use crate::datapath::device::{self, Device};
 use crate::datapath::events::Events;
 use crate::datapath::load::{self, Features, Loaded, Sizes, Spec};
 use crate::datapath::pin::{Lock, Root};
+use crate::datapath::policy::PolicyMaps;
 use crate::datapath::registry::{Endpoint, shared};
 use crate::datapath::{adoption, delivery, maps, netns, sys};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Names;
 use crate::model::policing::{Confirmation, Fallback, Mode};
+use crate::model::policy::Policy;
 use crate::model::prefix::parse_ipv6_prefix;
 use crate::output;
 
@@ -213,6 +215,12 @@ fn attach_locked(
     // Whether it did or was undone: addresses have come and gone, and their identities.
     maps::bump_generation(root)?;
     put_on?;
+    if replaced.is_some_and(|endpoint| endpoint.stale) {
+        output::note(&format!(
+            "{}: its programs were not all there; it has the rules that it had",
+            spec.device.name
+        ));
+    }
     if replaced.is_none() && !reason.is_empty() {
         output::note(reason);
     }
@@ -278,8 +286,15 @@ fn put_on(
     let before = addresses.operators_lines(&spec.addresses)?;
     let callee = loaded.callee();
     let callee_before = delivery::callee(root, spec.id)?;
+    let left = match (replaced, &inherited.policies) {
+        (Some(endpoint), None) => PolicyMaps::pinned(root, endpoint.id)?,
+        _ => Policy::default(),
+    };
     // The program first: whoever finds an address calls it.
     let register = || {
+        if !left.rules().is_empty() {
+            PolicyMaps::of(root, spec.id, loaded.map_ids()?)?.swap(&left)?;
+        }
         if callee.is_some() {
             delivery::set_callee(root, spec.id, callee)?;
         }
@@ -329,14 +344,24 @@ fn log_costs(device: &str, loaded: &Loaded, all: Duration) -> Result<()> {
 }
 
 /// Removes what is left of endpoints whose device is gone, if it had this one's name; the others
-/// that have to do with this device.
+/// that have to do with this device. One that is of this device has its rules still, also if its
+/// programs are gone.
 fn clean_stale(root: &Root, device: &Device, netns: u64) -> Result<Vec<Endpoint>> {
     let mut others = Vec::new();
     for endpoint in Endpoint::concerning(root, netns, device)? {
         let same = endpoint.config.netns == netns
             && (endpoint.device == device.name || endpoint.config.ifindex == device.ifindex);
-        if endpoint.stale && (same || endpoint.role().is_none()) {
+        let is_left = endpoint.stale && !endpoint.is_of(device, netns);
+        if is_left && (same || endpoint.role().is_none()) {
             info!("endpoint {} ({}) is stale, cleaning up", endpoint.id, endpoint.device);
+            if let Ok(rules @ 1..) =
+                PolicyMaps::pinned(root, endpoint.id).map(|it| it.rules().len())
+            {
+                output::note(&format!(
+                    "{}: endpoint {} of another device of this name is gone, and its rules ({rules}) with it",
+                    endpoint.device, endpoint.id
+                ));
+            }
             detach::detach(root, &endpoint)?;
         } else {
             others.push(endpoint);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use log::warn;
 
-use super::{Context, all_of};
+use super::{Context, all_of, check_room};
 use crate::datapath::addresses::Addresses;
 use crate::datapath::attach;
 use crate::datapath::ipcache::Ipcache;
@@ -28,6 +28,7 @@ pub struct Args {
 
 pub fn run(context: &Context, args: Args) -> Result<()> {
     let root = &context.root;
+    check_room()?;
     let Some(_lock) = root.lock()? else {
         ensure!(args.all, "nothing is attached: {} is not there", root.path().display());
         output::note("nothing is attached");
@@ -75,13 +76,15 @@ fn check_others(root: &Root, chosen: &BTreeMap<EndpointId, &Endpoint>) -> Result
 /// Takes an endpoint off its device and forgets its addresses; also what is left of a stale one.
 pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
     let config = &endpoint.config;
+    // What can't be opened fails before anything has changed.
+    let addresses = Addresses::open(root)?;
     let pins = root.endpoint(endpoint.id);
     attach::detach_links(&pins);
     netns::within(config.netns, || {
         attach::take_off_all_filters(config.ifindex, &endpoint.map_ids())
     })?;
     // The pins last: they are where another detach finds what a killed one has left.
-    match (Addresses::open(root)?, endpoint.role()) {
+    match (addresses, endpoint.role()) {
         (None, _) => {}
         (Some(addresses), Some(Role::Container)) => addresses.forget(endpoint.id, &[])?,
         (Some(addresses), _) => addresses.hand_on(endpoint.id)?,

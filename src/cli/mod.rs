@@ -17,6 +17,7 @@ mod status;
 mod targets;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use log::LevelFilter;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
 use crate::datapath::maps::Identities;
@@ -143,21 +145,56 @@ impl Context {
 
     /// Makes the root directory usable and keeps other commands out.
     fn prepare(&self, mount_bpffs: bool) -> Result<Lock> {
+        check_room()?;
+        let is_new = !self.root.path().exists();
         loop {
             self.root.prepare(mount_bpffs)?;
-            if let Some(lock) = self.lock()? {
-                return Ok(lock);
+            match self.lock() {
+                Ok(Some(lock)) => return Ok(lock),
+                Ok(None) => {}
+                Err(error) => {
+                    if is_new {
+                        self.root.remove_if_empty();
+                    }
+                    return Err(error);
+                }
             }
         }
     }
 
     /// Keeps other commands out and pins again what has lost its pin; `None` if nothing is there.
     fn lock(&self) -> Result<Option<Lock>> {
+        check_room()?;
         let lock = self.root.lock()?;
         if lock.is_some() {
             shared::restore(&self.root)?;
         }
         Ok(lock)
+    }
+}
+
+/// What a change takes at most beside what it is about; measured, with some to spare.
+const DESCRIPTORS: usize = 64;
+const MEMORY: usize = 32 << 20;
+
+/// Fails before anything has changed if a change could stop half way for want of these.
+fn check_room() -> Result<()> {
+    let descriptors: io::Result<Vec<File>> =
+        (0..DESCRIPTORS).map(|_| File::open("/proc")).collect();
+    descriptors.with_context(|| {
+        format!("a change takes {DESCRIPTORS} descriptors; `ulimit -n` allows fewer, nothing has changed")
+    })?;
+    Vec::<u8>::new().try_reserve_exact(MEMORY).with_context(|| {
+        let mebibytes = MEMORY >> 20;
+        format!("a change takes {mebibytes} MiB; `ulimit -v` allows less, nothing has changed")
+    })
+}
+
+/// Reading a thousand endpoints takes more descriptors than a shell allows by default.
+fn allow_descriptors() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Fewer will do for fewer endpoints.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
 }
 
@@ -167,6 +204,7 @@ const DROPPED: u8 = 3;
 /// Runs the command line. Exit status: 0 done, 1 failed, 2 usage, 3 `explain` says drop.
 pub fn main() -> ExitCode {
     let cli = parse();
+    allow_descriptors();
     let level = match cli.global.verbose {
         0 => LevelFilter::Warn,
         1 => LevelFilter::Info,

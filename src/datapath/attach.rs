@@ -78,6 +78,12 @@ pub struct Previous {
     pub programs: [Option<OwnedFd>; 2],
 }
 
+impl Previous {
+    fn is_at(&self, place: Place) -> bool {
+        self.kind == place.kind && self.tc_priority == place.tc_priority()
+    }
+}
+
 /// Puts loaded programs on both hooks and pins them, after `before`; on an error nothing has changed.
 pub fn attach(
     place: Place,
@@ -105,7 +111,7 @@ pub fn replace(
     loaded: &Loaded,
     previous: &Previous,
 ) -> Result<()> {
-    if previous.kind != place.kind || previous.tc_priority != place.tc_priority() {
+    if !previous.is_at(place) || previous.programs.iter().any(Option::is_none) {
         return move_hooks(place, pins, loaded, previous);
     }
     let replace_hook = |hook: Hook, program: BorrowedFd<'_>| match place.kind {
@@ -137,7 +143,8 @@ pub fn replace(
     result
 }
 
-/// The same, if the kind of hook changes or the priority: the new programs go on beside the old ones.
+/// The same, if the kind of hook changes or the priority, or a program is gone from its hook: the new
+/// programs go on beside the old ones.
 fn move_hooks(
     place: Place,
     pins: &EndpointPins,
@@ -155,7 +162,10 @@ fn move_hooks(
     let maps = loaded.map_ids()?;
     let result = put_on_hooks(place, pins, loaded)
         .and_then(|()| pin::replace(loaded.config.as_fd(), &pins.config()))
-        .and_then(|()| take_off_filters(place.ifindex, previous.tc_priority, &maps));
+        .and_then(|()| match previous.is_at(place) {
+            true => Ok(()),
+            false => take_off_filters(place.ifindex, previous.tc_priority, &maps),
+        });
     if result.is_err() {
         debug!("putting the previous pins back");
         for (pinned, path) in kept {

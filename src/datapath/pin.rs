@@ -186,6 +186,13 @@ impl Root {
         matches!((there, locked), (Ok(there), Ok(locked)) if there == locked)
     }
 
+    /// Takes back what [`Root::prepare`] made, unless something has come there.
+    pub fn remove_if_empty(&self) {
+        let removed = fs::remove_dir(self.path.join("endpoints"));
+        // What is refused here is somebody's.
+        let _ = removed.and_then(|()| fs::remove_dir(&self.path));
+    }
+
     /// Removes the shared maps' pins, and the directory unless it is a mount point or somebody else
     /// keeps something there.
     pub fn remove(&self) -> Result<()> {

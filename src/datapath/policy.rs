@@ -62,10 +62,18 @@ impl PolicyMaps {
         Ok(PolicyMaps { root: root.clone(), id, sets, counters })
     }
 
+    /// The rules that were in force when they were changed last, by their pin: it outlives the programs.
+    pub fn pinned(root: &Root, id: EndpointId) -> Result<Policy> {
+        match TypedMap::open_at(&root.endpoint(id).map("cm_policy"))? {
+            Some(set) => read_set(id, &set),
+            None => Ok(Policy::default()),
+        }
+    }
+
     /// The rules in a slot; none if it is empty.
     pub fn read(&self, slot: Slot) -> Result<Policy> {
         match self.set(slot)? {
-            Some(set) => self.read_set(&set),
+            Some(set) => read_set(self.id, &set),
             None => Ok(Policy::default()),
         }
     }
@@ -75,7 +83,7 @@ impl PolicyMaps {
     pub fn swap(&self, policy: &Policy) -> Result<()> {
         let before = self.set(Slot::Current)?;
         let rules_before = match &before {
-            Some(set) => self.read_set(set)?,
+            Some(set) => read_set(self.id, set)?,
             None => Policy::default(),
         };
         let entries = set::encode(policy);
@@ -229,17 +237,16 @@ impl PolicyMaps {
         }
         Ok(())
     }
+}
 
-    fn read_set(&self, set: &RuleSet) -> Result<Policy> {
-        let rules = set::decode(&set.entries()?).with_context(|| {
-            format!(
-                "the rules of endpoint {} are malformed; another version of cilmark wrote them, \
-                 or another program: attach its device again after a detach",
-                self.id
-            )
-        })?;
-        Ok(Policy::of(rules))
-    }
+fn read_set(id: EndpointId, set: &RuleSet) -> Result<Policy> {
+    let rules = set::decode(&set.entries()?).with_context(|| {
+        format!(
+            "the rules of endpoint {id} are malformed; another version of cilmark wrote them, or \
+             another program: attach its device again after a detach"
+        )
+    })?;
+    Ok(Policy::of(rules))
 }
 
 #[cfg(test)]

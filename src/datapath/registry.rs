@@ -80,7 +80,12 @@ impl Endpoint {
     }
 
     fn read_pins(root: &Root, id: EndpointId) -> Result<Endpoint> {
-        let programs = Running::of_endpoint(root, id)?;
+        let mut programs = Running::of_endpoint(root, id)?;
+        for (program, hook) in programs.iter_mut().zip(HOOKS) {
+            if program.is_none() {
+                *program = Running::in_filter(root, id, hook).context("look at its filters")?;
+            }
+        }
         let running = programs.iter().flatten().next();
         let map = match running {
             Some(running) => running.map(".rodata")?.context("its program has no .rodata"),
@@ -95,7 +100,10 @@ impl Endpoint {
         let config = map.and_then(|map| read_config(&map));
         let config =
             config.inspect_err(|error| debug!("endpoint {id}: {error:#}")).unwrap_or_default();
-        let by_tcx = running.is_some_and(|running| running.link.is_some());
+        let by_tcx = match running {
+            Some(running) => running.link.is_some(),
+            None => config.endpoint_id != 0 && config.tc_priority == 0,
+        };
         let mut endpoint = Endpoint {
             id,
             config,
@@ -171,6 +179,13 @@ impl Endpoint {
     /// The kernel's numbers of its programs.
     pub fn program_ids(&self) -> Vec<u32> {
         self.programs.iter().flatten().map(|running| running.facts.id).collect()
+    }
+
+    /// Whether this is the device that it was attached to, whatever has become of its programs.
+    pub fn is_of(&self, device: &Device, netns: u64) -> bool {
+        let (config, same) = (&self.config, |name: &str| name == device.name);
+        let same_name = same(&self.device) || same(&config.device_name());
+        config.netns == netns && config.ifindex == device.ifindex && same_name
     }
 
     /// A map that no other endpoint has, and that outlives the programs that fill it.
@@ -265,6 +280,22 @@ impl Running {
         Ok(programs)
     }
 
+    /// The one in our filter, which runs without its pin. It is the endpoint's if it was loaded with the
+    /// configuration that is pinned.
+    fn in_filter(root: &Root, id: EndpointId, hook: Hook) -> Result<Option<Running>> {
+        let Some(config) = pinned_config(root, id).filter(|config| config.tc_priority != 0) else {
+            return Ok(None);
+        };
+        let pinned = MapHandle::from_pinned_path(root.endpoint(id).config())?.info()?.info.id;
+        let program = netns::within(config.netns, || {
+            let number = filter_program(config.ifindex, hook, config.tc_priority);
+            number.map(|number| sys::open_program(number).context("open it")).transpose()
+        })?;
+        let Some(program) = program.flatten() else { return Ok(None) };
+        let running = Running::of(program, None)?;
+        Ok(running.facts.map_ids.contains(&pinned).then_some(running))
+    }
+
     fn open(path: &std::path::Path) -> Result<Running> {
         let pinned = sys::open_pin(path).with_context(|| format!("open {}", path.display()))?;
         let (program, link) = if is_link(pinned.as_fd())? {
@@ -278,6 +309,10 @@ impl Running {
         } else {
             (pinned, None)
         };
+        Running::of(program, link)
+    }
+
+    fn of(program: OwnedFd, link: Option<TcxLink>) -> Result<Running> {
         let mut facts = sys::program_facts(program.as_fd()).context("read the program")?;
         facts.map_ids.sort_unstable_by_key(|id| Reverse(*id));
         Ok(Running { program, facts, link })

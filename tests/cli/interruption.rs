@@ -150,3 +150,38 @@ fn a_load_that_was_killed_can_be_repeated() {
     world.cilmark_ok("ipcache load /run/netns/lines");
     assert_eq!(world.cilmark("ipcache flush").stderr, "removed 50000 entries\n");
 }
+
+#[test]
+fn a_change_that_lacks_descriptors_or_memory_is_whole_or_leaves_everything() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    let binary = env!("CARGO_BIN_EXE_cilmark");
+    let attach = "attach red --id 300 --ip 10.0.0.1 --policy enforce";
+    let descriptors = (3..100).step_by(3).map(|number| format!("--nofile={number}"));
+    let memory = [8, 12, 16, 24, 32, 48, 64].map(|mebibytes| format!("--as={}", mebibytes << 20));
+    for limit in descriptors.chain(memory) {
+        let limited = |arguments: &str| {
+            let run = world.try_sh(&format!("prlimit {limit} {binary} {arguments}"));
+            run.status.success()
+        };
+        if !limited(attach) {
+            assert_eq!(world.pins(), [""; 0], "{limit}");
+            world.cilmark_ok(attach);
+        }
+        world.cilmark_ok("policy add red allow egress to any udp/53");
+        let state = || {
+            let mut status = world.cilmark_json("status");
+            status[0]["packets"].take();
+            (status, world.cilmark_json("policy list red"), world.cilmark_json("ipcache list"))
+        };
+        let before = state();
+        for change in ["policy del red allow egress to any udp/53", "detach red"] {
+            if !limited(change) {
+                assert_eq!(state(), before, "{limit}: {change}");
+            } else if change.starts_with("policy") {
+                world.cilmark_ok("policy add red allow egress to any udp/53");
+            }
+        }
+        world.cilmark_ok("detach --all");
+    }
+}

@@ -145,7 +145,7 @@ fn half_an_endpoint_is_stale_and_can_be_attached_or_detached() {
     for repair in ["attach red --id 300", "detach red", "detach id:1"] {
         world.cilmark_ok("attach red --id 300 --ip 10.0.0.1");
         world.sh(&format!("rm {ENDPOINT}/egress"));
-        assert_eq!(world.status("red")["stale"], true);
+        assert_eq!(world.status("red")["stale"], hooks()[0] == "tcx", "a filter needs no pin");
         world.cilmark_ok(repair);
         let all = world.cilmark_json("status");
         let alive = repair.starts_with("attach");
@@ -227,5 +227,77 @@ fn a_workload_that_comes_back_on_another_device_takes_its_address_along() {
         world.cilmark("detach red");
     }
     world.cilmark_ok("detach blue");
+    assert_eq!(world.pins(), [""; 0]);
+}
+
+#[test]
+fn an_endpoint_that_has_lost_its_pins_gets_its_rules_back() {
+    by_each_hook(|hook| {
+        let Some(world) = World::new() else { return };
+        world.veth("red");
+        world.veth("blue");
+        let attach = format!("attach red --id 300 --policy enforce --endpoint-id 7 --hook {hook}");
+        world.cilmark_ok("attach blue --id 301");
+        world.cilmark_ok(&attach);
+        world.cilmark_ok("policy add red allow egress to any udp/53 deny ingress from 9");
+        let rules = world.cilmark_json("policy list red");
+        let pins = "/sys/fs/bpf/cilmark/endpoints/7";
+        for lost in ["ingress", "egress", "ingress egress"] {
+            for pin in lost.split(' ') {
+                world.sh(&format!("rm {pins}/{pin}"));
+            }
+            assert_eq!(world.status("id:7")["stale"], hook == "tcx", "a filter needs no pin");
+            let run = world.cilmark(&attach);
+            assert!(run.stderr.contains("replaced red: endpoint 7,"), "{lost}: {run:?}");
+            let told = run.stderr.contains("red: its programs were not all there");
+            assert_eq!(told, hook == "tcx", "{lost}: {run:?}");
+            assert_eq!(world.cilmark_json("policy list red"), rules, "{lost}");
+            assert_eq!(world.status("red")["stale"], false, "{lost}");
+            world.sh(&format!("test -e {pins}/ingress -a -e {pins}/egress"));
+        }
+        world.cilmark_ok("detach --all");
+        assert_eq!(world.pins(), [""; 0]);
+        assert_eq!(world.sh("tc filter show dev red ingress"), "");
+    });
+}
+
+#[test]
+fn an_attachment_that_fails_leaves_what_an_endpoint_without_its_pins_has() {
+    let Some(world) = World::with_tcx() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300 --policy enforce");
+    world.cilmark_ok("policy add red allow egress to any udp/53");
+    let rules = world.cilmark_json("policy list red");
+    world.sh(&format!("rm {ENDPOINT}/ingress"));
+    let too_large = "attach red --id 300 --policy enforce --ct-entries 77";
+    world.cilmark(too_large).fails(1, &["cm_ct4 has 65536 entries"]);
+    assert_eq!(world.cilmark_json("policy list red"), rules);
+}
+
+#[test]
+fn rules_that_go_with_a_deleted_device_are_told() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300");
+    world.cilmark_ok("policy add red allow egress to any udp/53");
+    world.sh("ip link del red");
+    world.veth("red");
+    let run = world.cilmark("attach red --id 300");
+    let told = "red: endpoint 1 of another device of this name is gone, and its rules (1) with it";
+    assert!(run.stderr.contains(told), "{run:?}");
+    assert_eq!(world.cilmark_json("policy list red"), json!([]));
+}
+
+#[test]
+fn what_a_killed_attachment_left_is_in_every_namespace() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.sh("ip netns add other");
+    // As it is before the configuration is pinned.
+    world.cilmark_ok("attach red --id 300 --policy audit --ct local");
+    world.sh(&format!("rm {ENDPOINT}/config {ENDPOINT}/ingress {ENDPOINT}/egress"));
+    world.sh(&format!("test -e {ENDPOINT}/cm_ct4"));
+    assert_eq!(world.cilmark_json("--netns other status")[0]["stale"], true);
+    world.cilmark_ok("--netns other detach --all");
     assert_eq!(world.pins(), [""; 0]);
 }

@@ -51,9 +51,11 @@ impl Found {
         found
     }
 
-    /// Leaves those of a namespace only.
+    /// Leaves those of a namespace only, and what a killed `attach` has left before it was in any.
     pub fn narrow(&mut self, netns: u64) {
-        self.endpoints.retain(|endpoint| endpoint.config.netns == netns);
+        self.endpoints.retain(|endpoint| {
+            endpoint.config.netns == netns || endpoint.config.endpoint().is_none()
+        });
     }
 
     /// The one that a command names.

@@ -114,13 +114,15 @@ type Use = (PathBuf, u32);
 /// Reads what programs use, each map once.
 struct Reader<'a> {
     root: &'a Root,
-    names: BTreeMap<u32, Option<&'static str>>,
+    /// Of those that are shared, open: the kernel empties an array of programs without a pin some time
+    /// after its last descriptor is closed, also if it has a pin again by then.
+    known: BTreeMap<u32, Option<(&'static str, MapHandle)>>,
     pinned: BTreeMap<PathBuf, Option<u32>>,
 }
 
 impl Reader<'_> {
     fn new(root: &Root) -> Reader<'_> {
-        Reader { root, names: BTreeMap::new(), pinned: BTreeMap::new() }
+        Reader { root, known: BTreeMap::new(), pinned: BTreeMap::new() }
     }
 
     fn uses_of(&mut self, id: EndpointId) -> Result<Vec<Use>> {
@@ -148,12 +150,12 @@ impl Reader<'_> {
 
     /// The name of a map, if endpoints share it.
     fn name(&mut self, id: u32) -> Result<Option<&'static str>> {
-        if let Some(name) = self.names.get(&id) {
-            return Ok(*name);
+        if let Some(known) = self.known.get(&id) {
+            return Ok(known.as_ref().map(|(name, _)| *name));
         }
         let map = MapHandle::from_map_id(id).with_context(|| format!("open map {id}"))?;
         let name = pin::MAPS.into_iter().find(|name| map.name() == *name);
-        self.names.insert(id, name);
+        self.known.insert(id, name.map(|name| (name, map)));
         Ok(name)
     }
 
