@@ -348,3 +348,46 @@ fn it_loads_beside_every_other_feature() {
     assert!(everything(lab.container(ID)));
     assert!(!everything(lab.netdev(ID)), "nobody delivers to a NIC");
 }
+
+#[test]
+fn what_claims_to_come_from_this_host_is_not_delivered() {
+    let Some(lab) = Lab::new() else { return };
+    lab.world.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 && \
+         ip link add wan type veth peer name wan-peer && ip link set wan up && \
+         ip link set wan-peer up && ip addr add 192.168.7.1/24 dev wan && \
+         ip -6 addr add fd00:7::1/64 dev wan nodad && \
+         ip route add default via 192.168.7.2 && ip -6 route add default via fd00:7::2 dev wan");
+    let blue = neighbour(&lab).address(PEER6).load();
+    enter(&lab, &blue);
+    let enforced = Policing { ingress: Mode::Enforce, ..Policing::default() };
+    let nic =
+        lab.netdev(1).feature(|on| on.local_delivery = true).policy(enforced).untraced().load();
+    for (host, to) in [("192.168.7.1", IpAddr::from(PEER4)), ("fd00:7::1", PEER6.into())] {
+        let host: IpAddr = host.parse().expect("an address");
+        let run = nic.from_netdev(received(Frame::ip(host, to).udp(1, 2)));
+        match host {
+            IpAddr::V4(_) => run.passes_unchanged(), // to the stack, which refuses it
+            IpAddr::V6(_) => run.is_dropped(132),
+        };
+        let beyond = if host.is_ipv4() { "192.168.7.3" } else { "fd00:7::3" };
+        let other = Frame::ip(beyond.parse::<IpAddr>().expect("an address"), to).udp(1, 2);
+        redirected(&nic.from_netdev(received(other)));
+    }
+}
+
+#[test]
+fn no_neighbour_message_is_delivered_with_a_hop_limit_that_the_stack_would_lower() {
+    let Some(lab) = Lab::new() else { return };
+    let red = sender(&lab).address(OWN6).load();
+    let blue = neighbour(&lab).address(PEER6).load();
+    enter(&lab, &blue);
+    for kind in [133, 135, 136, 141, 142, 148, 149] {
+        let message = Frame::ipv6(OWN6, PEER6).ttl(255).icmp6(kind, &OWN6.octets());
+        let message = match kind {
+            135 => Frame::ipv6(OWN6, PEER6).ttl(255).neighbour_solicitation(PEER6),
+            136 => Frame::ipv6(OWN6, PEER6).ttl(255).neighbour_advertisement(OWN6),
+            _ => message,
+        };
+        red.from_container(received(message)).passes_unchanged().has_mark(ID_MARK);
+    }
+}

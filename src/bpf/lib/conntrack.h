@@ -175,7 +175,8 @@ static __always_inline __u64 ct_jiffies(__u32 seconds)
 static __always_inline __u64 ct_lifetime(const struct cm_ct_entry *entry, __u8 protocol)
 {
 	if (protocol != IPPROTO_TCP)
-		return ct_jiffies(entry->masqueraded ? CM_CT_LIFETIME_MASQUERADED : CM_CT_LIFETIME_OTHER);
+		return ct_jiffies(entry->masqueraded ? CM_CT_LIFETIME_MASQUERADED :
+						       CM_CT_LIFETIME_OTHER);
 	if (entry->state & CM_CT_CLOSING)
 		return ct_jiffies(CM_CT_LIFETIME_CLOSING);
 	return ct_jiffies(entry->state & CM_CT_ESTABLISHED ? CM_CT_LIFETIME_ESTABLISHED :

@@ -134,17 +134,23 @@ __noinline int has_listed_source(struct __sk_buff *skb, const struct packet *pkt
 
 /*
  * Whether a packet that this host is going to route comes under an address of its own: sent back to who has
- * made it up, it would look masqueraded. Of IPv4 the stack refuses it by itself. The routing tables answer the
- * same where they know no way back; but to the networks of its own addresses the main table has a route.
+ * made it up, it would look masqueraded. The routing tables answer the same where they know no way back. Of
+ * IPv6 the main table then has a route to the networks of the host's addresses; of IPv4 the stack refuses
+ * what comes under one, and must not be left out.
  */
-__noinline int has_host_source(struct __sk_buff *skb, const struct packet *pkt)
+__noinline int has_host_source(struct __sk_buff *skb, struct packet *pkt)
 {
-	if (!pkt || config.accept_local || pkt->source.family != CM_IPV6 || is_for_another(skb) ||
+	if (!pkt || config.accept_local || is_for_another(skb) ||
+	    (pkt->source.family == CM_IPV4 && !config.local_delivery) ||
 	    is_multicast(&pkt->destination) || is_link_local(&pkt->destination) ||
 	    is_link_local(&pkt->source) || is_unspecified(&pkt->source))
 		return 0;
 	if (route_of(skb, &pkt->source, &pkt->destination, 0) != BPF_FIB_LKUP_RET_NOT_FWDED)
 		return 0;
+	if (pkt->source.family == CM_IPV4) {
+		pkt->is_stacks = 1;
+		return 0;
+	}
 	/* The table of a VRF has its own addresses, too, and ends with an unreachable route. */
 	return config.in_vrf || route_of(skb, &pkt->source, &pkt->destination,
 					 BPF_FIB_LOOKUP_DIRECT) != BPF_FIB_LKUP_RET_NOT_FWDED;

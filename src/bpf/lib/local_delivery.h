@@ -14,6 +14,7 @@
 #include "drop.h"
 #include "endpoint.h"
 #include "explain.h"
+#include "icmp.h"
 #include "mark.h"
 #include "metrics.h"
 #include "packet.h"
@@ -63,8 +64,8 @@ static __always_inline int is_to_one(const struct __sk_buff *skb)
 /* Never routed: it counts on the hop limit that it was sent with (RFC 4861, 6.1 and 7.1). */
 static __always_inline int is_neighbour_discovery(const struct packet *pkt)
 {
-	return pkt->l4_protocol == IPPROTO_ICMPV6 && pkt->icmp_type >= ICMPV6_ROUTER_SOLICITATION &&
-	       pkt->icmp_type <= ICMPV6_REDIRECT;
+	return pkt->l4_protocol == IPPROTO_ICMPV6 &&
+	       (is_neighbour_message(pkt->icmp_type) || pkt->icmp_type == ICMPV6_REDIRECT);
 }
 
 /* Whether nothing but a router's plain work is left to do. */
@@ -76,7 +77,7 @@ static __always_inline int is_simply_routed(struct __sk_buff *skb, const struct 
 	/* A device that has moved to another namespace has other neighbours than it knows of. */
 	if (skb->ifindex != config.ifindex || !is_to_one(skb))
 		return 0;
-	if (!packet_is_ip(pkt) || pkt->parse_error || is_neighbour_discovery(pkt))
+	if (!packet_is_ip(pkt) || pkt->parse_error || pkt->is_stacks || is_neighbour_discovery(pkt))
 		return 0;
 	/* A VLAN is a network of its own. */
 	if (pkt->l3_offset != ETH_HLEN || skb->vlan_present || !ip)

@@ -145,8 +145,7 @@ static __always_inline int is_unread_for_host(struct __sk_buff *skb, const struc
  * Whether a packet comes from the wire under an address of this host, as far as its flow's peer is not asked
  * about: that is decide()'s.
  */
-static __always_inline int claims_host(struct __sk_buff *skb, const struct packet *pkt,
-				       int is_for_host)
+static __always_inline int claims_host(struct __sk_buff *skb, struct packet *pkt, int is_for_host)
 {
 	if (packet_program(pkt) != CM_FROM_NETDEV || policy_mode(CM_INGRESS) == CM_POLICY_OFF)
 		return 0;
@@ -185,7 +184,7 @@ __noinline int passes_by(struct __sk_buff *skb, struct packet *pkt, struct inqui
 			inquiry->flow.verdict = ct_verdict(pkt->epoch, CM_RULE_MASQUERADED, 1);
 			inquiry->is_kept = 1;
 		}
-	} else if (inquiry->found == FOUND_NOTHING && is_plain(pkt)) {
+	} else if (inquiry->found == FOUND_NOTHING && is_plain(pkt) && !pkt->is_stacks) {
 		remember_forwarded(skb, pkt, moment);
 	}
 	return 1;

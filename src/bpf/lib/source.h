@@ -117,7 +117,8 @@ __noinline int check_unknown_source(struct __sk_buff *skb, struct packet *pkt)
 		return 0;
 	if (has_host_source(skb, pkt))
 		return -CM_DROP_INVALID_SOURCE;
-	remember_forwarded(skb, pkt, moment);
+	if (!pkt->is_stacks)
+		remember_forwarded(skb, pkt, moment);
 	return 0;
 }
 
