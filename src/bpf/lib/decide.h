@@ -88,16 +88,12 @@ static __always_inline int decide_adopted(struct packet *pkt, struct inquiry *in
 }
 
 /* Whether a flow that conntrack does not know is a connection of this host that is older than its policy. */
-__noinline int may_be_adopted(struct __sk_buff *skb, const struct packet *pkt)
+static __always_inline int may_be_adopted(struct __sk_buff *skb, const struct packet *pkt)
 {
-	struct tuple tuple;
-
-	if (!pkt || config.role != CM_ROLE_NETDEV || !config.adopt_until_ns ||
-	    pkt->l4_protocol != IPPROTO_TCP || pkt->fragment || pkt->tcp_flags & TCP_SYN ||
-	    bpf_ktime_get_coarse_ns() >= config.adopt_until_ns)
-		return 0;
-	tuple = tuple_of(pkt, packet_direction(pkt));
-	return has_connection(skb, &tuple);
+	return config.role == CM_ROLE_NETDEV && config.adopt_until_ns &&
+	       pkt->l4_protocol == IPPROTO_TCP && !pkt->fragment && !(pkt->tcp_flags & TCP_SYN) &&
+	       bpf_ktime_get_coarse_ns() < config.adopt_until_ns &&
+	       find_socket(skb, pkt) == SOCKET_CONNECTED;
 }
 
 /* About a known flow, by whatever of its packets: 0, or a negative reason. */
@@ -126,21 +122,15 @@ static __always_inline int decide_again(struct packet *pkt, struct inquiry *inqu
  * Whether a NIC's error is about something of which conntrack has no entry: to the host, an answer of a
  * failsafe port or what a socket sent; from it, what it forwards.
  */
-__noinline int is_about_host(struct __sk_buff *skb, const struct packet *pkt,
-			     const struct packet *answer)
+static __always_inline int is_about_host(struct __sk_buff *skb, const struct packet *answer)
 {
-	struct tuple tuple;
-
-	if (!pkt || !answer || !has_policy())
-		return 0;
-	tuple = tuple_of(answer, packet_direction(pkt));
-	if (packet_program(pkt) == CM_TO_NETDEV)
+	if (packet_program(answer) == CM_TO_NETDEV)
 		return !is_host_address(skb, &answer->source, &answer->destination);
 	if (answer->l4_protocol == IPPROTO_UDP)
-		return has_receiver(skb, &tuple);
-	if (answer->l4_protocol != IPPROTO_TCP)
-		return 0;
-	return is_failsafe(CM_INGRESS, IPPROTO_TCP, answer->dport) || has_connection(skb, &tuple);
+		return find_socket(skb, answer) != SOCKET_NONE;
+	return answer->l4_protocol == IPPROTO_TCP &&
+	       (is_failsafe(CM_INGRESS, IPPROTO_TCP, answer->dport) ||
+		find_socket(skb, answer) == SOCKET_CONNECTED);
 }
 
 enum related {
@@ -168,7 +158,7 @@ __noinline int find_related(struct __sk_buff *skb, struct packet *pkt, struct in
 	tuple = tuple_of(answer, packet_direction(pkt));
 	entry = ct_lookup(&tuple);
 	if (!entry || !ct_is_alive(entry))
-		return config.role == CM_ROLE_NETDEV && is_about_host(skb, pkt, answer) ?
+		return config.role == CM_ROLE_NETDEV && is_about_host(skb, answer) ?
 			       RELATED_ALLOWED :
 			       RELATED_NOT;
 	inquiry->flow = *entry;

@@ -28,6 +28,7 @@
 #include "packet.h"
 #include "policy.h"
 #include "resolve.h"
+#include "socket.h"
 
 /* Tells which directions are enforced now. */
 static __always_inline void step_police(void)
@@ -122,10 +123,15 @@ static __always_inline int is_left_over(const struct __sk_buff *skb, const struc
 	return entry->direction == CM_EGRESS && !entry->masqueraded && !is_from_stack(skb, pkt);
 }
 
-/* Whether a packet, under this host's address, begins a flow: with an answer to come. */
-static __always_inline int begins_masquerade(const struct packet *pkt)
+/*
+ * Whether a packet, under this host's address, begins a masqueraded flow: with an answer to come, and to come
+ * to nobody here. Whoever sends from that address by a device that is not attached looks the same, and
+ * would open a port of this host to who is at the other end.
+ */
+static __always_inline int begins_masquerade(struct __sk_buff *skb, const struct packet *pkt)
 {
-	return has_flow(pkt) && pkt->fragment != FRAGMENT_LATER && pkt->echo != ECHO_ANSWERED;
+	return has_flow(pkt) && pkt->fragment != FRAGMENT_LATER && pkt->echo != ECHO_ANSWERED &&
+	       find_socket(skb, pkt) == SOCKET_NONE;
 }
 
 /*
@@ -179,7 +185,7 @@ __noinline int passes_by(struct __sk_buff *skb, struct packet *pkt, struct inqui
 	if (is_for_host)
 		return 0;
 	if (is_masqueraded(skb, pkt)) {
-		if (begins_masquerade(pkt)) {
+		if (begins_masquerade(skb, pkt)) {
 			inquiry->flow.masqueraded = 1;
 			inquiry->flow.verdict = ct_verdict(pkt->epoch, CM_RULE_MASQUERADED, 1);
 			inquiry->is_kept = 1;

@@ -36,33 +36,40 @@ static __always_inline __u32 socket_tuple(struct bpf_sock_tuple *wanted, const s
 	return sizeof(wanted->ipv6);
 }
 
-/* Whether a socket of the device's namespace has this connection. */
-static __always_inline int has_connection(struct __sk_buff *skb, const struct tuple *tuple)
+enum socket_kind {
+	SOCKET_NONE,
+	SOCKET_BOUND, /* listening, beginning or ending, or of UDP */
+	SOCKET_CONNECTED, /* of TCP */
+};
+
+/*
+ * Which socket of the device's namespace takes what comes from a packet's remote end, or an answer to it. A
+ * global function for its stack.
+ */
+__noinline int find_socket(struct __sk_buff *skb, const struct packet *pkt)
 {
 	struct bpf_sock_tuple wanted = {};
-	__u32 size = socket_tuple(&wanted, tuple);
 	struct bpf_sock *socket;
-	__u32 state;
+	struct tuple tuple;
+	__u32 size, state;
 
+	if (!pkt || (pkt->l4_protocol != IPPROTO_TCP && pkt->l4_protocol != IPPROTO_UDP))
+		return SOCKET_NONE;
+	tuple = tuple_of(pkt, packet_direction(pkt));
+	size = socket_tuple(&wanted, &tuple);
+	if (pkt->l4_protocol == IPPROTO_UDP) {
+		socket = bpf_sk_lookup_udp(skb, &wanted, size, BPF_F_CURRENT_NETNS, 0);
+		if (!socket)
+			return SOCKET_NONE;
+		bpf_sk_release(socket);
+		return SOCKET_BOUND;
+	}
 	socket = bpf_skc_lookup_tcp(skb, &wanted, size, BPF_F_CURRENT_NETNS, 0);
 	if (!socket)
-		return 0;
+		return SOCKET_NONE;
 	state = socket->state;
 	bpf_sk_release(socket);
-	return is_connected(state);
-}
-
-/* Whether a socket of UDP takes what comes from that end to this one. */
-static __always_inline int has_receiver(struct __sk_buff *skb, const struct tuple *tuple)
-{
-	struct bpf_sock_tuple wanted = {};
-	__u32 size = socket_tuple(&wanted, tuple);
-	struct bpf_sock *socket = bpf_sk_lookup_udp(skb, &wanted, size, BPF_F_CURRENT_NETNS, 0);
-
-	if (!socket)
-		return 0;
-	bpf_sk_release(socket);
-	return 1;
+	return is_connected(state) ? SOCKET_CONNECTED : SOCKET_BOUND;
 }
 
 #endif
