@@ -211,6 +211,10 @@ enum {
 	BPF_F_RECOMPUTE_CSUM = 1ULL << 0,
 	BPF_F_MMAPABLE = 1U << 10,
 	BPF_F_INNER_MAP = 1U << 12, /* an array of any size in an array of maps */
+	BPF_RB_AVAIL_DATA = 0, /* bpf_ringbuf_query: bytes that nobody has read yet */
+	BPF_RB_RING_SIZE = 1,
+	BPF_RB_CONS_POS = 2,
+	BPF_RB_PROD_POS = 3,
 };
 
 enum {

@@ -130,7 +130,7 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
 
     let streamed = Events::open(&context.root, events).and_then(|events| {
         let mut printer = monitor::Printer::new(context)?;
-        events.read(false, |event| printer.print(event).map(|()| true), go_on)
+        events.read(false, |heard| printer.hear(heard, |_| true).map(|()| true), go_on)
     });
     let detached = detach_again(context, &attached);
     let detached = detached.with_context(|| format!("detach {}", args.device))?;

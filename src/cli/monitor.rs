@@ -1,6 +1,7 @@
 //! `cilmark monitor`.
 
 mod cure;
+mod losses;
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -10,12 +11,13 @@ use clap::ValueEnum;
 use cure::Cures;
 use jiff::Timestamp;
 use log::warn;
+use losses::Losses;
 use serde::Serialize;
 
 use super::decision::{Rules, has_decided};
 use super::{Context, until_interrupted};
 use crate::datapath::abi::{cm_address, cm_event, cm_event_type, cm_program, cm_reason};
-use crate::datapath::events::{Events, monotonic_ns};
+use crate::datapath::events::{Events, Heard, monotonic_ns};
 use crate::datapath::maps;
 use crate::datapath::registry::{Endpoint, shared};
 use crate::model::drop_reason;
@@ -64,10 +66,21 @@ struct Line {
     mark_in: Mark,
     mark_out: Mark,
     length: u32,
-    lost: u32,
+    lost: u64,
     /// The command after which the packet would pass.
     #[serde(skip)]
     cure: Option<String>,
+}
+
+/// Events of an endpoint that nobody has got, and that no line of an event tells of.
+#[derive(Serialize)]
+struct LostLine {
+    time: Timestamp,
+    #[serde(rename = "type")]
+    event_type: &'static str,
+    device: String,
+    endpoint_id: u32,
+    lost: u64,
 }
 
 #[derive(Serialize)]
@@ -89,11 +102,11 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
     let wants = |event_type| args.types.contains(&event_type);
     events.read(
         wants(EventType::Trace) || wants(EventType::PolicyVerdict),
-        |event| {
-            if wants(event_type(event)) || (event.audited != 0 && wants(EventType::Drop)) {
-                printer.print(event)?;
-            }
-            Ok(true)
+        |heard| {
+            let shown = |event: &cm_event| {
+                wants(event_type(event)) || (event.audited != 0 && wants(EventType::Drop))
+            };
+            printer.hear(heard, shown).map(|()| true)
         },
         go_on,
     )
@@ -107,6 +120,7 @@ pub struct Printer<'a> {
     rules: Rules,
     cures: Cures,
     generation: Option<u32>,
+    lost: Losses,
 }
 
 impl Printer<'_> {
@@ -119,21 +133,56 @@ impl Printer<'_> {
             rules: Rules::default(),
             cures: Cures::default(),
             generation: None,
+            lost: Losses::default(),
         })
     }
 
-    /// Prints one event.
-    pub fn print(&mut self, event: &cm_event) -> Result<()> {
-        let mut line = line(event, self.device(event.endpoint_id));
-        self.explain(event, &mut line);
-        if line.lost > 0 {
-            output::note(&format!("{}: {} events were lost", line.device, line.lost));
+    /// Prints an event if it is to be shown, and what was lost in any case.
+    pub fn hear(
+        &mut self,
+        heard: Heard<'_>,
+        is_shown: impl FnOnce(&cm_event) -> bool,
+    ) -> Result<()> {
+        let event = match heard {
+            Heard::Event(event) => event,
+            Heard::Silence => {
+                let lost = self.lost.at_rest(&self.context.root)?;
+                return lost.into_iter().try_for_each(|(id, lost)| self.tell_lost(id, lost));
+            }
+        };
+        let lost = self.lost.before(event);
+        if !is_shown(event) {
+            return self.tell_lost(event.endpoint_id, lost);
         }
+        self.warn_of_lost(event.endpoint_id, lost);
+        let mut line = line(event, self.device(event.endpoint_id));
+        line.lost = lost;
+        self.explain(event, &mut line);
         if self.context.json {
             output::json_line(&line)
         } else {
             output::line(&text(&line, &self.names))
         }
+    }
+
+    /// Tells of lost events where there is no line of an event that could.
+    fn tell_lost(&mut self, endpoint_id: u32, lost: u64) -> Result<()> {
+        self.warn_of_lost(endpoint_id, lost);
+        if lost == 0 || !self.context.json {
+            return Ok(());
+        }
+        let device = self.device(endpoint_id);
+        let time = Timestamp::now();
+        output::json_line(&LostLine { time, event_type: "lost", device, endpoint_id, lost })
+    }
+
+    fn warn_of_lost(&mut self, endpoint_id: u32, lost: u64) {
+        let words = match lost {
+            0 => return,
+            1 => "1 event was".to_owned(),
+            lost => format!("{lost} events were"),
+        };
+        output::note(&format!("{}: {words} lost", self.device(endpoint_id)));
     }
 
     /// Adds what decided, and what would have to be said for the packet to pass.
@@ -213,7 +262,7 @@ fn line(event: &cm_event, device: String) -> Line {
         mark_in: Mark(event.mark_in),
         mark_out: Mark(event.mark_out),
         length: event.length,
-        lost: event.lost,
+        lost: 0,
         cure: None,
     }
 }

@@ -1,8 +1,9 @@
 //! Reading `cm_events`.
 
-use std::time::Duration;
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use libbpf_rs::{MapHandle, RingBufferBuilder};
 use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
@@ -14,6 +15,14 @@ use super::registry::Found;
 /// How far ahead tracing is switched on. A reader that dies leaves it on no longer than this.
 const TRACE_AHEAD: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(500);
+
+/// What a reader hears.
+pub enum Heard<'a> {
+    /// An event.
+    Event(&'a cm_event),
+    /// That all have been read that there were, twice a second and at the end.
+    Silence,
+}
 
 /// The one reader of a root's events.
 pub struct Events<'root> {
@@ -31,22 +40,32 @@ impl<'root> Events<'root> {
         Ok(Events { root, map, lock })
     }
 
-    /// Hands over each event until `handle` or `go_on` says stop, or fails once the map is gone. With `trace`, what passes is
-    /// reported too, for as long as this runs.
+    /// Hands over what there is until `handle` or `go_on` says stop, or fails once the map is gone. With
+    /// `trace`, what passes is reported too, for as long as this runs.
     pub fn read(
         &self,
         trace: bool,
-        mut handle: impl FnMut(&cm_event) -> Result<bool>,
+        handle: impl FnMut(Heard<'_>) -> Result<bool>,
         go_on: impl Fn() -> bool,
     ) -> Result<()> {
-        let mut outcome = Ok(true);
+        let handle = RefCell::new(handle);
+        let outcome = RefCell::new(Ok(true));
+        let hear = |heard: Result<Heard<'_>>| {
+            let handled = heard.and_then(|heard| handle.borrow_mut()(heard));
+            let goes_on = matches!(handled, Ok(true));
+            *outcome.borrow_mut() = handled;
+            goes_on
+        };
         {
             let mut builder = RingBufferBuilder::new();
             builder.add(&self.map, |bytes| {
-                outcome = abi::from_bytes(bytes).and_then(|event| handle(&event));
-                if matches!(outcome, Ok(true)) { 0 } else { -(Errno::ECANCELED as i32) }
+                let event = abi::from_bytes(bytes);
+                let goes_on =
+                    hear(event.as_ref().map(Heard::Event).map_err(|it| anyhow!("{it:#}")));
+                if goes_on { 0 } else { -(Errno::ECANCELED as i32) }
             })?;
             let ring = builder.build().context("read cm_events")?;
+            let mut silence = Instant::now();
             while go_on() {
                 ensure!(
                     self.root.has_events_of(&self.lock),
@@ -59,12 +78,21 @@ impl<'root> Events<'root> {
                 if result < 0 && result != -(Errno::EINTR as i32) {
                     break;
                 }
+                if silence.elapsed() >= POLL {
+                    silence = Instant::now();
+                    if !hear(Ok(Heard::Silence)) {
+                        break;
+                    }
+                }
             }
+        }
+        if matches!(*outcome.borrow(), Ok(true)) {
+            hear(Ok(Heard::Silence));
         }
         if trace {
             self.trace_for(Duration::ZERO);
         }
-        outcome.map(|_| ())
+        outcome.into_inner().map(|_| ())
     }
 
     /// Endpoints come and go while a reader runs, so each time all are asked anew.

@@ -11,7 +11,9 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use plain::Plain;
 
-use super::abi::{self, cm_address, cm_endpoint, cm_identity, cm_metrics, cm_reason, u32_key};
+use super::abi::{
+    self, cm_address, cm_direction, cm_endpoint, cm_identity, cm_metrics, cm_reason, u32_key,
+};
 use super::pin::Root;
 use super::sys;
 use crate::model::endpoint::EndpointId;
@@ -333,6 +335,18 @@ pub fn metrics(root: &Root) -> Result<Vec<Metric>> {
         }
     }
     Ok(lines)
+}
+
+/// How many events no reader got, of all endpoints that there have been.
+pub fn lost_events(root: &Root) -> Result<u64> {
+    let Some(map) = TypedMap::<u32_key, cm_metrics>::open(root, "cm_metrics")? else {
+        return Ok(0);
+    };
+    let lost = [cm_direction::CM_INGRESS, cm_direction::CM_EGRESS].map(|direction| {
+        let index = direction.0 * cm_reason::CM_REASONS.0 + cm_reason::CM_EVENT_LOST.0;
+        sum_of_cpus(&map.handle, index)
+    });
+    lost.into_iter().map(|sum| Ok(sum?.packets)).sum()
 }
 
 /// An element of an array of `cm_metrics`; zeros where the array is shorter.

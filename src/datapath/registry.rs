@@ -216,12 +216,7 @@ impl Endpoint {
     /// Packets that passed and packets that were dropped, both directions and all CPUs together.
     pub fn counters(&self) -> Result<(cm_metrics, cm_metrics)> {
         let mut sums = (cm_metrics::default(), cm_metrics::default());
-        let Some(map) = self.own_map("cm_counters") else {
-            return Ok(sums);
-        };
-        let key = u32_key(0);
-        for bytes in map.lookup_percpu(abi::bytes_of(&key), MapFlags::ANY)?.unwrap_or_default() {
-            let counters: cm_counters = abi::from_bytes(&bytes[..size_of::<cm_counters>()])?;
+        for counters in self.counters_of_cpus()? {
             for (sum, of_cpu) in
                 [(&mut sums.0, counters.forwarded), (&mut sums.1, counters.dropped)]
             {
@@ -232,6 +227,19 @@ impl Endpoint {
             }
         }
         Ok(sums)
+    }
+
+    /// Events that were lost since the last one that was not, all CPUs together.
+    pub fn lost_events(&self) -> Result<u64> {
+        let of_cpus = self.counters_of_cpus()?;
+        Ok(of_cpus.iter().map(|counters| u64::from(counters.lost)).sum())
+    }
+
+    fn counters_of_cpus(&self) -> Result<Vec<cm_counters>> {
+        let Some(map) = self.own_map("cm_counters") else { return Ok(Vec::new()) };
+        let of_cpus = map.lookup_percpu(abi::bytes_of(&u32_key(0)), MapFlags::ANY)?;
+        let counters = |bytes: Vec<u8>| abi::from_bytes(&bytes[..size_of::<cm_counters>()]);
+        of_cpus.unwrap_or_default().into_iter().map(counters).collect()
     }
 
     /// What the program on a hook was loaded with, and the confirmation that it waits for.

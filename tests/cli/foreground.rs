@@ -181,3 +181,23 @@ fn monitor_ends_when_everything_is_detached() {
     monitor.stderr_line(|line| line.contains("no more events"));
     assert_eq!(monitor.wait().code(), Some(1));
 }
+
+#[test]
+fn what_was_lost_is_told_though_no_event_comes_after_it() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.cilmark_ok("attach red --id 300 --ip 10.1.0.10");
+    world.sh("ip -n red addr replace 10.1.0.99/32 dev eth0
+         ip -n red neigh replace 10.1.0.1 lladdr 02:00:00:00:00:01 dev eth0
+         ip netns exec red ping -qf -c 3000 -l 3000 -W 0.1 -I 10.1.0.99 10.1.0.1 || :");
+    let mut monitor = world.start("monitor --json");
+    let is_lost = |line: &str| line.contains("\"type\":\"lost\"");
+    let line: Value = serde_json::from_str(&monitor.stdout_line(is_lost)).unwrap();
+    assert_eq!((&line["device"], &line["endpoint_id"]), (&json!("red"), &json!(1)));
+    let metrics = world.cilmark_json("metrics");
+    let lost = metrics.as_array().unwrap().iter().find(|line| line["reason"] == 64);
+    assert_eq!(line["lost"], lost.expect("lost events")["packets"]);
+    monitor.stderr_line(|text| text == format!("red: {} events were lost", line["lost"]));
+    monitor.signal(Signal::SIGINT);
+    monitor.wait();
+}

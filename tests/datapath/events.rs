@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cilmark::datapath::abi::{cm_direction, cm_event_type, cm_program};
+use cilmark::datapath::abi::{cm_direction, cm_event, cm_event_type, cm_program};
 use cilmark::datapath::events::monotonic_ns;
 use cilmark::datapath::load::Features;
 use cilmark::datapath::sys::Hook;
@@ -19,6 +19,9 @@ const EGRESS: cm_direction = cm_direction::CM_EGRESS;
 const FORWARDED: u32 = 0;
 const EVENT_LOST: u32 = 64;
 const INVALID_SOURCE: u32 = 132;
+/// Bytes of `cm_events`, and of a record there: the kernel's header and the event.
+const RING: u64 = 1 << 18;
+const RECORD: u64 = 8 + size_of::<cm_event>().next_multiple_of(8) as u64;
 /// `CM_RULE_ICMP`.
 const RULE_ICMP: u32 = 2;
 
@@ -149,16 +152,52 @@ fn a_limit_of_none_sends_none() {
 }
 
 #[test]
-fn events_that_find_the_buffer_full_are_counted_as_lost() {
+fn events_beyond_an_endpoints_share_are_counted_as_lost() {
     let Some(lab) = Lab::new() else { return };
     let workload = limited(&lab, u32::MAX);
     workload.repeat(Hook::Ingress, foreign(), 5000);
     let sent = lab.events().len() as u64;
-    assert!((1000..5000).contains(&sent), "{sent} events in a buffer of 256 KiB");
+    assert_eq!(sent, RING / 2 / RECORD, "half of the buffer");
     assert_eq!(lab.metric(EGRESS, EVENT_LOST).0, 5000 - sent);
     let run = workload.from_container(foreign());
     let told = u64::from(run.is_dropped(INVALID_SOURCE).event().lost);
     assert_eq!(told + u64::from(workload.counters().lost), 5000 - sent, "{run:?}");
+}
+
+#[test]
+fn whoever_floods_leaves_the_next_one_half_of_what_is_free() {
+    let Some(lab) = Lab::new() else { return };
+    let unlimited = |id: u16| {
+        let setup = lab.container(ID).address(OWN4).id(id);
+        setup.tune(|config| config.events_per_second = u32::MAX).load()
+    };
+    let flooders = [1, 2, 3].map(unlimited);
+    let quiet = unlimited(4);
+    for _ in 0..2 {
+        for flooder in &flooders {
+            flooder.repeat(Hook::Ingress, foreign(), 5000);
+        }
+        quiet.repeat(Hook::Ingress, foreign(), 5);
+        let events = lab.events();
+        let of = |id: u32| events.iter().filter(|event| event.endpoint_id == id).count() as u64;
+        for (flooder, part) in [(1, 2), (2, 4), (3, 8)] {
+            let share = RING / part / RECORD;
+            assert!(of(flooder).abs_diff(share) <= 1, "{flooder}: {} of {share}", of(flooder));
+        }
+        assert_eq!(of(4), 5, "and once everything is read, it begins anew");
+    }
+}
+
+#[test]
+fn what_others_send_to_an_endpoint_hides_nothing_that_it_sends() {
+    let Some(lab) = Lab::new() else { return };
+    let setup = lab.container(ID).address(OWN4).policy(enforcing());
+    let workload = setup.tune(|config| config.events_per_second = u32::MAX).load();
+    workload.repeat(Hook::Egress, foreign(), 5000);
+    workload.repeat(Hook::Ingress, foreign(), 5);
+    let events = lab.events();
+    let sent = events.iter().filter(|event| event.direction == EGRESS).count();
+    assert_eq!(sent, 5, "of {} events", events.len());
 }
 
 #[test]

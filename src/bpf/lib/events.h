@@ -38,6 +38,47 @@ static __always_inline int event_allowed(struct cm_counters *counters)
 	return counters->window_events++ < config.events_per_second;
 }
 
+/*
+ * What the endpoint has in the ring that nobody has read, by direction: its neighbours choose what it
+ * receives, and must not hide what it sends. `event_bytes` counts from when the reader had last caught up
+ * with `event_end`, the place behind the last of them. Two CPUs at once may lose each other's count.
+ */
+volatile __u64 event_end[2];
+volatile __u64 event_bytes[2];
+
+/* Of a record: the kernel's header and the event, rounded up (BPF_RINGBUF_HDR_SZ, ringbuf.c). */
+enum { EVENT_SIZE = (8 + sizeof(struct cm_event) + 7) / 8 * 8 };
+
+/*
+ * An endpoint may have as much in the ring as is still free there. So whoever floods it alone takes a half,
+ * the next one a half of the rest, and one that has sent nothing always finds room.
+ */
+static __always_inline int event_has_room(enum cm_direction direction)
+{
+	__u64 read = bpf_ringbuf_query(&cm_events, BPF_RB_CONS_POS);
+	__u64 free = bpf_ringbuf_query(&cm_events, BPF_RB_RING_SIZE) -
+		     bpf_ringbuf_query(&cm_events, BPF_RB_AVAIL_DATA);
+	__s64 behind = event_end[direction & 1] - read;
+
+	if (behind <= 0)
+		event_bytes[direction & 1] = 0;
+	return event_bytes[direction & 1] + EVENT_SIZE <= free;
+}
+
+static __always_inline struct cm_event *new_event(enum cm_direction direction)
+{
+	struct cm_event *event;
+
+	if (!event_has_room(direction))
+		return NULL;
+	event = bpf_ringbuf_reserve(&cm_events, sizeof(*event), 0);
+	if (event) {
+		event_bytes[direction & 1] += EVENT_SIZE;
+		event_end[direction & 1] = bpf_ringbuf_query(&cm_events, BPF_RB_PROD_POS);
+	}
+	return event;
+}
+
 /* Where the event of an explanation goes. */
 static __always_inline struct cm_event *explained_event(void)
 {
@@ -61,7 +102,7 @@ __noinline int send_event(struct __sk_buff *skb, const struct packet *pkt, enum 
 	if (config.explain)
 		event = explained_event();
 	else if (event_allowed(counters))
-		event = bpf_ringbuf_reserve(&cm_events, sizeof(*event), 0);
+		event = new_event(packet_direction(pkt));
 	if (!event) {
 		count_lost_event(pkt, counters);
 		return 0;
