@@ -5,7 +5,9 @@ use std::net::TcpListener;
 
 use serde_json::Value;
 
-use super::{CLOSED, HOST, Receiver, WIRE, answered, enforce, honest_syn, host, two_workloads};
+use super::{
+    CLOSED, HOST, Receiver, WIRE, answered, enforce, honest, honest_syn, host, two_workloads,
+};
 use crate::common::World;
 use crate::common::packet::Frame;
 use crate::common::talk::{Connection, cannot_connect, listen};
@@ -110,16 +112,33 @@ fn a_segment_that_the_host_knows_nothing_of_is_none_of_an_old_connection() {
 
 #[test]
 fn a_handshake_that_has_begun_is_no_old_connection() {
+    begins_a_handshake("");
+}
+
+#[test]
+fn nor_is_it_where_the_kernel_tracks_connections() {
+    begins_a_handshake(
+        "nft 'add table inet t
+            add chain inet t i { type filter hook input priority 0; }
+            add rule inet t i ct state new counter'",
+    );
+}
+
+fn begins_a_handshake(setup: &str) {
     let Some((world, wire)) = host() else { return };
+    world.sh(setup);
     let server: TcpListener = listen(&world, HOST, CLOSED);
     // The stranger's kernel would end it, knowing nothing of it.
     world.sh("ip netns exec wire nft 'add table inet t
         add chain inet t o { type filter hook output priority 0; }
         add rule inet t o tcp flags & rst == rst drop'");
     let _receiver = listen(&world, HOST, super::OPEN);
+    let datagrams = Receiver::datagrams(&world, HOST);
     let mut begun = Vec::new();
     for ends in WIRE {
         let frame = || Frame::between(ends[0], ends[1]);
+        // Nobody has answered this one.
+        wire.send(frame().datagram(2000, CLOSED, "unanswered"));
         wire.send(frame().stream([2000, CLOSED], "S", [1000, 0], ""));
         let answer = loop {
             if let Some(answer) = segment(&wire.receive()).filter(|tcp| tcp.syn && tcp.ack) {
@@ -133,6 +152,9 @@ fn a_handshake_that_has_begun_is_no_old_connection() {
         wire.send(Frame::between(ends[0], ends[1]).stream([2000, CLOSED], "A", [1001, number], ""));
         wire.send(honest_syn(ends, 1999));
         answered(&wire, 1999);
+        wire.send(Frame::between(ends[0], ends[1]).datagram(2000, CLOSED, "again"));
+        wire.send(honest(ends));
+        assert!(!datagrams.heard().contains(&"again".to_owned()));
     }
     server.set_nonblocking(true).expect("do not wait");
     assert!(server.accept().is_err(), "the handshake has been finished");

@@ -1,6 +1,15 @@
 //! Whose identity it is: a workload's own packets have it, whatever way they take through the host, and
 //! nobody has it by its address alone or by a mark.
 
+use std::net::SocketAddrV4;
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, setsockopt,
+    socket, sockopt,
+};
+
 use super::{
     HOST, OPEN, Receiver, WIRE, World, allow, bridged_workloads, enforce, honest, inside, stranger,
     two_workloads,
@@ -178,6 +187,30 @@ fn a_mark_makes_no_process_of_the_host_a_workload() {
 }
 
 #[test]
+fn nor_does_a_source_that_a_process_of_the_host_makes_up() {
+    let Some(scene) = Scene::new() else { return };
+    attach(&scene.world, RED_FLAGS, BLUE_FLAGS);
+    let raw = AddressFamily::Inet;
+    let raw = socket(raw, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw).expect("raw");
+    let [red, to] = ENDS[0];
+    let send = |mark: u32, text: &str| {
+        setsockopt(&raw, sockopt::Mark, &mark).expect("set SO_MARK");
+        let packet = datagram(red, to, text).without_ethernet().bytes();
+        let address = SockaddrIn::from(SocketAddrV4::new(to.parse().expect(to), 0));
+        let sent = sendto(raw.as_raw_fd(), &packet, &address, MsgFlags::empty());
+        // Its device's hook says no.
+        assert!(matches!(sent, Ok(_) | Err(Errno::ENOBUFS)), "{sent:?}");
+    };
+    for mark in [0, RED, 0x0c00] {
+        send(mark, "made up");
+        assert_eq!(scene.heard([red, to]), [""; 0], "{mark:x}");
+    }
+    scene.world.cilmark_ok(&format!("policy add blue allow ingress from host udp/{OPEN}"));
+    send(RED, "as the host");
+    assert_eq!(scene.heard([red, to]), ["as the host"]);
+}
+
+#[test]
 fn a_mark_counts_where_the_operator_says_so() {
     let Some(scene) = Scene::new() else { return };
     attach(&scene.world, RED_FLAGS, &format!("{BLUE_FLAGS} --trust-marks"));
@@ -218,7 +251,7 @@ fn red_is_itself(world: &World, receiver: &Receiver, ends: [[&str; 2]; 2]) {
             .expect("send");
         let mut bytes = vec![0; 8192];
         assert_eq!(receiver.open.recv(&mut bytes).expect("the long one arrives"), long.len());
-        let connection = Connection::open(world, "red", &receiver._servers[0], to);
+        let connection = Connection::open(world, "red", &receiver.servers[0], to);
         connection.works();
     }
 }

@@ -124,14 +124,19 @@ fn allow(world: &World, device: &str, peer: &str) {
 struct Receiver {
     open: UdpSocket,
     closed: UdpSocket,
-    _servers: [TcpListener; 2],
+    servers: Vec<TcpListener>,
 }
 
 impl Receiver {
     fn new(world: &World, namespace: &str) -> Receiver {
+        let servers = [OPEN, CLOSED].map(|port| listen(world, namespace, port));
+        Receiver { servers: servers.into(), ..Receiver::datagrams(world, namespace) }
+    }
+
+    /// The same without the TCP servers.
+    fn datagrams(world: &World, namespace: &str) -> Receiver {
         let socket = |port: u16| udp(world, namespace, &format!("[::]:{port}"));
-        let _servers = [OPEN, CLOSED].map(|port| listen(world, namespace, port));
-        Receiver { open: socket(OPEN), closed: socket(CLOSED), _servers }
+        Receiver { open: socket(OPEN), closed: socket(CLOSED), servers: Vec::new() }
     }
 
     /// The texts that have come, to the open port first, by the time that `honest` comes there.
