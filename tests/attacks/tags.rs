@@ -1,6 +1,8 @@
 //! VLAN tags: Linux takes off any number with the number 0, so that what is no IP to a program may
 //! be IP to the receiver.
 
+use std::os::unix::net::UnixDatagram;
+
 use super::{
     CLOSED, HOST, OPEN, Receiver, TO_BLUE, WIRE, World, allow, answered, bridged, enforce, honest,
     honest_syn, host, inside, mac,
@@ -8,6 +10,7 @@ use super::{
 use crate::common::machine::skip;
 use crate::common::packet::Frame;
 use crate::common::wire::{Wire, has};
+use crate::common::world::wait_for;
 
 /// Tags, outermost first: whether it is a service tag (802.1ad), and its number.
 type Tags = &'static [(bool, u16)];
@@ -252,6 +255,46 @@ fn what_is_no_ip_goes_on_passing() {
                 tap.before("no IP");
             }
         }
+    }
+}
+
+#[test]
+fn tags_on_a_device_without_ethernet_open_nothing() {
+    let Some(world) = World::new() else { return };
+    // What is written to it names the type of what follows.
+    let path = "/run/netns/tun";
+    let _tun =
+        world.spawn(&format!("socat -u UNIX-RECV:{path} TUN,tun-type=tun,tun-name=tun,iff-up"));
+    wait_for("the device", || {
+        world.try_sh("ip link show up dev tun | grep -q UP").status.success()
+    });
+    wait_for("the socket", || std::fs::exists(path).expect("look for it"));
+    world.sh("ip addr add 10.6.0.1/24 dev tun; ip addr add fd00:6::1/64 dev tun nodad");
+    let receiver = Receiver::new(&world, HOST);
+    let writer = UnixDatagram::unbound().expect("a socket");
+    let write = |frame: Frame| {
+        // No flags; and the type, as Ethernet has it.
+        let packet = [&[0, 0], &frame.bytes()[12..]].concat();
+        writer.send_to(&packet, path).expect("write");
+    };
+    let heard = |ends: [&str; 2], port: u16| {
+        for tags in PRIORITY {
+            let frame = Frame::between(ends[0], ends[1]).datagram(4000, port, &name(tags));
+            write(tagged(frame, tags));
+        }
+        write(honest(ends));
+        receiver.heard()
+    };
+    let ends = [["10.6.0.10", "10.6.0.1"], ["fd00:6::10", "fd00:6::1"]];
+    for ends in ends {
+        assert_eq!(heard(ends, CLOSED), names(&PRIORITY), "Linux takes them off");
+    }
+    world.cilmark_ok(
+        "attach tun --role netdev --ingress-policy enforce --failsafe none --adopt 0 --yes",
+    );
+    allow(&world, "tun", "ingress from any");
+    for ends in ends {
+        assert_eq!(heard(ends, CLOSED), [""; 0]);
     }
 }
 
