@@ -95,6 +95,23 @@ fn nor_does_what_a_workload_sends_for_the_stranger() {
 }
 
 #[test]
+fn nor_does_what_comes_in_by_another_nic() {
+    let Some((world, wire)) = host() else { return };
+    world.workload("blue", 2);
+    let (blue, receiver) = (inside(&world, "blue"), Receiver::new(&world, HOST));
+    enforce(&world, "--adopt 0");
+    let options = "--ingress-policy enforce --failsafe none --adopt 0 --yes";
+    world.cilmark_ok(&format!("attach blue --role netdev {options}"));
+    for (family, ends) in WIRE.into_iter().enumerate() {
+        for (port, own) in (2000..).step_by(10).zip([ends[1], OTHERS[family][0]]) {
+            hairpin(&blue, own, ends[0], port);
+            assert_eq!(follow(&wire, &receiver, ends, own, port), [""; 0], "{own}");
+        }
+    }
+    assert_eq!(masqueraded(&world), 0);
+}
+
+#[test]
 fn a_workload_is_not_the_host_to_another() {
     let Some(world) = two_workloads() else { return };
     world.sh("ip addr add 192.0.2.7/32 dev lo; ip addr add 2001:db8::7/128 dev lo");
