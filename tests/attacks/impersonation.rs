@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::trailers::id;
 use super::{World, bridged_workloads, inside};
 use crate::common::packet::Frame;
 use crate::common::wire::{ETHERNET, Mac, Wire, fragments, has, mac, with_options};
@@ -36,9 +37,9 @@ fn came(from: &Wire, tap: &Wire, frames: &Frames) -> Vec<&'static str> {
     frames.iter().filter(|(_, frame)| came(frame)).map(|(name, _)| *name).collect()
 }
 
-/// What stands behind the Ethernet header, with a tag or without.
+/// What stands behind the Ethernet header, and behind the first tag.
 fn behind_tag(frame: &[u8]) -> &[u8] {
-    let tag = if frame[12..14] == [0x81, 0] { 4 } else { 0 };
+    let tag = if matches!(frame[12..14], [0x81, 0] | [0x88, 0xa8]) { 4 } else { 0 };
     &frame[ETHERNET + tag..]
 }
 
@@ -146,6 +147,35 @@ fn as_a_router(mac: Mac) -> Frames {
     ]
 }
 
+/// The same, and what is a neighbour's, in a shape that is harder to look through.
+fn in_disguise(mac: Mac) -> Frames {
+    let (own, eui) = (OWN[1], &link_local(mac));
+    let spoof = neighbour(mac, 136, own, NEIGHBOURS_LINK_LOCAL);
+    let offer = || Frame::between(OWN[0], "10.9.0.255").datagram(67, 68, "an offer in disguise");
+    let router = advertisement(mac, eui);
+    let cut = |frame: &[u8], at| framed(mac, fragments(frame, at, id())[0].clone());
+    let arp_in = |tags: u16| {
+        let body = arp(mac, 2, NEIGHBOUR[0], OWN[0])[ETHERNET..].to_vec();
+        framed(mac, (0..tags).fold(Frame::other(0x0806, body), |frame, _| frame.vlan(0)))
+    };
+    vec![
+        ("is a router behind options", framed(mac, with_options(&router, 1))),
+        ("is a router behind many options", framed(mac, with_options(&router, 7))),
+        ("is a router in fragments", cut(&router, 8)),
+        ("is a router in fragments behind options", cut(&with_options(&router, 2), 16)),
+        ("advertises the router behind options", framed(mac, with_options(&spoof, 2))),
+        ("advertises the router in fragments", cut(&spoof, 24)),
+        ("advertises the router without saying so at first", cut(&spoof, 8)),
+        ("offers a lease in fragments", cut(&offer().bytes(), 16)),
+        ("offers a lease in small fragments", cut(&offer().bytes(), 8)),
+        ("offers a lease with IPv4 options", framed(mac, offer().options(&[1; 8]))),
+        ("offers a lease within two tags", framed(mac, offer().service_vlan(0).vlan(0))),
+        ("offers a lease within four tags", framed(mac, offer().vlan(0).vlan(0).vlan(0).vlan(0))),
+        ("answers for a neighbour by ARP within a tag", arp_in(1)),
+        ("answers for a neighbour by ARP within four tags", arp_in(4)),
+    ]
+}
+
 /// What anybody sends for himself.
 fn for_itself(mac: Mac, link_local: &str) -> Frames {
     let own = OWN[1];
@@ -180,7 +210,7 @@ fn for_itself(mac: Mac, link_local: &str) -> Frames {
 #[test]
 fn a_workload_is_neither_its_neighbour_nor_a_router() {
     let Some((world, red, blue)) = segment() else { return };
-    let forbidden = [for_others(red.mac), as_a_router(red.mac)].concat();
+    let forbidden = [for_others(red.mac), as_a_router(red.mac), in_disguise(red.mac)].concat();
     let own = for_itself(red.mac, &link_local(red.mac));
     assert_eq!(came(&red, &blue, &forbidden), names(&forbidden), "a bridge hands them on");
     for options in ["", "--policy audit", "--workload-mac any"] {
