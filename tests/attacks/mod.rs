@@ -5,6 +5,7 @@
 //! something honest of the same shape does afterwards.
 
 mod adoption;
+mod big_tcp;
 mod echo;
 mod icmp;
 mod identities;

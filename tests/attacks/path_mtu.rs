@@ -17,6 +17,7 @@ use crate::common::world::wait_for;
 /// Behind the stranger, who is a router with a narrow way there.
 const FAR: [&str; 2] = ["10.50.0.10", "fd00:50::10"];
 const NARROW: u16 = 1300;
+const MEGABYTE: usize = 1 << 20;
 
 /// `red` and the host on one side, and `far` on the other; frames of 1300 bytes get through to it, those
 /// from there may be as large as usual.
@@ -53,9 +54,9 @@ fn knows(world: &World, namespace: &str, address: &str) -> bool {
     route.contains(&format!("mtu {NARROW}"))
 }
 
-/// A megabyte from one end of a connection to the other.
-fn upload(mut from: TcpStream, mut to: TcpStream) {
-    let bytes = vec![0x5a; 1 << 20];
+/// So many bytes from one end of a connection to the other.
+pub fn upload(mut from: TcpStream, mut to: TcpStream, length: usize) {
+    let bytes = vec![0x5a; length];
     to.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
     let mut received = vec![0; bytes.len()];
     thread::scope(|scope| {
@@ -116,7 +117,7 @@ fn a_workload_learns_how_large_its_packets_may_be() {
         for address in FAR {
             if protocol == "tcp" {
                 let [client, server] = connect(&world, "red", &server, address);
-                upload(client, server);
+                upload(client, server, MEGABYTE);
             } else {
                 let far = socket(&world, "far", address);
                 send_large(&socket(&world, "red", address), &far, address);
@@ -135,7 +136,7 @@ fn so_does_one_that_is_connected_to() {
     let server = listen(&world, "red", OPEN);
     for (address, far) in RED.into_iter().zip(FAR) {
         let [client, server] = connect(&world, "far", &server, address);
-        upload(server, client);
+        upload(server, client, MEGABYTE);
         assert!(knows(&world, "red", far), "to {far}");
     }
 }
@@ -149,7 +150,7 @@ fn so_does_the_host() {
         for address in FAR {
             if protocol == "tcp" {
                 let [client, server] = connect(&world, HOST, &server, address);
-                upload(client, server);
+                upload(client, server, MEGABYTE);
             } else {
                 let far = socket(&world, "far", address);
                 send_large(&socket(&world, HOST, address), &far, address);
@@ -174,7 +175,7 @@ fn so_does_a_host_that_is_connected_to() {
         let server = listen(&world, HOST, OPEN);
         for ([_, address], far) in WIRE.into_iter().zip(FAR) {
             let [client, server] = connect(&world, "far", &server, address);
-            upload(server, client);
+            upload(server, client, MEGABYTE);
             assert!(knows(&world, HOST, far), "failsafe: {failsafe}, to {far}");
         }
     }
@@ -202,7 +203,7 @@ fn the_host_says_as_a_router_how_large_a_packet_may_be() {
     for address in RED {
         for from in ["wire", "blue"] {
             let [client, server] = connect(&world, from, &server, address);
-            upload(client, server);
+            upload(client, server, MEGABYTE);
             assert!(knows(&world, from, address), "{from} to {address}");
         }
     }
