@@ -95,6 +95,25 @@ fn nor_does_what_a_workload_sends_for_the_stranger() {
 }
 
 #[test]
+fn nor_does_what_comes_in_by_a_device_that_nobody_has_attached() {
+    let Some((world, wire)) = host() else { return };
+    world.workload("blue", 2);
+    let (blue, receiver) = (inside(&world, "blue"), Receiver::new(&world, HOST));
+    enforce(&world, "--adopt 0");
+    for (family, ends) in WIRE.into_iter().enumerate() {
+        for (port, own) in (2000..).step_by(10).zip([ends[1], OTHERS[family][0]]) {
+            hairpin(&blue, own, ends[0], port);
+            // IPv6 forwards it: it is no secret that it comes out, but the host's port stays closed.
+            let blue_address = ["10.2.0.10", "fd00:2::10"][family];
+            blue.send(Frame::between(blue_address, ends[0]).datagram(4000, port, "own"));
+            wire.before("own");
+            assert_eq!(follow(&wire, &receiver, ends, own, port), [""; 0], "{own}");
+        }
+    }
+    assert_eq!(masqueraded(&world), 0);
+}
+
+#[test]
 fn nor_does_what_comes_in_by_another_nic() {
     let Some((world, wire)) = host() else { return };
     world.workload("blue", 2);

@@ -3,7 +3,6 @@
 use serde_json::Value;
 
 use super::{drops, red_and_blue};
-use crate::common::World;
 use crate::common::talk::{arrives, is_lost, udp};
 use crate::common::world::wait_for;
 
