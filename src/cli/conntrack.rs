@@ -66,7 +66,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
     match command {
         Command::List { device } => {
             // Flows in a map that has lost its pin are there, too.
-            drop(context.lock()?);
+            context.repair();
             list(context, device)
         }
         Command::Flush { device } => {

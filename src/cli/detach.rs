@@ -9,6 +9,7 @@ use super::{Context, all_of, check_room};
 use crate::datapath::addresses::Addresses;
 use crate::datapath::attach;
 use crate::datapath::ipcache::Ipcache;
+use crate::datapath::layout;
 use crate::datapath::maps::{self, Identities};
 use crate::datapath::pin::Root;
 use crate::datapath::registry::{Endpoint, shared};
@@ -34,9 +35,10 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
         output::note("nothing is attached");
         return Ok(());
     };
-    // To detach is a cure, too.
-    if let Err(error) = shared::restore(root) {
-        warn!("{error:#}");
+    // To detach everything is a cure.
+    let known = layout::check(root).and_then(|()| shared::restore(root));
+    if !args.all {
+        known?;
     }
     let mut found = if args.all { context.endpoints() } else { context.named(&args.devices) }?;
     let mut errors = std::mem::take(&mut found.errors);

@@ -30,10 +30,11 @@ use anyhow::{Context as _, Error, Result, ensure};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use log::LevelFilter;
+use log::{LevelFilter, warn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
+use crate::datapath::layout;
 use crate::datapath::maps::Identities;
 use crate::datapath::pin::{Lock, Root};
 use crate::datapath::registry::{Found, shared};
@@ -162,14 +163,24 @@ impl Context {
         }
     }
 
-    /// Keeps other commands out and pins again what has lost its pin; `None` if nothing is there.
+    /// Keeps other commands out and pins again what has lost its pin; `None` if nothing is there, an error
+    /// if there is something that this version does not know.
     fn lock(&self) -> Result<Option<Lock>> {
         check_room()?;
         let lock = self.root.lock()?;
         if lock.is_some() {
+            layout::check(&self.root)?;
             shared::restore(&self.root)?;
         }
         Ok(lock)
+    }
+
+    /// Pins again what has lost its pin, for a command that reads it. Where it can't be done, what is there
+    /// is read all the same.
+    fn repair(&self) {
+        if let Err(error) = self.lock().and_then(|_lock| shared::check_all(&self.root)) {
+            warn!("{error:#}");
+        }
     }
 }
 

@@ -10,7 +10,6 @@ use anyhow::Result;
 use clap::ValueEnum;
 use cure::Cures;
 use jiff::Timestamp;
-use log::warn;
 use losses::Losses;
 use serde::Serialize;
 
@@ -19,7 +18,7 @@ use super::{Context, until_interrupted};
 use crate::datapath::abi::{cm_address, cm_event, cm_event_type, cm_program, cm_reason};
 use crate::datapath::events::{Events, Heard, monotonic_ns};
 use crate::datapath::maps;
-use crate::datapath::registry::{Endpoint, shared};
+use crate::datapath::registry::Endpoint;
 use crate::model::drop_reason;
 use crate::model::endpoint::{EndpointId, Selector};
 use crate::model::identity::{Identity, Names};
@@ -92,11 +91,7 @@ struct Reason {
 pub fn run(context: &Context, args: Args) -> Result<()> {
     let go_on = until_interrupted()?;
     let reading = context.root.lock_events()?;
-    let lock = context.lock()?;
-    if let Err(error) = shared::check_all(&context.root) {
-        warn!("{error:#}");
-    }
-    drop(lock);
+    context.repair();
     let events = Events::open(&context.root, reading)?;
     let mut printer = Printer::new(context)?;
     let wants = |event_type| args.types.contains(&event_type);

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use libbpf_rs::{MapHandle, RingBufferBuilder};
+use libbpf_rs::{MapCore, MapHandle, MapType, RingBufferBuilder};
 use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 
@@ -37,6 +37,7 @@ impl<'root> Events<'root> {
         let path = root.map("cm_events");
         let map = MapHandle::from_pinned_path(&path)
             .with_context(|| format!("open {}", path.display()))?;
+        ensure!(map.map_type() == MapType::RingBuf, "{} is no ring buffer", path.display());
         Ok(Events { root, map, lock })
     }
 

@@ -28,6 +28,8 @@ const MOST_WRITERS: usize = 4;
 /// A hash map or trie whose keys and values are structs of the ABI.
 pub(super) struct TypedMap<K, V> {
     handle: MapHandle,
+    /// Its pin, or its name.
+    label: String,
     types: PhantomData<(K, V)>,
 }
 
@@ -50,24 +52,23 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
             "{} is a map of another layout; another version of cilmark made it",
             path.display()
         );
-        Ok(Some(TypedMap::of(handle)))
+        let label = path.display().to_string();
+        Ok(Some(TypedMap { label, ..TypedMap::of(handle) }))
     }
 
     /// A map that has these types for certain.
     pub(super) fn of(handle: MapHandle) -> TypedMap<K, V> {
-        TypedMap { handle, types: PhantomData }
+        let label = handle.name().to_string_lossy().into_owned();
+        TypedMap { handle, label, types: PhantomData }
     }
 
     pub(super) fn handle(&self) -> &MapHandle {
         &self.handle
     }
 
-    fn name(&self) -> String {
-        self.handle.name().to_string_lossy().into_owned()
-    }
-
     pub(super) fn get(&self, key: &K) -> Result<Option<V>> {
-        let value = self.handle.lookup(abi::bytes_of(key), MapFlags::ANY)?;
+        let value = self.handle.lookup(abi::bytes_of(key), MapFlags::ANY);
+        let value = value.with_context(|| format!("read {}", self.label))?;
         value.map(|bytes| abi::from_bytes(&bytes)).transpose()
     }
 
@@ -76,7 +77,7 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
             || {
                 format!(
                     "write to {}, which takes {} entries",
-                    self.name(),
+                    self.label,
                     self.handle.max_entries()
                 )
             },
@@ -89,7 +90,7 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
         match self.handle.update(key, value, MapFlags::NO_EXIST) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == libbpf_rs::ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(error).context(format!("write to {}", self.name())),
+            Err(error) => Err(error).context(format!("write to {}", self.label)),
         }
     }
 
@@ -98,7 +99,7 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
         match self.handle.delete(abi::bytes_of(key)) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == libbpf_rs::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error).context(format!("delete from {}", self.name())),
+            Err(error) => Err(error).context(format!("delete from {}", self.label)),
         }
     }
 
@@ -114,7 +115,7 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
                 }
             }
         })
-        .with_context(|| format!("read {}", self.name()))?;
+        .with_context(|| format!("read {}", self.label))?;
         malformed.map(|()| entries)
     }
 
@@ -175,7 +176,7 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
         }
         self.handle
             .update_batch(&keys, &values, count, MapFlags::ANY, MapFlags::ANY)
-            .with_context(|| format!("write to {}", self.name()))
+            .with_context(|| format!("write to {}", self.label))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -199,7 +200,7 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
             all.len() <= most,
             "{} takes {most} entries: {} are there and {} would be; its size counts when it is \
              made ({size_flag})",
-            self.name(),
+            self.label,
             before.len(),
             all.len()
         );

@@ -16,10 +16,25 @@ use super::skel::OpenCilmarkSkel;
 use super::sys;
 
 /// The maps that are found through a program, whether its instructions name them or not: its
-/// configuration and its variables, what programs that replace it go on with, and a copy's steps. By
-/// the shared one a filter is known for ours.
-const BOUND: [&str; 7] =
-    [".rodata", ".bss", "cm_counters", "cm_policy_sets", "cm_rule_stats", "cm_steps", "cm_metrics"];
+/// configuration and its variables, what programs that replace it go on with, and a copy's steps; and those
+/// that commands write for all, which a removed pin shall not take away. By the shared ones a filter is
+/// known for ours.
+const BOUND: [&str; 14] = [
+    ".rodata",
+    ".bss",
+    "cm_counters",
+    "cm_policy_sets",
+    "cm_rule_stats",
+    "cm_steps",
+    "cm_metrics",
+    "cm_ipcache",
+    "cm_ipcache_cidr",
+    "cm_ipcache_idx",
+    "cm_endpoints",
+    "cm_identities",
+    "cm_generation",
+    "cm_events",
+];
 
 /// What loading has made.
 pub(super) struct Made {

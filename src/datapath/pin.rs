@@ -26,25 +26,9 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::geteuid;
 
+use super::layout::SHARED;
 use super::sys::{self, Hook};
 use crate::model::endpoint::EndpointId;
-
-/// The maps that endpoints share: what goes from a root with the last of them.
-pub(super) const MAPS: [&str; 13] = [
-    "cm_ipcache",
-    "cm_ipcache_cidr",
-    "cm_ipcache_idx",
-    "cm_endpoints",
-    "cm_identities",
-    "cm_ct4",
-    "cm_ct6",
-    "cm_frag4",
-    "cm_frag6",
-    "cm_metrics",
-    "cm_events",
-    "cm_policy_call",
-    "cm_generation",
-];
 
 /// The directory of bpffs in which everything of cilmark lies.
 #[derive(Debug, Clone)]
@@ -100,8 +84,8 @@ impl Root {
         let there = |name: &&str| self.map(name).exists();
         let flows = ["cm_ct4", "cm_ct6", "cm_frag4", "cm_frag6"];
         let of_policies = flows.iter().filter(|name| there(name)).count();
-        let always = |name: &&&str| !flows.contains(name) && **name != "cm_policy_call";
-        !MAPS.iter().filter(always).all(there) || (1..flows.len()).contains(&of_policies)
+        let always = |name: &&str| !flows.contains(name) && *name != "cm_policy_call";
+        !maps().filter(always).all(|name| there(&name)) || (1..flows.len()).contains(&of_policies)
     }
 
     /// Makes the directory usable: on bpffs, which is mounted only if `mount_bpffs`.
@@ -197,7 +181,7 @@ impl Root {
     /// keeps something there.
     pub fn remove(&self) -> Result<()> {
         let remove = || -> io::Result<()> {
-            for map in MAPS {
+            for map in maps() {
                 match fs::remove_file(self.map(map)) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}
@@ -215,6 +199,11 @@ impl Root {
             _ => Ok(()),
         }
     }
+}
+
+/// The names of the maps that endpoints share.
+fn maps() -> impl Iterator<Item = &'static str> {
+    SHARED.iter().map(|layout| layout.name)
 }
 
 /// Whoever owns a directory may remove what is pinned there, and so detach it. A BPF file system
@@ -273,6 +262,11 @@ pub struct EndpointPins {
 }
 
 impl EndpointPins {
+    /// Where they lie.
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
     /// The link or program of a hook.
     pub fn hook(&self, hook: Hook) -> PathBuf {
         self.directory.join(match hook {

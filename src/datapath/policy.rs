@@ -137,6 +137,13 @@ impl PolicyMaps {
         };
         let id: u32_key = abi::from_bytes(&id)?;
         let set = MapHandle::from_map_id(id.0).with_context(|| self.failed("open", slot))?;
+        let sizes = (set.key_size() as usize, set.value_size() as usize);
+        ensure!(
+            sizes == (size_of::<cm_policy_key>(), size_of::<cm_policy_entry>()),
+            "the rules of endpoint {} are of another layout; another version of cilmark wrote them: use \
+             that one, or attach its device again after a detach",
+            self.id
+        );
         Ok(Some(TypedMap::of(set)))
     }
 

@@ -5,11 +5,10 @@ mod found;
 pub mod shared;
 
 use std::cmp::Reverse;
-use std::fs;
 use std::io;
 use std::mem::offset_of;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
@@ -21,6 +20,7 @@ pub use found::Found;
 use super::abi::{self, bss, cm_config, cm_confirm, cm_counters, cm_metrics, cm_role, u32_key};
 use super::attach::{HOOKS, HookKind, Previous, filter_program};
 use super::device::{self, Device};
+use super::layout;
 use super::load::Inherited;
 use super::pin::Root;
 use super::sys::{self, Hook, ProgramFacts};
@@ -70,7 +70,8 @@ impl Endpoint {
             config.netns == netns && named
         };
         let ids = root.endpoints()?.into_iter().filter(concerned);
-        ids.map(|id| Endpoint::read(root, id)).collect()
+        ids.map(|id| layout::check_endpoint(root, id).and_then(|()| Endpoint::read(root, id)))
+            .collect()
     }
 
     /// Reads one endpoint; whatever is missing makes it stale. What can't be looked at, for want of
@@ -306,7 +307,7 @@ impl Running {
 
     fn open(path: &std::path::Path) -> Result<Running> {
         let pinned = sys::open_pin(path).with_context(|| format!("open {}", path.display()))?;
-        let (program, link) = if is_link(pinned.as_fd())? {
+        let (program, link) = if sys::is_link(pinned.as_fd())? {
             let info = LinkInfo::from_fd(pinned.as_fd()).context("read the link")?;
             let ifindex = match info.info {
                 LinkTypeInfo::Tcx(tcx) => tcx.ifindex,
@@ -340,12 +341,6 @@ fn is_missing(error: &Error) -> bool {
     }
 }
 
-/// A pinned link and a pinned program open by the same call; what came shows in the name.
-fn is_link(object: BorrowedFd<'_>) -> Result<bool> {
-    let name = fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
-    Ok(name.to_string_lossy().contains("bpf_link") || name.to_string_lossy().contains("bpf-link"))
-}
-
 /// An endpoint's configuration by its pin alone; `None` if there is none that is known for its own.
 fn pinned_config(root: &Root, id: EndpointId) -> Option<cm_config> {
     let map = MapHandle::from_pinned_path(root.endpoint(id).config()).ok()?;
@@ -366,6 +361,12 @@ fn read_config(map: &MapHandle) -> Result<cm_config> {
     if map.map_type() != MapType::Array {
         bail!("a configuration is an array, not {:?}", map.map_type());
     }
+    ensure!(
+        map.value_size() as usize == size_of::<cm_config>(),
+        "a configuration has {} bytes, and this one, of another version, {}",
+        size_of::<cm_config>(),
+        map.value_size()
+    );
     let key = u32_key(0);
     let value = map.lookup(abi::bytes_of(&key), MapFlags::ANY)?.context("an empty config")?;
     abi::from_bytes(&value)

@@ -4,14 +4,13 @@
 mod array;
 mod elsewhere;
 mod object;
+mod pin;
 
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CStr, c_void};
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
@@ -26,6 +25,7 @@ use nix::time::ClockId;
 pub use array::fill_array;
 pub use elsewhere::spawn_elsewhere;
 pub use object::{bind_map, load_program, map_number, object_btf, prepare_object, program_code};
+pub use pin::{is_link, is_map, open_pin, pin};
 
 use super::abi::__sk_buff;
 
@@ -86,11 +86,6 @@ fn check(result: i32) -> io::Result<i32> {
 fn owned(result: i32) -> io::Result<OwnedFd> {
     // SAFETY: libbpf returned a descriptor that nobody else has seen.
     check(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn c_path(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes())
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "path has a zero byte"))
 }
 
 /// Whether the kernel has TCX (Linux 6.6). Asks on the loopback device, which every namespace has.
@@ -158,21 +153,6 @@ pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the descriptor is open for the time of the call.
     check(unsafe { bpf::bpf_link_detach(link.as_raw_fd()) })?;
     Ok(())
-}
-
-/// Pins a program, map or link.
-pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
-    let path = c_path(path)?;
-    // SAFETY: the descriptor is open and the path a zero-terminated string for the call's time.
-    check(unsafe { bpf::bpf_obj_pin(object.as_raw_fd(), path.as_ptr()) })?;
-    Ok(())
-}
-
-/// Opens a pinned program, map or link.
-pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
-    let path = c_path(path)?;
-    // SAFETY: the path is a zero-terminated string for the time of the call.
-    owned(unsafe { bpf::bpf_obj_get(path.as_ptr()) })
 }
 
 /// Opens a program by the kernel's number.

@@ -164,11 +164,11 @@ fn an_address_that_two_nics_share_stays_until_both_are_detached() {
 fn the_last_detach_leaves_the_pins_of_others_alone() {
     let Some(world) = World::new() else { return };
     world.sh("ip link add veth-web type veth peer name peer; mkdir /sys/fs/bpf/others
-         bpftool map create /sys/fs/bpf/cm_foo type array key 4 value 4 entries 1 name cm_foo");
+         bpftool map create /sys/fs/bpf/foo type array key 4 value 4 entries 1 name foo");
     world.cilmark_ok("--bpffs /sys/fs/bpf attach veth-web --id 1234");
     assert!(Path::new("/sys/fs/bpf/cm_ipcache").exists());
     world.cilmark_ok("--bpffs /sys/fs/bpf detach veth-web");
-    assert_eq!(world.pins(), ["cm_foo", "others"]);
+    assert_eq!(world.pins(), ["foo", "others"]);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use crate::common::World;
 const ROOT: &str = "/sys/fs/bpf/cilmark";
 
 /// What an endpoint with a policy and local delivery shares with others.
-const SHARED: [&str; 12] = [
+const SHARED: [&str; 13] = [
+    "cm_identities",
     "cm_ipcache",
     "cm_ipcache_cidr",
     "cm_ipcache_idx",
@@ -184,4 +185,94 @@ fn everything_is_detached_whatever_the_pins_are() {
     world.cilmark("ipcache set 10.0.0.1 7").fails(1, &refusal);
     world.cilmark_ok("detach --all");
     assert_eq!(world.pins(), [""; 0]);
+}
+
+/// Commands that write to what endpoints share, and commands that read it.
+const WRITERS: [&str; 10] = [
+    "attach red --id 301",
+    "attach blue --id 302",
+    "detach red",
+    "policy add red allow egress to any udp/53",
+    "policy flush red",
+    "ipcache set 10.0.0.0/8 7",
+    "ipcache flush",
+    "identity set 300 db",
+    "conntrack flush",
+    "confirm red",
+];
+const READERS: [&str; 6] =
+    ["status", "policy list red", "ipcache list", "identity list", "metrics", "conntrack list"];
+
+#[test]
+fn a_pin_of_a_newer_version_lets_commands_read_and_nothing_else() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.veth("blue");
+    world.cilmark_ok("attach red --id 300 --ip 10.0.0.1 --policy enforce");
+    let make = |pin: &str| {
+        let kind = "type array key 4 value 4 entries 1 name cm_newer";
+        world.sh(&format!("bpftool map create {ROOT}/{pin} {kind}"));
+    };
+    make("cm_newer");
+    make("theirs");
+    READERS.iter().for_each(|command| _ = world.cilmark_ok(command));
+    let state = || ["ipcache list", "identity list"].map(|command| world.cilmark_ok(command));
+    let before = state();
+    for command in WRITERS {
+        let words = ["/cm_newer is nothing that this cilmark knows", "use that one"];
+        world.cilmark(command).fails(1, &words);
+    }
+    assert_eq!(state(), before);
+    world.sh(&format!("rm {ROOT}/cm_newer"));
+    world.cilmark_ok("policy add red allow egress to any udp/53");
+
+    make("endpoints/1/cm_newer");
+    for command in ["policy flush red", "attach red --id 301"] {
+        let words = ["/endpoints/1/cm_newer is nothing that this cilmark knows"];
+        world.cilmark(command).fails(1, &words);
+    }
+    world.cilmark_ok("attach blue --id 302");
+    make("cm_newer");
+    world.cilmark_ok("detach --all");
+    assert_eq!(world.pins(), ["cilmark", "cilmark/cm_newer", "cilmark/theirs"]);
+}
+
+#[test]
+fn an_endpoint_of_another_version_is_not_replaced_or_cleaned_up() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300");
+    let config = format!("{ROOT}/endpoints/1/config");
+    world.sh(&format!(
+        "rm {config}
+         bpftool map create {config} type array key 4 value 900 entries 1 name x.rodata"
+    ));
+    let words = ["/endpoints/1/config is not as this cilmark writes it", "use that one"];
+    world.cilmark("attach red --id 301").fails(1, &words);
+    assert_eq!(world.status("red")["identity"], 300);
+}
+
+#[test]
+fn a_map_of_somebody_else_under_our_name_is_refused_by_the_name_of_its_pin() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.veth("blue");
+    world.cilmark_ok("attach red --id 300 --policy enforce");
+    for pin in SHARED.iter().filter(|pin| **pin != "cm_policy_call") {
+        let before = map_id(&world, pin);
+        world.sh(&format!(
+            "rm {ROOT}/{pin}
+             bpftool map create {ROOT}/{pin} type hash key 12 value 12 entries 1 name theirs"
+        ));
+        for command in WRITERS {
+            world.cilmark(command).fails(1, &[&format!("{ROOT}/{pin} is a map of another layout")]);
+        }
+        world.sh(&format!("rm {ROOT}/{pin}"));
+        world.cilmark_ok("ipcache flush");
+        assert_eq!(map_id(&world, pin), before, "{pin}");
+    }
+    let program = world.program_id(&format!("{ROOT}/endpoints/1/ingress"));
+    world.sh(&format!("rm {ROOT}/cm_events && bpftool prog pin id {program} {ROOT}/cm_events"));
+    world.cilmark("ipcache flush").fails(1, &["/cm_events is no map"]);
+    world.cilmark("monitor").fails(1, &["/cm_events"]);
 }

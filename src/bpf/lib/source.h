@@ -61,9 +61,11 @@ static __always_inline int is_own_source(struct __sk_buff *skb, const struct cm_
  */
 static __always_inline int may_name_target(struct __sk_buff *skb, const struct packet *pkt)
 {
-	struct cm_address target = { .family = CM_IPV6 };
 	__u32 at = pkt->l4_offset + sizeof(struct icmphdr);
+	struct cm_address target;
 
+	/* Not as a constant, which would stand beside the configuration in .rodata. */
+	target.family = pkt->source.family;
 	if (pkt->icmp_type != ICMPV6_NEIGHBOUR_ADVERTISEMENT &&
 	    !(pkt->icmp_type == ICMPV6_NEIGHBOUR_SOLICITATION && is_unspecified(&pkt->source)))
 		return 1;

@@ -12,6 +12,7 @@ use super::slot_in_force;
 use crate::cli::Context;
 use crate::cli::consent::{self, Consent};
 use crate::cli::targets::{self, Targets};
+use crate::datapath::layout;
 use crate::datapath::policy::{PolicyMaps, Slot};
 use crate::datapath::registry::{Endpoint, shared};
 use crate::datapath::sys;
@@ -42,6 +43,7 @@ pub fn run(
     let endpoints = targets.select(context)?;
     let mut plans = Vec::new();
     for endpoint in &endpoints {
+        layout::check_endpoint(&context.root, endpoint.id)?;
         shared::check(&context.root, endpoint)?;
         ensure!(
             asked || !consent::is_enforcing_nic(endpoint)?,

@@ -15,7 +15,8 @@ use log::warn;
 use super::{Endpoint, Running, pinned_config, read_config};
 use crate::datapath::abi::{cm_config, cm_delivery};
 use crate::datapath::delivery;
-use crate::datapath::pin::{self, Root};
+use crate::datapath::layout::SHARED;
+use crate::datapath::pin::Root;
 use crate::datapath::sys;
 use crate::model::endpoint::EndpointId;
 
@@ -154,7 +155,7 @@ impl Reader<'_> {
             return Ok(known.as_ref().map(|(name, _)| *name));
         }
         let map = MapHandle::from_map_id(id).with_context(|| format!("open map {id}"))?;
-        let name = pin::MAPS.into_iter().find(|name| map.name() == *name);
+        let name = SHARED.iter().map(|layout| layout.name).find(|name| map.name() == *name);
         self.known.insert(id, name.map(|name| (name, map)));
         Ok(name)
     }
