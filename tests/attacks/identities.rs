@@ -336,15 +336,17 @@ fn a_workload_is_itself_from_one_bridge_to_another() {
 #[test]
 fn a_workload_is_itself_within_a_vrf() {
     let Some(scene) = Scene::new() else { return };
-    if !scene.world.try_sh("ip link add vrf type vrf table 10").status.success() {
+    if !scene.world.try_sh("ip link add tenant type vrf table 10").status.success() {
         return skip("this kernel has no VRF");
     }
-    scene.world.sh("ip link set vrf up
-        for device in red blue wire; do ip link set $device master vrf; done
-        for number in 1 2 9; do
-            device=$(echo 1 red 2 blue 9 wire | grep -o \"$number [a-z]*\" | cut -d ' ' -f 2)
-            ip -6 addr replace fd00:$number::1/64 dev $device nodad
-        done");
+    scene.world.sh("ip link set tenant up");
+    for (device, number) in [("red", 1), ("blue", 2), ("wire", 9)] {
+        // Changing tables takes IPv6 addresses away.
+        scene.world.sh(&format!(
+            "ip link set {device} master tenant
+             ip -6 addr replace fd00:{number}::1/64 dev {device} nodad"
+        ));
+    }
     attach(&scene.world, RED_FLAGS, BLUE_FLAGS);
     red_is_itself(&scene.world, &scene.receiver, ENDS);
 }

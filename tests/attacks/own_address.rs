@@ -236,12 +236,12 @@ fn a_path_between_two_vrfs_of_the_host_stays_open() {
     }
     world.sh("ip link add right type vrf table 20
               ip link set left up; ip link set right up
-              ip link add l type veth peer name r
-              ip link set l master left up; ip link set r master right up
-              ip addr add 10.7.0.1/24 dev l; ip addr add fd00:7::1/64 dev l nodad
-              ip addr add 10.7.0.2/24 dev r; ip addr add fd00:7::2/64 dev r nodad");
-    world.cilmark_ok("attach r --role netdev --ingress-policy enforce --failsafe none --yes");
-    allow(&world, "r", "ingress from any");
+              ip link add eth1 type veth peer name eth2
+              ip link set eth1 master left up; ip link set eth2 master right up
+              ip addr add 10.7.0.1/24 dev eth1; ip addr add fd00:7::1/64 dev eth1 nodad
+              ip addr add 10.7.0.2/24 dev eth2; ip addr add fd00:7::2/64 dev eth2 nodad");
+    world.cilmark_ok("attach eth2 --role netdev --ingress-policy enforce --failsafe none --yes");
+    allow(&world, "eth2", "ingress from any");
     for (source, destination) in [("10.7.0.1", "10.7.0.2"), ("fd00:7::1", "fd00:7::2")] {
         let address = |address: &str, port: u16| match address.contains(':') {
             true => format!("UDP6:[{address}]:{port}"),
