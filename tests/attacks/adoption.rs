@@ -171,6 +171,15 @@ fn what_the_host_has_goes_on_and_nothing_beside_it() {
         connections.push(Connection::open(&world, HOST, &there, ends[0]));
     }
     enforce(&world, ADOPTING);
+    // A fragment tells nothing, also one of a connection that there is.
+    for (ends, connection) in WIRE.into_iter().zip([&connections[0], &connections[2]]) {
+        let port = connection.client.local_addr().expect("an address").port();
+        let segment = Frame::between(ends[0], ends[1]).stream([port, 5001], "A", [1, 1], "hello");
+        fragments(&segment.bytes(), 24, 1).into_iter().for_each(|it| wire.send(it));
+        wire.send(honest_syn(ends, 2998));
+        answered(&wire, 2998);
+        assert!(!adopted(&world).contains(&port.into()), "{port}");
+    }
     for ends in WIRE {
         // The same server, another port of the stranger's.
         send_midstream(&wire, ends, 3000, 5001);
