@@ -1,11 +1,13 @@
 //! One test binary. `common` builds worlds and packets; the others are the tiers, lowest first:
 //! `datapath` runs the real programs on single packets (PROG_TEST_RUN), `cli` the command, and
 //! `e2e` sends real packets between network namespaces, as `attacks` does with forged ones.
-//! `vectors` replays what Cilium did.
+//! `vectors` replays what Cilium did. `fuzz` makes frames, for single programs and for real devices, and
+//! judges by a model of what is documented.
 
 mod attacks;
 mod cli;
 mod common;
 mod datapath;
 mod e2e;
+mod fuzz;
 mod vectors;

@@ -1,0 +1,190 @@
+//! What packets leave behind: flows, and the ports of first fragments.
+
+use std::net::IpAddr;
+
+use super::wire::{Fragment, Ip, Transport};
+use super::{Direction, Endpoint, rules::Service};
+
+/// The ports of a packet, or what stands in their place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ports {
+    None,
+    Pair { source: u16, destination: u16 },
+    Echo { identifier: u16, is_request: bool },
+}
+
+/// A flow, as its endpoint sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// A container's number; 0 for all NICs.
+    scope: u16,
+    protocol: u8,
+    pub local: IpAddr,
+    pub remote: IpAddr,
+    ends: Ends,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Ends {
+    None,
+    Pair {
+        local: u16,
+        remote: u16,
+    },
+    /// Whose end sends the requests.
+    Echo {
+        identifier: u16,
+        by_local: bool,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub struct Flow {
+    /// Of its first packet.
+    pub direction: Direction,
+    pub is_allowed: bool,
+    pub epoch: u32,
+    /// What its originator's packet said about its identity.
+    pub claimed: Option<u32>,
+    pub is_masqueraded: bool,
+    /// Whether it is known to be there, and in this state.
+    pub is_certain: bool,
+    is_established: bool,
+    fins: [bool; 2],
+    has_reset: bool,
+}
+
+/// What names the packet that a fragment is of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FragmentKey {
+    scope: u16,
+    direction: Direction,
+    source: IpAddr,
+    destination: IpAddr,
+    id: u32,
+    protocol: u8,
+}
+
+/// What is known of a packet from its first fragment.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    pub ports: Ports,
+    pub is_certain: bool,
+}
+
+fn scope(endpoint: &Endpoint) -> u16 {
+    if endpoint.is_container { endpoint.id } else { 0 }
+}
+
+impl Ports {
+    pub fn of(ip: &Ip) -> Ports {
+        match (&ip.transport, ip.echo()) {
+            (_, Some((identifier, is_request))) => Ports::Echo { identifier, is_request },
+            (Transport::Ports { source, destination, .. }, _) => {
+                Ports::Pair { source: *source, destination: *destination }
+            }
+            _ => Ports::None,
+        }
+    }
+}
+
+impl Key {
+    pub fn of(endpoint: &Endpoint, sent: bool, ip: &Ip, ports: Ports) -> Key {
+        let (local, remote) =
+            if sent { (ip.source, ip.destination) } else { (ip.destination, ip.source) };
+        let ends = match ports {
+            Ports::None => Ends::None,
+            Ports::Pair { source, destination } if sent => {
+                Ends::Pair { local: source, remote: destination }
+            }
+            Ports::Pair { source, destination } => {
+                Ends::Pair { local: destination, remote: source }
+            }
+            Ports::Echo { identifier, is_request } => {
+                Ends::Echo { identifier, by_local: is_request == sent }
+            }
+        };
+        Key { scope: scope(endpoint), protocol: ip.protocol, local, remote, ends }
+    }
+}
+
+impl FragmentKey {
+    pub fn of(endpoint: &Endpoint, direction: Direction, ip: &Ip) -> FragmentKey {
+        FragmentKey {
+            scope: scope(endpoint),
+            direction,
+            source: ip.source,
+            destination: ip.destination,
+            id: ip.fragment_id,
+            protocol: ip.protocol,
+        }
+    }
+}
+
+impl Flow {
+    pub fn new(direction: Direction, epoch: u32, claimed: Option<u32>) -> Flow {
+        Flow {
+            direction,
+            is_allowed: true,
+            epoch,
+            claimed,
+            is_masqueraded: false,
+            is_certain: true,
+            is_established: false,
+            fins: [false; 2],
+            has_reset: false,
+        }
+    }
+
+    /// Both ends have sent a FIN, or the last packet was a RST.
+    fn is_closing(&self) -> bool {
+        self.fins == [true; 2] || self.has_reset
+    }
+
+    /// Whether a SYN is a new flow's under the same name.
+    pub fn is_replaced_by(&self, ip: &Ip, direction: Direction) -> bool {
+        let opens = ip.protocol == super::wire::TCP && ip.flags().opens();
+        opens && (self.is_closing() || (self.is_established && direction != self.direction))
+    }
+
+    /// What a packet tells of its progress.
+    pub fn advance(&mut self, ip: &Ip, direction: Direction) {
+        let is_reply = direction != self.direction;
+        let flags = ip.flags();
+        self.is_established |= !flags.syn() && !is_reply;
+        self.fins[usize::from(is_reply)] |= flags.fin();
+        self.has_reset = flags.rst();
+    }
+}
+
+/// What a flow is for, seen from one of its packets.
+pub fn service(ip: &Ip, ports: Ports, is_reply: bool) -> Service {
+    let number = match ports {
+        Ports::None => ip.message().map(|(kind, _)| kind.into()),
+        Ports::Pair { source, destination } => Some(if is_reply { source } else { destination }),
+        Ports::Echo { is_request, .. } => {
+            let [request, reply] = if ip.is_v6() { [128, 129] } else { [8, 0] };
+            Some(if is_request || is_reply { request } else { reply })
+        }
+    };
+    Service { protocol: ip.protocol, number }
+}
+
+/// A packet of its own, with a place in a flow.
+pub fn has_flow(ip: &Ip) -> bool {
+    match ip.transport {
+        Transport::Unreadable => false,
+        Transport::Message { .. } => ip.echo().is_some(),
+        _ => true,
+    }
+}
+
+/// Whether it says nothing of who began its connection.
+pub fn is_midstream(ip: &Ip) -> bool {
+    ip.protocol == super::wire::TCP && !ip.flags().opens()
+}
+
+/// A first fragment, with the ports that those behind it have.
+pub fn is_first(ip: &Ip) -> bool {
+    ip.fragment == Fragment::First
+}

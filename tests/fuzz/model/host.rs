@@ -1,0 +1,226 @@
+//! What is this host's, and who sent a packet.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::wire::Ip;
+use super::{Arrival, Direction, Endpoint, Machine, Program};
+
+const HOST: u32 = 1;
+const WORLD: u32 = 2;
+
+const MAGIC: u32 = 0x0f00;
+const MAGIC_HOST: u32 = 0x0c00;
+const MAGIC_IDENTITY: u32 = 0x0f00;
+/// Bits that belong to others in every mark.
+pub const NOT_OURS: u32 = 0xf000;
+
+pub fn is_ours(mark: u32) -> bool {
+    names_sender(mark) || [0x0200, 0x0d00, 0x0e00].contains(&(mark & MAGIC))
+}
+
+pub fn names_sender(mark: u32) -> bool {
+    is_proxy(mark) || [MAGIC_HOST, MAGIC_IDENTITY].contains(&(mark & MAGIC))
+}
+
+fn is_proxy(mark: u32) -> bool {
+    [0x0a00, 0x0b00].contains(&(mark & MAGIC))
+}
+
+fn identity_in(mark: u32) -> u32 {
+    (mark & 0xff) << 16 | mark >> 16
+}
+
+pub fn stamp(identity: u32) -> u32 {
+    (identity & 0xffff) << 16 | MAGIC_IDENTITY | identity >> 16
+}
+
+/// Says less than the address may.
+fn is_reserved(identity: u32) -> bool {
+    matches!(identity, 0 | 2 | 6 | 7 | 9 | 10)
+}
+
+pub fn is_from_stack(arrival: &Arrival<'_>) -> bool {
+    arrival.ingress_ifindex == 0 || arrival.mark & MAGIC == MAGIC_HOST
+}
+
+pub fn is_multicast(address: IpAddr) -> bool {
+    address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+pub fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+/// The frame is unicast to another MAC than the device's, or on a bridge port than the bridge's.
+pub fn is_for_another(endpoint: &Endpoint, frame: &[u8]) -> bool {
+    endpoint.has_ethernet
+        && frame[0] & 1 == 0
+        && frame[..6] != endpoint.mac
+        && endpoint.bridge.is_none_or(|mac| frame[..6] != mac)
+}
+
+impl Machine {
+    fn line(&self, address: IpAddr) -> Option<&super::Line> {
+        let lines = self.ipcache.iter().filter(|line| line.prefix.contains(&address));
+        lines.max_by_key(|line| line.prefix.prefix_len())
+    }
+
+    pub fn identity_of(&self, address: IpAddr) -> u32 {
+        self.line(address).map_or(WORLD, |line| line.identity)
+    }
+
+    /// A line of its own says that it is the host's.
+    pub fn is_listed_host(&self, address: IpAddr) -> bool {
+        self.ipcache.iter().any(|line| {
+            line.prefix.prefix_len() == line.prefix.max_prefix_len()
+                && line.prefix.addr() == address
+                && (line.is_host || line.identity == HOST)
+        })
+    }
+
+    fn is_local_workload(&self, address: IpAddr) -> bool {
+        self.owners.get(&address).is_some_and(|owner| owner.is_container && owner.is_here)
+    }
+
+    /// Whether the routing tables would send a packet on.
+    pub fn is_routed_on(&self, address: IpAddr) -> bool {
+        let is_loopback = address.is_loopback();
+        self.forwards && !is_loopback && !self.local.contains(&address) && !is_multicast(address)
+    }
+
+    /// `None` where the stack gives such a packet to nobody, whatever the routing tables say.
+    pub fn is_hosts(&self, endpoint: &Endpoint, address: IpAddr, frame: &[u8]) -> Option<bool> {
+        let is_listed = endpoint.addresses.contains(&address) || self.is_listed_host(address);
+        let is_for_another = is_for_another(endpoint, frame);
+        if endpoint.bridge.is_some() && is_for_another && (is_listed || is_multicast(address)) {
+            return None;
+        }
+        if is_listed || is_multicast(address) {
+            return Some(true);
+        }
+        if is_link_local(address) && !self.local.contains(&address) {
+            // Nobody forwards it, and nobody here has it.
+            return None;
+        }
+        Some(!is_for_another && !self.is_routed_on(address))
+    }
+
+    /// Whether the policy of a NIC is asked.
+    pub fn is_policed(
+        &self,
+        endpoint: &Endpoint,
+        program: Program,
+        ip: &Ip,
+        arrival: &Arrival<'_>,
+    ) -> Option<bool> {
+        match program {
+            Program::FromNetdev => {
+                let is_tagged = endpoint.has_ethernet && ip.at > 14;
+                let is_for_another = is_for_another(endpoint, arrival.frame);
+                if endpoint.bridge.is_none() && !is_tagged && is_for_another {
+                    return Some(false);
+                }
+                if ip.destination == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
+                    // From nobody to nobody is a broadcast (ip_route_input_slow in the kernel).
+                    return (ip.source == ip.destination && !is_for_another).then_some(true);
+                }
+                let is_hosts = self.is_hosts(endpoint, ip.destination, arrival.frame);
+                // Nobody forwards what comes from a link-local address.
+                is_hosts.filter(|is_hosts| *is_hosts || !is_link_local(ip.source))
+            }
+            _ => Some(self.is_host_traffic(endpoint, Some(ip.source), arrival)),
+        }
+    }
+
+    pub fn is_host_traffic(
+        &self,
+        endpoint: &Endpoint,
+        source: Option<IpAddr>,
+        arrival: &Arrival<'_>,
+    ) -> bool {
+        is_from_stack(arrival)
+            && !(endpoint.switches.trust_proxy && is_proxy(arrival.mark))
+            && !source.is_some_and(|source| self.is_local_workload(source))
+    }
+
+    /// What a packet itself says of its sender.
+    pub fn claim(
+        &self,
+        endpoint: &Endpoint,
+        program: Program,
+        ip: &Ip,
+        arrival: &Arrival<'_>,
+    ) -> Option<u32> {
+        match program {
+            Program::FromNetdev => self.label(endpoint, ip),
+            Program::ToContainer => Some(self.claim_by_mark(endpoint, ip, arrival)),
+            _ => None,
+        }
+    }
+
+    pub fn label(&self, endpoint: &Endpoint, ip: &Ip) -> Option<u32> {
+        let IpAddr::V6(source) = ip.source else { return None };
+        let is_trusted = endpoint.trusted_labels.is_some_and(|prefix| prefix.contains(&source));
+        let says_nothing = [0, HOST, endpoint.identity].contains(&ip.flow_label);
+        (is_trusted && !says_nothing).then_some(ip.flow_label)
+    }
+
+    fn claim_by_mark(&self, endpoint: &Endpoint, ip: &Ip, arrival: &Arrival<'_>) -> u32 {
+        let mark = arrival.mark;
+        let is_owners = self
+            .owners
+            .get(&ip.source)
+            .is_some_and(|owner| owner.is_here && owner.ifindex == arrival.ingress_ifindex);
+        let is_trusted = endpoint.switches.trust_marks;
+        let is_proven = arrival.is_delivered || is_trusted || is_owners;
+        match mark & MAGIC {
+            _ if arrival.ingress_ifindex == 0 => HOST,
+            MAGIC_HOST if is_trusted => HOST,
+            MAGIC_IDENTITY if is_proven => identity_in(mark),
+            _ if endpoint.switches.trust_proxy && is_proxy(mark) => identity_in(mark),
+            _ => WORLD,
+        }
+    }
+
+    /// Who is at the other end of a flow; more than one where that is open.
+    pub fn peers(
+        &self,
+        endpoint: &Endpoint,
+        direction: Direction,
+        remote: IpAddr,
+        claimed: Option<u32>,
+    ) -> Vec<u32> {
+        if direction == Direction::Egress {
+            return vec![self.identity_of(remote)];
+        }
+        match claimed {
+            Some(claimed) if !endpoint.is_container || !is_reserved(claimed) => vec![claimed],
+            Some(claimed) => self.by_address(endpoint, remote, claimed),
+            None => self.by_address(endpoint, remote, WORLD),
+        }
+    }
+
+    fn by_address(&self, endpoint: &Endpoint, remote: IpAddr, otherwise: u32) -> Vec<u32> {
+        let Some(line) = self.line(remote) else { return vec![otherwise] };
+        // An address is no proof where its owner is attached here and could have stamped.
+        if self.is_local_workload(remote) && !endpoint.switches.by_address {
+            return if otherwise == WORLD { vec![WORLD] } else { vec![WORLD, otherwise] };
+        }
+        let says_host = line.identity == HOST || line.is_host;
+        if endpoint.is_container && says_host {
+            return vec![otherwise];
+        }
+        vec![line.identity]
+    }
+
+    /// What a NIC stamps on what it has received.
+    pub fn remote_to_stamp(&self, endpoint: &Endpoint, ip: &Ip) -> Vec<u32> {
+        if let Some(label) = self.label(endpoint, ip) {
+            return vec![label];
+        }
+        match self.line(ip.source) {
+            Some(line) if line.is_host || line.identity == HOST => vec![WORLD],
+            _ => self.by_address(endpoint, ip.source, WORLD),
+        }
+    }
+}

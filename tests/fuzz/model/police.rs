@@ -1,0 +1,255 @@
+//! What an endpoint's policy makes of an IP packet.
+
+use super::flows::{self, Flow, FragmentKey, Kept, Key, Ports};
+use super::host::{is_from_stack, is_multicast};
+use super::rules::Service;
+use super::wire::{Fragment, Ip, TCP, Transport};
+use super::{Arrival, Change, Direction, Endpoint, Judgement, Machine, Must, Program};
+
+/// What is known of a packet when the policy is asked.
+struct Case<'a> {
+    endpoint: &'a Endpoint,
+    program: Program,
+    direction: Direction,
+    ip: &'a Ip,
+    ports: Ports,
+    arrival: &'a Arrival<'a>,
+}
+
+impl Machine {
+    pub fn police(
+        &self,
+        endpoint: &Endpoint,
+        program: Program,
+        ip: &Ip,
+        arrival: &Arrival<'_>,
+    ) -> Judgement {
+        if !endpoint.has_policy() {
+            return Judgement::pass("no policy");
+        }
+        let direction = program.direction();
+        let mut ports = Ports::of(ip);
+        if ip.fragment == Fragment::Later {
+            let known = self.fragments.get(&FragmentKey::of(endpoint, direction, ip));
+            match known {
+                _ if ip.chain_in_fragment => {
+                    return Judgement::either("a later fragment behind extension headers");
+                }
+                Some(kept) if !kept.is_certain => {
+                    return Judgement::either("a later fragment of an uncertain first one");
+                }
+                Some(kept) => ports = kept.ports,
+                None => {
+                    let why = "a later fragment whose first has not passed";
+                    let drop = Judgement::drop_if(endpoint.enforces(direction), why);
+                    return self.unless_passed_by(endpoint, program, ip, arrival, drop);
+                }
+            }
+        }
+        let case = Case { endpoint, program, direction, ip, ports, arrival };
+        let mut judgement = if flows::has_flow(ip) {
+            self.police_flow(&case)
+        } else {
+            let alone = self.police_alone(&case);
+            self.unless_passed_by(endpoint, program, ip, arrival, alone)
+        };
+        let is_policed = judgement.why != NOT_ITS_OWN;
+        if flows::is_first(ip) && judgement.must != Must::Drop && is_policed {
+            let kept = Kept { ports, is_certain: flows::has_flow(ip) };
+            let key = FragmentKey::of(endpoint, direction, ip);
+            judgement.change.push(Change::Fragment(key, kept));
+        }
+        judgement
+    }
+
+    fn police_alone(&self, case: &Case<'_>) -> Judgement {
+        if case.ip.transport == Transport::Unreadable {
+            let why = match case.ip.fragment {
+                Fragment::Whole => "headers that end early",
+                _ => "a first fragment whose headers end early",
+            };
+            return Judgement::drop_if(case.endpoint.enforces(case.direction), why);
+        }
+        self.judge_message(case.endpoint, case.program, case.ip, case.arrival)
+    }
+
+    /// A NIC's policy has no say in what is not the host's.
+    fn unless_passed_by(
+        &self,
+        endpoint: &Endpoint,
+        program: Program,
+        ip: &Ip,
+        arrival: &Arrival<'_>,
+        judgement: Judgement,
+    ) -> Judgement {
+        if endpoint.is_container {
+            return judgement;
+        }
+        match self.is_policed(endpoint, program, ip, arrival) {
+            Some(true) => judgement,
+            Some(false) => Judgement::pass(NOT_ITS_OWN),
+            None => Judgement::either("nobody's"),
+        }
+    }
+
+    fn police_flow(&self, case: &Case<'_>) -> Judgement {
+        let &Case { endpoint, program, direction, ip, arrival, .. } = case;
+        let sent = direction == Direction::Egress;
+        let key = Key::of(endpoint, sent, ip, case.ports);
+        let mut is_left_over = false;
+        let found = self.flows.get(&key).filter(|flow| {
+            let is_generated_here = arrival.ingress_ifindex == 0;
+            let is_taken_back = flow.is_masqueraded && is_generated_here;
+            is_left_over = program == Program::ToNetdev
+                && flow.direction == Direction::Egress
+                && !flow.is_masqueraded
+                && !is_from_stack(arrival);
+            let is_void = !flow.is_allowed && endpoint.enforces(flow.direction);
+            !flow.is_certain
+                || !(flow.is_replaced_by(ip, direction)
+                    || is_void
+                    || (program == Program::ToNetdev && is_taken_back))
+        });
+        match found {
+            Some(flow) if !flow.is_certain => {
+                // It stays so, whatever happens.
+                let mut judgement = Judgement::either("a packet of an uncertain flow");
+                judgement.change.push(Change::Flow(key, flow.clone()));
+                judgement
+            }
+            Some(_) if is_left_over => {
+                // Its place is masquerade's from now on, or from the next packet that is not plain.
+                let mut judgement = Judgement::pass("under a name that was the host's");
+                let mut flow = Flow::new(direction, self.epoch, None);
+                flow.is_certain = false;
+                judgement.change.push(Change::Flow(key, flow));
+                judgement
+            }
+            Some(flow) => self.police_known(case, key, flow),
+            None => {
+                let new = self.police_new(case, key.clone());
+                if !endpoint.is_container {
+                    match self.is_policed(endpoint, program, ip, arrival) {
+                        Some(true) => {}
+                        Some(false) => return self.passes_by(case, key),
+                        None => return Judgement { must: Must::Either, why: "nobody's", ..new },
+                    }
+                }
+                new
+            }
+        }
+    }
+
+    /// Not the host's. Under its address it is a workload's, and the answer shall pass.
+    fn passes_by(&self, case: &Case<'_>, key: Key) -> Judgement {
+        let &Case { endpoint, program, ip, arrival, .. } = case;
+        let mut judgement = Judgement::pass(NOT_ITS_OWN);
+        if program != Program::ToNetdev
+            || ip.fragment == Fragment::Later
+            || is_echo_reply(case.ports)
+            || endpoint.bridge.is_some()
+            || is_multicast(ip.source)
+        {
+            return judgement;
+        }
+        if self.is_hosts(endpoint, ip.source, arrival.frame) == Some(true) {
+            let mut flow = Flow::new(Direction::Egress, self.epoch, None);
+            flow.is_masqueraded = true;
+            // What came in by this very NIC was not masqueraded.
+            flow.is_certain = arrival.ingress_ifindex != endpoint.ifindex;
+            flow.advance(ip, Direction::Egress);
+            judgement.change.push(Change::Flow(key, flow));
+        }
+        judgement
+    }
+
+    fn police_new(&self, case: &Case<'_>, key: Key) -> Judgement {
+        let &Case { endpoint, program, direction, ip, arrival, .. } = case;
+        if self.is_failsafe_answer(case) {
+            return Judgement::pass("a failsafe port's answer");
+        }
+        let claimed = self.claim(endpoint, program, ip, arrival);
+        let service = flows::service(ip, case.ports, false);
+        let mut judgement = if self.is_failsafe(endpoint, direction, service) {
+            self.to_failsafe(direction, &key)
+        } else {
+            self.ask(endpoint, direction, direction, ip, claimed, service)
+        };
+        if is_echo_reply(case.ports) {
+            return judgement;
+        }
+        let is_audited = judgement.why == "audited";
+        if judgement.must != Must::Drop && !(is_audited && flows::is_midstream(ip)) {
+            let mut flow = Flow::new(direction, self.epoch, claimed);
+            flow.is_allowed = !is_audited;
+            flow.advance(ip, direction);
+            judgement.change.push(Change::Flow(key, flow));
+        }
+        judgement
+    }
+
+    fn police_known(&self, case: &Case<'_>, key: Key, flow: &Flow) -> Judgement {
+        let &Case { endpoint, program, direction, ip, arrival, .. } = case;
+        let mut flow = flow.clone();
+        let is_reply = flow.direction != direction;
+        let mut judgement = if flow.is_masqueraded {
+            Judgement::pass("a masqueraded flow's")
+        } else if flow.epoch == self.epoch {
+            Judgement::pass(if flow.is_allowed { "a known flow's" } else { "audited" })
+        } else {
+            if direction == Direction::Ingress && !is_reply {
+                flow.claimed = self.claim(endpoint, program, ip, arrival);
+            }
+            let service = flows::service(ip, case.ports, is_reply);
+            let judgement = if self.is_failsafe(endpoint, flow.direction, service) {
+                self.to_failsafe(flow.direction, &key)
+            } else {
+                self.ask(endpoint, flow.direction, direction, ip, flow.claimed, service)
+            };
+            // A reply can't tell whether the sender still claims the same.
+            if !is_reply || flow.claimed.is_none() {
+                flow.epoch = self.epoch;
+                flow.is_allowed = judgement.why != "audited";
+            }
+            judgement
+        };
+        let is_hosts = self.is_policed(endpoint, program, ip, arrival);
+        if judgement.must == Must::Drop && !endpoint.is_container && is_hosts != Some(true) {
+            judgement = Judgement::either("of a flow that was the host's");
+        }
+        flow.advance(ip, direction);
+        judgement.change.push(Change::Flow(key, flow));
+        judgement
+    }
+
+    pub fn is_failsafe(&self, endpoint: &Endpoint, direction: Direction, to: Service) -> bool {
+        let ports = match direction {
+            Direction::Ingress => &endpoint.failsafe_ingress,
+            Direction::Egress => &endpoint.failsafe_egress,
+        };
+        to.number.is_some_and(|number| ports.contains(&(to.protocol, number)))
+    }
+
+    fn to_failsafe(&self, direction: Direction, key: &Key) -> Judgement {
+        if direction == Direction::Ingress && self.is_listed_host(key.remote) {
+            return Judgement::either("to a failsafe port, from whom the ipcache calls the host");
+        }
+        Judgement::pass("to a failsafe port")
+    }
+
+    /// Without conntrack, so that no flood of flows closes them; but nothing begins there.
+    fn is_failsafe_answer(&self, case: &Case<'_>) -> bool {
+        let Ports::Pair { source, .. } = case.ports else { return false };
+        case.direction == Direction::Egress
+            && case.ip.protocol == TCP
+            && !case.ip.flags().opens()
+            && case.endpoint.failsafe_ingress.contains(&(TCP, source))
+    }
+}
+
+/// It begins no flow.
+fn is_echo_reply(ports: Ports) -> bool {
+    matches!(ports, Ports::Echo { is_request: false, .. })
+}
+
+pub const NOT_ITS_OWN: &str = "not the host's";
