@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help deps build static demo test test-vm test-static test-provision vagrant-validate lint bench clean
+.PHONY: help deps build static demo test fuzz test-vm test-static test-provision vagrant-validate lint bench clean
 # cargo is parallel already, and the order of prerequisites is the order of work.
 .NOTPARALLEL:
 
@@ -39,6 +39,11 @@ demo: deps build ## show it at work on real packets, in network namespaces of it
 test: deps ## run every test (as root, through sudo if need be)
 	$(UNPRIVILEGED)
 	cargo test --locked $(RUNNER)
+
+fuzz: deps ## make frames and judge them by a model: SECONDS=600 for each target, SEED=0x... of a finding
+	$(UNPRIVILEGED)
+	CILMARK_FUZZ_SECONDS=$(or $(SECONDS),600) $(if $(SEED),CILMARK_FUZZ_SEED=$(SEED)) \
+		cargo test --locked $(RUNNER) --test main -- fuzz:: --nocapture --test-threads=2
 
 test-vm: ## run the tests on Debian's kernels, emulated: KERNEL=6.1 or 6.12, FILTER="part of a name ..."
 	@scripts/deps build test vm

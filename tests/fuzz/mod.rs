@@ -6,5 +6,6 @@
 
 mod generate;
 mod model;
+mod real;
 mod session;
 mod single;
