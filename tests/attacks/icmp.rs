@@ -278,6 +278,9 @@ fn neighbours_on_a_bridge_tell_each_other_only_what_a_link_needs() {
     let forbidden = [
         // For others than the link, or from nobody on it.
         of(ends, &listeners, 1),
+        of(["fe80::3", ends[1]], &listeners, 1),
+        of(["::", ends[1]], &listeners, 1),
+        of([ends[0], group], &listeners, 1),
         of([ends[0], group], &listeners, 2),
         of(["fe80::3", group], &listeners, 64),
         of(ends, &neighbours, 254),

@@ -196,6 +196,21 @@ fn nobody_on_the_wire_is_the_host() {
 }
 
 #[test]
+fn nor_by_the_address_of_another_nic() {
+    let Some((world, wire)) = host() else { return };
+    world.workload("blue", 2);
+    let receiver = Receiver::new(&world, HOST);
+    let own = OTHERS[1][0];
+    assert_eq!(claim(&wire, &receiver, WIRE[1], own).len(), 4, "it arrives");
+    enforce(&world, "--adopt 0");
+    // Its identity is the host's as well, which the rule names.
+    world.cilmark_ok("attach blue --role netdev");
+    let closed = format!("allow ingress from host udp/{CLOSED}");
+    world.cilmark_ok(&format!("policy add wire {closed} --yes"));
+    assert_eq!(claim(&wire, &receiver, WIRE[1], own), [""; 0]);
+}
+
+#[test]
 fn nor_is_a_workload() {
     let Some(world) = two_workloads() else { return };
     let (red, receiver) = (inside(&world, "red"), Receiver::new(&world, HOST));
