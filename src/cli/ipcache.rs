@@ -66,7 +66,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
         Command::Set { prefix, identity } => {
             let (prefix, identity) = (parse_prefix(&prefix)?, names.parse(&identity)?);
             let _lock = context.prepare(false)?;
-            shared::check_all(root)?;
+            shared::check_all_held(root)?;
             let set = made(context, &Sizes::default())
                 .and_then(|ipcache| ipcache.set(&prefix, identity))
                 .and_then(|()| maps::bump_generation(root));
@@ -84,7 +84,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
         Command::Del { prefix } => {
             let prefix = parse_prefix(&prefix)?;
             let _lock = context.lock()?;
-            shared::check_all(root)?;
+            shared::check_all_held(root)?;
             let found = match Ipcache::open(&context.root)? {
                 Some(ipcache) => ipcache.delete(&prefix)?,
                 None => false,
@@ -109,7 +109,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             let text = read(&file)?;
             let lines = parse_ipcache(&text, &names).with_context(|| file.display().to_string())?;
             let _lock = context.prepare(false)?;
-            shared::check_all(root)?;
+            shared::check_all_held(root)?;
             let go_on = until_interrupted()?;
             let loaded = made(context, &Sizes { ipcache: ipcache_entries, ..Sizes::default() })
                 .and_then(|ipcache| ipcache.load(&lines, progress(lines.len(), go_on)));
@@ -121,7 +121,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
         }
         Command::Flush => {
             let _lock = context.lock()?;
-            shared::check_all(root)?;
+            shared::check_all_held(root)?;
             let flushed = match Ipcache::open(&context.root)? {
                 Some(ipcache) => ipcache.flush(),
                 None => Ok(0),

@@ -178,7 +178,7 @@ impl Context {
     /// Pins again what has lost its pin, for a command that reads it. Where it can't be done, what is there
     /// is read all the same.
     fn repair(&self) {
-        if let Err(error) = self.lock().and_then(|_lock| shared::check_all(&self.root)) {
+        if let Err(error) = self.lock().and_then(|_lock| shared::check_all_held(&self.root)) {
             warn!("{error:#}");
         }
     }

@@ -16,16 +16,13 @@ use super::skel::OpenCilmarkSkel;
 use super::sys;
 
 /// The maps that are found through a program, whether its instructions name them or not: its
-/// configuration and its variables, what programs that replace it go on with, and a copy's steps; and those
-/// that commands write for all, which a removed pin shall not take away. By the shared ones a filter is
-/// known for ours.
-const BOUND: [&str; 14] = [
-    ".rodata",
-    ".bss",
-    "cm_counters",
-    "cm_policy_sets",
-    "cm_rule_stats",
-    "cm_steps",
+/// configuration and its variables, what programs that replace it go on with, and a copy's steps.
+const BOUND: [&str; 6] =
+    [".rodata", ".bss", "cm_counters", "cm_policy_sets", "cm_rule_stats", "cm_steps"];
+
+/// The same for what every root has, so that no removed pin takes it away. By these a filter is known for
+/// ours.
+pub(super) const HELD_BY_ALL: [&str; 8] = [
     "cm_metrics",
     "cm_ipcache",
     "cm_ipcache_cidr",
@@ -75,7 +72,9 @@ pub(super) fn load(
         Ok(move || load_folded(name, program, &code, &common))
     };
     let programs = side_by_side(programs.iter().map(work).collect::<Result<_>>()?)?;
-    for map in maps.iter().filter(|map| BOUND.iter().any(|name| is_named(map, name))) {
+    let is_held =
+        |map: &&MapHandle| BOUND.iter().chain(&HELD_BY_ALL).any(|name| is_named(map, name));
+    for map in maps.iter().filter(is_held) {
         for program in &programs {
             sys::bind_map(program.as_fd(), map.as_fd()).context("keep its maps")?;
         }

@@ -27,6 +27,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::geteuid;
 
 use super::layout::SHARED;
+use super::object::HELD_BY_ALL;
 use super::sys::{self, Hook};
 use crate::model::endpoint::EndpointId;
 
@@ -82,10 +83,9 @@ impl Root {
     /// with others that are there.
     pub fn lacks_pins(&self) -> bool {
         let there = |name: &&str| self.map(name).exists();
-        let flows = ["cm_ct4", "cm_ct6", "cm_frag4", "cm_frag6"];
-        let of_policies = flows.iter().filter(|name| there(name)).count();
-        let always = |name: &&str| !flows.contains(name) && *name != "cm_policy_call";
-        !maps().filter(always).all(|name| there(&name)) || (1..flows.len()).contains(&of_policies)
+        let of_policies = ["cm_ct4", "cm_ct6", "cm_frag4", "cm_frag6"];
+        let count = of_policies.iter().filter(|name| there(name)).count();
+        !HELD_BY_ALL.iter().all(there) || (1..of_policies.len()).contains(&count)
     }
 
     /// Makes the directory usable: on bpffs, which is mounted only if `mount_bpffs`.

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
 use libbpf_rs::{MapCore, MapHandle};
@@ -16,9 +18,13 @@ use super::{Endpoint, Running, pinned_config, read_config};
 use crate::datapath::abi::{cm_config, cm_delivery};
 use crate::datapath::delivery;
 use crate::datapath::layout::SHARED;
+use crate::datapath::object::HELD_BY_ALL;
 use crate::datapath::pin::Root;
 use crate::datapath::sys;
 use crate::model::endpoint::EndpointId;
+
+/// Hundredths of a second until the kernel has emptied an array of programs for certain.
+const EMPTYING: u32 = 10;
 
 /// The maps that programs use without a pin, by the pin that is missing.
 pub type Lost = BTreeMap<PathBuf, MapHandle>;
@@ -62,10 +68,18 @@ pub fn lost(root: &Root) -> Result<Lost> {
 pub fn pin_again(root: &Root, pin: &Path, map: &MapHandle) -> Result<()> {
     sys::pin(map.as_fd(), pin).with_context(|| format!("pin {}", pin.display()))?;
     warn!("{} was gone; the map that programs use is pinned there again", pin.display());
-    if pin != root.map(delivery::POLICY_CALLS) {
-        return Ok(());
+    if pin == root.map(delivery::POLICY_CALLS) {
+        // The kernel empties it when its last pin has gone, but not at once.
+        for _ in 0..EMPTYING {
+            enter_callees(root)?;
+            thread::sleep(Duration::from_millis(10));
+        }
+        enter_callees(root)?;
     }
-    // The kernel has emptied it when its last pin went.
+    Ok(())
+}
+
+fn enter_callees(root: &Root) -> Result<()> {
     for id in root.endpoints()? {
         let [_, egress] = Running::of_endpoint(root, id)?;
         let takes_delivery = |config: cm_config| config.delivery != cm_delivery::CM_DELIVERY_NONE;
@@ -91,6 +105,24 @@ pub fn check_all(root: &Root) -> Result<()> {
     let mut reader = Reader::new(root);
     for id in root.endpoints()? {
         if let Ok(uses) = reader.uses_of(id) {
+            reader.compare(&uses)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same for the maps that every program holds, which shows without opening what else it has.
+pub fn check_all_held(root: &Root) -> Result<()> {
+    let mut reader = Reader::new(root);
+    let held = HELD_BY_ALL.map(|name| reader.pinned_id(&root.map(name)));
+    for id in root.endpoints()? {
+        let Ok(programs) = Running::of_endpoint(root, id) else { continue };
+        let holds = |running: &Running, map: &Option<u32>| {
+            map.is_some_and(|map| running.facts.map_ids.contains(&map))
+        };
+        let all = |running: &Running| held.iter().all(|map| holds(running, map));
+        if !programs.iter().flatten().all(all) {
+            let uses = reader.uses(id, &programs)?;
             reader.compare(&uses)?;
         }
     }
@@ -171,9 +203,12 @@ impl Reader<'_> {
     }
 
     fn is_pinned(&mut self, (pin, id): &Use) -> bool {
+        self.pinned_id(pin) == Some(*id)
+    }
+
+    fn pinned_id(&mut self, pin: &Path) -> Option<u32> {
         let look = || Some(MapHandle::from_pinned_path(pin).ok()?.info().ok()?.info.id);
-        let pinned = *self.pinned.entry(pin.clone()).or_insert_with(look);
-        pinned == Some(*id)
+        *self.pinned.entry(pin.to_owned()).or_insert_with(look)
     }
 
     /// Names all that are concerned.
