@@ -1,12 +1,13 @@
 //! Commands at the same time, and commands that die half way.
 
+use std::cell::RefCell;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Instant;
 
 use serde_json::json;
 
-use crate::common::process::cilmark;
+use crate::common::process::{cilmark, text};
 use crate::common::{World, machine};
 
 fn start(arguments: &str) -> Child {
@@ -159,9 +160,11 @@ fn a_change_that_lacks_descriptors_or_memory_is_whole_or_leaves_everything() {
     let attach = "attach red --id 300 --ip 10.0.0.1 --policy enforce";
     let descriptors = (3..100).step_by(3).map(|number| format!("--nofile={number}"));
     let memory = [8, 12, 16, 24, 32, 48, 64].map(|mebibytes| format!("--as={}", mebibytes << 20));
+    let said = RefCell::new(String::new());
     for limit in descriptors.chain(memory) {
         let limited = |arguments: &str| {
             let run = world.try_sh(&format!("prlimit {limit} {binary} {arguments}"));
+            said.borrow_mut().push_str(&text(&run.stderr));
             run.status.success()
         };
         if !limited(attach) {
@@ -183,5 +186,8 @@ fn a_change_that_lacks_descriptors_or_memory_is_whole_or_leaves_everything() {
             }
         }
         world.cilmark_ok("detach --all");
+    }
+    for words in ["`ulimit -n` allows fewer, nothing has", "`ulimit -v` allows less, nothing has"] {
+        assert!(said.borrow().contains(words), "no `{words}` in {}", said.borrow());
     }
 }
