@@ -56,7 +56,7 @@ __noinline int decide(struct packet *pkt, struct inquiry *inquiry, enum cm_direc
 		pkt->destination_identity = peer;
 	else
 		pkt->source_identity = peer;
-	if (refuses_host() && direction == CM_INGRESS && peer == IDENTITY_HOST)
+	if (refuses_host() && forward && direction == CM_INGRESS && peer == IDENTITY_HOST)
 		return -CM_DROP_INVALID_SOURCE; /* if it is: see decide_flow() */
 	port = service_of(pkt, forward);
 	verdict = ask_policy(pkt, inquiry, direction, peer, port);
@@ -107,8 +107,8 @@ static __always_inline int decide_again(struct packet *pkt, struct inquiry *inqu
 		return 0;
 	}
 	if (is_failsafe(flow->direction, pkt->l4_protocol, service_of(pkt, forward))) {
-		if (refuses_host() && flow->direction == CM_INGRESS && !flow->claimed_identity &&
-		    is_listed_host(packet_remote(pkt)))
+		if (refuses_host() && forward && flow->direction == CM_INGRESS &&
+		    !flow->claimed_identity && is_listed_host(&pkt->source))
 			return -CM_DROP_INVALID_SOURCE;
 		pkt->rule = CM_RULE_FAILSAFE;
 		return 0;
