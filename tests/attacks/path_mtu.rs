@@ -58,6 +58,7 @@ fn knows(world: &World, namespace: &str, address: &str) -> bool {
 pub fn upload(mut from: TcpStream, mut to: TcpStream, length: usize) {
     let bytes = vec![0x5a; length];
     to.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+    from.set_write_timeout(Some(PATIENCE)).expect("set a timeout");
     let mut received = vec![0; bytes.len()];
     thread::scope(|scope| {
         scope.spawn(|| from.write_all(&bytes).expect("send"));
