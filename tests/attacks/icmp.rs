@@ -8,7 +8,7 @@ use nix::sys::socket::{MsgFlags, SockProtocol, recv};
 use super::trailers::{id, raw};
 use super::{OPEN, RED, WIRE, World, allow, bridged_workloads, enforce, honest, host, inside};
 use crate::common::packet::Frame;
-use crate::common::talk::{arrives, ping, udp};
+use crate::common::talk::{ping, udp};
 use crate::common::wire::{Wire, fragments, has, mac, payload, with_options};
 
 /// A message with a name in it, by which it is known when it arrives.
@@ -331,16 +331,14 @@ fn neighbours_on_a_bridge_tell_each_other_only_what_a_link_needs() {
 
 #[test]
 fn an_error_passes_only_to_who_has_sent_what_it_quotes() {
-    let Some((world, red, wire, open)) = routed() else { return };
+    let Some((world, red, wire, _open)) = routed() else { return };
     world.workload("blue", 2);
     let blue = inside(&world, "blue");
+    let _open_too = udp(&world, "blue", &format!("[::]:{OPEN}"));
     attach_red(&world);
-    let sender = udp(&world, "red", "[::]:5000");
     for (own, [out, _]) in RED.into_iter().zip(WIRE) {
         let is_ipv4 = own.contains('.');
-        let (protocol, unreachable, prefix) =
-            if is_ipv4 { (1, [3, 1], "::ffff:") } else { (58, [1, 0], "") };
-        arrives(&sender, &open[1], &format!("{prefix}{out}"));
+        let (protocol, unreachable) = if is_ipv4 { (1, [3, 1]) } else { (58, [1, 0]) };
         let error = |ends: [&str; 2], quoted: Frame, name: &str| {
             let header = [unreachable[0], unreachable[1], 0, 0, 0, 0, 0, 0];
             let quote = &quoted.bytes()[14..];
@@ -350,7 +348,9 @@ fn an_error_passes_only_to_who_has_sent_what_it_quotes() {
                 Frame::between(ends[0], ends[1]).protocol(protocol, body).bytes(),
             )]
         };
-        let known = || Frame::between(own, out).datagram(5000, OPEN, "hello");
+        let known = || Frame::between(own, out).datagram(5000, OPEN, "the flow");
+        red.send(known());
+        wire.before("the flow");
         let ends = [out, own];
         // A router in between may say it, too: here another workload, as nobody has attached it.
         let router = if is_ipv4 { "10.2.0.10" } else { "fd00:2::10" };
@@ -369,6 +369,12 @@ fn an_error_passes_only_to_who_has_sent_what_it_quotes() {
             let unknown = error(ends, quoted, name);
             assert_eq!(tunnel(&wire, &red, ends, &unknown), [""; 0]);
         }
+        // From the workload it goes to who has sent that, and not to an accomplice.
+        let answer = Frame::between(out, own).datagram(OPEN, 5000, "hello");
+        let to_sender = error([own, out], answer.clone(), "<to its sender>");
+        assert_eq!(tunnel(&red, &wire, [own, out], &to_sender), ["<to its sender>"]);
+        let elsewhere = error([own, router], answer, "<to another>");
+        assert_eq!(tunnel(&red, &blue, [own, router], &elsewhere), [""; 0]);
         // In fragments nobody can tell.
         for named in [0, 1] {
             let cut = in_fragments(&error(ends, known(), "<known, in fragments>"), named);
