@@ -13,6 +13,7 @@ mod impersonation;
 mod links;
 mod own_address;
 mod path_mtu;
+mod related;
 mod tags;
 mod trailers;
 
