@@ -221,6 +221,35 @@ fn a_workload_is_neither_its_neighbour_nor_a_router() {
 }
 
 #[test]
+fn a_workload_without_addresses_of_its_own_is_no_router_either() {
+    let Some((world, red, blue)) = segment() else { return };
+    let mac = red.mac;
+    let redirect = |source: &str| {
+        let target = NEIGHBOURS_LINK_LOCAL.parse().expect("an address");
+        framed(mac, Frame::between(source, NODES).ttl(255).redirect(target))
+    };
+    let frames: Frames = vec![
+        ("is a router", advertisement(mac, &link_local(mac))),
+        ("is the router", advertisement(mac, NEIGHBOURS_LINK_LOCAL)),
+        ("is a router by its address", advertisement(mac, OWN[1])),
+        ("redirects", redirect(&link_local(mac))),
+        ("redirects as the router", redirect(NEIGHBOURS_LINK_LOCAL)),
+        ("redirects by its address", redirect(OWN[1])),
+    ];
+    assert_eq!(came(&red, &blue, &frames), names(&frames), "a bridge hands them on");
+    for attach in ["attach red --id 1234 --role container", ATTACH] {
+        world.cilmark_ok(attach);
+        assert_eq!(came(&red, &blue, &frames), [""; 0], "{attach}");
+    }
+    world.cilmark_ok("attach red --id 1234 --role container --router");
+    assert_eq!(came(&red, &blue, &frames), names(&frames), "whose addresses nobody knows");
+    world.cilmark_ok(&format!("{ATTACH} --router"));
+    let came = came(&red, &blue, &frames);
+    assert!(came.contains(&"is a router"), "{came:?}");
+    assert!(!came.iter().any(|name| name.contains("the router")), "{came:?}");
+}
+
+#[test]
 fn a_router_is_a_router_but_not_its_neighbour() {
     let Some((world, red, blue)) = segment() else { return };
     world.cilmark_ok(&format!("{ATTACH} --router"));
