@@ -383,7 +383,9 @@ fn only_a_router_offers_leases_and_advertises_itself() {
     }
     let advertisement = Frame::ipv6(OWN_LINK_LOCAL, ALL_NODES).router_advertisement();
     router.from_container(advertisement).passes_unchanged();
-    router.from_container(Frame::ipv6(OWN6, ALL_NODES).redirect(PEER6)).passes_unchanged();
+    for source in [OWN6, OWN_LINK_LOCAL] {
+        router.from_container(Frame::ipv6(source, ALL_NODES).redirect(PEER6)).passes_unchanged();
+    }
     // To a server it may talk without being one.
     workload.from_container(Frame::ipv4(OWN4, PEER4).udp(68, 67)).passes_unchanged();
 }

@@ -135,6 +135,7 @@ static __always_inline int is_about_host(struct __sk_buff *skb, const struct pac
 
 enum related {
 	RELATED_NOT,
+	RELATED_TO_NOTHING, /* that conntrack has an entry of */
 	RELATED_ALLOWED,
 	RELATED_STALE, /* to a flow whose entry, now in the inquiry, is of another epoch */
 };
@@ -158,9 +159,7 @@ __noinline int find_related(struct __sk_buff *skb, struct packet *pkt, struct in
 	tuple = tuple_of(answer, packet_direction(pkt));
 	entry = ct_lookup(&tuple);
 	if (!entry || !ct_is_alive(entry))
-		return config.role == CM_ROLE_NETDEV && is_about_host(skb, answer) ?
-			       RELATED_ALLOWED :
-			       RELATED_NOT;
+		return RELATED_TO_NOTHING;
 	inquiry->flow = *entry;
 	if (inquiry->flow.verdict >> 32 != pkt->epoch)
 		return RELATED_STALE;
@@ -177,6 +176,8 @@ static __always_inline int is_related(struct __sk_buff *skb, struct packet *pkt,
 	barrier();
 	if (related == RELATED_STALE && answer)
 		related = decide_again(answer, inquiry) ? RELATED_NOT : RELATED_ALLOWED;
+	else if (related == RELATED_TO_NOTHING && config.role == CM_ROLE_NETDEV && answer)
+		related = is_about_host(skb, answer) ? RELATED_ALLOWED : RELATED_NOT;
 	barrier();
 	inquiry->flow.direction = packet_direction(pkt);
 	return related == RELATED_ALLOWED;

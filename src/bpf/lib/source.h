@@ -74,6 +74,13 @@ static __always_inline int may_name_target(struct __sk_buff *skb, const struct p
 	       is_own_source(skb, &target);
 }
 
+/* Whether a packet would make the workload a router to its neighbours, or their DHCP server. */
+static __always_inline int is_routers(const struct packet *pkt)
+{
+	return is_icmp6(pkt) &&
+	       (pkt->icmp_type == ICMPV6_ROUTER_ADVERTISEMENT || pkt->icmp_type == ICMPV6_REDIRECT);
+}
+
 /* What a workload says of itself before it has an address, or to its link only. */
 static __always_inline int may_send_without_address(const struct packet *pkt)
 {
@@ -89,14 +96,7 @@ static __always_inline int may_send_without_address(const struct packet *pkt)
 	case ICMPV6_MLD2_REPORT:
 		return 1;
 	}
-	return config.router && pkt->icmp_type == ICMPV6_ROUTER_ADVERTISEMENT;
-}
-
-/* Whether a packet would make the workload a router to its neighbours, or their DHCP server. */
-static __always_inline int is_routers(const struct packet *pkt)
-{
-	return is_icmp6(pkt) &&
-	       (pkt->icmp_type == ICMPV6_ROUTER_ADVERTISEMENT || pkt->icmp_type == ICMPV6_REDIRECT);
+	return config.router && is_routers(pkt);
 }
 
 static __always_inline int is_dhcp_servers(const struct packet *pkt)
