@@ -11,7 +11,7 @@ use crate::common::random::Random;
 use transport::Payload;
 
 /// That a frame comes from now and then.
-pub const FOREIGN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x66];
+const FOREIGN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x66];
 
 /// Who talks to whom, on which device.
 pub struct Scene {
@@ -20,6 +20,8 @@ pub struct Scene {
     /// Who sends the frames; the link-local address that it makes is among the ends.
     pub sender: [u8; 6],
     pub has_ethernet: bool,
+    /// Whether frames may be larger than a page.
+    pub takes_jumbo: bool,
     /// The endpoint's own ends.
     pub own: Vec<IpAddr>,
     pub peers: Vec<IpAddr>,
@@ -161,10 +163,7 @@ impl Generator {
             self.lie_about_length(&mut packet);
         }
         if self.percent(self.taste.lengths) {
-            let trailer = self.random.below(40);
-            for _ in 0..trailer {
-                packet.push(self.random.number() as u8);
-            }
+            self.add_trailer(scene, &mut packet);
         }
         let ethertype = if packet[0] >> 4 == 4 { 0x0800 } else { 0x86dd };
         let mut frame =
@@ -179,6 +178,22 @@ impl Generator {
             frame[at] = self.random.number() as u8;
         }
         frame
+    }
+
+    /// What a careless parser takes for the transport header, or so much that a packet socket leaves the
+    /// headers out of the linear part.
+    fn add_trailer(&mut self, scene: &Scene, packet: &mut Vec<u8>) {
+        if self.random.once_in(2) {
+            for _ in 0..2 {
+                packet.extend(self.random.pick(&scene.ports).to_be_bytes());
+            }
+            packet.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, self.random.pick(&[2, 0x10]), 0, 0]);
+        }
+        let is_long = scene.takes_jumbo && self.random.once_in(6);
+        let length = if is_long { 4200 } else { self.random.below(40) };
+        for _ in 0..length {
+            packet.push(self.random.number() as u8);
+        }
     }
 
     /// Addresses, tags and ethertype.

@@ -1,5 +1,6 @@
 //! Local delivery: what goes into a workload of this host past its stack.
 
+use super::messages::DISCOVERY;
 use super::wire::{self, Frame, Transport};
 use super::{Arrival, Endpoint};
 
@@ -12,7 +13,8 @@ pub fn is_delivered(from: &Endpoint, to: &Endpoint, arrival: &Arrival<'_>) -> bo
         return false;
     };
     let is_seen_only = arrival.frame[..6] != from.mac;
-    let discovery = ip.message().is_some_and(|(kind, _)| (133..=137).contains(&kind));
+    // It counts on the hop limit that it was sent with.
+    let discovery = ip.message().is_some_and(|(kind, _)| kind == 137 || DISCOVERY.contains(&kind));
     from.switches.local_delivery
         && to.switches.local_delivery
         && from.has_ethernet

@@ -8,7 +8,8 @@ use super::rules::{Service, allow};
 use super::wire::{Fragment, ICMP6, Ip, TCP, Transport, read_quoted};
 use super::{Arrival, Direction, Endpoint, Judgement, Machine, Mode, Must, Program};
 
-const DISCOVERY: [u8; 8] = [133, 134, 135, 136, 141, 142, 148, 149];
+/// Of neighbours and routers.
+pub const DISCOVERY: [u8; 8] = [133, 134, 135, 136, 141, 142, 148, 149];
 const LISTENERS: [u8; 7] = [130, 131, 132, 143, 151, 152, 153];
 
 fn is_error(ip: &Ip, kind: u8) -> bool {
@@ -84,8 +85,8 @@ impl Machine {
         if is_netdev && direction == Direction::Egress {
             match self.is_hosts(endpoint, quoted.destination, arrival.frame) {
                 Some(true) => {}
-                _ if !flows::has_flow(&quoted) => {
-                    return Some(Judgement::either("about a message that was forwarded"));
+                _ if !flows::has_flow(&quoted) || is_link_local(quoted.source) => {
+                    return Some(Judgement::either("about what nobody reports, or forwards"));
                 }
                 _ => return Some(Judgement::pass("about what was forwarded")),
             }

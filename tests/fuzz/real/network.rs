@@ -24,8 +24,8 @@ pub fn connect(world: &World, bridged: bool) {
              address 02:00:00:00:00:a1 netns red
          ip link add blue address 02:00:00:00:00:b2 type veth peer name eth0 \
              address 02:00:00:00:00:a2 netns blue
-         for d in wan red blue; do ip link set $d addrgenmode none up; done
-         for n in wire red blue; do ip -n $n link set eth0 up; done
+         for d in wan red blue; do ip link set $d addrgenmode none mtu 9000 up; done
+         for n in wire red blue; do ip -n $n link set eth0 mtu 9000 up; done
          ip addr add 10.1.0.10/24 dev wan; ip addr add fd00:1::10/64 dev wan nodad
          ip addr add 10.1.0.11/24 dev wan; ip addr add fd00:1::11/64 dev wan nodad
          ip addr add fe80::77/64 dev wan nodad

@@ -323,6 +323,7 @@ fn scenes(layout: Layout) -> [Scene; 2] {
         mac,
         sender,
         has_ethernet: true,
+        takes_jumbo: true,
         own: addresses(own),
         peers: addresses(peers),
         odd: odd.clone(),

@@ -1,5 +1,6 @@
 //! Two endpoints of a host, as the kernel has them and as the model does.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use cilmark::datapath::abi::cm_role;
@@ -86,6 +87,8 @@ pub struct Fixture<'lab> {
     lab: &'lab Lab,
     pub subjects: Vec<Subject<'lab>>,
     pub machine: Machine,
+    /// That workloads have sent from.
+    pub macs: HashSet<[u8; 6]>,
     prefixes: Vec<IpNet>,
     /// Lines that attaching has entered; no operator's.
     own_lines: Vec<Line>,
@@ -93,11 +96,6 @@ pub struct Fixture<'lab> {
 
 fn addresses(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().expect("an address")).collect()
-}
-
-/// Who sends by the other device.
-pub fn other_sender(subject: &Subject<'_>) -> [u8; 6] {
-    if subject.scene.sender == SENDERS[0] { SENDERS[1] } else { SENDERS[0] }
 }
 
 fn own4(texts: &[&str]) -> Ipv4Addr {
@@ -138,6 +136,7 @@ impl<'lab> Fixture<'lab> {
             lab,
             subjects: Vec::new(),
             own_lines: Vec::new(),
+            macs: SENDERS.into_iter().collect(),
             machine: Machine::new(forwards, local.chain(others).collect()),
             prefixes: PREFIXES.iter().map(|text| text.parse().expect("a prefix")).collect(),
         };
@@ -388,6 +387,7 @@ fn load<'lab>(
         mac: MACS[which],
         sender: SENDERS[which],
         has_ethernet: model.has_ethernet,
+        takes_jumbo: false,
         own,
         peers: addresses(&[STRANGERS.as_slice(), &WORKLOADS[1 - which]].concat()),
         odd: addresses(&[ODD.as_slice(), HOSTS.concat().as_slice()].concat()),
