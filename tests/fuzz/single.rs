@@ -171,7 +171,9 @@ fn check(
     let judgement = fixture.machine.judge(&subject.model, program, &arrival);
     let delivered = fixture.deliver(subject, program, &arrival, &judgement);
     let run = run(subject, program, &arrival);
-    session.count(&format!("{program:?} {:?}", run.verdict));
+    let must = delivered.as_ref().map_or(judgement.must, |delivered| delivered.must);
+    let freedom = if must == Must::Either { ", and might do else" } else { "" };
+    session.count(&format!("{program:?} {:?}{freedom}", run.verdict));
     let wrong =
         objection(fixture, (subject, program), (&arrival, &judgement, delivered.as_ref()), &run);
     if let Some(wrong) = &wrong {

@@ -85,7 +85,7 @@ impl Machine {
         if is_netdev && direction == Direction::Egress {
             match self.is_hosts(endpoint, quoted.destination, arrival.frame) {
                 Some(true) => {}
-                _ if !flows::has_flow(&quoted) || is_link_local(quoted.source) => {
+                _ if !flows::has_flow(&quoted) || stays_on_link(quoted.source) => {
                     return Some(Judgement::either("about what nobody reports, or forwards"));
                 }
                 _ => return Some(Judgement::pass("about what was forwarded")),
@@ -151,6 +151,11 @@ impl Machine {
             _ => Judgement::either("of an open identity"),
         }
     }
+}
+
+/// No router hands on what comes from there.
+fn stays_on_link(source: IpAddr) -> bool {
+    is_link_local(source) || is_multicast(source) || source.is_unspecified() || source.is_loopback()
 }
 
 fn merge(mut answers: impl Iterator<Item = bool>) -> Must {
