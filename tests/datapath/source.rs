@@ -374,6 +374,9 @@ fn only_a_router_offers_leases_and_advertises_itself() {
     let offers = [
         Frame::ipv4(OWN4, BROADCAST).udp(67, 68),
         Frame::ipv4(OWN4, PEER4).udp(67, 68),
+        // Clients don't mind where it comes from.
+        Frame::ipv4(OWN4, BROADCAST).udp(1067, 68),
+        Frame::ipv6(OWN6, PEER6).udp(1547, 546),
         Frame::ipv6(OWN_LINK_LOCAL, LINK_LOCAL).udp(547, 546),
         Frame::ipv6(OWN6, PEER6).udp(547, 546),
     ];
@@ -388,6 +391,7 @@ fn only_a_router_offers_leases_and_advertises_itself() {
     }
     // To a server it may talk without being one.
     workload.from_container(Frame::ipv4(OWN4, PEER4).udp(68, 67)).passes_unchanged();
+    workload.from_container(Frame::ipv4(OWN4, PEER4).tcp(1, 68)).passes_unchanged();
 }
 
 #[test]
