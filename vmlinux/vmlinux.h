@@ -232,6 +232,7 @@ enum {
 
 enum {
 	BPF_FIB_LOOKUP_DIRECT = 1U << 0, /* in the main table alone, or the VRF's */
+	BPF_FIB_LOOKUP_OUTPUT = 1U << 1, /* as for what the host sends */
 };
 
 struct bpf_fib_lookup {

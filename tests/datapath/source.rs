@@ -403,3 +403,29 @@ fn the_target_of_an_advertisement_ends_with_the_packet() {
     bytes[14 + 5] -= 1;
     workload(&lab).from_container(bytes).is_dropped(132);
 }
+
+#[test]
+fn what_no_neighbour_learns_from_comes_from_any_link_local_address() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = workload(&lab);
+    let from = || Frame::ipv6(LINK_LOCAL, ALL_ROUTERS);
+    for frame in [
+        from().hop_by_hop().listener_report(),
+        from().icmp6(131, &[0; 20]),
+        from().icmp6(132, &[0; 20]),
+        from().udp(546, 547),
+        from().router_solicitation(),
+    ] {
+        workload.from_container(frame).passes_unchanged();
+    }
+    for frame in [
+        from().icmp6(130, &[0; 20]),
+        from().neighbour_solicitation(PEER6),
+        from().neighbour_advertisement(OWN6),
+        // With the MAC of the sender.
+        from().icmp6(133, &[0, 0, 0, 0, 1, 1, 2, 0, 0, 0, 0, 0xaa]),
+        from().udp(546, 548),
+    ] {
+        workload.from_container(frame).is_dropped(132);
+    }
+}

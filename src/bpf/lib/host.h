@@ -145,7 +145,9 @@ __noinline int has_host_source(struct __sk_buff *skb, struct packet *pkt)
 	    is_multicast(&pkt->destination) || is_link_local(&pkt->destination) ||
 	    is_link_local(&pkt->source) || is_unspecified(&pkt->source))
 		return 0;
-	if (route_of(skb, &pkt->source, &pkt->destination, 0) != BPF_FIB_LKUP_RET_NOT_FWDED)
+	/* As if the host sent there: rules for what comes in by the device tell nothing of its addresses. */
+	if (route_of(skb, &pkt->source, &pkt->destination,
+		     config.in_vrf ? 0 : BPF_FIB_LOOKUP_OUTPUT) != BPF_FIB_LKUP_RET_NOT_FWDED)
 		return 0;
 	if (pkt->source.family == CM_IPV4) {
 		pkt->is_stacks = 1;

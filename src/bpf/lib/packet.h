@@ -425,6 +425,9 @@ static __always_inline int parse_headers(struct __sk_buff *skb, struct packet *p
 		return verdict;
 	/* Read back from memory, as above. */
 	barrier();
+	/* Nobody puts fragments together before they are parted again, where each would get a new offset. */
+	if (pkt->fragment && skb->gso_size && !pkt->is_quoted)
+		return -CM_DROP_INVALID_PACKET;
 	return parse_l4(skb, pkt);
 }
 

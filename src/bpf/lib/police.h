@@ -124,14 +124,16 @@ static __always_inline int is_left_over(const struct __sk_buff *skb, const struc
 }
 
 /*
- * Whether a packet, under this host's address, begins a masqueraded flow: with an answer to come, and to come
- * to nobody here. Whoever sends from that address by a device that is not attached looks the same, and
- * would open a port of this host to who is at the other end.
+ * Whether a packet, under this host's address, begins a masqueraded flow: with an answer to come. By IPv6
+ * whoever sends from that address by a device that is not attached looks the same, and would open a port of
+ * this host to who is at the other end: so not if a socket waits there.
  */
 static __always_inline int begins_masquerade(struct __sk_buff *skb, const struct packet *pkt)
 {
+	int may_be_forged = pkt->source.family == CM_IPV6 && !mark_is_proven(skb);
+
 	return has_flow(pkt) && pkt->fragment != FRAGMENT_LATER && pkt->echo != ECHO_ANSWERED &&
-	       find_socket(skb, pkt) == SOCKET_NONE;
+	       !(may_be_forged && find_socket(skb, pkt) != SOCKET_NONE);
 }
 
 /*

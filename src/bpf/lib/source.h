@@ -74,6 +74,21 @@ static __always_inline int may_name_target(struct __sk_buff *skb, const struct p
 	       is_own_source(skb, &target);
 }
 
+/*
+ * Whether nobody learns a neighbour from a packet. So it may come from any link-local address: a guest's
+ * is not always made of its MAC (RFC 7217), and a bridge that snoops must hear which groups it is in.
+ */
+static __always_inline int speaks_for_nobody(const struct packet *pkt)
+{
+	if (!is_icmp6(pkt))
+		return is_udp(pkt, 546, 547);
+	return pkt->icmp_type == ICMPV6_MLD_REPORT || pkt->icmp_type == ICMPV6_MLD_DONE ||
+	       pkt->icmp_type == ICMPV6_MLD2_REPORT ||
+	       /* A solicitation without its only option, the sender's MAC. */
+	       (pkt->icmp_type == ICMPV6_ROUTER_SOLICITATION &&
+		pkt->end == pkt->l4_offset + sizeof(struct icmphdr));
+}
+
 /* Whether a packet would make the workload a router to its neighbours, or their DHCP server. */
 static __always_inline int is_routers(const struct packet *pkt)
 {
@@ -154,7 +169,8 @@ __noinline int check_source_thoroughly(struct __sk_buff *skb, struct packet *pkt
 			return 0;
 	}
 	if (pkt->source.family == CM_IPV6 && may_send_without_address(pkt) &&
-	    (is_unspecified(&pkt->source) || is_own_source(skb, &pkt->source)))
+	    (is_unspecified(&pkt->source) || is_own_source(skb, &pkt->source) ||
+	     (is_link_local(&pkt->source) && speaks_for_nobody(pkt))))
 		return 0;
 	return -CM_DROP_INVALID_SOURCE;
 }
