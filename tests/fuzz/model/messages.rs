@@ -108,6 +108,9 @@ impl Machine {
         if flow.is_masqueraded || flow.epoch == self.epoch {
             return (flow.is_allowed || flow.is_masqueraded).then_some(related);
         }
+        if is_netdev && flow.direction == Direction::Ingress && self.is_listed_host(key.remote) {
+            return Some(Judgement::either("about a flow with whom the ipcache calls the host"));
+        }
         // Asked anew, as a reply would.
         let is_reply = flow.direction == direction;
         let service = flows::service(&quoted, Ports::of(&quoted), is_reply);
