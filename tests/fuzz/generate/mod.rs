@@ -72,6 +72,8 @@ pub struct Generator {
     /// Fragments that wait for their turn, each with the direction that it goes.
     waiting: Vec<(bool, Vec<u8>)>,
     fragment_id: u16,
+    /// What a careless parser takes for the transport header.
+    lure: Vec<u8>,
 }
 
 impl Generator {
@@ -79,7 +81,8 @@ impl Generator {
         let mut random = Random(seed);
         // A receiver may have parts of another generator's packets.
         let fragment_id = random.number() as u16;
-        Generator { random, taste, talks: Vec::new(), waiting: Vec::new(), fragment_id }
+        let (talks, waiting, lure) = (Vec::new(), Vec::new(), Vec::new());
+        Generator { random, taste, talks, waiting, fragment_id, lure }
     }
 
     /// True in so many of a hundred cases.
@@ -102,6 +105,7 @@ impl Generator {
         if scene.has_ethernet && ends.source.is_ipv4() && self.percent(3) {
             return self.arp(scene, ends, sent);
         }
+        self.lure = self.lure(scene);
         let payload = self.payload(scene, &talk, ends, number);
         let mut packets = self.packets(ends, &payload);
         let packet = packets.remove(0);
@@ -180,14 +184,18 @@ impl Generator {
         frame
     }
 
-    /// What a careless parser takes for the transport header, or so much that a packet socket leaves the
-    /// headers out of the linear part.
+    /// Ports that rules know, and the flags of a segment.
+    fn lure(&mut self, scene: &Scene) -> Vec<u8> {
+        let ports = [self.random.pick(&scene.ports), self.random.pick(&scene.ports)];
+        let mut lure: Vec<u8> = ports.into_iter().flat_map(u16::to_be_bytes).collect();
+        lure.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, self.random.pick(&[2, 0x10]), 0, 0, 0, 0, 0, 0]);
+        lure
+    }
+
+    /// A lure, or so much that a packet socket leaves the headers out of the linear part.
     fn add_trailer(&mut self, scene: &Scene, packet: &mut Vec<u8>) {
         if self.random.once_in(2) {
-            for _ in 0..2 {
-                packet.extend(self.random.pick(&scene.ports).to_be_bytes());
-            }
-            packet.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, self.random.pick(&[2, 0x10]), 0, 0]);
+            packet.extend(&self.lure);
         }
         let is_long = scene.takes_jumbo && self.random.once_in(6);
         let length = if is_long { 4200 } else { self.random.below(40) };

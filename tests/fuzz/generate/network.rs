@@ -116,7 +116,12 @@ impl Generator {
         let hops = self.hops(payload);
         let label = if self.random.once_in(4) { self.random.pick(&[1u8, 2, 200]) } else { 0 };
         let before = self.extensions();
-        let behind = self.extensions();
+        let is_fragmented = self.is_fragmented();
+        let mut behind = self.extensions();
+        if is_fragmented && self.random.once_in(3) {
+            // Linux takes a first fragment that ends before an extension header.
+            behind = vec![(60, vec![0, 0, 1, 4, 0, 0, 0, 0]); self.random.pick(&[1, 2, 2])];
+        }
         let build = |headers: &[(u8, Vec<u8>)], last: u8, bytes: &[u8]| {
             let (first, chain) = chain(headers, last);
             let mut packet = vec![0x60, 0, 0, label];
@@ -135,7 +140,7 @@ impl Generator {
             let [a, b] = offset.to_be_bytes();
             (44, vec![0, 0, a, b, 0, 0, high, low])
         };
-        if !self.is_fragmented() {
+        if !is_fragmented {
             let mut before = before;
             if self.random.once_in(30) {
                 before.push(header(self.fragment_id, 0));
@@ -145,10 +150,22 @@ impl Generator {
         let mut packets = Vec::new();
         for (from, to) in self.pieces(body.len()) {
             let more = u16::from(to < body.len());
-            let last = if self.random.once_in(30) { self.random.pick(&[6, 17, 58]) } else { first };
+            // What the later ones say of the protocol the receiver does not read.
+            let last = match self.random.below(12) {
+                0 => self.random.pick(&[6, 17, 58]),
+                1..7 if from > 0 => payload.protocol,
+                _ => first,
+            };
             let mut headers = before.clone();
             headers.push(header(self.fragment_id, from as u16 | more));
-            packets.push(build(&headers, last, &body[from..to]));
+            let mut packet = build(&headers, last, &body[from..to]);
+            if from == 0 && self.percent(self.taste.lengths * 3) {
+                if behind.len() == 2 {
+                    packet.extend([payload.protocol, 0, 1, 4, 0, 0, 0, 0]);
+                }
+                packet.extend(&self.lure);
+            }
+            packets.push(packet);
         }
         packets
     }
