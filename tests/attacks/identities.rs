@@ -10,6 +10,7 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 
+use super::trailers::id;
 use super::{
     HOST, OPEN, Receiver, WIRE, World, allow, bridged_workloads, enforce, honest, inside, stranger,
     two_workloads,
@@ -17,7 +18,7 @@ use super::{
 use crate::common::machine::skip;
 use crate::common::packet::Frame;
 use crate::common::talk::{Connection, arrives, ping, udp};
-use crate::common::wire::{Wire, mac};
+use crate::common::wire::{Wire, fragments, mac};
 
 /// The workloads' addresses, by family: from `red` to `blue`.
 const ENDS: [[&str; 2]; 2] = [["10.1.0.10", "10.2.0.10"], ["fd00:1::10", "fd00:2::10"]];
@@ -349,4 +350,55 @@ fn a_workload_is_itself_within_a_vrf() {
     }
     attach(&scene.world, RED_FLAGS, BLUE_FLAGS);
     red_is_itself(&scene.world, &scene.receiver, ENDS);
+}
+
+#[test]
+fn what_the_host_puts_together_and_parts_again_is_not_its_own() {
+    let Some(world) = World::new() else { return };
+    world.workload("wire", 9);
+    world.workload("red", 1);
+    let wire = stranger(&world);
+    // A port with little room for headers, so that fragments are made anew on their way to `red`.
+    let bridge = "ip link add br0 type bridge && ip link set br0 up &&
+         ip link add vx0 type vxlan id 7 remote fd00:9::10 dstport 4789 dev wire &&
+         ip link set vx0 up master br0";
+    if !world.try_sh(bridge).status.success() {
+        return skip("this kernel has no VXLAN");
+    }
+    world.sh("ip addr flush dev red; ip link set red master br0
+         ip addr add 10.1.0.1/24 dev br0; ip addr add fd00:1::1/64 dev br0 nodad
+         nft 'add table inet x; add chain inet x f { type filter hook forward priority 0; }
+              add rule inet x f ct state new counter'");
+    let ends = [["10.9.0.10", "10.1.0.10"], ["fd00:9::10", "fd00:1::10"]];
+    let (receiver, host) = (Receiver::datagrams(&world, "red"), udp(&world, HOST, "[::]:0"));
+    let send = |[from, to]: [&str; 2]| {
+        let datagram = Frame::between(from, to).datagram(4000, OPEN, &"stranger".repeat(170));
+        let [first, later] = fragments(&datagram.bytes(), 800, id());
+        wire.send(first);
+        wire.send(later);
+        let to = to.parse::<std::net::IpAddr>().expect("an address");
+        let to = match to {
+            std::net::IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            std::net::IpAddr::V6(v6) => v6,
+        };
+        host.send_to(b"honest", (to, OPEN)).expect("send");
+        receiver.heard().iter().map(|text| text[..8].to_owned()).collect::<Vec<_>>()
+    };
+    for ends in ends {
+        ping(&world, HOST, ends[1]);
+        assert_eq!(send(ends), ["stranger"], "Linux delivers it");
+    }
+    world.cilmark_ok(
+        "attach red --role container --id 1234 --ip 10.1.0.10 fd00:1::10 --ingress-policy enforce",
+    );
+    allow(&world, "red", "ingress from host");
+    for ends in ends {
+        assert_eq!(send(ends), [""; 0]);
+    }
+    world.cilmark_ok("policy flush red");
+    allow(&world, "red", "ingress from world");
+    allow(&world, "red", "ingress from host");
+    for ends in ends {
+        assert_eq!(send(ends), ["stranger"], "it is a stranger's");
+    }
 }

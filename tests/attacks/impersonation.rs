@@ -109,18 +109,6 @@ fn for_others(mac: Mac) -> Frames {
         ("denies what is free", neighbour(mac, 135, "::", "fd00:9::77")),
         ("denies with an advertisement", neighbour(mac, 136, "::", other)),
         ("is the router", advertisement(mac, theirs)),
-        (
-            "reports as the router",
-            framed(mac, Frame::between(theirs, NODES).ttl(1).listener_report()),
-        ),
-        (
-            "asks for routers as the router",
-            framed(mac, Frame::between(theirs, NODES).ttl(255).router_solicitation()),
-        ),
-        (
-            "asks for a lease as the router",
-            framed(mac, Frame::between(theirs, "ff02::1:2").datagram(546, 547, "lease")),
-        ),
         ("denies by ARP", arp(mac, 1, "0.0.0.0", NEIGHBOUR[0])),
         ("denies what is free by ARP", arp(mac, 1, "0.0.0.0", "10.9.0.77")),
         ("answers for a neighbour by ARP", arp(mac, 2, NEIGHBOUR[0], OWN[0])),
@@ -271,7 +259,6 @@ fn a_link_local_address_that_is_given_replaces_the_usual_one() {
     let usual: Frames = vec![
         ("advertises it", neighbour(red.mac, 136, usual, usual)),
         ("asks by it", neighbour(red.mac, 135, usual, NEIGHBOUR[1])),
-        ("reports by it", framed(red.mac, Frame::between(usual, NODES).ttl(1).listener_report())),
     ];
     assert_eq!(came(&red, &blue, &usual), [""; 0]);
 }

@@ -180,6 +180,13 @@ impl Packet {
         self
     }
 
+    /// As if the stack had put it together from segments.
+    pub fn of_segments(mut self) -> Packet {
+        self.context.gso_size = 1000;
+        self.context.gso_segs = 2;
+        self
+    }
+
     /// What programs before left in the control block.
     pub fn cb(mut self, cb: [u32; 5]) -> Packet {
         self.context.cb = cb;

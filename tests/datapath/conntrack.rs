@@ -239,6 +239,20 @@ fn later_fragments_go_the_way_of_the_first() {
     }
 }
 
+#[test]
+fn nobody_puts_fragments_together_before_they_are_parted_again() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow egress to any udp/53"]);
+    for (own, peer) in OWN_TO_PEER {
+        let first = Frame::ip(own, peer).udp(4000, 53).fragment(0, true);
+        let later = Frame::ip(own, peer).protocol(17, [7; 16]).fragment(16, false);
+        workload.from_container(first.clone().mark(0).of_segments()).is_dropped(134);
+        workload.from_container(first).passes();
+        workload.from_container(later.mark(0).of_segments()).is_dropped(134);
+    }
+}
+
 /// Its later ones would else be taken for a flow of ports 0.
 #[test]
 fn nothing_is_kept_of_a_first_fragment_without_a_flow() {

@@ -309,6 +309,23 @@ fn what_is_routed_by_its_source_is_forwarded_too() {
 }
 
 #[test]
+fn what_comes_from_the_hosts_own_networks_is_forwarded_whatever_rules_say_of_its_nic() {
+    let Some(lab) = Lab::new() else { return };
+    router(&lab);
+    let nic = nic(&lab);
+    lab.world.sh(
+        "ip -6 rule add iif lo to fd00:78::/64 lookup 100; ip -6 route add fd00:78::/64 dev wan table 100
+         ip -6 rule add iif lo from fd00:7::/64 to fd00:7::/64 prohibit",
+    );
+    let packet = |source: &str| {
+        let source: IpAddr = source.parse().expect("an address");
+        nic.from_netdev(to_host(source, "fd00:78::1".parse().expect("an address")))
+    };
+    packet("fd00:7::2").passes();
+    packet("fd00:7::1").is_dropped(132);
+}
+
+#[test]
 fn a_bridge_hands_on_what_is_not_addressed_to_it() {
     let Some(lab) = Lab::new() else { return };
     // The frames go to ..:bb: not to the port.

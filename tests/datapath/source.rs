@@ -182,7 +182,7 @@ fn link_local_addresses_are_for_neighbour_and_listener_discovery_only() {
     workload.from_container(solicitation).passes_unchanged();
     let bits = OWN_LINK_LOCAL.to_bits();
     for source in (0..128).map(|bit| Ipv6Addr::from_bits(bits ^ 1 << bit)) {
-        let solicitation = Frame::ipv6(source, ALL_ROUTERS).router_solicitation();
+        let solicitation = Frame::ipv6(source, ALL_ROUTERS).neighbour_solicitation(PEER6);
         workload.from_container(solicitation).is_dropped(132);
     }
 }
@@ -342,7 +342,7 @@ fn the_source_of_what_a_workload_receives_is_not_checked() {
 fn a_link_local_address_that_is_given_replaces_the_one_of_the_mac() {
     let Some(lab) = Lab::new() else { return };
     let workload = lab.container(ID).address(OWN6).address(LINK_LOCAL).load();
-    let from = |source| Frame::ipv6(source, ALL_ROUTERS).router_solicitation();
+    let from = |source| Frame::ipv6(source, ALL_ROUTERS).neighbour_solicitation(PEER6);
     workload.from_container(from(LINK_LOCAL)).passes_unchanged();
     workload.from_container(from(OWN_LINK_LOCAL)).is_dropped(132);
     let advertisement = |target| Frame::ipv6(OWN6, ALL_NODES).neighbour_advertisement(target);

@@ -145,14 +145,16 @@ __noinline int has_host_source(struct __sk_buff *skb, struct packet *pkt)
 	    is_multicast(&pkt->destination) || is_link_local(&pkt->destination) ||
 	    is_link_local(&pkt->source) || is_unspecified(&pkt->source))
 		return 0;
-	/* As if the host sent there: rules for what comes in by the device tell nothing of its addresses. */
-	if (route_of(skb, &pkt->source, &pkt->destination,
-		     config.in_vrf ? 0 : BPF_FIB_LOOKUP_OUTPUT) != BPF_FIB_LKUP_RET_NOT_FWDED)
+	if (route_of(skb, &pkt->source, &pkt->destination, 0) != BPF_FIB_LKUP_RET_NOT_FWDED)
 		return 0;
 	if (pkt->source.family == CM_IPV4) {
 		pkt->is_stacks = 1;
 		return 0;
 	}
+	/* As if the host sent there: rules for what comes in by the device tell nothing of its addresses. */
+	if (!config.in_vrf && route_of(skb, &pkt->source, &pkt->destination,
+				       BPF_FIB_LOOKUP_OUTPUT) != BPF_FIB_LKUP_RET_NOT_FWDED)
+		return 0;
 	/* The table of a VRF has its own addresses, too, and ends with an unreachable route. */
 	return config.in_vrf || route_of(skb, &pkt->source, &pkt->destination,
 					 BPF_FIB_LOOKUP_DIRECT) != BPF_FIB_LKUP_RET_NOT_FWDED;

@@ -145,7 +145,7 @@ static __always_inline int is_unread_for_host(struct __sk_buff *skb, const struc
 	if (pkt->parse_error != -CM_DROP_UNKNOWN_L3)
 		return 0;
 	if (packet_program(pkt) == CM_TO_NETDEV)
-		return is_generated_here(skb);
+		return is_generated_here(skb, pkt);
 	return !config.bridge_port || !is_for_another(skb);
 }
 
@@ -199,10 +199,10 @@ __noinline int passes_by(struct __sk_buff *skb, struct packet *pkt, struct inqui
 }
 
 /* The host's own packet under a name that it had lent to a workload's flow. */
-static __always_inline int is_taken_back(const struct __sk_buff *skb,
+static __always_inline int is_taken_back(const struct __sk_buff *skb, const struct packet *pkt,
 					 const struct cm_ct_entry *entry)
 {
-	return entry->masqueraded && is_generated_here(skb);
+	return entry->masqueraded && is_generated_here(skb, pkt);
 }
 
 /* Looks for a packet's flow. */
@@ -223,7 +223,7 @@ __noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct inqui
 	is_known = entry && ct_is_alive(entry) && !ct_begins_anew(entry, pkt) &&
 		   (entry->verdict & 1 || !is_enforced(entry->direction)) &&
 		   !(packet_program(pkt) == CM_TO_NETDEV &&
-		     (is_taken_back(skb, entry) || is_left_over(skb, pkt, entry)));
+		     (is_taken_back(skb, pkt, entry) || is_left_over(skb, pkt, entry)));
 	if (config.explain)
 		step_ct(pkt, entry, is_known);
 	if (!is_known) {
@@ -357,7 +357,8 @@ static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
 		return config.role == CM_ROLE_NETDEV &&
 		       is_known_forwarded(skb, pkt, forwarded_moment(pkt->epoch, now));
 	if (!ct_is_settled(entry, pkt->epoch, now) ||
-	    (config.role == CM_ROLE_NETDEV && direction == CM_EGRESS && is_taken_back(skb, entry)))
+	    (config.role == CM_ROLE_NETDEV && direction == CM_EGRESS &&
+	     is_taken_back(skb, pkt, entry)))
 		return 0;
 	pkt->rule = ct_rule(entry->verdict);
 	pkt->is_settled = 1;

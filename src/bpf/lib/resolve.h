@@ -15,17 +15,18 @@
 
 /*
  * ingress_ifindex is 0 for what this host sends, and not for what it forwards or bridges. Unlike
- * the mark no process can choose it.
+ * the mark no process can choose it. But it is 0 for fragments, too, that the host has put together for
+ * its conntrack and parted again; these have no socket.
  */
-static __always_inline int is_generated_here(const struct __sk_buff *skb)
+static __always_inline int is_generated_here(const struct __sk_buff *skb, const struct packet *pkt)
 {
-	return skb->ingress_ifindex == 0;
+	return skb->ingress_ifindex == 0 && (!pkt->fragment || skb->sk);
 }
 
 /* Sent by this host's stack, or marked so by a program of this host. */
 static __always_inline int is_from_stack(const struct __sk_buff *skb, const struct packet *pkt)
 {
-	return is_generated_here(skb) || mark_magic(pkt->mark_in) == MARK_MAGIC_HOST;
+	return is_generated_here(skb, pkt) || mark_magic(pkt->mark_in) == MARK_MAGIC_HOST;
 }
 
 /*
@@ -81,7 +82,8 @@ static __always_inline __u32 claimed_identity(struct __sk_buff *skb, const struc
 		return mark_is_proven(skb) && mark_magic(mark) == MARK_MAGIC_IDENTITY ?
 			       mark_identity(mark) :
 			       flow_label_identity(skb, pkt);
-	if (is_generated_here(skb) || (config.trust_marks && mark_magic(mark) == MARK_MAGIC_HOST))
+	if (is_generated_here(skb, pkt) ||
+	    (config.trust_marks && mark_magic(mark) == MARK_MAGIC_HOST))
 		return IDENTITY_HOST;
 	if (config.trust_proxy && mark_is_proxy(mark))
 		return mark_identity(mark);

@@ -29,6 +29,21 @@ fn is_udp(ip: &Ip, from: u16, to: u16) -> bool {
     ip.protocol == UDP && ip.transport == ports
 }
 
+/// To a client of DHCP, from whatever port.
+fn is_lease(ip: &Ip) -> bool {
+    let Transport::Ports { destination, .. } = ip.transport else { return false };
+    ip.protocol == UDP && matches!(destination, 68 | 546)
+}
+
+/// What no neighbour learns from, of multicast listeners, clients of DHCP, and who asks for a router.
+fn speaks_for_nobody(ip: &Ip) -> bool {
+    match &ip.transport {
+        Transport::Message { kind: 131 | 132 | 143, .. } => true,
+        Transport::Message { kind: 133, body, .. } => body.is_empty(),
+        _ => is_udp(ip, 546, 547),
+    }
+}
+
 /// Of a network of this host: all of them are of 24 bits.
 fn is_broadcast(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(address) if address.octets()[3] == 255)
@@ -66,7 +81,7 @@ impl Machine {
             return self.object_to_host_address(endpoint, ip);
         }
         let own = |address| self.is_own(endpoint, address, arrival.frame);
-        if !is_router && (is_udp(ip, 67, 68) || is_udp(ip, 547, 546)) {
+        if !is_router && is_lease(ip) {
             return refuse("a lease from a workload");
         }
         if kind == Some(136) && !target(ip).is_some_and(own) {
@@ -88,6 +103,7 @@ impl Machine {
                 _ if is_udp(ip, 546, 547) => None,
                 _ => Some(Judgement::either("from its link-local address")),
             },
+            source if ip.is_v6() && is_link_local(source) && speaks_for_nobody(ip) => None,
             _ => refuse("from a foreign address"),
         }
     }

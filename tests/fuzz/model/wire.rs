@@ -150,8 +150,18 @@ impl Bytes<'_> {
     }
 }
 
-/// Reads a frame as a device hands it over; `is_gso` is what the stack knows of its segments.
+/// Reads a frame as a device hands it over; `is_gso` is what the stack knows of its segments. Of a fragment
+/// there are none.
 pub fn read(frame: &[u8], has_ethernet: bool, is_gso: bool) -> Frame {
+    match read_link(frame, has_ethernet, is_gso) {
+        Frame::Ip(ip) if is_gso && ip.fragment != Fragment::Whole => {
+            Frame::Ip(Ip { transport: Transport::Unreadable, ..ip })
+        }
+        frame => frame,
+    }
+}
+
+fn read_link(frame: &[u8], has_ethernet: bool, is_gso: bool) -> Frame {
     let bytes = Bytes { all: frame, end: frame.len() };
     if !has_ethernet {
         return match frame.first().map(|byte| byte >> 4) {
