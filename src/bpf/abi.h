@@ -322,7 +322,8 @@ enum {
 /*
  * cm_ct4, cm_ct6: a flow. Local is the endpoint's own end (a workload's address; on a NIC the
  * host's), so that both directions have one entry. The identifier of an echo stands in the port of
- * the end that sent the request.
+ * the end that sent the request, and one more than that in the other end's: so no request of that end
+ * has the same key, whatever its identifier.
  */
 struct cm_ct4_key {
 	__be32 local;
@@ -331,7 +332,7 @@ struct cm_ct4_key {
 	__be16 remote_port;
 	__u16 scope; /* the container's endpoint id; 0: all NICs */
 	__u8 protocol;
-	__u8 remote_requests; /* of an echo: the remote end sends the requests */
+	__u8 pad;
 };
 
 struct cm_ct6_key {
@@ -341,7 +342,7 @@ struct cm_ct6_key {
 	__be16 remote_port;
 	__u16 scope;
 	__u8 protocol;
-	__u8 remote_requests;
+	__u8 pad;
 };
 
 /* What is known of a flow's progress. */

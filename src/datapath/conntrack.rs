@@ -18,6 +18,7 @@ use super::maps::{self, Metric, TypedMap};
 use super::pin::Root;
 use super::sys;
 use crate::model::endpoint::EndpointId;
+use crate::model::frame::{ICMP, ICMP6};
 use crate::model::rule::Direction;
 
 /// `enum cm_ct_state`.
@@ -172,27 +173,22 @@ impl Conntrack {
     /// The direction of the first packet of the flow that an event's packet belongs to; `None` if
     /// there is no entry. `scope` is a container's number, 0 for a NIC.
     pub fn direction_of(&self, event: &cm_event, scope: u16) -> Result<Option<Direction>> {
-        let sent = (event.source, event.sport, event.destination, event.dport);
+        let (Some(source), Some(destination)) = (event.source.to_ip(), event.destination.to_ip())
+        else {
+            return Ok(None);
+        };
+        let (mut sport, mut dport) = (u16::from_be(event.sport), u16::from_be(event.dport));
+        match (event.protocol, event.icmp_type, source.is_ipv4()) {
+            (ICMP, 8, true) | (ICMP6, 128, false) => dport = sport.wrapping_add(1),
+            (ICMP, 0, true) | (ICMP6, 129, false) => sport = dport.wrapping_add(1),
+            _ => {}
+        }
         let (local, local_port, remote, remote_port) = match event.direction {
-            cm_direction::CM_EGRESS => sent,
-            _ => (event.destination, event.dport, event.source, event.sport),
+            cm_direction::CM_EGRESS => (source, sport, destination, dport),
+            _ => (destination, dport, source, sport),
         };
-        let is_received = event.direction != cm_direction::CM_EGRESS;
-        let remote_requests = match (event.protocol, event.icmp_type) {
-            (1, 8) | (58, 128) => is_received,
-            (1, 0) | (58, 129) => !is_received,
-            _ => false,
-        };
-        let (Some(local), Some(remote)) = (local.to_ip(), remote.to_ip()) else { return Ok(None) };
-        let parts = Parts {
-            scope,
-            protocol: event.protocol,
-            remote_requests,
-            local,
-            local_port: u16::from_be(local_port),
-            remote,
-            remote_port: u16::from_be(remote_port),
-        };
+        let parts =
+            Parts { scope, protocol: event.protocol, local, local_port, remote, remote_port };
         let entry = match parts.key() {
             Some(Key::V4(key)) => self.v4.get(&key)?,
             Some(Key::V6(key)) => self.v6.get(&key)?,
@@ -227,8 +223,6 @@ fn flush<K: Plain + Default>(
 struct Parts {
     scope: u16,
     protocol: u8,
-    /// Of an echo: the remote end sends the requests.
-    remote_requests: bool,
     local: IpAddr,
     local_port: u16,
     remote: IpAddr,
@@ -245,7 +239,6 @@ impl Parts {
     /// `None` if the two ends are of different families.
     fn key(&self) -> Option<Key> {
         let Parts { scope, protocol, .. } = *self;
-        let remote_requests = self.remote_requests.into();
         let (local_port, remote_port) = (self.local_port.to_be(), self.remote_port.to_be());
         match (self.local, self.remote) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => Some(Key::V4(cm_ct4_key {
@@ -255,7 +248,7 @@ impl Parts {
                 remote_port,
                 scope,
                 protocol,
-                remote_requests,
+                pad: 0,
             })),
             (IpAddr::V6(local), IpAddr::V6(remote)) => Some(Key::V6(cm_ct6_key {
                 local: local.into(),
@@ -264,7 +257,7 @@ impl Parts {
                 remote_port,
                 scope,
                 protocol,
-                remote_requests,
+                pad: 0,
             })),
             _ => None,
         }
@@ -275,7 +268,6 @@ fn parts_of_v4(key: &cm_ct4_key) -> Parts {
     Parts {
         scope: key.scope,
         protocol: key.protocol,
-        remote_requests: key.remote_requests != 0,
         local: Ipv4Addr::from(key.local.to_ne_bytes()).into(),
         local_port: u16::from_be(key.local_port),
         remote: Ipv4Addr::from(key.remote.to_ne_bytes()).into(),
@@ -287,11 +279,21 @@ fn parts_of_v6(key: &cm_ct6_key) -> Parts {
     Parts {
         scope: key.scope,
         protocol: key.protocol,
-        remote_requests: key.remote_requests != 0,
         local: Ipv6Addr::from(key.local).into(),
         local_port: u16::from_be(key.local_port),
         remote: Ipv6Addr::from(key.remote).into(),
         remote_port: u16::from_be(key.remote_port),
+    }
+}
+
+/// The ports of a flow, local and remote. Of an echo the one that is made of its identifier is none.
+fn ports(key: &Parts) -> (u16, u16) {
+    let (local, remote) = (key.local_port, key.remote_port);
+    let is_echo = key.protocol == if key.local.is_ipv4() { ICMP } else { ICMP6 };
+    match is_echo {
+        true if remote == local.wrapping_add(1) => (local, 0),
+        true if local == remote.wrapping_add(1) => (0, remote),
+        _ => (local, remote),
     }
 }
 
@@ -301,13 +303,14 @@ fn flow(key: Parts, entry: &cm_ct_entry, now: u32, rate: u32) -> Option<Flow> {
     if left <= 0 {
         return None;
     }
+    let (local_port, remote_port) = ports(&key);
     Some(Flow {
         scope: EndpointId::new(key.scope),
         protocol: key.protocol,
         local: key.local,
-        local_port: key.local_port,
+        local_port,
         remote: key.remote,
-        remote_port: key.remote_port,
+        remote_port,
         direction: direction(entry),
         progress: progress(entry.state),
         rule: entry.verdict as u32 >> 1,

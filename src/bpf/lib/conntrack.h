@@ -33,10 +33,7 @@ struct tuple {
 	__be16 local_port;
 	__be16 remote_port;
 	__u8 protocol;
-	__u8 remote_requests;
 };
-
-_Static_assert(ECHO_REQUESTED == 1 && ECHO_ANSWERED == 2, "a bit for each direction");
 
 static __always_inline struct tuple tuple_of(const struct packet *pkt, enum cm_direction direction)
 {
@@ -48,8 +45,6 @@ static __always_inline struct tuple tuple_of(const struct packet *pkt, enum cm_d
 		.local_port = sent ? pkt->sport : pkt->dport,
 		.remote_port = sent ? pkt->dport : pkt->sport,
 		.protocol = pkt->l4_protocol,
-		/* Without a branch: the remote end requests what it sends, and what is sent to it answers. */
-		.remote_requests = pkt->echo >> sent & 1,
 	};
 }
 
@@ -68,7 +63,6 @@ static __always_inline void ct4_key(struct cm_ct4_key *key, const struct tuple *
 		.remote_port = tuple->remote_port,
 		.scope = ct_scope(),
 		.protocol = tuple->protocol,
-		.remote_requests = tuple->remote_requests,
 	};
 }
 
@@ -79,7 +73,6 @@ static __always_inline void ct6_key(struct cm_ct6_key *key, const struct tuple *
 		.remote_port = tuple->remote_port,
 		.scope = ct_scope(),
 		.protocol = tuple->protocol,
-		.remote_requests = tuple->remote_requests,
 	};
 	__builtin_memcpy(&key->local, tuple->local->bytes, sizeof(key->local));
 	__builtin_memcpy(&key->remote, tuple->remote->bytes, sizeof(key->remote));

@@ -122,8 +122,8 @@ __noinline int send_event(struct __sk_buff *skb, const struct packet *pkt, enum 
 	event->destination_identity = pkt->destination_identity;
 	event->source = pkt->source;
 	event->destination = pkt->destination;
-	event->sport = pkt->sport;
-	event->dport = pkt->dport;
+	event->sport = pkt->echo == ECHO_ANSWERED ? 0 : pkt->sport;
+	event->dport = pkt->echo == ECHO_REQUESTED ? 0 : pkt->dport;
 	event->ethertype = pkt->ethertype;
 	event->protocol = pkt->l4_protocol;
 	event->icmp_type = pkt->icmp_type;

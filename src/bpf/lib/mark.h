@@ -92,12 +92,10 @@ static __always_inline int mark_is_proven(const struct __sk_buff *skb)
 	return (skb->tc_index & MARK_PROOF_MASK) == MARK_PROOF;
 }
 
+/* What else stood there is the sender's, and gone. */
 static __always_inline void mark_set_proof(struct __sk_buff *skb)
 {
-	/* Volatile: the kernel takes the word whole only, and clang would write its second byte. */
-	volatile __u32 *word = &skb->tc_index;
-
-	*word = (*word & ~MARK_PROOF_MASK) | MARK_PROOF;
+	skb->tc_index = MARK_PROOF;
 }
 
 static __always_inline void mark_set_identity(struct __sk_buff *skb, __u32 identity)

@@ -49,7 +49,7 @@ struct packet {
 	__s16 parse_error; /* 0, or the negative reason for which parsing ended early */
 	__u16 arp_operation; /* 0: no ARP */
 	__be16 ethertype; /* behind the VLAN tags */
-	__be16 sport; /* 0 without ports; an echo's identifier, of who sent the request */
+	__be16 sport; /* 0 without ports; of an echo as in cm_ct4_key */
 	__be16 dport;
 	__be32 fragment_id; /* all fragments of a packet have the same */
 	__u8 l4_protocol;
@@ -170,15 +170,22 @@ static __always_inline __u8 echo_reply_of(__u8 protocol)
 	return protocol == IPPROTO_ICMP ? ICMP_ECHOREPLY : ICMPV6_ECHO_REPLY;
 }
 
+static __always_inline __be16 next_port(__be16 port)
+{
+	return bpf_htons(bpf_ntohs(port) + 1);
+}
+
 /* Gives a packet of ICMP the place in a flow that its type has. */
 static __always_inline void set_echo(struct packet *pkt, __be16 identifier)
 {
 	if (pkt->icmp_type == echo_request_of(pkt->l4_protocol)) {
 		pkt->echo = ECHO_REQUESTED;
 		pkt->sport = identifier;
+		pkt->dport = next_port(identifier);
 	} else if (pkt->icmp_type == echo_reply_of(pkt->l4_protocol)) {
 		pkt->echo = ECHO_ANSWERED;
 		pkt->dport = identifier;
+		pkt->sport = next_port(identifier);
 	}
 }
 

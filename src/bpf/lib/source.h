@@ -114,10 +114,10 @@ static __always_inline int may_send_without_address(const struct packet *pkt)
 	return config.router && is_routers(pkt);
 }
 
-/* What a client of DHCP takes, from whatever port it comes. */
-static __always_inline int is_dhcp_servers(const struct packet *pkt)
+/* Whether a workload offers a lease that it may not: what a client of DHCP takes, from whatever port. */
+static __always_inline int offers_lease(const struct packet *pkt)
 {
-	return pkt->l4_protocol == IPPROTO_UDP &&
+	return !config.router && pkt->l4_protocol == IPPROTO_UDP &&
 	       (pkt->dport == bpf_htons(68) || pkt->dport == bpf_htons(546));
 }
 
@@ -141,12 +141,6 @@ __noinline int check_unknown_source(struct __sk_buff *skb, struct packet *pkt)
 	return 0;
 }
 
-/* Cheap, for nearly no packet goes to these ports. */
-static __always_inline int may_offer_leases(const struct packet *pkt)
-{
-	return !config.router && (pkt->dport == bpf_htons(68) || pkt->dport == bpf_htons(546));
-}
-
 /* A global function, because nearly no packet needs it; so the verifier walks it once. */
 __noinline int check_source_thoroughly(struct __sk_buff *skb, struct packet *pkt)
 {
@@ -156,7 +150,7 @@ __noinline int check_source_thoroughly(struct __sk_buff *skb, struct packet *pkt
 		return -CM_DROP_FORBIDDEN_ICMP6;
 	if (!has_addresses())
 		return check_unknown_source(skb, pkt);
-	if (!config.router && is_dhcp_servers(pkt))
+	if (offers_lease(pkt))
 		return -CM_DROP_INVALID_SOURCE;
 	if (is_icmp6(pkt) && !may_name_target(skb, pkt))
 		return -CM_DROP_INVALID_SOURCE;
@@ -197,7 +191,7 @@ static __always_inline int check_source(struct __sk_buff *skb, struct packet *pk
 	else if (has_addresses() && has_foreign_mac(skb))
 		verdict = -CM_DROP_INVALID_SOURCE;
 	else if (is_icmp6(pkt) ||
-		 (has_addresses() && (!is_own_address(&pkt->source) || may_offer_leases(pkt))))
+		 (has_addresses() && (!is_own_address(&pkt->source) || offers_lease(pkt))))
 		verdict = check_source_thoroughly(skb, pkt);
 	else if (!has_addresses() && !pkt->arp_operation)
 		verdict = check_unknown_source(skb, pkt);

@@ -76,7 +76,6 @@ impl Conntrack {
         for flow in flows {
             let parts = Parts {
                 scope: scope.map_or(0, EndpointId::get),
-                remote_requests: false,
                 protocol: flow.protocol,
                 local: flow.local.ip(),
                 local_port: flow.local.port(),
