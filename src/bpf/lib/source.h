@@ -111,7 +111,7 @@ static __always_inline int may_send_without_address(const struct packet *pkt)
 	case ICMPV6_MLD2_REPORT:
 		return 1;
 	}
-	return config.router && is_routers(pkt);
+	return config.router && is_routers(pkt) && !is_unspecified(&pkt->source);
 }
 
 /* Whether a workload offers a lease that it may not: what a client of DHCP takes, from whatever port. */

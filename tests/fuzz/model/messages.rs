@@ -85,6 +85,7 @@ impl Machine {
         if is_netdev && direction == Direction::Egress {
             match self.is_hosts(endpoint, quoted.destination, arrival.frame) {
                 Some(true) => {}
+                None => return Some(Judgement::either("about what may be this host's")),
                 _ if !flows::has_flow(&quoted) || stays_on_link(quoted.source) => {
                     return Some(Judgement::either("about what nobody reports, or forwards"));
                 }

@@ -164,7 +164,9 @@ impl Machine {
         if !is_suspect {
             return None;
         }
+        // What comes from ::1 the stack refuses by itself.
         let is_open = ip.source.is_unspecified()
+            || ip.source.is_loopback()
             || is_multicast(ip.source)
             || is_broadcast(ip.source)
             || self.label(endpoint, ip).is_some()
