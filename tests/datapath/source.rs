@@ -390,6 +390,7 @@ fn only_a_router_offers_leases_and_advertises_itself() {
         router.from_container(Frame::ipv6(source, ALL_NODES).redirect(PEER6)).passes_unchanged();
     }
     router.from_container(Frame::ipv6(ANY6, ALL_NODES).redirect(PEER6)).is_dropped(132);
+    router.from_container(Frame::ipv6(ANY6, PEER6).udp(547, 546)).is_dropped(132);
     // To a server it may talk without being one.
     workload.from_container(Frame::ipv4(OWN4, PEER4).udp(68, 67)).passes_unchanged();
     workload.from_container(Frame::ipv4(OWN4, PEER4).tcp(1, 68)).passes_unchanged();

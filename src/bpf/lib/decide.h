@@ -163,7 +163,8 @@ __noinline int find_related(struct __sk_buff *skb, struct packet *pkt, struct in
 	inquiry->flow = *entry;
 	if (inquiry->flow.verdict >> 32 != pkt->epoch)
 		return RELATED_STALE;
-	return inquiry->flow.verdict & 1 ? RELATED_ALLOWED : RELATED_NOT;
+	/* What audit has left of a flow that is denied is nothing, as in find_flow(). */
+	return inquiry->flow.verdict & 1 ? RELATED_ALLOWED : RELATED_TO_NOTHING;
 }
 
 /* Whether an ICMP error is about a flow that is allowed. If its entry is stale, the rules are asked. */
@@ -175,8 +176,11 @@ static __always_inline int is_related(struct __sk_buff *skb, struct packet *pkt,
 
 	barrier();
 	if (related == RELATED_STALE && answer)
-		related = decide_again(answer, inquiry) ? RELATED_NOT : RELATED_ALLOWED;
-	else if (related == RELATED_TO_NOTHING && config.role == CM_ROLE_NETDEV && answer)
+		related = !decide_again(answer, inquiry)       ? RELATED_ALLOWED :
+			  is_enforced(inquiry->flow.direction) ? RELATED_NOT :
+								 RELATED_TO_NOTHING;
+	barrier();
+	if (related == RELATED_TO_NOTHING && config.role == CM_ROLE_NETDEV && answer)
 		related = is_about_host(skb, answer) ? RELATED_ALLOWED : RELATED_NOT;
 	barrier();
 	inquiry->flow.direction = packet_direction(pkt);

@@ -100,7 +100,8 @@ static __always_inline int is_routers(const struct packet *pkt)
 static __always_inline int may_send_without_address(const struct packet *pkt)
 {
 	if (!is_icmp6(pkt))
-		return is_udp(pkt, 546, 547) || (config.router && is_udp(pkt, 547, 546));
+		return is_udp(pkt, 546, 547) ||
+		       (config.router && is_udp(pkt, 547, 546) && !is_unspecified(&pkt->source));
 	switch (pkt->icmp_type) {
 	case ICMPV6_MLD_QUERY:
 	case ICMPV6_MLD_REPORT:
