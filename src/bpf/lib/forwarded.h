@@ -58,7 +58,7 @@ static __always_inline struct forwarded *forwarded_slot(const struct packet *pkt
 	return bpf_map_lookup_elem(&cm_forwarded, &slot);
 }
 
-/* Where there is a map for it: `Config::remembers_forwarded` of user space. */
+/* Where there is a map for it: `cm_config::remembers_forwarded` of user space. */
 static __always_inline int remembers_forwarded(void)
 {
 	return config.role == CM_ROLE_NETDEV ? has_policy() : !has_addresses();

@@ -26,8 +26,9 @@ enum {
 	MARK_MAGIC_ENCRYPT = 0x0e00,
 	MARK_MAGIC_IDENTITY = 0x0f00,
 	/*
-	 * In the upper half of skb->tc_index, whose lower bits are Cilium's. SO_MARK takes CAP_NET_RAW only,
-	 * and a mark survives a veth within the host; this word no socket can set, and it goes the same ways.
+	 * In the upper half of skb->tc_index; into the lower one Cilium's programs may write, if they come later.
+	 * SO_MARK takes CAP_NET_RAW only, and a mark survives a veth within the host; this word no socket can
+	 * set, and it goes the same ways.
 	 */
 	MARK_PROOF = 0xc100,
 	MARK_PROOF_MASK = 0xff00,
