@@ -96,18 +96,17 @@ impl Machine {
             return None;
         }
         let key = Key::of(endpoint, direction == Direction::Ingress, &quoted, Ports::of(&quoted));
-        let Some(flow) = self.flows.get(&key) else {
-            let is_answer = is_netdev
-                && direction == Direction::Ingress
-                && left_from_failsafe(endpoint, &quoted);
-            return is_answer.then(|| Judgement::pass("about a failsafe port's answer"));
-        };
+        let is_answer =
+            is_netdev && direction == Direction::Ingress && left_from_failsafe(endpoint, &quoted);
+        let of_no_flow = is_answer.then(|| Judgement::pass("about a failsafe port's answer"));
+        let Some(flow) = self.flows.get(&key) else { return of_no_flow };
         if !flow.is_certain {
             return Some(Judgement::either("an error about an uncertain flow"));
         }
         let related = Judgement::pass("an error about a flow that is allowed");
         if flow.is_masqueraded || flow.epoch == self.epoch {
-            return (flow.is_allowed || flow.is_masqueraded).then_some(related);
+            // What audit has left of a denied one is nothing.
+            return if flow.is_allowed || flow.is_masqueraded { Some(related) } else { of_no_flow };
         }
         if is_netdev && flow.direction == Direction::Ingress && self.is_listed_host(key.remote) {
             return Some(Judgement::either("about a flow with whom the ipcache calls the host"));
@@ -125,7 +124,8 @@ impl Machine {
             .map(|peer| allow(&endpoint.rules, endpoint.mode(of), of, peer, service));
         match merge(answers) {
             Must::Pass => Some(related),
-            Must::Drop => None,
+            Must::Drop if endpoint.enforces(of) => None,
+            Must::Drop => of_no_flow,
             _ => Some(Judgement::either("an error about a flow of an open identity")),
         }
     }

@@ -152,11 +152,12 @@ impl Machine {
         {
             return judgement;
         }
-        if self.is_hosts(endpoint, ip.source, arrival.frame) == Some(true) {
+        let is_hosts = self.is_hosts(endpoint, ip.source, arrival.frame);
+        if is_hosts != Some(false) {
             let mut flow = Flow::new(Direction::Egress, self.epoch, None);
             flow.is_masqueraded = true;
             // What came in by this very NIC was not masqueraded.
-            flow.is_certain = arrival.ingress_ifindex != endpoint.ifindex;
+            flow.is_certain = is_hosts.is_some() && arrival.ingress_ifindex != endpoint.ifindex;
             flow.advance(ip, Direction::Egress);
             judgement.change.push(Change::Flow(key, flow));
         }
