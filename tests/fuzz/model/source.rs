@@ -78,7 +78,7 @@ impl Machine {
             return refuse("a router's message from a workload");
         }
         if endpoint.addresses.is_empty() {
-            return self.object_to_host_address(endpoint, ip);
+            return self.object_to_host_address(endpoint, ip, arrival.frame);
         }
         let own = |address| self.is_own(endpoint, address, arrival.frame);
         if !is_router && is_lease(ip) {
@@ -109,10 +109,12 @@ impl Machine {
     }
 
     /// Nobody has told its addresses, but this host's are none of them.
-    fn object_to_host_address(&self, endpoint: &Endpoint, ip: &Ip) -> Objection {
+    fn object_to_host_address(&self, endpoint: &Endpoint, ip: &Ip, frame: &[u8]) -> Objection {
         let is_stacks = !ip.is_v6() && !self.has_stack && !endpoint.switches.local_delivery;
         let says_nothing = ip.source.is_unspecified()
             || is_stacks
+            // No stack here routes it, and so it never looks masqueraded.
+            || is_for_another(endpoint, frame)
             || is_broadcast(ip.source)
             || ip.source.is_loopback()
             || ip.destination.is_loopback()

@@ -131,7 +131,10 @@ impl<'lab> Fixture<'lab> {
             "sysctl -qw net.ipv4.ip_forward={value} net.ipv6.conf.all.forwarding={value}"
         ));
         let local = HOSTS.iter().flat_map(|hosts| addresses(hosts));
+        // The networks' broadcast addresses, and those of any of their routers (RFC 4291, 2.6.1).
         let others = addresses(&["10.1.0.255", "10.9.0.255", "fe80::77", "fe80::177"]);
+        let anycast: &[&str] = if forwards { &["fd00:1::", "fd00:9::", "fe80::"] } else { &[] };
+        let others = others.into_iter().chain(addresses(anycast));
         let mut fixture = Fixture {
             lab,
             subjects: Vec::new(),
