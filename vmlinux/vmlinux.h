@@ -177,6 +177,8 @@ enum {
 /* if_packet.h */
 enum {
 	PACKET_HOST = 0,
+	PACKET_BROADCAST = 1,
+	PACKET_MULTICAST = 2,
 	PACKET_OTHERHOST = 3,
 };
 
@@ -184,6 +186,12 @@ enum {
 enum {
 	AF_INET = 2,
 	AF_INET6 = 10,
+	SOCK_RAW = 3,
+};
+
+/* errno-base.h */
+enum {
+	EINVAL = 22,
 };
 
 /* pkt_cls.h */
@@ -231,6 +239,7 @@ enum {
 enum {
 	BPF_FIB_LOOKUP_DIRECT = 1U << 0, /* in the main table alone, or the VRF's */
 	BPF_FIB_LOOKUP_OUTPUT = 1U << 1, /* as for what the host sends */
+	BPF_FIB_LOOKUP_MARK = 1U << 5, /* Linux 6.10: with the mark; -EINVAL before */
 };
 
 struct bpf_fib_lookup {
@@ -245,8 +254,8 @@ struct bpf_fib_lookup {
 	__be32 destination[4];
 	__be16 h_vlan_proto;
 	__be16 h_vlan_TCI;
-	__u8 smac[ETH_ALEN];
-	__u8 dmac[ETH_ALEN];
+	__u32 mark; /* in the place of the MACs, which come out */
+	__u32 pad[2];
 };
 
 struct bpf_sock {

@@ -160,7 +160,11 @@ struct cm_config {
 	__u8 trust_marks; /* identities in marks are believed, whoever of this host has set them */
 	__u8 accept_local; /* the kernel takes what arrives under an address of this host */
 	__u8 in_vrf; /* other addresses of this host may be at the other end of the device */
-	__u8 pad[5];
+	__u8 host_addresses_listed; /* a NIC asks no routing tables which addresses are the host's */
+	__u8 other_ipv4_count; /* behind a NIC's own in ipv4: what other devices of the host had then */
+	__u8 other_ipv6_count;
+	__u8 addresses_given; /* a NIC's: the operator has said them, and they count wherever they are */
+	__u8 pad[1];
 	__u32 failsafe_count[2]; /* indexed by enum cm_direction */
 	struct cm_failsafe failsafe_ingress[CM_MAX_FAILSAFE];
 	struct cm_failsafe failsafe_egress[CM_MAX_FAILSAFE];
@@ -292,6 +296,7 @@ enum cm_policy_flags {
 	 * for any does; of any's for one port, because all entries for peers are for one port, too.
 	 */
 	CM_POLICY_SETTLES = 1 << 2,
+	CM_POLICY_TELLS_HOST = 1 << 3, /* a rule of this direction names the host or the world */
 };
 
 /* The rule that decides. */
@@ -310,7 +315,8 @@ struct cm_policy_entry {
 struct cm_policy_spans {
 	__u32 of_peers;
 	__u32 of_any;
-	__u32 pad[2];
+	__u32 tells_host; /* CM_POLICY_TELLS_HOST, for what no entry matches */
+	__u32 pad;
 };
 
 enum {

@@ -51,6 +51,8 @@ int from_container(struct __sk_buff *skb)
 	if (arp_wants_answer(&pkt))
 		return arp_answer(skb, &pkt);
 	verdict = police(skb, &pkt, CM_EGRESS);
+	if (verdict == 0 && pkt.is_hidden)
+		verdict = hide_from_host(skb);
 	if (verdict < 0)
 		return drop(skb, &pkt, verdict);
 	if (config.flow_label && flow_label_set(skb, &pkt))
@@ -106,7 +108,7 @@ int from_netdev(struct __sk_buff *skb)
 		parse_packet(skb, &pkt);
 	verdict = police(skb, &pkt, CM_INGRESS);
 	if (verdict < 0)
-		return drop(skb, &pkt, verdict);
+		return drop_received(skb, &pkt, verdict);
 	if (config.stamp_remote && packet_is_ip(&pkt) && mark_is_free(skb))
 		mark_set_if_it_fits(skb, remote_identity_to_stamp(skb, &pkt));
 	return deliver(skb, &pkt);
@@ -129,8 +131,8 @@ int to_netdev(struct __sk_buff *skb)
 	if (verdict < 0)
 		return drop(skb, &pkt, verdict);
 	if (config.identity != IDENTITY_HOST && is_host_traffic(skb, &pkt) &&
-	    !mark_is_ours(pkt.mark_in))
-		mark_set_identity(skb, config.identity);
+	    !keeps_its_mark(skb, &pkt))
+		mark_replace(skb, config.identity);
 	return accept(skb, &pkt);
 }
 

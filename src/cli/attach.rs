@@ -80,6 +80,10 @@ pub struct Args {
     /// Believe identity marks that nftables or any other program of this host has set
     #[arg(long)]
     trust_marks: bool,
+    /// Which addresses are this host's to a NIC: what the routing tables keep here, or only its own, those of
+    /// other NICs that are attached, and those that the ipcache calls host
+    #[arg(long, value_enum, default_value = "routed")]
+    host_addresses: HostAddresses,
     /// How to attach: tcx (Linux 6.6) or clsact; auto takes tcx where the kernel has it
     #[arg(long, value_enum, default_value = "auto")]
     hook: HookChoice,
@@ -104,6 +108,12 @@ enum HookChoice {
     Auto,
     Tcx,
     Clsact,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum HostAddresses {
+    Routed,
+    Listed,
 }
 
 /// What a workload may send from.
@@ -204,8 +214,11 @@ fn attach_locked(
             router: args.router,
             by_address: args.by_address,
             trust_marks: args.trust_marks,
+            host_addresses_listed: matches!(args.host_addresses, HostAddresses::Listed),
         },
         source_mac: plan::source_mac(args, &device, role, &addresses),
+        addresses_given: !args.ip.is_empty(),
+        others: plan::others(role, &addresses)?,
         addresses,
         policy: args.policing.plan(role, replaced)?,
         device,

@@ -57,6 +57,7 @@ struct Options {
     router: bool,
     by_address: bool,
     trust_marks: bool,
+    host_addresses_listed: bool,
 }
 
 impl Options {
@@ -71,6 +72,7 @@ impl Options {
             router: config.router != 0,
             by_address: config.by_address != 0,
             trust_marks: config.trust_marks != 0,
+            host_addresses_listed: config.host_addresses_listed != 0,
         }
     }
 
@@ -86,6 +88,7 @@ impl Options {
             (self.router, "router"),
             (self.by_address, "by-address"),
             (self.trust_marks, "trust-marks"),
+            (self.host_addresses_listed, "host-addresses=listed"),
         ];
         let flags = flags.into_iter().filter(|(is_on, _)| *is_on).map(|(_, flag)| flag.to_owned());
         flags.chain(prefix.map(|prefix| format!("trust-flow-label={prefix}"))).collect()

@@ -3,7 +3,7 @@
 mod share;
 
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,10 @@ pub struct Spec {
     pub mac: [u8; 6],
     /// A container's own addresses, or a NIC's; at most [`max_addresses`] of a family count.
     pub addresses: Vec<IpAddr>,
+    /// Whether the operator has said them.
+    pub addresses_given: bool,
+    /// What other devices of a NIC's host have; as many as there is room for.
+    pub others: Vec<IpAddr>,
     /// The priority of the clsact filter; 0 with TCX.
     pub tc_priority: u32,
     /// What is switched on.
@@ -91,6 +95,8 @@ pub struct Features {
     pub by_address: bool,
     /// Believe IDENTITY marks that another program of this host has set.
     pub trust_marks: bool,
+    /// Take no other address for this host's than those of its NICs and of the ipcache.
+    pub host_addresses_listed: bool,
 }
 
 /// Sizes of maps that are made at their first use; `None` takes what is there, or the default.
@@ -200,28 +206,27 @@ impl Spec {
             link_local_by_mac: (!self.addresses.iter().any(is_link_local)).into(),
             accept_local: self.device.accepts_local.into(),
             in_vrf: self.device.in_vrf.into(),
+            addresses_given: (self.role == Role::Netdev && self.addresses_given).into(),
+            host_addresses_listed: self.features.host_addresses_listed.into(),
             bridge_port: self.device.bridge_mac.is_some().into(),
             bridge_mac: self.device.bridge_mac.unwrap_or_default(),
             ..cm_config::default()
         };
-        let v4 = self.addresses.iter().filter_map(|ip| match ip {
-            IpAddr::V4(v4) => Some(word(*v4)),
-            IpAddr::V6(_) => None,
-        });
-        let v6 = self.addresses.iter().filter_map(|ip| match ip {
-            IpAddr::V4(_) => None,
-            IpAddr::V6(v6) => Some(cm_ipv6::from(*v6)),
-        });
-        config.ipv4_count = fill(&mut config.ipv4, v4);
-        config.ipv6_count = fill(&mut config.ipv6, v6);
+        config.ipv4_count = fill(&mut config.ipv4, v4(&self.addresses));
+        config.ipv6_count = fill(&mut config.ipv6, v6(&self.addresses));
+        // What does not fit the routing tables tell, where the device forwards.
+        let others4 = &mut config.ipv4[config.ipv4_count as usize..];
+        let others6 = &mut config.ipv6[config.ipv6_count as usize..];
+        config.other_ipv4_count = fill(others4, v4(&self.others)) as u8;
+        config.other_ipv6_count = fill(others6, v6(&self.others)) as u8;
         if self.role == Role::Netdev {
             let failsafe = &self.policy.failsafe;
             config.failsafe_count = [
                 fill(&mut config.failsafe_ingress, failsafe.ingress.iter().map(Into::into)),
                 fill(&mut config.failsafe_egress, failsafe.egress.iter().map(Into::into)),
             ];
-            config.ipv4_nodeport = config.ipv4[0];
-            config.ipv6_nodeport = config.ipv6[0];
+            config.ipv4_nodeport = v4(&self.addresses).next().unwrap_or_default();
+            config.ipv6_nodeport = v6(&self.addresses).next().unwrap_or_default();
         }
         if let Some(prefix) = self.features.trust_flow_label {
             config.trust_flow_label = 1;
@@ -250,8 +255,19 @@ fn is_link_local(address: &IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
-fn word(address: Ipv4Addr) -> u32 {
-    u32::from_ne_bytes(address.octets())
+/// Network byte order.
+fn v4(addresses: &[IpAddr]) -> impl Iterator<Item = u32> {
+    addresses.iter().filter_map(|ip| match ip {
+        IpAddr::V4(v4) => Some(u32::from_ne_bytes(v4.octets())),
+        IpAddr::V6(_) => None,
+    })
+}
+
+fn v6(addresses: &[IpAddr]) -> impl Iterator<Item = cm_ipv6> {
+    addresses.iter().filter_map(|ip| match ip {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(v6) => Some(cm_ipv6::from(*v6)),
+    })
 }
 
 /// Fills from the front and counts; what does not fit is left to the ipcache.

@@ -79,6 +79,8 @@ impl Mark {
     /// The identity that the mark names.
     pub fn identity(self) -> Option<Identity> {
         match self.magic()? {
+            // Nobody's identity ends in 16 zeros: that is another software's mark (wg-quick's 0xca6c).
+            Magic::ProxyIngress | Magic::ProxyEgress if self.0 >> 16 == 0 => None,
             Magic::Identity | Magic::ProxyIngress | Magic::ProxyEgress => {
                 Some(Identity((self.0 & 0xff) << 16 | self.0 >> 16))
             }

@@ -29,7 +29,7 @@ fn status_has_exactly_these_fields() {
             "stale": false, "packets": null, "drops": 0, "workload_mac": null,
             "arp_responder": false, "trust_proxy": false, "flow_label": false,
             "trust_flow_label": null, "stamp_remote": false, "local_delivery": false,
-            "router": false, "by_address": false, "trust_marks": false,
+            "router": false, "by_address": false, "trust_marks": false, "host_addresses_listed": false,
         })
     );
 }

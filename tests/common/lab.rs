@@ -64,12 +64,24 @@ impl Lab {
             device: device::by_name("lo").expect("lo"),
             source_mac: None,
             mac: [0x02, 0, 0, 0, 0, 0x01],
+            addresses_given: true,
+            others: Vec::new(),
             addresses: Vec::new(),
             tc_priority: 0,
             features: Features::default(),
             policy: Policing::default(),
         };
         Setup { lab: self, spec, tune: Box::new(|_| {}), sizes: Sizes::default(), traced: true }
+    }
+
+    /// Makes it a host that forwards: everything that is not its own goes on by a dummy neighbour's route.
+    pub fn router(&self) {
+        self.world.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 && \
+             ip link add wan type veth peer name wan-peer && \
+             ip link set wan up && ip link set wan-peer up && \
+             ip addr add 192.168.7.1/24 dev wan && \
+             ip -6 addr add fd00:7::1/64 dev wan nodad && \
+             ip route add default via 192.168.7.2 && ip -6 route add default via fd00:7::2 dev wan");
     }
 
     /// Gives a prefix, or an address, an identity.
@@ -85,6 +97,7 @@ impl Lab {
     pub fn host_address(&self, address: IpAddr, identity: u32) {
         let owner = EndpointId::new(9).expect("9");
         self.open_ipcache().add_own(address, Identity(identity), owner, true).expect("add");
+        self.register(address, Role::Netdev, true);
     }
 
     /// The map of identities, for more than one line.

@@ -90,14 +90,15 @@ fn both_know_whose_a_mark_is() {
     let nic = lab.netdev(ID).load();
     for_each(512, marks(), |mark| {
         let packet = Frame::ipv4(PEER4, OWN4).udp(1, 2).mark(mark);
+        // What looks like ours and is not proven is all another software's.
         let (cleared, stamped) = match is_ours(mark) {
-            true => (mark & Mark::NOT_OURS, mark),
+            true => (mark & Mark::NOT_OURS, ID_MARK),
             false => (mark, ID_MARK | mark & Mark::NOT_OURS),
         };
         workload.to_container(packet.clone()).passes_with_mark(cleared);
         nic.to_netdev(packet.clone()).passes_with_mark(stamped);
-        let cleared = if Mark(mark).identity().is_some() { cleared } else { mark };
-        let cleared = if mark == 0xff00 { 0xf000 } else { cleared };
+        let names_sender = matches!(mark & 0x0f00, 0x0a00 | 0x0b00 | 0x0c00 | 0x0f00);
+        let cleared = if names_sender { cleared } else { mark };
         nic.from_netdev(packet).passes_with_mark(cleared);
     });
 }

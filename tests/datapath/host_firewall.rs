@@ -7,16 +7,7 @@ use super::*;
 use crate::common::Lab;
 use crate::common::packet::Frame;
 use crate::common::program::{Endpoint, Packet, Verdict};
-
-/// A host that forwards: everything that is not its own goes on by a dummy neighbour's route.
-fn router(lab: &Lab) {
-    lab.world.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 && \
-         ip link add wan type veth peer name wan-peer && \
-         ip link set wan up && ip link set wan-peer up && \
-         ip addr add 192.168.7.1/24 dev wan && \
-         ip -6 addr add fd00:7::1/64 dev wan nodad && \
-         ip route add default via 192.168.7.2 && ip -6 route add default via fd00:7::2 dev wan");
-}
+use crate::common::world::wait_for;
 
 fn nic(lab: &Lab) -> Endpoint<'_> {
     lab.netdev(1).address(OWN4).address(OWN6).policy(enforcing()).load()
@@ -29,7 +20,7 @@ fn to_host(peer: IpAddr, own: IpAddr) -> Packet {
 #[test]
 fn every_address_that_the_host_answers_on_is_covered() {
     let Some(lab) = Lab::new() else { return };
-    router(&lab);
+    lab.router();
     let nic = nic(&lab);
     lab.world
         .sh("ip addr add 192.168.7.9/32 dev wan && ip -6 addr add fd00:7::9/128 dev wan nodad && \
@@ -38,6 +29,10 @@ fn every_address_that_the_host_answers_on_is_covered() {
     for own in ["10.1.0.10", "192.168.7.9", "192.168.7.255", "255.255.255.255", "224.0.0.251"] {
         nic.from_netdev(to_host(PEER4.into(), own.parse().unwrap())).is_dropped(POLICY);
     }
+    wait_for("the kernel to know its addresses", || {
+        let local = lab.world.sh("ip -6 route show table local");
+        ["fd00:7::9", "fe80::77"].iter().all(|own| local.contains(own))
+    });
     for own in ["fd00:1::10", "fd00:7::9", "fe80::77", "ff02::fb"] {
         nic.from_netdev(to_host(PEER6.into(), own.parse().unwrap())).is_dropped(POLICY);
     }
@@ -56,7 +51,7 @@ fn every_address_that_the_host_answers_on_is_covered() {
 #[test]
 fn what_is_forwarded_is_not_the_host_firewalls() {
     let Some(lab) = Lab::new() else { return };
-    router(&lab);
+    lab.router();
     let nic = nic(&lab);
     for peer in [IpAddr::from([10, 77, 0, 1]), "fd00:77::1".parse().unwrap()] {
         let other: IpAddr =
@@ -79,7 +74,7 @@ fn a_jiffy_later() {
 #[test]
 fn what_is_forwarded_is_the_hosts_a_jiffy_after_the_host_has_taken_its_address() {
     let Some(lab) = Lab::new() else { return };
-    router(&lab);
+    lab.router();
     let nic = nic(&lab);
     for (peer, other, add) in [
         ("10.77.0.1", "10.78.0.1", "10.78.0.1/32"),
@@ -107,7 +102,7 @@ fn what_is_forwarded_is_the_hosts_a_jiffy_after_the_host_has_taken_its_address()
 #[test]
 fn what_is_forwarded_says_nothing_of_the_hosts_own_packets_between_the_same_addresses() {
     let Some(lab) = Lab::new() else { return };
-    router(&lab);
+    lab.router();
     let nic = nic(&lab);
     for (own, peer) in [("10.78.0.1", "10.77.0.1"), ("fd00:78::1", "fd00:77::1")] {
         let [own, peer] = [own, peer].map(|text| text.parse::<IpAddr>().unwrap());
@@ -128,7 +123,7 @@ fn what_is_forwarded_says_nothing_of_the_hosts_own_packets_between_the_same_addr
 #[test]
 fn what_a_nic_sends_for_others_says_nothing_of_what_it_receives_between_the_same_addresses() {
     let Some(lab) = Lab::new() else { return };
-    router(&lab);
+    lab.router();
     // Listed, and routed elsewhere all the same: a virtual address.
     let virtual_ip = IpAddr::from([10, 99, 0, 1]);
     let nic = lab.netdev(1).address(OWN4).address(virtual_ip).policy(enforcing()).load();
@@ -146,7 +141,7 @@ fn what_a_nic_sends_for_others_says_nothing_of_what_it_receives_between_the_same
 #[test]
 fn what_is_received_under_the_hosts_address_says_nothing_of_what_is_masqueraded() {
     let Some(lab) = Lab::new() else { return };
-    router(&lab);
+    lab.router();
     let nic = nic(&lab);
     let peer = IpAddr::from([10, 77, 0, 1]);
     for port in 1..100 {
@@ -159,7 +154,7 @@ fn what_is_received_under_the_hosts_address_says_nothing_of_what_is_masqueraded(
 #[test]
 fn what_is_forwarded_is_the_hosts_with_the_next_packet_after_the_ipcache_says_so() {
     let Some(lab) = Lab::new() else { return };
-    router(&lab);
+    lab.router();
     let nic = nic(&lab);
     for number in 0..100 {
         let other = IpAddr::from([10, 78, 0, number]);
@@ -179,17 +174,33 @@ fn a_host_that_does_not_forward_is_covered_whatever_the_address() {
 }
 
 #[test]
-fn frames_for_others_pass_by() {
+fn frames_for_others_pass_by_unless_their_address_is_here() {
     let Some(lab) = Lab::new() else { return };
-    lab.world.sh("ip link set lo address 02:00:00:00:00:99");
+    lab.router();
+    lab.world.sh("ip link set lo address 02:00:00:00:00:99 && \
+         ip addr add 192.168.8.9/32 dev lo && ip -6 addr add fd00:8::9/128 dev lo nodad");
     let nic = nic(&lab);
-    nic.from_netdev(to_host(PEER4.into(), OWN4.into())).passes();
+    for (peer, own) in PEER_TO_OWN {
+        nic.from_netdev(to_host(peer, own)).passes();
+    }
+    // Of a macvlan of this host, or of a bridge that this device is in by now.
+    for (peer, own) in [(PEER4.into(), "192.168.8.9"), (PEER6.into(), "fd00:8::9")] {
+        nic.from_netdev(to_host(peer, own.parse().unwrap())).is_dropped(POLICY);
+    }
+    // What the routing tables don't tell, the list does.
+    lab.world.sh("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0");
+    for (peer, own) in PEER_TO_OWN {
+        nic.from_netdev(to_host(peer, own)).is_dropped(POLICY);
+    }
+    for other in ["10.78.0.1", "192.168.8.9"] {
+        nic.from_netdev(to_host(PEER4.into(), other.parse().unwrap())).passes();
+    }
 }
 
 #[test]
 fn only_the_hosts_own_packets_meet_its_egress_policy() {
     let Some(lab) = Lab::new() else { return };
-    router(&lab);
+    lab.router();
     lab.register("10.3.0.1".parse().unwrap(), cilmark::model::endpoint::Role::Container, true);
     let nic = lab.netdev(1).address(OWN4).policy(enforcing()).feature(|f| f.trust_proxy = true);
     let nic = nic.load();
@@ -220,7 +231,7 @@ fn marks_from_a_wire_change_no_verdict() {
 #[test]
 fn the_answer_to_a_masqueraded_packet_passes() {
     let Some(lab) = Lab::new() else { return };
-    router(&lab);
+    lab.router();
     let nic = nic(&lab);
     for (own, peer) in OWN_TO_PEER {
         let answer = || Frame::ip(peer, own).segment(80, 4000, "SA").forwarded();
@@ -237,10 +248,25 @@ fn the_answer_to_a_masqueraded_packet_passes() {
 #[test]
 fn on_a_bridge_port_the_hosts_address_may_be_spoofed() {
     let Some(lab) = Lab::new() else { return };
-    router(&lab);
-    let nic = lab.netdev(1).address(OWN4).policy(enforcing()).tune(|c| c.bridge_port = 1).load();
-    nic.to_netdev(Frame::ip(OWN4, PEER4).tcp(4000, 80).forwarded()).passes();
-    nic.from_netdev(Frame::ip(PEER4, OWN4).segment(80, 4000, "SA").forwarded()).is_dropped(POLICY);
+    lab.router();
+    let port = lab.netdev(1).address(OWN4).address(OWN6).policy(enforcing()).tune(|config| {
+        config.bridge_port = 1;
+        config.bridge_mac = [2, 0, 0, 0, 0, 0xbb];
+    });
+    let port = port.load();
+    for (own, peer) in OWN_TO_PEER {
+        let answer = || Frame::ip(peer, own).segment(80, 4000, "SA").forwarded();
+        let from = |mac: u8| {
+            let mut frame = Frame::ip(own, peer).tcp(4000, 80).bytes();
+            frame[11] = mac;
+            Packet::from(frame).forwarded()
+        };
+        port.to_netdev(from(0x99)).passes();
+        port.from_netdev(answer()).is_dropped(POLICY);
+        // Routed, and so under the bridge's own MAC.
+        port.to_netdev(from(0xbb)).passes();
+        port.from_netdev(answer()).passes();
+    }
 }
 
 #[test]
@@ -279,7 +305,7 @@ fn failsafe_ports_stay_open_whatever_the_rules_say() {
 #[test]
 fn headers_that_cannot_be_read_pass_no_policy() {
     let Some(lab) = Lab::new() else { return };
-    router(&lab);
+    lab.router();
     let nic = nic(&lab);
     lab.rules(&nic, &["allow ingress from any", "allow egress to any"]);
     let cut = |source, destination| Frame::ip(source, destination).tcp(4000, 80).truncate(14 + 45);
@@ -292,7 +318,7 @@ fn headers_that_cannot_be_read_pass_no_policy() {
 #[test]
 fn what_is_routed_by_its_source_is_forwarded_too() {
     let Some(lab) = Lab::new() else { return };
-    router(&lab);
+    lab.router();
     lab.world.sh("ip route del default && ip -6 route del default dev wan && \
          ip rule add from 10.77.0.0/16 table 77 && ip -6 rule add from fd00:77::/64 table 77 && \
          ip route add default via 192.168.7.2 table 77 && \
@@ -311,7 +337,7 @@ fn what_is_routed_by_its_source_is_forwarded_too() {
 #[test]
 fn what_comes_from_the_hosts_own_networks_is_forwarded_whatever_rules_say_of_its_nic() {
     let Some(lab) = Lab::new() else { return };
-    router(&lab);
+    lab.router();
     let nic = nic(&lab);
     lab.world.sh(
         "ip -6 rule add iif lo to fd00:78::/64 lookup 100; ip -6 route add fd00:78::/64 dev wan table 100
@@ -352,23 +378,24 @@ fn a_bridge_hands_on_what_is_not_addressed_to_it() {
 }
 
 #[test]
-fn a_vlans_own_mac_hides_no_address_that_is_listed() {
+fn a_vlans_own_mac_hides_no_address_of_the_host() {
     let Some(lab) = Lab::new() else { return };
-    router(&lab);
+    lab.router();
     lab.world.sh("ip link set lo address 02:00:00:00:00:99");
     let nic = nic(&lab);
     for (peer, own) in PEER_TO_OWN {
-        let frame = |destination| Frame::ip(peer, destination).vlan(100).tcp(4000, 80).forwarded();
-        nic.from_netdev(frame(own)).is_dropped(POLICY);
+        let frame = |to: IpAddr| Frame::ip(peer, to).vlan(100).tcp(4000, 80).forwarded();
         let other = if own.is_ipv4() { "10.78.0.1" } else { "fd00:78::1" };
         nic.from_netdev(frame(other.parse().unwrap())).passes();
+        let here = if own.is_ipv4() { "192.168.7.1" } else { "fd00:7::1" };
+        nic.from_netdev(frame(here.parse().unwrap())).is_dropped(POLICY);
     }
 }
 
 #[test]
 fn what_masquerade_lends_ends_before_the_kernel_forgets_it() {
     let Some(lab) = Lab::new() else { return };
-    router(&lab);
+    lab.router();
     let nic = nic(&lab);
     lab.rules(&nic, &["allow egress to any udp/9"]);
     let hertz = i64::from(sys::jiffies_per_second());
@@ -387,7 +414,7 @@ fn what_masquerade_lends_ends_before_the_kernel_forgets_it() {
 #[test]
 fn a_flow_of_the_hosts_that_is_over_is_no_workloads() {
     let Some(lab) = Lab::new() else { return };
-    router(&lab);
+    lab.router();
     let nic = nic(&lab);
     for (own, peer) in OWN_TO_PEER {
         lab.rules(&nic, &["allow egress to any"]);

@@ -206,8 +206,17 @@ impl Bench<'_> {
 #[test]
 fn any_rules_decide_about_any_packet_as_the_reference_does() {
     let Some(lab) = Lab::new() else { return };
+    lab.router();
+    lab.world
+        .sh("ip route add local 10.1.0.0/16 dev lo && ip -6 route add local fd00:1::/64 dev lo");
     let mut bench = Bench {
-        workload: lab.container(ID).policy(enforcing()).feature(|on| on.trust_marks = true).load(),
+        // It sends from what is the NIC's here.
+        workload: lab
+            .container(ID)
+            .policy(enforcing())
+            .feature(|on| on.trust_marks = true)
+            .tune(|config| config.accept_local = 1)
+            .load(),
         nic: lab.netdev(1).id(8).policy(enforcing()).load(),
         workload_rules: Policy::default(),
         nic_rules: Policy::default(),

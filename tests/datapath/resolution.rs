@@ -147,6 +147,8 @@ fn the_ipcache_replaces_what_is_reserved() {
             for identity in RESERVED {
                 for magic in [0x0f00, 0x0a00, 0x0b00] {
                     let run = workload.to_container(forwarded(peer, own, mark_of(identity, magic)));
+                    // A proxy sends in the name of somebody, or the mark is another software's.
+                    let identity = if identity == 0 && magic != 0x0f00 { 2 } else { identity };
                     run.passes().comes_from(expected(identity));
                 }
             }

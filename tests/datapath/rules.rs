@@ -117,6 +117,7 @@ fn random_rule(random: &mut Random) -> Rule {
 #[test]
 fn the_programs_decide_as_the_reference_does() {
     let Some(lab) = Lab::new() else { return };
+    lab.router();
     let (workload, maps) = load(&lab);
     lab.ipcache(&PEER4.to_string(), 9);
     let unknown = Ipv4Addr::new(10, 2, 0, 11);

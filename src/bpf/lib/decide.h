@@ -37,6 +37,24 @@ static __always_inline __be16 service_of(const struct packet *pkt, int forward)
 	return bpf_htons(echo_request_of(pkt->l4_protocol));
 }
 
+/*
+ * Who a flow goes to. What leaves by a NIC does not go to this host; what a workload sends is taken for that, too,
+ * and decide_flow() asks the kernel where rules could tell.
+ */
+static __always_inline __u32 destination_identity(const struct cm_address *remote,
+						  struct inquiry *inquiry)
+{
+	__u64 known = ipcache_lookup(remote);
+
+	if (known_is_host(known) && is_attached_here(remote)) {
+		if (inquiry->is_to_host)
+			return known;
+		inquiry->tells_host = 1;
+		known = ipcache_lookup_prefix(remote);
+	}
+	return inquiry->is_to_host ? IDENTITY_HOST : known;
+}
+
 /* Asks the rules about the flow, of this direction, that a packet belongs to: 0, or a negative reason. */
 __noinline int decide(struct packet *pkt, struct inquiry *inquiry, enum cm_direction direction)
 {
@@ -50,7 +68,7 @@ __noinline int decide(struct packet *pkt, struct inquiry *inquiry, enum cm_direc
 	step(CM_CALL_DECIDE, NULL, direction, 0, 0);
 	forward = packet_direction(pkt) == direction;
 	remote = packet_remote(pkt);
-	peer = direction == CM_EGRESS ? ipcache_identity(remote) :
+	peer = direction == CM_EGRESS ? destination_identity(remote, inquiry) :
 					source_identity(remote, inquiry->flow.claimed_identity);
 	if (packet_direction(pkt) == CM_EGRESS)
 		pkt->destination_identity = peer;
@@ -119,6 +137,34 @@ static __always_inline int decide_again(struct packet *pkt, struct inquiry *inqu
 }
 
 /*
+ * What becomes of a workload's packet that is allowed to others, and denied as one to this host: if its frame is for
+ * many, they shall have it.
+ */
+static __always_inline int decide_for_many(struct __sk_buff *skb, struct packet *pkt,
+					   const struct inquiry *inquiry, int others, int host)
+{
+	if (others || !host || !is_for_many(skb) || !inquiry->is_enforced)
+		return host;
+	pkt->is_hidden = 1;
+	return 0;
+}
+
+/*
+ * Whether a workload's flow is to be decided about once more, as one to this host. The kernel is asked last: to
+ * look a route up costs as much as all the rest.
+ */
+static __always_inline int turns_out_to_be_for_host(struct __sk_buff *skb, const struct packet *pkt,
+						    struct inquiry *inquiry)
+{
+	if (config.role != CM_ROLE_CONTAINER || inquiry->flow.direction != CM_EGRESS ||
+	    !(inquiry->tells_host | ((inquiry->own | inquiry->any) & CM_POLICY_TELLS_HOST)) ||
+	    !is_remote_host(skb, pkt))
+		return 0;
+	inquiry->is_to_host = 1;
+	return 1;
+}
+
+/*
  * Whether a NIC's error is about something of which conntrack has no entry: to the host, an answer of a
  * failsafe port or what a socket sent; from it, what it forwards.
  */
@@ -173,12 +219,18 @@ static __always_inline int is_related(struct __sk_buff *skb, struct packet *pkt,
 {
 	int related = find_related(skb, pkt, inquiry);
 	struct packet *answer = quoted_packet();
+	int verdict;
 
 	barrier();
-	if (related == RELATED_STALE && answer)
-		related = !decide_again(answer, inquiry)       ? RELATED_ALLOWED :
+	if (related == RELATED_STALE && answer) {
+		verdict = decide_again(answer, inquiry);
+		barrier();
+		if (turns_out_to_be_for_host(skb, answer, inquiry))
+			verdict = decide_again(answer, inquiry);
+		related = !verdict			       ? RELATED_ALLOWED :
 			  is_enforced(inquiry->flow.direction) ? RELATED_NOT :
 								 RELATED_TO_NOTHING;
+	}
 	barrier();
 	if (related == RELATED_TO_NOTHING && config.role == CM_ROLE_NETDEV && answer)
 		related = is_about_host(skb, answer) ? RELATED_ALLOWED : RELATED_NOT;
@@ -199,6 +251,11 @@ static __always_inline int decide_alone(struct __sk_buff *skb, struct packet *pk
 	/* Whatever the rules say: the report names who is at the other end. */
 	inquiry->flow.claimed_identity = claimed_identity(skb, pkt);
 	verdict = decide(pkt, inquiry, packet_direction(pkt));
+	barrier();
+	if (turns_out_to_be_for_host(skb, pkt, inquiry))
+		verdict = decide_for_many(skb, pkt, inquiry, verdict,
+					  decide(pkt, inquiry, packet_direction(pkt)));
+	barrier();
 	if (icmp_keeps_link_up(skb, pkt)) {
 		pkt->rule = CM_RULE_ICMP;
 		return 0;
@@ -233,9 +290,12 @@ static __always_inline int decide_flow(struct __sk_buff *skb, struct packet *pkt
 	barrier();
 	if (config.role == CM_ROLE_NETDEV && verdict == -CM_DROP_INVALID_SOURCE &&
 	    !has_listed_source(skb, pkt)) {
-		flow->claimed_identity = IDENTITY_WORLD;
+		flow->claimed_identity = (__u32)ipcache_lookup_prefix(&pkt->source);
 		verdict = decide_again(pkt, inquiry);
 	}
+	barrier();
+	if (turns_out_to_be_for_host(skb, pkt, inquiry))
+		verdict = decide_for_many(skb, pkt, inquiry, verdict, decide_again(pkt, inquiry));
 	return verdict;
 }
 

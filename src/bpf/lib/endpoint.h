@@ -16,13 +16,27 @@ struct {
 	__type(value, struct cm_endpoint);
 } cm_endpoints SEC(".maps");
 
-/* A workload of this host and this network namespace. */
-static __always_inline int is_local_workload(const struct cm_address *address)
+/* Who is attached with an address in this network namespace, or NULL. */
+static __always_inline const struct cm_endpoint *endpoint_here(const struct cm_address *address)
 {
 	struct cm_address key = *address; /* on the stack, for Linux 6.1: see ipcache_lookup() */
 	const struct cm_endpoint *endpoint = bpf_map_lookup_elem(&cm_endpoints, &key);
 
-	return endpoint && endpoint->role == CM_ROLE_CONTAINER && endpoint->netns == config.netns;
+	return endpoint && endpoint->netns == config.netns ? endpoint : NULL;
+}
+
+/* A workload of this host and this network namespace. */
+static __always_inline int is_local_workload(const struct cm_address *address)
+{
+	const struct cm_endpoint *endpoint = endpoint_here(address);
+
+	return endpoint && endpoint->role == CM_ROLE_CONTAINER;
+}
+
+/* A global function, for the stack of its callers. */
+__noinline int is_attached_here(const struct cm_address *address)
+{
+	return address && endpoint_here(address);
 }
 
 /* The sixteen bytes of two addresses of one family. */
@@ -42,22 +56,28 @@ static __always_inline int has_addresses(void)
 }
 
 /* Unrolled, so that of each address in the configuration one comparison with numbers is left. */
-static __always_inline int is_own_address(const struct cm_address *address)
+static __always_inline int is_configured(const struct cm_address *address, __u32 ipv4_count,
+					 __u32 ipv6_count)
 {
 	const __be32 *words = address_words(address);
 
 	if (address->family == CM_IPV4) {
 #pragma clang loop unroll(full)
 		for (__u32 i = 0; i < CM_MAX_ADDRESSES; i++)
-			if (i < config.ipv4_count && words[0] == config.ipv4[i])
+			if (i < ipv4_count && words[0] == config.ipv4[i])
 				return 1;
 		return 0;
 	}
 #pragma clang loop unroll(full)
 	for (__u32 i = 0; i < CM_MAX_ADDRESSES; i++)
-		if (i < config.ipv6_count && words_equal(words, config.ipv6[i].words))
+		if (i < ipv6_count && words_equal(words, config.ipv6[i].words))
 			return 1;
 	return 0;
+}
+
+static __always_inline int is_own_address(const struct cm_address *address)
+{
+	return is_configured(address, config.ipv4_count, config.ipv6_count);
 }
 
 static __always_inline int is_unspecified(const struct cm_address *address)

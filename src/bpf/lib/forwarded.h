@@ -4,7 +4,7 @@
  * that it is no business of the host's policy: to ask them costs 200 ns, so that an answer holds for
  * its program and pair of addresses, on its CPU, until the next jiffy. For its program, since they ask
  * different questions: whether the destination is the host's, and whether the source is. A workload whose
- * addresses nobody knows is asked the latter, too.
+ * addresses nobody knows is asked the latter, too. Of the former it holds for all that a route may depend on.
  */
 #ifndef CILMARK_FORWARDED_H
 #define CILMARK_FORWARDED_H
@@ -13,9 +13,11 @@
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 #include "endpoint.h"
+#include "host.h"
 #include "packet.h"
 #include "policy.h"
 #include "resolve.h"
+#include "route.h"
 
 enum {
 	FORWARDED_SLOT_BITS = 8,
@@ -25,7 +27,13 @@ struct forwarded {
 	struct cm_address source;
 	struct cm_address destination;
 	enum cm_program program;
+	__u32 mark;
 	__u64 moment;
+	__be32 class; /* TOS or traffic class: route_class() */
+	__be16 sport;
+	__be16 dport;
+	__u8 protocol;
+	__u8 is_for_another; /* by its MAC */
 };
 
 struct {
@@ -48,11 +56,17 @@ static __always_inline __u32 fold(const struct cm_address *address)
 	return words[0] ^ words[1] ^ words[2] ^ words[3];
 }
 
+static __always_inline int is_about_destination(const struct packet *pkt)
+{
+	return packet_program(pkt) == CM_FROM_NETDEV;
+}
+
 static __always_inline struct forwarded *forwarded_slot(const struct packet *pkt)
 {
 	/* Odd factors from the golden ratio, so that neighbours don't share a slot. */
 	__u32 ends = fold(&pkt->source) * 0x9e3779b1 ^ fold(&pkt->destination);
-	__u32 hash = (ends ^ packet_program(pkt)) * 0x85ebca6b;
+	__u32 ports = is_about_destination(pkt) ? (__u32)pkt->sport << 16 | pkt->dport : 0;
+	__u32 hash = (ends ^ ports * 0xc2b2ae35 ^ packet_program(pkt)) * 0x85ebca6b;
 	__u32 slot = hash >> (32 - FORWARDED_SLOT_BITS);
 
 	return bpf_map_lookup_elem(&cm_forwarded, &slot);
@@ -68,11 +82,23 @@ static __always_inline int remembers_forwarded(void)
 static __always_inline int is_plainly_forwarded(const struct __sk_buff *skb,
 						const struct packet *pkt)
 {
-	if (skb->vlan_present || (skb->pkt_type != PACKET_HOST && config.role == CM_ROLE_NETDEV))
+	if (skb->vlan_present ||
+	    (skb->pkt_type != PACKET_HOST && skb->pkt_type != PACKET_OTHERHOST &&
+	     config.role == CM_ROLE_NETDEV))
 		return 0;
 	if (packet_program(pkt) == CM_TO_NETDEV)
 		return !is_from_stack(skb, pkt);
 	return config.l3_device || pkt->l3_offset == ETH_HLEN;
+}
+
+/* What else the routing tables were asked by, of a destination. */
+static __always_inline int is_routed_as(struct __sk_buff *skb, const struct packet *pkt,
+					const struct forwarded *known)
+{
+	return known->sport == pkt->sport && known->dport == pkt->dport &&
+	       known->protocol == pkt->l4_protocol && known->mark == mark_get(skb) &&
+	       known->class == route_class(skb, pkt) &&
+	       known->is_for_another == is_for_another(skb);
 }
 
 /*
@@ -89,7 +115,8 @@ __noinline int is_known_forwarded(struct __sk_buff *skb, const struct packet *pk
 	return known && known->moment == moment && known->program == packet_program(pkt) &&
 	       known->source.family == pkt->source.family &&
 	       words_equal(address_words(&known->source), address_words(&pkt->source)) &&
-	       words_equal(address_words(&known->destination), address_words(&pkt->destination));
+	       words_equal(address_words(&known->destination), address_words(&pkt->destination)) &&
+	       (!is_about_destination(pkt) || is_routed_as(skb, pkt, known));
 }
 
 /* Of a packet that the host's policy has no say in; `moment` is from before it was asked. */
@@ -106,6 +133,12 @@ __noinline int remember_forwarded(struct __sk_buff *skb, const struct packet *pk
 	slot->destination = pkt->destination;
 	slot->program = packet_program(pkt);
 	slot->moment = moment;
+	slot->sport = pkt->sport;
+	slot->dport = pkt->dport;
+	slot->protocol = pkt->l4_protocol;
+	slot->mark = mark_get(skb);
+	slot->class = route_class(skb, pkt);
+	slot->is_for_another = is_for_another(skb);
 	return 0;
 }
 

@@ -12,6 +12,7 @@
 #include "ipcache.h"
 #include "packet.h"
 #include "resolve.h"
+#include "route.h"
 
 static __always_inline int is_multicast(const struct cm_address *address)
 {
@@ -43,76 +44,126 @@ static __always_inline int is_for_another(struct __sk_buff *skb)
 	return 0;
 }
 
-/* BPF_FIB_LKUP_RET_*. The other end is asked for by rules such as `ip rule add from`. */
-static __always_inline long route_of(struct __sk_buff *skb, const struct cm_address *address,
-				     const struct cm_address *peer, __u32 flags)
+enum listed {
+	LISTED_NOT,
+	LISTED_BY_ATTACH, /* of a NIC */
+	LISTED_BY_OPERATOR,
+};
+
+/* Whether a line of its own calls an address the host's. A global function, for the stack of its callers. */
+__noinline int is_listed_host(const struct cm_address *address)
 {
-	struct bpf_fib_lookup fib = {
-		.family = address->family == CM_IPV4 ? AF_INET : AF_INET6,
-		.ifindex = skb->ifindex,
-	};
+	const struct cm_ipcache_entry *entry;
+	struct cm_address key;
 
-	long result;
-
-	__builtin_memcpy(fib.source, peer->bytes, sizeof(fib.source));
-	__builtin_memcpy(fib.destination, address->bytes, sizeof(fib.destination));
-	result = bpf_fib_lookup(skb, &fib, sizeof(fib), flags);
-	step(CM_CALL_FIB_LOOKUP, address, result, 0, 0);
-	return result;
+	if (!address)
+		return LISTED_NOT;
+	key = *address; /* on the stack, for Linux 6.1: see ipcache_lookup() */
+	entry = bpf_map_lookup_elem(&cm_ipcache, &key);
+	if (!entry)
+		return LISTED_NOT;
+	if (entry->is_host)
+		return LISTED_BY_ATTACH;
+	return entry->identity == IDENTITY_HOST ? LISTED_BY_OPERATOR : LISTED_NOT;
 }
 
-/*
- * Whether the routing tables keep an address here: neither we nor the operator list link-local,
- * temporary, secondary and broadcast addresses, those of other devices, and what DHCP changed.
- */
-static __always_inline int is_routed_here(struct __sk_buff *skb, const struct cm_address *address,
-					  const struct cm_address *peer)
+/* Whether an address is listed as the host's: when the NIC was attached, or in the ipcache. */
+static __always_inline int is_listed(const struct cm_address *address)
 {
-	switch (route_of(skb, address, peer, 0)) {
-	case BPF_FIB_LKUP_RET_SUCCESS:
-	case BPF_FIB_LKUP_RET_UNSUPP_LWT:
-	case BPF_FIB_LKUP_RET_NO_NEIGH:
-	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
-	case BPF_FIB_LKUP_RET_NO_SRC_ADDR:
-		return 0;
-	}
-	return 1;
+	return is_configured(address, config.ipv4_count + config.other_ipv4_count,
+			     config.ipv6_count + config.other_ipv6_count) ||
+	       is_listed_host(address);
 }
 
-/* Whether a line of its own calls an address the host's. */
-static __always_inline int is_listed_host(const struct cm_address *address)
-{
-	struct cm_address key = *address; /* on the stack, for Linux 6.1: see ipcache_lookup() */
-	const struct cm_ipcache_entry *entry = bpf_map_lookup_elem(&cm_ipcache, &key);
-
-	return entry && (entry->is_host || entry->identity == IDENTITY_HOST);
-}
-
-/*
- * Cheapest first. A global function, for its stack: kernels round each frame up to 32 bytes, and
- * 512 have to do for a chain of calls.
- */
+/* Whether this host has an address, by which a packet leaves. */
 __noinline int is_host_address(struct __sk_buff *skb, const struct cm_address *address,
 			       const struct cm_address *peer)
 {
 	if (!address || !peer)
 		return 0;
-	if (is_own_address(address) || is_multicast(address) || is_listed_host(address))
+	if (is_listed(address) || is_multicast(address))
 		return 1;
-	/* A host need not have a route to whom it only bridges. */
-	return !is_for_another(skb) && is_routed_here(skb, address, peer);
+	return !config.host_addresses_listed && route_stays_here(route_of(skb, address, peer, 0));
+}
+
+/*
+ * Whether a packet is for this host, as the kernel would answer now. Cheapest first: addresses that are listed
+ * are not asked about, see has_moved_away().
+ *
+ * A frame to another MAC is so, too, if its address is certainly here: the MAC may be that of a macvlan of this
+ * host, of a VLAN's device, or of a bridge that has changed it or taken this device in since it was attached. Where
+ * the device does not forward, the routing tables tell nothing, and a listed address counts. A host need not have
+ * a route to whom it only bridges.
+ */
+__noinline int is_for_this_host(struct __sk_buff *skb, const struct packet *pkt)
+{
+	int is_known, is_another;
+	long route;
+
+	if (!pkt)
+		return 0;
+	is_another = is_for_another(skb);
+	if (is_multicast(&pkt->destination))
+		return !is_another;
+	is_known = is_listed(&pkt->destination);
+	if (config.host_addresses_listed || (is_known && !is_another))
+		return is_known;
+	route = route_of_packet(skb, pkt, 0);
+	if (!is_another || is_known)
+		return route_stays_here(route);
+	return route_is_local(skb, &pkt->destination, &pkt->source, route);
 }
 
 /* Whether the policy of a NIC is asked about a packet that it has received. */
 static __always_inline int is_for_host(struct __sk_buff *skb, const struct packet *pkt)
 {
-	/* A VLAN's device may have a MAC of its own: of it we know the addresses that are listed. */
-	int is_tagged = skb->vlan_present || pkt->l3_offset > ETH_HLEN;
-	int is_seen_only = !config.bridge_port && !is_tagged && is_for_another(skb);
-	int answer = !is_seen_only && is_host_address(skb, &pkt->destination, &pkt->source);
+	int answer = is_for_this_host(skb, pkt);
 
 	step(CM_CALL_IS_FOR_HOST, &pkt->destination, answer, 0, 0);
 	return answer;
+}
+
+/*
+ * Whether the kernel would send on a packet that counts as the host's, because its address was that when a NIC
+ * was attached. What the operator has said counts. Only who is about to drop the packet needs to know.
+ */
+__noinline int has_moved_away(struct __sk_buff *skb, const struct packet *pkt)
+{
+	if (!pkt || config.host_addresses_listed || is_multicast(&pkt->destination) ||
+	    (config.addresses_given && is_own_address(&pkt->destination)) ||
+	    is_listed_host(&pkt->destination) == LISTED_BY_OPERATOR)
+		return 0;
+	return !route_stays_here(route_of_packet(skb, pkt, 0));
+}
+
+/* A frame for all on a link, or for a group of them. Without Ethernet there is none, see is_for_another(). */
+static __always_inline int is_for_many(const struct __sk_buff *skb)
+{
+	return !config.l3_device &&
+	       (skb->pkt_type == PACKET_BROADCAST || skb->pkt_type == PACKET_MULTICAST);
+}
+
+/*
+ * Whether the other end of a workload's flow is this host, by either of its packets. Where the device does not
+ * forward, MACs and who sends tell: nothing else is routed.
+ */
+__noinline int is_remote_host(struct __sk_buff *skb, const struct packet *pkt)
+{
+	int is_answer, is_ours;
+	long route;
+
+	if (!pkt)
+		return 0;
+	is_answer = packet_direction(pkt) == CM_INGRESS;
+	if (is_multicast(packet_remote(pkt)))
+		return 0;
+	is_ours =
+		is_answer ? is_generated_here(skb, pkt) : !is_for_another(skb) && !is_for_many(skb);
+	route = route_of_packet(skb, pkt, is_answer);
+	if (is_ours)
+		return route_stays_here(route);
+	return route_is_local(skb, packet_remote(pkt), is_answer ? &pkt->destination : &pkt->source,
+			      route);
 }
 
 /*
@@ -160,10 +211,26 @@ __noinline int has_host_source(struct __sk_buff *skb, struct packet *pkt)
 					 BPF_FIB_LOOKUP_DIRECT) != BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
+/* Not one that a bridge hands on: this host has made its header. */
+static __always_inline int is_routed_frame(struct __sk_buff *skb)
+{
+	__u8 *end = (void *)(long)skb->data_end;
+	__u8 *mac = (void *)(long)skb->data;
+
+	if (!config.bridge_port)
+		return 1;
+	if (mac + 2 * ETH_ALEN > end)
+		return 0;
+	for (int i = 0; i < ETH_ALEN; i++)
+		if (mac[ETH_ALEN + i] != config.bridge_mac[i])
+			return 0;
+	return 1;
+}
+
 /* A workload's packet under an address of this host: the answer will look like one for the host. */
 static __always_inline int is_masqueraded(struct __sk_buff *skb, const struct packet *pkt)
 {
-	return packet_program(pkt) == CM_TO_NETDEV && !config.bridge_port &&
+	return packet_program(pkt) == CM_TO_NETDEV && is_routed_frame(skb) &&
 	       !is_multicast(&pkt->source) && is_host_address(skb, &pkt->source, &pkt->destination);
 }
 

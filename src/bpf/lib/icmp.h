@@ -13,6 +13,7 @@
 #include "conntrack.h"
 #include "host.h"
 #include "packet.h"
+#include "route.h"
 
 #define TYPE_BIT(type) (1ULL << ((type)&63))
 
@@ -47,7 +48,8 @@ static __always_inline int stays_on_link(struct __sk_buff *skb, const struct pac
 {
 	if (is_for_the_link(&pkt->destination) || packet_program(pkt) != CM_FROM_CONTAINER)
 		return 1;
-	return is_for_another(skb) || is_routed_here(skb, &pkt->destination, &pkt->source);
+	return is_for_another(skb) ||
+	       route_stays_here(route_of(skb, &pkt->destination, &pkt->source, 0));
 }
 
 /* Whether a message passes whatever the rules say: its link does not work without it. */

@@ -28,6 +28,8 @@ struct inquiry {
 	__u8 is_news; /* the verdict is none that conntrack had */
 	__u8 is_kept; /* conntrack shall have it */
 	__u8 passes_by; /* the policy has no say */
+	__u8 is_to_host; /* what a workload sends: this host is at the other end */
+	__u8 tells_host; /* the answer may be another one if it is, and nobody has asked */
 };
 
 #endif

@@ -79,16 +79,38 @@ __noinline __u64 ipcache_lookup(const struct cm_address *address)
 	return known;
 }
 
-static __always_inline struct known ipcache_known(const struct cm_address *address)
+/* The same, without the line of the address itself. */
+__noinline __u64 ipcache_lookup_prefix(const struct cm_address *address)
 {
-	__u64 word = ipcache_lookup(address);
+	struct cm_prefix prefix = { .prefixlen = 8 * sizeof(*address) };
+	__u64 known;
 
+	if (!address)
+		return IDENTITY_WORLD;
+	prefix.address = *address;
+	known = prefix_lookup(&prefix);
+	step(CM_CALL_IPCACHE_LOOKUP, address, (__u32)known, known >> 32 & 0xff, 0);
+	return known;
+}
+
+static __always_inline int known_is_host(__u64 word)
+{
+	return word >> 40 & 1;
+}
+
+static __always_inline struct known known_of(__u64 word)
+{
 	return (struct known){
 		.identity = word,
 		.from = word >> 32 & 0xff,
-		.is_host = word >> 40 & 1,
+		.is_host = known_is_host(word),
 		.is_workloads = word >> 41 & 1,
 	};
+}
+
+static __always_inline struct known ipcache_known(const struct cm_address *address)
+{
+	return known_of(ipcache_lookup(address));
 }
 
 static __always_inline __u32 ipcache_identity(const struct cm_address *address)

@@ -6,7 +6,7 @@
  *   31 ................ 16 15 .. 12 11 ... 8 7 .......... 0
  *   identity, low 16 bits   not ours  magic   identity, high 8
  *
- * Bits 12 to 15 belong to IPsec key indices and to Kubernetes and are never written. The magics
+ * Bits 12 to 15 belong to IPsec key indices and to Kubernetes and are written by mark_replace() alone. The magics
  * are Cilium's (bpf/lib/common.h). Any other value there makes it somebody else's mark.
  */
 #ifndef CILMARK_MARK_H
@@ -60,10 +60,12 @@ static __always_inline int mark_has_magic(__u32 mark, __u32 magics)
 	return magics >> (mark_magic(mark) >> 8) & 1;
 }
 
+/* Nobody's identity ends in 16 zeros: such a mark is another software's, as wg-quick's 0xca6c. */
 static __always_inline int mark_is_proxy(__u32 mark)
 {
 	return mark_has_magic(mark, MAGIC_BIT(MARK_MAGIC_PROXY_INGRESS) |
-					    MAGIC_BIT(MARK_MAGIC_PROXY_EGRESS));
+					    MAGIC_BIT(MARK_MAGIC_PROXY_EGRESS)) &&
+	       mark >> 16;
 }
 
 /* What claims to know who sent the packet: believed from this host, never from a wire. */
@@ -111,6 +113,17 @@ static __always_inline void mark_set_if_it_fits(struct __sk_buff *skb, __u32 ide
 		return;
 	mark_set_identity(skb, identity);
 	mark_set_proof(skb);
+}
+
+/*
+ * In the place of another software's mark. One that looks like ours is all of it that software's (wg-quick's 0xca6c);
+ * of any other, bits 12 to 15 may be Kubernetes'.
+ */
+static __always_inline void mark_replace(struct __sk_buff *skb, __u32 identity)
+{
+	if (mark_is_ours(skb->mark))
+		skb->mark = 0;
+	mark_set_if_it_fits(skb, identity);
 }
 
 /* For a packet that is dropped: the mark that it came with. */

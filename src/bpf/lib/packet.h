@@ -61,6 +61,7 @@ struct packet {
 	__u8 is_quoted; /* by an ICMP error: begins at l3_offset, and 8 bytes of its transport do */
 	__u8 is_flowless; /* ICMP whose header was read, and that is no echo */
 	__u8 echo; /* enum echo */
+	__u8 is_hidden; /* from this host, which others on the link share the frame with */
 	__u8 is_stacks; /* not to be delivered past the stack, which knows whether its source is right */
 };
 

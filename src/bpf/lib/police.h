@@ -125,12 +125,14 @@ static __always_inline int is_left_over(const struct __sk_buff *skb, const struc
 
 /*
  * Whether a packet, under this host's address, begins a masqueraded flow: with an answer to come. By IPv6
- * whoever sends from that address by a device that is not attached looks the same, and would open a port of
- * this host to who is at the other end: so not if a socket waits there.
+ * whoever sends from that address by a device that is not attached looks the same, and so does a guest of a
+ * bridge who has taken the bridge's MAC, too: it would open a port of this host to who is at the other end. So not
+ * if a socket waits there.
  */
 static __always_inline int begins_masquerade(struct __sk_buff *skb, const struct packet *pkt)
 {
-	int may_be_forged = pkt->source.family == CM_IPV6 && !mark_is_proven(skb);
+	int may_be_forged =
+		config.bridge_port || (pkt->source.family == CM_IPV6 && !mark_is_proven(skb));
 
 	return has_flow(pkt) && pkt->fragment != FRAGMENT_LATER && pkt->echo != ECHO_ANSWERED &&
 	       !(may_be_forged && find_socket(skb, pkt) != SOCKET_NONE);
@@ -165,6 +167,22 @@ static __always_inline int claims_host(struct __sk_buff *skb, struct packet *pkt
 }
 
 /*
+ * Whether what this host sends answers what no policy of a NIC was asked about, since it came for another's address
+ * and NAT has redirected it to a service of this host.
+ */
+static __always_inline int is_answer_of_redirect(struct __sk_buff *skb, const struct packet *pkt)
+{
+	long route;
+
+	if (packet_program(pkt) != CM_TO_NETDEV || !is_generated_here(skb, pkt) ||
+	    is_listed(&pkt->source) || is_multicast(&pkt->source) || !is_translated(skb, pkt))
+		return 0;
+	route = route_of(skb, &pkt->source, &pkt->destination, 0);
+	return route != BPF_FIB_LKUP_RET_FWD_DISABLED &&
+	       !route_is_local(skb, &pkt->source, &pkt->destination, route);
+}
+
+/*
  * Whether the policy of a NIC has no say in a packet without a flow. If that is a workload's under this
  * host's address, the answer shall not meet the host's policy either.
  */
@@ -185,7 +203,7 @@ __noinline int passes_by(struct __sk_buff *skb, struct packet *pkt, struct inqui
 		return 0;
 	}
 	if (is_for_host)
-		return 0;
+		return is_answer_of_redirect(skb, pkt);
 	if (is_masqueraded(skb, pkt)) {
 		if (begins_masquerade(skb, pkt)) {
 			inquiry->flow.masqueraded = 1;
@@ -278,16 +296,34 @@ static __always_inline void police_flow(struct __sk_buff *skb, struct packet *pk
 		inquiry->verdict = pkt->rule ? -CM_DROP_POLICY_DENY : -CM_DROP_POLICY;
 	}
 	barrier();
+	/* Else the entry would say that the host, too, may have the next one. */
 	inquiry->is_kept =
-		(!inquiry->verdict &&
-		 (inquiry->found == FOUND_FLOW || pkt->echo != ECHO_ANSWERED)) ||
-		(!inquiry->is_enforced && (inquiry->found == FOUND_FLOW || !is_midstream(pkt)));
+		!pkt->is_hidden &&
+		((!inquiry->verdict &&
+		  (inquiry->found == FOUND_FLOW || pkt->echo != ECHO_ANSWERED)) ||
+		 (!inquiry->is_enforced && (inquiry->found == FOUND_FLOW || !is_midstream(pkt))));
 }
 
 /* What passes_by() has said. The role is a constant, so that a workload's programs have nothing of it. */
 static __always_inline int is_passed_by(const struct inquiry *inquiry)
 {
 	return config.role == CM_ROLE_NETDEV && inquiry->passes_by;
+}
+
+/*
+ * Whether a NIC's policy would deny what is not this host's any more. To find that out costs as much as the
+ * verdict itself, and so only what would be dropped is asked about.
+ */
+static __always_inline int is_asked_in_vain(struct __sk_buff *skb, const struct packet *pkt,
+					    struct inquiry *inquiry)
+{
+	if (config.role != CM_ROLE_NETDEV || packet_program(pkt) != CM_FROM_NETDEV ||
+	    !inquiry->verdict || inquiry->verdict == -CM_DROP_INVALID_SOURCE ||
+	    !packet_is_ip(pkt) || !has_moved_away(skb, pkt))
+		return 0;
+	inquiry->verdict = 0;
+	inquiry->is_kept = 0;
+	return 1;
 }
 
 /* Everything but the next packet of a settled flow: 0, or the negative reason to drop it. */
@@ -315,6 +351,9 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct i
 		else
 			inquiry->verdict = decide_alone(skb, pkt, inquiry);
 	}
+	barrier();
+	if (is_asked_in_vain(skb, pkt, inquiry))
+		inquiry->passes_by = 1;
 	barrier();
 	if (config.explain && inquiry->is_kept)
 		write_step(CM_CALL_CT_CREATE, NULL, inquiry->found == FOUND_NOTHING, 0, 0);

@@ -90,7 +90,7 @@ static __always_inline void count_rule(struct __sk_buff *skb, __u32 rule)
 }
 
 enum {
-	SEARCH_FLAG_BITS = 3, /* enum cm_policy_flags */
+	SEARCH_FLAG_BITS = 4, /* enum cm_policy_flags */
 };
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ &&
@@ -119,6 +119,7 @@ static __always_inline void ask_wider_rules(void *rules, struct inquiry *inquiry
 
 	if (!there)
 		return;
+	inquiry->tells_host |= !!there->tells_host;
 #pragma clang loop unroll(full)
 	for (__u32 span = CM_SPAN_16; span <= CM_SPAN_ALL; span <<= 4) {
 		if (span > CM_SPAN_PROTOCOL && span < CM_SPAN_ALL)

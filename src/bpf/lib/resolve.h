@@ -40,14 +40,20 @@ static __always_inline int wants_proof(const struct cm_address *source, const st
 
 /*
  * What the ipcache says of a sender that is not this host, else `otherwise`. Only this host is the
- * host: where another sends from its address, that is spoofed or masqueraded.
+ * host: where another sends from its address, that is spoofed or masqueraded, or has moved away from a NIC. A NIC
+ * of another namespace is somebody else.
  */
 static __always_inline __u32 ipcache_sender(const struct cm_address *source, __u32 otherwise)
 {
 	struct known known = ipcache_known(source);
-	int is_host = known.is_host || known.identity == IDENTITY_HOST;
 
-	if (known.from == CM_IPCACHE_NOWHERE || is_host || wants_proof(source, &known))
+	if (known.is_host && is_attached_here(source)) {
+		known = known_of(ipcache_lookup_prefix(source));
+		if (identity_is_reserved(known.identity))
+			return otherwise;
+	}
+	if (known.from == CM_IPCACHE_NOWHERE || known.identity == IDENTITY_HOST ||
+	    wants_proof(source, &known))
 		return otherwise;
 	return known.identity;
 }
@@ -110,7 +116,8 @@ static __always_inline __u32 wire_identity(const struct cm_address *source)
 	if (wants_proof(source, &known))
 		return IDENTITY_WORLD;
 	/* Whatever identity its NIC has: who asks finds out whether it is this host's still. */
-	return known.is_host && refuses_host() ? IDENTITY_HOST : known.identity;
+	return known.is_host && refuses_host() && is_attached_here(source) ? IDENTITY_HOST :
+									     known.identity;
 }
 
 /* Who an endpoint's packet comes from: its sender's claim, with what the ipcache knows. */
@@ -139,11 +146,11 @@ static __always_inline int is_sent_by_host(const struct __sk_buff *skb, const st
 {
 	if (!is_from_stack(skb, pkt))
 		return 0;
+	if (config.trust_proxy && mark_is_proxy(pkt->mark_in))
+		return 0;
 	/* Conntrack has no flow of a local workload that is generated here. */
 	if (pkt->is_settled)
 		return 1;
-	if (config.trust_proxy && mark_is_proxy(pkt->mark_in))
-		return 0;
 	return !is_local_workload(&pkt->source);
 }
 
@@ -154,6 +161,15 @@ static __always_inline int is_host_traffic(const struct __sk_buff *skb, const st
 
 	step(CM_CALL_IS_HOST_TRAFFIC, &pkt->source, answer, 0, 0);
 	return answer;
+}
+
+/*
+ * Whether a NIC leaves the mark of host traffic as it is. Of what is generated here only our own programs can have
+ * set one that says more: any other is somebody else's, whatever it looks like.
+ */
+static __always_inline int keeps_its_mark(const struct __sk_buff *skb, const struct packet *pkt)
+{
+	return mark_is_proven(skb) || (!is_generated_here(skb, pkt) && mark_is_ours(pkt->mark_in));
 }
 
 /* The sender of a packet that leaves by a NIC. */

@@ -5,6 +5,7 @@
 
 #include "abi.h"
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
 #include "conntrack.h"
 #include "endpoint.h"
 #include "packet.h"
@@ -70,6 +71,36 @@ __noinline int find_socket(struct __sk_buff *skb, const struct packet *pkt)
 	state = socket->state;
 	bpf_sk_release(socket);
 	return is_connected(state) ? SOCKET_CONNECTED : SOCKET_BOUND;
+}
+
+/*
+ * Whether what this host has generated left its socket under other names than it has now, by NAT since then: an
+ * answer under the address that a redirect has taken the question away from. A process names the source of a packet
+ * by a raw or packet socket, or binds to a foreign address, as anybody may (IP_FREEBIND); none changes the port.
+ * Of IPv6 anybody may also name the address of a single datagram. Without a socket the kernel answers.
+ */
+static __always_inline int is_translated(struct __sk_buff *skb, const struct packet *pkt)
+{
+	const __be32 *words = address_words(&pkt->source);
+	struct bpf_sock *socket = skb->sk, *full;
+
+	if (!socket)
+		return pkt->tcp_flags & TCP_RST;
+	if (socket->family != AF_INET && socket->family != AF_INET6)
+		return 0;
+	if (pkt->source.family == CM_IPV4 && socket->src_ip4 == words[0])
+		return 0;
+	if (pkt->source.family == CM_IPV6) {
+		if (!((socket->src_ip6[0] ^ words[0]) | (socket->src_ip6[1] ^ words[1]) |
+		      (socket->src_ip6[2] ^ words[2]) | (socket->src_ip6[3] ^ words[3])))
+			return 0;
+		if (!(socket->src_ip6[0] | socket->src_ip6[1] | socket->src_ip6[2] |
+		      socket->src_ip6[3]) &&
+		    socket->src_port == bpf_ntohs(pkt->sport))
+			return 0;
+	}
+	full = bpf_sk_fullsock(socket);
+	return !full || full->type != SOCK_RAW;
 }
 
 #endif

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result, bail, ensure};
 use log::{debug, warn};
 
-use super::{Args, HookChoice, WorkloadMac};
+use super::{Args, HookChoice, HostAddresses, WorkloadMac};
 use crate::datapath::attach::{HookKind, Place};
 use crate::datapath::device::{self, Device, Framing};
 use crate::datapath::pin::Root;
@@ -65,6 +65,7 @@ pub fn role(args: &Args, device: &Device) -> Result<(Role, String)> {
         (args.trust_marks, "--trust-marks", Role::Container),
         (args.stamp_remote, "--stamp-remote", Role::Netdev),
         (args.trust_flow_label.is_some(), "--trust-flow-label", Role::Netdev),
+        (args.host_addresses == HostAddresses::Listed, "--host-addresses", Role::Netdev),
     ] {
         ensure!(!given || role == needs, "{flag} is for the role {needs}, and {name} is a {role}");
     }
@@ -197,6 +198,18 @@ pub fn addresses(args: &Args, device: &Device, role: Role) -> Result<Vec<IpAddr>
         );
     }
     Ok(addresses)
+}
+
+/// The addresses of a NIC's host that are not its own: those that most can reach first.
+pub fn others(role: Role, own: &[IpAddr]) -> Result<Vec<IpAddr>> {
+    if role != Role::Netdev {
+        return Ok(Vec::new());
+    }
+    let is_link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let mut others: Vec<IpAddr> = device::local_addresses()?.into_iter().collect();
+    others.retain(|ip| !ip.is_loopback() && !own.contains(ip));
+    others.sort_by_key(|ip| (is_link_local(ip), *ip));
+    Ok(others)
 }
 
 /// The only MAC that a container may send from: as given, or that of its veth's other end, which it then

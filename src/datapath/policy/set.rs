@@ -23,14 +23,21 @@ pub fn encode(policy: &Policy) -> Vec<(cm_policy_key, cm_policy_entry)> {
     let compiled = policy.compile();
     let of_directions = DIRECTIONS.map(|direction| {
         let entries = compiled.iter().filter(|entry| entry.direction == direction);
-        encode_direction(direction, &entries.collect::<Vec<_>>())
+        let tells_host = policy.rules().iter().any(|listed| tells_host(&listed.rule, direction));
+        encode_direction(direction, &entries.collect::<Vec<_>>(), tells_host)
     });
     listed.chain(of_directions.into_iter().flatten()).collect()
+}
+
+/// Whether a rule of a direction could tell this host from the world.
+fn tells_host(rule: &Rule, direction: Direction) -> bool {
+    rule.direction == direction && [Identity::HOST, Identity::WORLD].contains(&rule.peer)
 }
 
 fn encode_direction(
     direction: Direction,
     compiled: &[&Entry],
+    tells_host: bool,
 ) -> Vec<(cm_policy_key, cm_policy_entry)> {
     let is_any = |entry: &Entry| entry.identity == Rule::ANY;
     let denies = |entry: &Entry| entry.decides.rule.action == Action::Deny;
@@ -47,10 +54,16 @@ fn encode_direction(
         true => entry.span == one_port && of_peers & !one_port == 0,
         false => denies(entry) || !any_denies,
     };
-    let spans = cm_policy_spans { of_peers, of_any, ..Default::default() };
+    let spans =
+        cm_policy_spans { of_peers, of_any, tells_host: tells_host.into(), ..Default::default() };
     let spans = abi::from_bytes(abi::bytes_of(&spans)).expect("as large as an entry");
     let spans = (key_beside(direction_number(direction).into(), SPANS), spans);
-    let entries = compiled.iter().map(|found| (key(found), entry(&found.decides, settles(found))));
+    let told = if tells_host { cm_policy_flags::CM_POLICY_TELLS_HOST.0 as u8 } else { 0 };
+    let entries = compiled.iter().map(|found| {
+        let mut entry = entry(&found.decides, settles(found));
+        entry.flags |= told;
+        (key(found), entry)
+    });
     [spans].into_iter().chain(entries).collect()
 }
 

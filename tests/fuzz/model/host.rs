@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::rules::Rule;
 use super::wire::Ip;
 use super::{Arrival, Direction, Endpoint, Machine, Program};
 
@@ -19,11 +20,12 @@ pub fn is_ours(mark: u32) -> bool {
 }
 
 pub fn names_sender(mark: u32) -> bool {
-    is_proxy(mark) || [MAGIC_HOST, MAGIC_IDENTITY].contains(&(mark & MAGIC))
+    [0x0a00, 0x0b00, MAGIC_HOST, MAGIC_IDENTITY].contains(&(mark & MAGIC))
 }
 
+/// In the name of somebody: nobody's identity ends in 16 zeros.
 fn is_proxy(mark: u32) -> bool {
-    [0x0a00, 0x0b00].contains(&(mark & MAGIC))
+    [0x0a00, 0x0b00].contains(&(mark & MAGIC)) && mark >> 16 != 0
 }
 
 fn identity_in(mark: u32) -> u32 {
@@ -88,21 +90,35 @@ impl Machine {
         self.forwards && !is_loopback && !self.local.contains(&address) && !is_multicast(address)
     }
 
-    /// `None` where the stack gives such a packet to nobody, whatever the routing tables say.
-    pub fn is_hosts(&self, endpoint: &Endpoint, address: IpAddr, frame: &[u8]) -> Option<bool> {
-        let is_listed = endpoint.addresses.contains(&address) || self.is_listed_host(address);
-        let is_for_another = is_for_another(endpoint, frame);
-        if endpoint.bridge.is_some() && is_for_another && (is_listed || is_multicast(address)) {
-            return None;
-        }
-        if is_listed || is_multicast(address) {
+    fn is_listed(&self, endpoint: &Endpoint, address: IpAddr) -> bool {
+        endpoint.addresses.contains(&address) || self.is_listed_host(address)
+    }
+
+    /// Whether a NIC's host has an address; `None` where nobody has it, whatever the routing tables say.
+    pub fn has_address(&self, endpoint: &Endpoint, address: IpAddr) -> Option<bool> {
+        if self.is_listed(endpoint, address) || is_multicast(address) {
             return Some(true);
         }
-        if is_link_local(address) && !self.local.contains(&address) {
-            // Nobody forwards it, and nobody here has it.
+        // Nobody forwards it, and nobody here has it.
+        let is_nowhere = is_link_local(address) && !self.local.contains(&address);
+        (!is_nowhere).then(|| !self.is_routed_on(address))
+    }
+
+    /// The same of what a NIC receives: by another MAC only if that is certain.
+    fn is_hosts(&self, endpoint: &Endpoint, address: IpAddr, frame: &[u8]) -> Option<bool> {
+        if !is_for_another(endpoint, frame) {
+            return self.has_address(endpoint, address);
+        }
+        if is_multicast(address) {
+            return Some(false);
+        }
+        if self.is_listed(endpoint, address) {
+            return Some(!self.is_routed_on(address));
+        }
+        if address.is_loopback() || is_link_local(address) {
             return None;
         }
-        Some(!is_for_another && !self.is_routed_on(address))
+        Some(self.forwards && self.local.contains(&address))
     }
 
     /// Whether the policy of a NIC is asked.
@@ -115,18 +131,17 @@ impl Machine {
     ) -> Option<bool> {
         match program {
             Program::FromNetdev => {
-                let is_tagged = endpoint.has_ethernet && ip.at > 14;
                 let is_for_another = is_for_another(endpoint, arrival.frame);
-                if endpoint.bridge.is_none() && !is_tagged && is_for_another {
-                    return Some(false);
-                }
                 if ip.destination == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
                     // From nobody to nobody is a broadcast (ip_route_input_slow in the kernel).
                     return (ip.source == ip.destination && !is_for_another).then_some(true);
                 }
                 let is_hosts = self.is_hosts(endpoint, ip.destination, arrival.frame);
                 // Nobody forwards what comes from a link-local address.
-                is_hosts.filter(|is_hosts| *is_hosts || !is_link_local(ip.source))
+                let is_nobodys = is_multicast(ip.source) || ip.source.is_loopback();
+                is_hosts
+                    .filter(|is_hosts| *is_hosts || !is_link_local(ip.source))
+                    .filter(|_| !(is_for_another && is_nobodys))
             }
             _ => Some(self.is_host_traffic(endpoint, Some(ip.source), arrival)),
         }
@@ -189,14 +204,39 @@ impl Machine {
         direction: Direction,
         remote: IpAddr,
         claimed: Option<u32>,
+        arrival: &Arrival<'_>,
     ) -> Vec<u32> {
         if direction == Direction::Egress {
-            return vec![self.identity_of(remote)];
+            return self.receivers(endpoint, remote, arrival);
         }
         match claimed {
             Some(claimed) if !endpoint.is_container || !is_reserved(claimed) => vec![claimed],
             Some(claimed) => self.by_address(endpoint, remote, claimed),
             None => self.by_address(endpoint, remote, WORLD),
+        }
+    }
+
+    /// What a workload sends may be for this host, whoever its address is listed for: that is asked where a
+    /// rule could tell.
+    fn receivers(&self, endpoint: &Endpoint, remote: IpAddr, arrival: &Arrival<'_>) -> Vec<u32> {
+        let listed = self.identity_of(remote);
+        let tells = |rule: &Rule| {
+            rule.direction == Direction::Egress && [Some(HOST), Some(WORLD)].contains(&rule.peer)
+        };
+        if !endpoint.is_container || !endpoint.rules.iter().any(tells) {
+            return vec![listed];
+        }
+        let is_open = !self.forwards
+            || is_multicast(remote)
+            || is_link_local(remote)
+            || remote.is_loopback()
+            || remote.is_unspecified()
+            // The host may not have it, but its neighbours.
+            || (!self.has_stack && endpoint.has_ethernet && arrival.frame[0] & 1 == 1);
+        match self.local.contains(&remote) {
+            _ if is_open => vec![listed, HOST],
+            true => vec![HOST],
+            false => vec![listed],
         }
     }
 

@@ -57,7 +57,7 @@ impl Machine {
         }
         let claimed = self.claim(endpoint, program, ip, arrival);
         let service = flows::service(ip, Ports::None, false);
-        self.ask(endpoint, direction, direction, ip, claimed, service)
+        self.ask(endpoint, (direction, direction), ip, arrival, claimed, service)
     }
 
     /// Whether an error is about a packet that its addressee has sent, of a flow that is allowed.
@@ -83,7 +83,7 @@ impl Machine {
         let direction = program.direction();
         let is_netdev = !endpoint.is_container;
         if is_netdev && direction == Direction::Egress {
-            match self.is_hosts(endpoint, quoted.destination, arrival.frame) {
+            match self.has_address(endpoint, quoted.destination) {
                 Some(true) => {}
                 None => return Some(Judgement::either("about what may be this host's")),
                 _ if !flows::has_flow(&quoted) || stays_on_link(quoted.source) => {
@@ -119,7 +119,7 @@ impl Machine {
         }
         let of = flow.direction;
         let answers = self
-            .peers(endpoint, of, key.remote, flow.claimed)
+            .peers(endpoint, of, key.remote, flow.claimed, arrival)
             .into_iter()
             .map(|peer| allow(&endpoint.rules, endpoint.mode(of), of, peer, service));
         match merge(answers) {
@@ -134,15 +134,15 @@ impl Machine {
     pub fn ask(
         &self,
         endpoint: &Endpoint,
-        of: Direction,
-        packets: Direction,
+        (of, packets): (Direction, Direction),
         ip: &Ip,
+        arrival: &Arrival<'_>,
         claimed: Option<u32>,
         service: Service,
     ) -> Judgement {
         let remote = if packets == Direction::Egress { ip.destination } else { ip.source };
         let answers = self
-            .peers(endpoint, of, remote, claimed)
+            .peers(endpoint, of, remote, claimed, arrival)
             .into_iter()
             .map(|peer| allow(&endpoint.rules, endpoint.mode(of), of, peer, service));
         let is_of_host =

@@ -147,12 +147,12 @@ impl Machine {
         if program != Program::ToNetdev
             || ip.fragment == Fragment::Later
             || is_echo_reply(case.ports)
-            || endpoint.bridge.is_some()
+            || endpoint.bridge.is_some_and(|mac| arrival.frame[6..12] != mac)
             || is_multicast(ip.source)
         {
             return judgement;
         }
-        let is_hosts = self.is_hosts(endpoint, ip.source, arrival.frame);
+        let is_hosts = self.has_address(endpoint, ip.source);
         if is_hosts != Some(false) {
             let mut flow = Flow::new(Direction::Egress, self.epoch, None);
             flow.is_masqueraded = true;
@@ -174,7 +174,7 @@ impl Machine {
         let mut judgement = if self.is_failsafe(endpoint, direction, service) {
             self.to_failsafe(direction, &key)
         } else {
-            self.ask(endpoint, direction, direction, ip, claimed, service)
+            self.ask(endpoint, (direction, direction), ip, arrival, claimed, service)
         };
         if is_echo_reply(case.ports) {
             return judgement;
@@ -205,7 +205,7 @@ impl Machine {
             let judgement = if self.is_failsafe(endpoint, flow.direction, service) {
                 self.to_failsafe(flow.direction, &key)
             } else {
-                self.ask(endpoint, flow.direction, direction, ip, flow.claimed, service)
+                self.ask(endpoint, (flow.direction, direction), ip, arrival, flow.claimed, service)
             };
             // A reply can't tell whether the sender still claims the same.
             if !is_reply || flow.claimed.is_none() {

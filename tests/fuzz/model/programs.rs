@@ -6,6 +6,8 @@ use super::wire::{self, Fragment, Frame, Ip};
 use super::{Arrival, Direction, Endpoint, Judgement, Machine, Must, Program};
 
 /// What stands there of addresses may be used or not.
+/// Nobody shall have it.
+pub const FORGED: &str = "from this host's own address";
 pub const UNREADABLE: &str = "a header that can't be read";
 
 impl Machine {
@@ -94,6 +96,13 @@ impl Machine {
             Frame::Ip(ip) => self.received(endpoint, ip, arrival),
             Frame::Arp(_) | Frame::Other => Judgement::pass("not IP"),
         };
+        // A bridge hands on what is for all of its ports, and the host's own stack discards it.
+        if is_for_guests(endpoint, arrival)
+            && judgement.must == Must::Drop
+            && judgement.why != FORGED
+        {
+            judgement.must = Must::Either;
+        }
         let mark = arrival.mark;
         judgement.mark = if names_sender(mark) { mark & NOT_OURS } else { mark };
         judgement
@@ -144,8 +153,10 @@ impl Machine {
         let mark = arrival.mark;
         let is_stamped = endpoint.identity != 1
             && self.is_host_traffic(endpoint, source, arrival)
-            && !is_ours(mark);
-        judgement.mark = if is_stamped { stamp(endpoint.identity) | mark & NOT_OURS } else { mark };
+            && (is_generated_here || !is_ours(mark));
+        // What looks like ours, and nobody of ours has set, is all another software's.
+        let kept = if is_ours(mark) { 0 } else { mark & NOT_OURS };
+        judgement.mark = if is_stamped { stamp(endpoint.identity) | kept } else { mark };
         judgement
     }
 
@@ -158,10 +169,17 @@ impl Machine {
             return vec![mark];
         }
         let marks = self.remote_to_stamp(endpoint, &ip).into_iter();
+        // What the host itself does not get has none.
+        let unstamped = is_for_guests(endpoint, arrival).then_some(mark);
         marks
             .map(|identity| if identity < 1 << 24 { stamp(identity) | mark } else { mark })
+            .chain(unstamped)
             .collect()
     }
+}
+
+fn is_for_guests(endpoint: &Endpoint, arrival: &Arrival<'_>) -> bool {
+    endpoint.bridge.is_some() && arrival.frame[0] & 1 == 1
 }
 
 fn program(endpoint: &Endpoint, direction: Direction) -> Program {

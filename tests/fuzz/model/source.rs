@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::host::{is_for_another, is_link_local, is_multicast};
+use super::programs::FORGED;
 use super::wire::{Arp, Fragment, Ip, Transport, UDP};
 use super::{Arrival, Endpoint, Judgement, Machine, Must};
 
@@ -180,7 +181,7 @@ impl Machine {
             || is_for_another(endpoint, frame)
             || is_policed.is_none();
         match endpoint.enforces(super::Direction::Ingress) {
-            true if !is_open => refuse("from this host's own address"),
+            true if !is_open => refuse(FORGED),
             _ => Some(Judgement::either("from this host's own address, but")),
         }
     }
