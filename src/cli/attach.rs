@@ -189,9 +189,10 @@ fn attach_locked(
     let netns = netns::current()?;
     let names = context.names()?;
     let endpoints = clean_stale(root, &device, netns)?;
-    let replaced = endpoints.iter().find(|endpoint| {
-        endpoint.config.netns == netns && endpoint.config.ifindex == device.ifindex
-    });
+    let is_here = |endpoint: &&Endpoint| endpoint.is_on(&device, netns);
+    let (has_come, replaced): (Vec<_>, Vec<_>) =
+        endpoints.iter().filter(is_here).partition(|endpoint| endpoint.has_moved());
+    let replaced = replaced.first().copied();
     if replaced.is_none() {
         shared::check_one(root, &BTreeSet::new())?;
     }
@@ -228,6 +229,7 @@ fn attach_locked(
     // Whether it did or was undone: addresses have come and gone, and their identities.
     maps::bump_generation(root)?;
     put_on?;
+    has_come.into_iter().try_for_each(|endpoint| take_off_what_has_come(root, endpoint))?;
     if replaced.is_some_and(|endpoint| endpoint.stale) {
         output::note(&format!(
             "{}: its programs were not all there; it has the rules that it had",
@@ -364,12 +366,10 @@ fn clean_stale(root: &Root, device: &Device, netns: u64) -> Result<Vec<Endpoint>
     for endpoint in Endpoint::concerning(root, netns, device)? {
         let same = endpoint.config.netns == netns
             && (endpoint.device == device.name || endpoint.config.ifindex == device.ifindex);
-        let is_left = endpoint.stale && !endpoint.is_of(device, netns);
+        let is_left = endpoint.stale && !endpoint.is_on(device, netns);
         if is_left && (same || endpoint.role().is_none()) {
             info!("endpoint {} ({}) is stale, cleaning up", endpoint.id, endpoint.device);
-            if let Ok(rules @ 1..) =
-                PolicyMaps::pinned(root, endpoint.id).map(|it| it.rules().len())
-            {
+            if let rules @ 1.. = count_rules(root, &endpoint) {
                 output::note(&format!(
                     "{}: endpoint {} of another device of this name is gone, and its rules ({rules}) with it",
                     endpoint.device, endpoint.id
@@ -381,4 +381,21 @@ fn clean_stale(root: &Root, device: &Device, netns: u64) -> Result<Vec<Endpoint>
         }
     }
     Ok(others)
+}
+
+/// The programs that the device has brought from another namespace go when the new ones are on. Their
+/// rules are about what it was connected to there.
+fn take_off_what_has_come(root: &Root, endpoint: &Endpoint) -> Result<()> {
+    let rules = count_rules(root, endpoint);
+    detach::detach(root, endpoint)?;
+    output::note(&format!(
+        "{}: it has come from another namespace with the programs of endpoint {}, which is detached now, \
+         and its rules ({rules}) are gone",
+        endpoint.device, endpoint.id
+    ));
+    Ok(())
+}
+
+fn count_rules(root: &Root, endpoint: &Endpoint) -> usize {
+    PolicyMaps::pinned(root, endpoint.id).map_or(0, |policy| policy.rules().len())
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::targets::Targets;
+use super::targets::{self, Targets};
 use super::{Context, all_of};
 use crate::datapath::registry::Endpoint;
 use crate::model::policing::{Confirmation, Fallback};
@@ -18,6 +18,7 @@ pub struct Args {
 pub fn run(context: &Context, args: Args) -> Result<()> {
     let _lock = context.lock()?.context("nothing is attached")?;
     let mut endpoints = args.device.select(context)?;
+    targets::check_alive(&endpoints)?;
     if matches!(args.device, Targets::Host) {
         let mut waiting = Vec::new();
         for endpoint in endpoints {

@@ -77,13 +77,12 @@ fn check_others(root: &Root, chosen: &BTreeMap<EndpointId, &Endpoint>) -> Result
 
 /// Takes an endpoint off its device and forgets its addresses; also what is left of a stale one.
 pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
-    let config = &endpoint.config;
     // What can't be opened fails before anything has changed.
     let addresses = Addresses::open(root)?;
     let pins = root.endpoint(endpoint.id);
     attach::detach_links(&pins);
-    netns::within(config.netns, || {
-        attach::take_off_all_filters(config.ifindex, &endpoint.map_ids())
+    netns::within(endpoint.netns, || {
+        attach::take_off_all_filters(endpoint.ifindex, &endpoint.map_ids())
     })?;
     // The pins last: they are where another detach finds what a killed one has left.
     match (addresses, endpoint.role()) {

@@ -112,13 +112,14 @@ struct Reason {
 pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     let found = context.named(std::slice::from_ref(&args.device))?;
     let endpoint = found.select(&args.device)?;
+    endpoint.check_alive()?;
     let program = args.direction.program(endpoint.role());
     // Any other device will do: what counts is whether there was one.
     const ANOTHER_DEVICE: u32 = 1;
     let ingress_ifindex = args.ingress_ifindex.unwrap_or(match program {
         "to_netdev" => 0,
         "to_container" => ANOTHER_DEVICE,
-        _ => endpoint.config.ifindex,
+        _ => endpoint.ifindex,
     });
     let packet = args.packet.bytes(endpoint, args.direction == Direction::From)?;
     let question = Question {

@@ -123,6 +123,10 @@ fn list(context: &Context, endpoints: &[Endpoint], names: &Names) -> Result<()> 
     let mut lines = Lines::default();
     let mut others = Lines::default();
     for endpoint in endpoints {
+        // Where they are to be had again from.
+        if let Err(error) = endpoint.check_alive() {
+            output::note(&format!("these rules count nowhere: {error:#}"));
+        }
         let maps = targets::policy_of(context, endpoint)?;
         let slot = slot_in_force(endpoint.confirmation()?);
         for listed in maps.read(slot)?.rules() {

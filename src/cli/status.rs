@@ -37,6 +37,8 @@ struct Line {
     #[serde(skip)]
     confirmation: Confirmation,
     stale: bool,
+    /// To another network namespace; what is attached there goes on.
+    moved: bool,
     packets: u64,
     drops: u64,
     /// The only MAC that a workload may send from, if there is but one.
@@ -128,9 +130,13 @@ fn print(context: &Context, lines: Vec<Line>, names: &Names) -> Result<()> {
     let rows: Vec<[String; 10]> = lines
         .into_iter()
         .map(|line| {
-            let stale = if line.stale { " (stale)" } else { "" };
+            let state = match (line.stale, line.moved) {
+                (true, _) => " (stale)",
+                (false, true) => " (moved to another namespace, still filters)",
+                (false, false) => "",
+            };
             [
-                format!("{}{stale}", line.device),
+                format!("{}{state}", line.device),
                 line.role.map_or("?".to_owned(), |role| role.to_string()),
                 line.endpoint_id.to_string(),
                 names.label(line.identity),
@@ -190,7 +196,7 @@ fn line(endpoint: &Endpoint, names: &Names) -> Result<Line> {
     let confirmation = endpoint.confirmation()?;
     Ok(Line {
         device: endpoint.device.clone(),
-        ifindex: endpoint.config.ifindex,
+        ifindex: endpoint.ifindex,
         role: endpoint.role(),
         endpoint_id: endpoint.id,
         identity,
@@ -206,6 +212,7 @@ fn line(endpoint: &Endpoint, names: &Names) -> Result<Line> {
         },
         confirmation,
         stale: endpoint.stale,
+        moved: endpoint.has_moved(),
         packets: forwarded.packets + dropped.packets,
         drops: dropped.packets,
         workload_mac: endpoint.config.workload_mac().map(format_mac),

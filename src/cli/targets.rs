@@ -59,6 +59,11 @@ impl Targets {
     }
 }
 
+/// Fails if one of them is dead: what would be said of its rules would be true of no packet.
+pub fn check_alive(endpoints: &[Endpoint]) -> Result<()> {
+    endpoints.iter().try_for_each(Endpoint::check_alive)
+}
+
 /// The rules of an endpoint.
 pub fn policy_of(context: &Context, endpoint: &Endpoint) -> Result<PolicyMaps> {
     PolicyMaps::of(&context.root, endpoint.id, endpoint.map_ids())

@@ -63,12 +63,12 @@ impl Addresses<'_> {
     }
 
     /// An address has one owner and one identity in a root, whatever namespace it is in. What is left
-    /// of an endpoint that is gone owns nothing.
+    /// of an endpoint that is gone owns nothing, nor does one that has moved: its device left them behind.
     fn check_free(&self, address: IpAddr, there: &cm_endpoint, netns: u64) -> Result<()> {
         let Some(id) = EndpointId::new(there.endpoint_id) else { return Ok(()) };
         let owner = Endpoint::read(self.root, id)?;
-        if owner.stale {
-            info!("{address} was an address of endpoint {id}, which is stale");
+        if owner.stale || owner.has_moved() {
+            info!("{address} was an address of endpoint {id}, which is stale or has moved");
             return Ok(());
         }
         let device = &owner.device;
@@ -116,7 +116,7 @@ impl Addresses<'_> {
             warn!("addresses that two NICs share: {error:#}");
         }
         for other in &others.endpoints {
-            if other.role() == Some(Role::Netdev) && !other.stale {
+            if other.role() == Some(Role::Netdev) && !other.stale && !other.has_moved() {
                 self.register(&other.config, &other.addresses())
                     .with_context(|| format!("register the addresses of {} again", other.device))?;
             }

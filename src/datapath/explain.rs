@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use super::abi::{
@@ -77,6 +77,7 @@ pub struct Part {
 struct Copied {
     loaded: Loaded,
     config: cm_config,
+    ifindex: u32,
 }
 
 /// What a copy is made of.
@@ -86,6 +87,10 @@ pub struct Original {
     pub role: Role,
     /// What they were loaded with.
     pub config: cm_config,
+    /// Where their device is, which may have moved since.
+    pub netns: u64,
+    /// Its number there.
+    pub ifindex: u32,
     /// The maps that they found and others can't, and the confirmation that they wait for.
     pub inherited: Inherited,
 }
@@ -93,13 +98,7 @@ pub struct Original {
 impl Original {
     /// What is on a hook.
     pub fn of(endpoint: &Endpoint, hook: Hook) -> Result<Original> {
-        ensure!(
-            !endpoint.stale,
-            "endpoint {id} ({}) is stale: its device is gone, or a program is not on its hook; `cilmark \
-             detach id:{id}` cleans it, or attach the device again",
-            endpoint.device,
-            id = endpoint.id
-        );
+        endpoint.check_alive()?;
         Original::running(endpoint, hook)
     }
 
@@ -108,7 +107,8 @@ impl Original {
         let (config, confirm) = endpoint.running(hook)?;
         let role = endpoint.role().context("its configuration has no role")?;
         let inherited = Inherited { confirm, ..endpoint.inherited()? };
-        Ok(Original { role, config, inherited })
+        let (netns, ifindex) = (endpoint.netns, endpoint.ifindex);
+        Ok(Original { role, config, netns, ifindex, inherited })
     }
 }
 
@@ -121,9 +121,10 @@ pub fn explain(root: &Root, mut original: Original, question: &Question<'_>) -> 
             original.inherited.confirm = cm_confirm::default();
         }
     }
+    let netns = original.netns;
     let copy = Copied::of(root, original)?;
     // Devices have their numbers and routes in one namespace only.
-    let answer = netns::within(copy.config.netns, || {
+    let answer = netns::within(netns, || {
         let answer = copy.run(question)?;
         // The copy's array of programs is empty: it names the destination, and is asked again.
         let Some(destination) = copy.destination(root, &answer)? else { return Ok(answer) };
@@ -143,7 +144,7 @@ pub fn explain(root: &Root, mut original: Original, question: &Question<'_>) -> 
             hook: Hook::Egress,
             packet: &answer.packet,
             mark: answer.mark,
-            ingress_ifindex: copy.config.ifindex,
+            ingress_ifindex: copy.ifindex,
             mode: None,
         })?;
         let parts = answer.parts.into_iter().chain(on_its_hook.parts).collect();
@@ -157,9 +158,9 @@ impl Copied {
     /// Loads a copy that reports everything.
     fn of(root: &Root, mut original: Original) -> Result<Copied> {
         original.config.explain = 1;
-        let Original { role, config, inherited } = original;
+        let Original { role, config, ifindex, inherited, .. } = original;
         let loaded = load::load(root, role, &config, &Sizes::default(), &inherited)?;
-        let copy = Copied { loaded, config };
+        let copy = Copied { loaded, config, ifindex };
         let variables = SharedValue::of(&copy.map(".bss")?).context("map its .bss")?;
         variables.u64_at(offset_of!(bss, trace_until_ns)).store(u64::MAX, Ordering::Relaxed);
         Ok(copy)
@@ -192,7 +193,7 @@ impl Copied {
         let mut context = __sk_buff {
             mark: question.mark,
             ingress_ifindex: question.ingress_ifindex,
-            ifindex: self.config.ifindex,
+            ifindex: self.ifindex,
             ..__sk_buff::default()
         };
         let program = self.loaded.program(question.hook);

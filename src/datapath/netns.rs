@@ -1,5 +1,6 @@
 //! Network namespaces, known by the inode of their file in nsfs.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
@@ -8,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
+use log::debug;
 use nix::sched::{CloneFlags, setns};
 
 use crate::model::text;
@@ -38,8 +40,8 @@ fn enter_path(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A path to the namespace with this inode, if a name or a process keeps it.
-fn find(inode: u64) -> Result<Option<PathBuf>> {
+/// Paths to the namespaces that a name or a process keeps; to most of them more than one.
+fn paths() -> Result<impl Iterator<Item = PathBuf>> {
     let entries = |directory: &str| match fs::read_dir(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).context(format!("read {directory}"))
@@ -47,8 +49,36 @@ fn find(inode: u64) -> Result<Option<PathBuf>> {
         entries => Ok(entries.into_iter().flatten().flatten().map(|entry| entry.path())),
     };
     let of_processes = entries("/proc")?.map(|process| process.join("ns/net"));
-    let mut paths = entries(NAMED)?.chain(of_processes);
-    Ok(paths.find(|path| fs::metadata(path).is_ok_and(|file| file.ino() == inode)))
+    Ok(entries(NAMED)?.chain(of_processes))
+}
+
+/// A path to the namespace with this inode, if a name or a process keeps it.
+fn find(inode: u64) -> Result<Option<PathBuf>> {
+    Ok(paths()?.find(|path| fs::metadata(path).is_ok_and(|file| file.ino() == inode)))
+}
+
+/// Whether anybody can look into the namespace with this inode.
+pub fn is_there(inode: u64) -> Result<bool> {
+    Ok(inode == current()? || find(inode)?.is_some())
+}
+
+/// The first namespace in which `action` finds something, with that.
+pub fn search<T>(mut action: impl FnMut() -> Result<Option<T>>) -> Result<Option<(u64, T)>> {
+    let mut seen = HashSet::new();
+    for path in paths()? {
+        let Ok(file) = fs::metadata(&path) else { continue };
+        if !seen.insert(file.ino()) {
+            continue;
+        }
+        match inside(&path, &mut action) {
+            Ok(Some(found)) => return Ok(Some((file.ino(), found))),
+            Ok(None) => {}
+            // The process that kept it has ended.
+            Err(error) if !path.exists() => debug!("{}: {error:#}", path.display()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// Runs `action` inside the namespace with this inode and comes back. `None` if it is gone.
@@ -56,12 +86,13 @@ pub fn within<T>(inode: u64, action: impl FnOnce() -> Result<T>) -> Result<Optio
     if inode == current()? {
         return action().map(Some);
     }
-    let Some(path) = find(inode)? else {
-        return Ok(None);
-    };
+    find(inode)?.map(|path| inside(&path, action)).transpose()
+}
+
+fn inside<T>(path: &Path, action: impl FnOnce() -> Result<T>) -> Result<T> {
     let home = File::open("/proc/thread-self/ns/net").context("open the own network namespace")?;
-    enter_path(&path)?;
+    enter_path(path)?;
     let result = action();
     setns(home, CloneFlags::CLONE_NEWNET).context("return to the own network namespace")?;
-    result.map(Some)
+    result
 }

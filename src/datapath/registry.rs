@@ -37,8 +37,14 @@ pub struct Endpoint {
     pub kind: HookKind,
     /// The device's name now; when it was attached, if nobody knows better.
     pub device: String,
+    /// Inode of the namespace that its device is in, which may have moved; 0 if nobody can tell.
+    pub netns: u64,
+    /// The device's number there.
+    pub ifindex: u32,
     /// The device is gone, or one of the two programs is not on its hook.
     pub stale: bool,
+    /// The device is gone; otherwise what is stale lacks a program only.
+    pub is_gone: bool,
     pub(super) programs: [Option<Running>; 2],
     /// The number of the pinned configuration, if no program tells its maps.
     pinned_config: Option<u32>,
@@ -60,17 +66,26 @@ struct TcxLink {
 
 impl Endpoint {
     /// The endpoints that have to do with a device of a namespace: those whose configuration names
-    /// it by index or by name, and those that have none. To read the configuration alone takes a
-    /// tenth of what it takes to read an endpoint. It tells who is concerned even after a command
-    /// that died half way, since a replacement leaves namespace, index and number as they are.
+    /// it by index or by name, those that have none, and those whose links are on it, since it may have
+    /// come from another namespace. To read the configuration alone takes a tenth of what it takes to
+    /// read an endpoint. It tells who is concerned even after a command that died half way, since a
+    /// replacement leaves namespace, index and number as they are.
     pub fn concerning(root: &Root, netns: u64, device: &Device) -> Result<Vec<Endpoint>> {
-        let concerned = |id: &EndpointId| {
+        let named = |id: &EndpointId| {
             let Some(config) = pinned_config(root, *id) else { return true };
             let named = config.ifindex == device.ifindex || config.device_name() == device.name;
             config.netns == netns && named
         };
-        let ids = root.endpoints()?.into_iter().filter(concerned);
-        ids.map(|id| layout::check_endpoint(root, id).and_then(|()| Endpoint::read(root, id)))
+        let (mut concerned, others): (Vec<_>, Vec<_>) =
+            root.endpoints()?.into_iter().partition(named);
+        let mut links = links_on(device.ifindex)?;
+        links.retain(|link| !concerned.iter().any(|id| has_link(root, *id, &[*link])));
+        if !links.is_empty() {
+            concerned.extend(others.into_iter().filter(|id| has_link(root, *id, &links)));
+        }
+        concerned
+            .into_iter()
+            .map(|id| layout::check_endpoint(root, id).and_then(|()| Endpoint::read(root, id)))
             .collect()
     }
 
@@ -110,6 +125,9 @@ impl Endpoint {
             config,
             kind: if by_tcx { HookKind::Tcx } else { HookKind::Clsact },
             device: config.device_name(),
+            netns: config.netns,
+            ifindex: config.ifindex,
+            is_gone: false,
             stale: programs.iter().any(Option::is_none),
             programs,
             pinned_config,
@@ -118,47 +136,78 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// Corrects name and staleness by what the device's namespace says.
+    /// Corrects name, place and staleness by what the device's namespace says.
     fn look_at_device(&mut self) -> Result<()> {
         let linked_to =
             self.programs.iter().flatten().find_map(|running| Some(running.link?.ifindex));
-        let ifindex = linked_to.unwrap_or(self.config.ifindex);
-        if ifindex == 0 {
-            self.stale = true;
-            return Ok(());
-        }
-        let seen = netns::within(self.config.netns, || {
-            let Some(device) = device::by_index(ifindex)? else { return Ok(None) };
-            Ok(self.on_hooks(ifindex)?.then_some(device.name))
-        })?;
-        match seen {
-            Some(Some(name)) => self.device = name,
-            // A link that has a device is alive even where nobody can look.
-            None if linked_to.is_some() => {}
-            _ => self.stale = true,
+        self.ifindex = linked_to.unwrap_or(self.config.ifindex);
+        match (self.ifindex, linked_to) {
+            (0, _) => (self.stale, self.is_gone) = (true, true),
+            (_, Some(_)) => self.find_linked_device()?,
+            (_, None) => self.look_at_filters()?,
         }
         Ok(())
     }
 
-    /// Whether both programs are on the hooks of this device.
-    fn on_hooks(&self, ifindex: u32) -> Result<bool> {
-        for (hook, running) in HOOKS.iter().zip(&self.programs) {
-            let there = match running {
-                None => false,
-                // The index alone may be another device's, if the link's has changed namespaces.
-                Some(Running { link: Some(link), .. }) => {
-                    sys::tcx_links(ifindex, *hook).context("read its links")?.contains(&link.id)
-                }
-                Some(running) => {
-                    let there = filter_program(ifindex, *hook, self.config.tc_priority);
-                    there == Some(running.facts.id)
-                }
-            };
-            if !there {
-                return Ok(false);
-            }
+    /// A link that has a device is alive, in whichever namespace that is now, and even where nobody can
+    /// look.
+    fn find_linked_device(&mut self) -> Result<()> {
+        let name = || -> Result<Option<String>> {
+            let Some(device) = device::by_index(self.ifindex)? else { return Ok(None) };
+            Ok(self.is_linked_to(self.ifindex)?.then_some(device.name))
+        };
+        let home = netns::within(self.config.netns, name)?;
+        let seen = match home {
+            Some(Some(name)) => Some((self.config.netns, name)),
+            _ => netns::search(name)?,
+        };
+        match (seen, netns::is_there(self.config.netns)?) {
+            (Some((netns, name)), _) => (self.netns, self.device) = (netns, name),
+            (None, true) => self.netns = 0,
+            (None, false) => {}
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Filters go with the device, and also where it moves to another namespace.
+    fn look_at_filters(&mut self) -> Result<()> {
+        let seen = netns::within(self.config.netns, || {
+            let Some(device) = device::by_index(self.ifindex)? else { return Ok(None) };
+            Ok(Some((device.name, self.on_hooks(self.ifindex)?)))
+        })?;
+        match seen.flatten() {
+            Some((name, true)) => self.device = name,
+            Some((name, false)) => {
+                (self.stale, self.is_gone) = (true, name != self.config.device_name());
+            }
+            None => (self.stale, self.is_gone) = (true, true),
+        }
+        Ok(())
+    }
+
+    /// Whether its device has moved to another namespace than the one in which it was attached.
+    pub fn has_moved(&self) -> bool {
+        !self.is_gone && self.netns != self.config.netns
+    }
+
+    /// Whether its programs are on this device of the current namespace, as far as they run.
+    pub fn is_on(&self, device: &Device, netns: u64) -> bool {
+        !self.is_gone && (self.netns, self.ifindex) == (netns, device.ifindex)
+    }
+
+    /// Whether one of its links is on a device of the current namespace.
+    fn is_linked_to(&self, ifindex: u32) -> Result<bool> {
+        let links = links_on(ifindex)?;
+        let own = self.programs.iter().flatten().filter_map(|running| running.link);
+        Ok(own.into_iter().any(|link| links.contains(&link.id)))
+    }
+
+    /// Whether both programs are in its filters on the hooks of this device.
+    fn on_hooks(&self, ifindex: u32) -> Result<bool> {
+        Ok(HOOKS.iter().zip(&self.programs).all(|(hook, running)| {
+            let there = filter_program(ifindex, *hook, self.config.tc_priority);
+            running.as_ref().is_some_and(|running| there == Some(running.facts.id))
+        }))
     }
 
     /// Its role; `None` if no configuration could be read.
@@ -182,11 +231,22 @@ impl Endpoint {
         self.programs.iter().flatten().map(|running| running.facts.id).collect()
     }
 
-    /// Whether this is the device that it was attached to, whatever has become of its programs.
-    pub fn is_of(&self, device: &Device, netns: u64) -> bool {
-        let (config, same) = (&self.config, |name: &str| name == device.name);
-        let same_name = same(&self.device) || same(&config.device_name());
-        config.netns == netns && config.ifindex == device.ifindex && same_name
+    /// Fails if it is dead, so that nothing would come of what is said to it.
+    pub fn check_alive(&self) -> Result<()> {
+        let Endpoint { id, device, .. } = self;
+        ensure!(
+            !self.is_gone,
+            "endpoint {id} ({device}) is stale: its device is gone, and one that has its name now is \
+             another one; `cilmark attach {device}` gives that an endpoint, and `cilmark detach id:{id}` \
+             removes what is left of this"
+        );
+        ensure!(
+            !self.stale,
+            "endpoint {id} ({device}) is stale: not all of its programs are on the device's hooks; \
+             `cilmark attach {device}` puts them back, and keeps its rules, and `cilmark detach id:{id}` \
+             removes what is left"
+        );
+        Ok(())
     }
 
     /// A map that no other endpoint has, and that outlives the programs that fill it.
@@ -331,6 +391,24 @@ impl Running {
     pub(super) fn map(&self, suffix: &str) -> Result<Option<MapHandle>> {
         maps::of_program(&self.facts.map_ids, suffix)
     }
+}
+
+/// The kernel's numbers of the links on both TCX hooks of a device of the current namespace.
+fn links_on(ifindex: u32) -> Result<Vec<u32>> {
+    if !sys::has_tcx() {
+        return Ok(Vec::new());
+    }
+    let on = |hook: &Hook| sys::tcx_links(ifindex, *hook).context("read the links of its hooks");
+    Ok(HOOKS.iter().map(on).collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// Whether one of these links is pinned for an endpoint.
+fn has_link(root: &Root, id: EndpointId, links: &[u32]) -> bool {
+    HOOKS.iter().any(|hook| {
+        let Ok(pinned) = sys::open_pin(&root.endpoint(id).hook(*hook)) else { return false };
+        let is_link = sys::is_link(pinned.as_fd()).unwrap_or(false);
+        is_link && LinkInfo::from_fd(pinned.as_fd()).is_ok_and(|link| links.contains(&link.id))
+    })
 }
 
 /// Nothing is there, or something of another kind, which says the same about the endpoint.

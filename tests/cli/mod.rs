@@ -4,6 +4,7 @@ mod arguments;
 mod bpffs;
 mod confirm;
 mod conntrack;
+mod dead;
 mod detach;
 mod device;
 mod enforcement;

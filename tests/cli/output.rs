@@ -26,7 +26,7 @@ fn status_has_exactly_these_fields() {
             "device": "red", "ifindex": ifindex, "role": "container", "endpoint_id": 1,
             "identity": 300, "name": null, "ips": ["10.0.0.1"], "hook": hooks()[0],
             "ingress_policy": "off", "egress_policy": "off", "confirm_deadline": null,
-            "stale": false, "packets": null, "drops": 0, "workload_mac": null,
+            "stale": false, "moved": false, "packets": null, "drops": 0, "workload_mac": null,
             "arp_responder": false, "trust_proxy": false, "flow_label": false,
             "trust_flow_label": null, "stamp_remote": false, "local_delivery": false,
             "router": false, "by_address": false, "trust_marks": false, "host_addresses_listed": false,

@@ -73,7 +73,9 @@ fn a_device_that_got_the_index_of_one_in_another_namespace_is_not_taken_for_it()
         world.cilmark_ok(&format!("attach red --id 300 --ip 10.0.0.1 --hook {hook}"));
         world.sh("ip link set red netns other
              ip link add blue index 500 type veth peer name blue-peer");
-        assert_eq!(world.status("red")["stale"], true, "{hook}");
+        let red = world.status("red");
+        let state = (*hook == "clsact", *hook == "tcx");
+        assert_eq!((&red["stale"], &red["moved"]), (&json!(state.0), &json!(state.1)), "{hook}");
         world.cilmark_ok(&format!("attach blue --id 301 --ip 10.0.0.2 --hook {hook}"));
         let blue = world.status("blue");
         assert_eq!((&blue["stale"], &blue["identity"]), (&json!(false), &json!(301)), "{hook}");

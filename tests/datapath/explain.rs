@@ -38,9 +38,13 @@ fn maps(endpoint: &Endpoint<'_>) -> Vec<MapHandle> {
 fn original(endpoint: &Endpoint<'_>) -> Original {
     let map = |name: &str| maps(endpoint).into_iter().find(|map| map.name() == name);
     let config = endpoint.loaded.config.lookup(&0u32.to_ne_bytes(), MapFlags::ANY);
+    let config: abi::cm_config =
+        abi::from_bytes(&config.expect("look up").expect(".rodata")).expect("a config");
     Original {
         role: endpoint.role,
-        config: abi::from_bytes(&config.expect("look up").expect(".rodata")).expect("a config"),
+        netns: config.netns,
+        ifindex: config.ifindex,
+        config,
         inherited: Inherited {
             counters: map("cm_counters"),
             policies: map("cm_policy_sets"),

@@ -10,6 +10,7 @@ mod host_firewall;
 mod lease;
 mod local_delivery;
 mod local_verdicts;
+mod moved;
 mod nat;
 mod neighbours;
 mod policy;

@@ -125,8 +125,7 @@ fn macs(endpoint: &Endpoint, received: bool) -> Result<Option<[[u8; 6]; 2]>> {
     if endpoint.config.l3_device != 0 {
         return Ok(None);
     }
-    let ifindex = endpoint.config.ifindex;
-    let device = netns::within(endpoint.config.netns, || device::by_index(ifindex))?.flatten();
+    let device = netns::within(endpoint.netns, || device::by_index(endpoint.ifindex))?.flatten();
     let own = device.map_or(endpoint.config.mac, |device| device.mac);
     let other = endpoint.config.workload_mac().unwrap_or(OTHER_MAC);
     Ok(Some(if received { [own, other] } else { [other, own] }))

@@ -41,6 +41,7 @@ pub fn run(
     let asked = ask(&targets.select(context)?, consent)?;
     let _lock = context.lock()?;
     let endpoints = targets.select(context)?;
+    targets::check_alive(&endpoints)?;
     let mut plans = Vec::new();
     for endpoint in &endpoints {
         layout::check_endpoint(&context.root, endpoint.id)?;
@@ -67,6 +68,7 @@ pub fn run(
 
 /// Whether the user was asked, or had answered before.
 fn ask(endpoints: &[Endpoint], consent: &Consent) -> Result<bool> {
+    targets::check_alive(endpoints)?;
     let (mut nics, mut enforces) = (Vec::new(), false);
     for endpoint in endpoints {
         enforces |= consent::enforces(endpoint)?;

@@ -17,6 +17,8 @@ pub struct Found {
     /// Each says which endpoint it is about.
     pub errors: Vec<Error>,
     unread: Vec<EndpointId>,
+    /// The namespace that it is narrowed to.
+    netns: Option<u64>,
 }
 
 impl Found {
@@ -38,7 +40,8 @@ impl Found {
     }
 
     fn read(root: &Root, ids: Vec<EndpointId>) -> Found {
-        let mut found = Found { endpoints: Vec::new(), errors: Vec::new(), unread: Vec::new() };
+        let mut found =
+            Found { endpoints: Vec::new(), errors: Vec::new(), unread: Vec::new(), netns: None };
         for id in ids {
             match Endpoint::read(root, id) {
                 Ok(endpoint) => found.endpoints.push(endpoint),
@@ -51,16 +54,19 @@ impl Found {
         found
     }
 
-    /// Leaves those of a namespace only, and what a killed `attach` has left before it was in any.
+    /// Leaves those of a namespace only: what is there, what was attached there and has moved, and what a
+    /// killed `attach` has left before it was in any.
     pub fn narrow(&mut self, netns: u64) {
+        self.netns = Some(netns);
         self.endpoints.retain(|endpoint| {
-            endpoint.config.netns == netns || endpoint.config.endpoint().is_none()
+            [endpoint.netns, endpoint.config.netns].contains(&netns)
+                || endpoint.config.endpoint().is_none()
         });
     }
 
     /// The one that a command names.
     pub fn select(&self, selector: &Selector) -> Result<&Endpoint> {
-        let matching: Vec<&Endpoint> = self
+        let mut matching: Vec<&Endpoint> = self
             .endpoints
             .iter()
             .filter(|endpoint| match selector {
@@ -71,6 +77,16 @@ impl Found {
                 Selector::Id(id) => endpoint.id == *id,
             })
             .collect();
+        if let Selector::Device(name) = selector
+            && matching.iter().all(|endpoint| endpoint.is_gone)
+        {
+            matching.extend(self.by_alternative_name(name));
+        }
+        if let (Some(netns), 2..) = (self.netns, matching.len())
+            && matching.iter().filter(|endpoint| endpoint.netns == netns).count() == 1
+        {
+            matching.retain(|endpoint| endpoint.netns == netns);
+        }
         match matching[..] {
             [endpoint] => Ok(endpoint),
             [] if self.may_be_unread(selector) => {
@@ -86,6 +102,22 @@ impl Found {
                 )
             }
         }
+    }
+
+    /// Those whose device has this name beside its own (`ip link property add … altname`).
+    fn by_alternative_name(&self, name: &str) -> Vec<&Endpoint> {
+        let mut devices = BTreeMap::new();
+        let mut found = Vec::new();
+        for endpoint in self.endpoints.iter().filter(|endpoint| !endpoint.is_gone) {
+            let device = devices.entry(endpoint.netns).or_insert_with(|| {
+                let device = netns::within(endpoint.netns, || device::find(name));
+                device.ok().flatten().flatten().map(|device| device.ifindex)
+            });
+            if *device == Some(endpoint.ifindex) && endpoint.device != name {
+                found.push(endpoint);
+            }
+        }
+        found
     }
 
     fn may_be_unread(&self, selector: &Selector) -> bool {
