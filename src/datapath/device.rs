@@ -20,8 +20,8 @@ use nix::errno::Errno;
 use super::rtnetlink::{name_attribute, request};
 use crate::model::text;
 
-/// IFNAMSIZ without the final zero.
-const NAME_MAX: usize = 15;
+/// ALTIFNAMSIZ without the final zero: an alternative name may be longer than a device's own.
+const NAME_MAX: usize = 127;
 
 /// What a device sends and receives packets with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl Device {
     }
 }
 
-/// The device with this name.
+/// The device with this name, or this alternative one.
 pub fn by_name(name: &str) -> Result<Device> {
     if let Some((name, _)) = name.split_once('@') {
         bail!("`{name}@…` is how `ip link` shows a device and its peer; its name is `{name}`");

@@ -14,6 +14,9 @@ use crate::model::text;
 
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_ALT_IFNAME: u16 = 53;
+/// IFNAMSIZ without the final zero.
+const NAME_MAX: usize = 15;
 /// The bits of an attribute's type that say which one it is.
 const TYPE: u16 = 0x3fff;
 
@@ -26,11 +29,12 @@ const KNOWN: [(u16, usize, &[u16]); 3] =
 /// IFLA_INFO_KIND.
 const KNOWN_OF_LINKINFO: [u16; 1] = [1];
 
-/// The name that a device is asked for by.
+/// The name that a device is asked for by, its own or an alternative one; only the latter may be long.
 pub fn name_attribute(name: &str) -> LinkAttribute {
     let mut bytes = text::to_bytes(name);
+    let kind = if bytes.len() > NAME_MAX { IFLA_ALT_IFNAME } else { IFLA_IFNAME };
     bytes.push(0);
-    LinkAttribute::Other(DefaultNla::new(IFLA_IFNAME, bytes))
+    LinkAttribute::Other(DefaultNla::new(kind, bytes))
 }
 
 /// Asks the kernel and collects its answers; callers look at each answer again.

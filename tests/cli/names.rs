@@ -140,3 +140,51 @@ fn a_path_that_is_no_text_is_the_path_of_these_bytes() {
     let loaded = run(&["ipcache", "load"], b"/run/netns/\xff", &[]);
     assert!(loaded.stderr.starts_with("loaded 1 entry from /run/netns/"), "{loaded:?}");
 }
+
+#[test]
+fn a_device_goes_by_its_alternative_names_in_every_command() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    let long = "enp0s31f6-the-uplink-of-rack-7-on-the-left";
+    world.sh(&format!("ip link property add dev red altname uplink altname {long}"));
+    for name in ["uplink", long] {
+        let run = world.cilmark(&format!("attach {name} --role netdev --policy enforce --yes"));
+        assert!(run.stderr.contains("attached red: endpoint 1,"), "{run:?}");
+        assert_eq!(world.status(name)["device"], "red");
+        for command in [
+            "policy add NAME allow ingress from any tcp/80 --confirm 60s",
+            "confirm NAME",
+            "policy list NAME",
+            "conntrack list NAME",
+            "conntrack flush NAME",
+            "explain NAME to --src 10.0.0.1 --dst 10.0.0.2",
+            "policy del NAME allow ingress from any tcp/80 --yes",
+            "policy flush NAME --yes",
+        ] {
+            let run = world.cilmark(&command.replace("NAME", name));
+            assert!(matches!(run.status, Some(0 | 3)), "{command}: {run:?}");
+        }
+        let run = world.cilmark(&format!("attach {name} --role netdev --policy enforce --yes"));
+        assert!(run.stderr.contains("replaced red: endpoint 1,"), "{run:?}");
+        world.cilmark_ok(&format!("detach {name}"));
+        assert_eq!(world.pins(), [""; 0]);
+    }
+    let too_long = "x".repeat(128);
+    for command in ["attach", "status"] {
+        world.cilmark(&format!("{command} {too_long}")).fails(1, &[&too_long]);
+    }
+}
+
+#[test]
+fn an_alternative_name_is_its_devices_also_where_it_was_a_dead_ones_name() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300");
+    world.sh("ip link del red");
+    world.veth("blue");
+    world.cilmark_ok("attach blue --id 301");
+    world.sh("ip link property add dev blue altname red");
+    world.cilmark("policy list red").fails(1, &["several devices: id:1, id:2"]);
+    world.cilmark_ok("detach id:1");
+    assert_eq!(world.status("red")["identity"], 301);
+}
