@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use ipnet::Ipv6Net;
 use log::{info, warn};
 
-use super::{Context, detach, monitor, until_interrupted};
+use super::{Context, before, detach, monitor, until_interrupted};
 use crate::datapath::addresses::Addresses;
 use crate::datapath::attach::{self, HookKind, Place};
 use crate::datapath::device::{self, Device};
@@ -241,6 +241,10 @@ fn attach_locked(
     }
     output::note(&describe(&spec, place.kind, replaced.is_some(), &names));
     args.policing.tell(&spec, replaced)?;
+    let programs_before = Endpoint::read(root, spec.id)?.programs_before()?;
+    before::lines(&spec.device.name, (place.kind, spec.tc_priority), &programs_before)
+        .iter()
+        .for_each(|line| output::note(line));
     if let Some(Confirmation::Pending(Fallback::Rules, _)) = confirmation {
         output::note(&format!(
             "{}: nobody had confirmed the last change of its rules, and this makes it permanent",

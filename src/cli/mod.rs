@@ -1,6 +1,7 @@
 //! The commands, one file each: its arguments and what it does with them.
 
 mod attach;
+mod before;
 mod confirm;
 mod conntrack;
 mod consent;

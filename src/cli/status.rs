@@ -4,9 +4,10 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::policy::describe;
-use super::{Context, all_of, targets};
+use super::{Context, all_of, before, targets};
 use crate::datapath::abi::cm_config;
 use crate::datapath::attach::HookKind;
+use crate::datapath::order::Before;
 use crate::datapath::registry::Endpoint;
 use crate::model::endpoint::{EndpointId, Role, Selector};
 use crate::model::identity::{Identity, Names};
@@ -45,6 +46,10 @@ struct Line {
     workload_mac: Option<String>,
     #[serde(flatten)]
     options: Options,
+    #[serde(skip)]
+    place: (HookKind, u32),
+    /// Of others, on the same hooks.
+    programs_before: Vec<Before>,
 }
 
 /// What is off unless `attach` is asked for it.
@@ -127,6 +132,10 @@ fn print(context: &Context, lines: Vec<Line>, names: &Names) -> Result<()> {
     if context.json {
         return output::json(&lines);
     }
+    let notes: Vec<String> = lines
+        .iter()
+        .flat_map(|line| before::lines(&line.device, line.place, &line.programs_before))
+        .collect();
     let rows: Vec<[String; 10]> = lines
         .into_iter()
         .map(|line| {
@@ -163,7 +172,9 @@ fn print(context: &Context, lines: Vec<Line>, names: &Names) -> Result<()> {
             "ADDRESSES",
         ],
         &rows,
-    )
+    )?;
+    notes.iter().for_each(|note| output::note(note));
+    Ok(())
 }
 
 fn policy(line: &Line) -> String {
@@ -217,5 +228,7 @@ fn line(endpoint: &Endpoint, names: &Names) -> Result<Line> {
         drops: dropped.packets,
         workload_mac: endpoint.config.workload_mac().map(format_mac),
         options: Options::of(&endpoint.config),
+        place: (endpoint.kind, endpoint.config.tc_priority),
+        programs_before: endpoint.programs_before()?,
     })
 }

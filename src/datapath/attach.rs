@@ -14,7 +14,7 @@ use super::pin::{self, EndpointPins};
 use super::sys::{self, Hook};
 
 /// Of our clsact filters, so that none of another tool's is taken for ours.
-const FILTER_HANDLE: u32 = 0xc11;
+pub(super) const FILTER_HANDLE: u32 = 0xc11;
 
 /// Both hooks of a device.
 pub const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
@@ -41,7 +41,8 @@ impl fmt::Display for HookKind {
 /// Of our clsact filters: behind those to which the kernel gives priorities, which count down from
 /// 49152, or before all others.
 const PRIORITY_LAST: u32 = 50_000;
-const PRIORITY_FIRST: u32 = 1;
+/// Of one that is to run before others.
+pub const PRIORITY_FIRST: u32 = 1;
 
 /// Where on which device.
 #[derive(Debug, Clone, Copy)]
@@ -74,13 +75,17 @@ pub struct Previous {
     pub kind: HookKind,
     /// The priority of the clsact filter.
     pub tc_priority: u32,
+    /// Nothing runs before it on either hook.
+    pub is_first: bool,
     /// The programs on ingress and egress, as far as they run.
     pub programs: [Option<OwnedFd>; 2],
 }
 
 impl Previous {
+    /// The kernel moves no link: one that is to be the first is made anew, unless it is that.
     fn is_at(&self, place: Place) -> bool {
-        self.kind == place.kind && self.tc_priority == place.tc_priority()
+        let has_to_move = place.kind == HookKind::Tcx && place.first && !self.is_first;
+        self.kind == place.kind && self.tc_priority == place.tc_priority() && !has_to_move
     }
 }
 
@@ -143,7 +148,7 @@ pub fn replace(
     result
 }
 
-/// The same, if the kind of hook changes or the priority, or a program is gone from its hook: the new
+/// The same, if the kind of hook changes or the place on it, or a program is gone from its hook: the new
 /// programs go on beside the old ones.
 fn move_hooks(
     place: Place,
@@ -166,7 +171,16 @@ fn move_hooks(
             true => Ok(()),
             false => take_off_filters(place.ifindex, previous.tc_priority, &maps),
         });
-    if result.is_err() {
+    if result.is_ok() {
+        // The kernel does it as well when the last descriptor goes, but some time later.
+        for (pinned, path) in &kept {
+            if sys::is_link(pinned.as_fd()).unwrap_or(false)
+                && let Err(error) = sys::detach_link(pinned.as_fd())
+            {
+                debug!("detach what was pinned at {}: {error:#}", path.display());
+            }
+        }
+    } else {
         debug!("putting the previous pins back");
         for (pinned, path) in kept {
             if let Err(error) = pin::replace(pinned, &path) {

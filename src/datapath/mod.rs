@@ -1,12 +1,12 @@
 //! The only code that talks to the kernel. Nothing here prints or reads arguments.
 //!
 //! `load` turns an [`load::Spec`] into programs by way of `object` and `fold`, `attach` puts them on a
-//! device's hooks, `pin` knows where everything lies in bpffs, `layout` what it is, `registry` reads back what
-//! runs and `words` its variables, `maps` and `ipcache` are the pinned maps, `policy` an endpoint's rules,
-//! `conntrack` the flows, `addresses` what endpoints enter there, `delivery` whom they hand packets to,
-//! `events` the ring buffer; `explain` runs a private copy on one packet; `device`, `netns` and
-//! `kernel_flows` look at the host, `netlink` and `rtnetlink` ask it; `adoption` takes flows over that were up
-//! before.
+//! device's hooks, `order` tells what runs before them, `pin` knows where everything lies in bpffs,
+//! `layout` what it is, `registry` reads back what runs and `words` its variables, `maps` and `ipcache` are
+//! the pinned maps, `policy` an endpoint's rules, `conntrack` the flows, `addresses` what endpoints enter
+//! there, `delivery` whom they hand packets to, `events` the ring buffer; `explain` runs a private copy on
+//! one packet; `device`, `netns` and `kernel_flows` look at the host, `netlink` and `rtnetlink` ask it;
+//! `adoption` takes flows over that were up before.
 //! All `unsafe` is in `abi` (what may be read as bytes) and `sys` (calls that libbpf-rs does not wrap).
 
 pub mod abi;
@@ -28,6 +28,7 @@ pub mod maps;
 mod netlink;
 pub mod netns;
 mod object;
+pub mod order;
 pub mod pin;
 pub mod policy;
 pub mod registry;

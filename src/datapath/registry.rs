@@ -22,6 +22,7 @@ use super::attach::{HOOKS, HookKind, Previous, filter_program};
 use super::device::{self, Device};
 use super::layout;
 use super::load::Inherited;
+use super::order::{self, Before};
 use super::pin::Root;
 use super::sys::{self, Hook, ProgramFacts};
 use super::{maps, netns};
@@ -317,6 +318,27 @@ impl Endpoint {
         Ok((read_config(&config)?, abi::from_bytes(confirm)?))
     }
 
+    /// What other programs get its packets first on its hooks; nothing of one that is stale.
+    pub fn programs_before(&self) -> Result<Vec<Before>> {
+        if self.stale {
+            return Ok(Vec::new());
+        }
+        let of_hooks = netns::within(self.netns, || {
+            let of_hook = |(hook, running): (&Hook, &Option<Running>)| {
+                let link = running.as_ref().and_then(|running| running.link);
+                match (self.kind, link) {
+                    (HookKind::Tcx, None) => Ok(Vec::new()),
+                    (HookKind::Tcx, Some(link)) => order::before_link(self.ifindex, *hook, link.id),
+                    (HookKind::Clsact, _) => {
+                        order::before_filter(self.ifindex, *hook, self.config.tc_priority)
+                    }
+                }
+            };
+            HOOKS.iter().zip(&self.programs).map(of_hook).collect::<Result<Vec<_>>>()
+        })?;
+        Ok(of_hooks.unwrap_or_default().into_iter().flatten().collect())
+    }
+
     /// What runs now, for somebody who replaces it by programs of another configuration.
     pub fn previous(&self, next: &cm_config) -> Result<Previous> {
         let [ingress, egress] = &self.programs;
@@ -329,6 +351,7 @@ impl Endpoint {
             order: if egress_first { [Hook::Egress, Hook::Ingress] } else { HOOKS },
             kind: self.kind,
             tc_priority: self.config.tc_priority,
+            is_first: self.programs_before()?.is_empty(),
             programs: [program(ingress)?, program(egress)?],
         })
     }
@@ -398,8 +421,9 @@ fn links_on(ifindex: u32) -> Result<Vec<u32>> {
     if !sys::has_tcx() {
         return Ok(Vec::new());
     }
-    let on = |hook: &Hook| sys::tcx_links(ifindex, *hook).context("read the links of its hooks");
-    Ok(HOOKS.iter().map(on).collect::<Result<Vec<_>>>()?.concat())
+    let on = |hook: &Hook| sys::on_tcx(ifindex, *hook).context("read the links of its hooks");
+    let found = HOOKS.iter().map(on).collect::<Result<Vec<_>>>()?.concat();
+    Ok(found.into_iter().map(|it| it.link).filter(|link| *link != 0).collect())
 }
 
 /// Whether one of these links is pinned for an endpoint.

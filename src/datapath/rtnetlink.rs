@@ -22,9 +22,18 @@ const TYPE: u16 = 0x3fff;
 
 /// By the type of a message: the bytes before its attributes, and those that are read. Of a link its
 /// address, name, parent, master, kind, and whether the parent is elsewhere; of an address itself; of a
-/// route the devices that it leaves by.
-const KNOWN: [(u16, usize, &[u16]); 3] =
-    [(16, 16, &[1, IFLA_IFNAME, 5, 10, IFLA_LINKINFO, 37]), (20, 8, &[1, 2, 8]), (24, 12, &[4, 9])];
+/// route the devices that it leaves by; of a filter its kind, chain, and if it is of BPF its program.
+const KNOWN: [(u16, usize, &[u16]); 4] = [
+    (16, 16, &[1, IFLA_IFNAME, 5, 10, IFLA_LINKINFO, 37]),
+    (20, 8, &[1, 2, 8]),
+    (24, 12, &[4, 9]),
+    (44, 20, &[TCA_KIND, TCA_OPTIONS, 11]),
+];
+
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+/// TCA_BPF_ID.
+const KNOWN_OF_BPF: [u16; 1] = [11];
 
 /// IFLA_INFO_KIND.
 const KNOWN_OF_LINKINFO: [u16; 1] = [1];
@@ -49,6 +58,7 @@ fn only_known(message: &[u8]) -> Vec<u8> {
     let found = KNOWN.iter().find(|(of, fixed, _)| *of == kind && message.len() >= HEADER + fixed);
     let Some((kind, fixed, types)) = found else { return known };
     known.truncate(HEADER + fixed);
+    let mut is_bpf = false;
     for (attribute, value) in attributes(&message[HEADER + fixed..], types) {
         match (*kind, attribute & TYPE) {
             (16, IFLA_IFNAME) => {
@@ -56,17 +66,29 @@ fn only_known(message: &[u8]) -> Vec<u8> {
                 push(&mut known, attribute, &[text::from_bytes(name).as_bytes(), &[0]].concat());
             }
             (16, IFLA_LINKINFO) => {
-                let mut infos = Vec::new();
-                for (attribute, value) in attributes(value, &KNOWN_OF_LINKINFO) {
-                    push(&mut infos, attribute, value);
-                }
-                push(&mut known, attribute, &infos);
+                push(&mut known, attribute, &nested(value, &KNOWN_OF_LINKINFO));
             }
+            (44, TCA_KIND) => {
+                is_bpf = value == b"bpf\0";
+                push(&mut known, attribute, value);
+            }
+            // Of another kind the same number is something else.
+            (44, TCA_OPTIONS) if !is_bpf => {}
+            (44, TCA_OPTIONS) => push(&mut known, attribute, &nested(value, &KNOWN_OF_BPF)),
             _ => push(&mut known, attribute, value),
         }
     }
     let length = known.len() as u32;
     known[..4].copy_from_slice(&length.to_ne_bytes());
+    known
+}
+
+/// Of attributes in an attribute, those of these types.
+fn nested(value: &[u8], types: &[u16]) -> Vec<u8> {
+    let mut known = Vec::new();
+    for (attribute, value) in attributes(value, types) {
+        push(&mut known, attribute, value);
+    }
     known
 }
 

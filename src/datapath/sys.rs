@@ -21,6 +21,7 @@ use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::time::TimeValLike;
 use nix::time::ClockId;
+use serde::Serialize;
 
 pub use array::fill_array;
 pub use elsewhere::spawn_elsewhere;
@@ -28,6 +29,7 @@ pub use object::{bind_map, load_program, map_number, object_btf, prepare_object,
 pub use pin::{is_link, is_map, open_pin, pin};
 
 use super::abi::__sk_buff;
+use crate::model::text;
 
 /// Of every program: it may call what the kernel keeps for the GPL.
 const LICENSE: &CStr = c"Dual BSD/GPL";
@@ -36,7 +38,8 @@ const LICENSE: &CStr = c"Dual BSD/GPL";
 const FIRST_BATCH: usize = 512;
 
 /// Which of a device's two TC hooks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Hook {
     /// What the device has received.
     Ingress,
@@ -58,6 +61,8 @@ impl Hook {
 pub struct ProgramFacts {
     /// The kernel's number of the program.
     pub id: u32,
+    /// Its name, of which the kernel keeps 15 bytes.
+    pub name: String,
     /// The maps that it uses.
     pub map_ids: Vec<u32>,
     /// Instructions after the verifier has removed what is never reached.
@@ -98,8 +103,17 @@ pub fn has_tcx() -> bool {
     unsafe { bpf::bpf_prog_query_opts(1, bpf::BPF_TCX_INGRESS, &mut options) == 0 }
 }
 
-/// The kernel's numbers of the links on a TCX hook; none if the device is gone.
-pub fn tcx_links(ifindex: u32, hook: Hook) -> io::Result<Vec<u32>> {
+/// The kernel's numbers of a program on a TCX hook, and of its link; 0 if it has none.
+#[derive(Debug, Clone, Copy)]
+pub struct OnTcx {
+    /// Of the program.
+    pub program: u32,
+    /// Of the link.
+    pub link: u32,
+}
+
+/// What is on a TCX hook, in the order in which it runs; nothing if the device is gone.
+pub fn on_tcx(ifindex: u32, hook: Hook) -> io::Result<Vec<OnTcx>> {
     // BPF_MPROG_MAX of the kernel. It tells of links only where it may tell of programs.
     let mut programs = [0u32; 64];
     let mut links = [0u32; 64];
@@ -118,7 +132,8 @@ pub fn tcx_links(ifindex: u32, hook: Hook) -> io::Result<Vec<u32>> {
     };
     // SAFETY: both fields of the union are the same u32.
     let count = unsafe { options.__bindgen_anon_1.count };
-    Ok(links[..count as usize].to_vec())
+    let both = programs.into_iter().zip(links).take(count as usize);
+    Ok(both.map(|(program, link)| OnTcx { program, link }).collect())
 }
 
 /// Attaches a program to a TCX hook: behind what is there, or before it if `first`.
@@ -292,8 +307,11 @@ pub fn program_facts(program: BorrowedFd<'_>) -> io::Result<ProgramFacts> {
     // SAFETY: `info` says where `map_ids` lies and how many fit; all outlive the call.
     check(unsafe { bpf::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut length) })?;
     map_ids.truncate(info.nr_map_ids as usize);
+    let name = info.name.map(|byte| byte as u8);
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
     Ok(ProgramFacts {
         id: info.id,
+        name: text::from_bytes(name),
         map_ids,
         instructions: info.xlated_prog_len / size_of::<bpf::bpf_insn>() as u32,
         verified_instructions: info.verified_insns,

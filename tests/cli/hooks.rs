@@ -81,6 +81,93 @@ fn the_default_is_behind_what_is_there_and_first_is_before_it() {
 }
 
 #[test]
+fn first_moves_what_is_attached_behind_others_before_them() {
+    by_each_hook(|kind| {
+        let Some(world) = World::new() else { return };
+        world.workload("red", 1);
+        let strangers = [Hook::Ingress, Hook::Egress].map(|hook| match kind {
+            "tcx" => Stranger::on_tcx("red", hook),
+            _ => Stranger::on_clsact("red", hook, 100),
+        });
+        let attach = format!("attach red --id 300 --hook {kind}");
+        world.cilmark_ok(&attach);
+        ping(&world);
+        assert_eq!(strangers[0].packets(MARK), 0);
+        let run = world.cilmark(&format!("{attach} --first"));
+        assert!(run.stderr.starts_with("replaced red: endpoint 1,"), "{run:?}");
+        assert!(!run.stderr.contains("before cilmark"), "{run:?}");
+        ping(&world);
+        assert!(strangers[0].packets(MARK) > 0);
+        assert_eq!(world.status("red")["programs_before"], json!([]));
+        let pin = "/sys/fs/bpf/cilmark/endpoints/1/ingress";
+        let link = || world.sh(&format!("bpftool -j link show pinned {pin} 2>/dev/null | jq .id"));
+        let before = link();
+        world.cilmark_ok(&format!("{attach} --first"));
+        assert_eq!(link(), before, "what is the first stays where it is");
+        // Without the flag, TCX programs stay in their place.
+        world.cilmark_ok(&attach);
+        assert_eq!(world.status("red")["programs_before"] == json!([]), kind == "tcx");
+    });
+}
+
+#[test]
+fn programs_that_run_before_ours_are_named() {
+    by_each_hook(|kind| {
+        let Some(world) = World::new() else { return };
+        world.veth("red");
+        let _stranger = match kind {
+            "tcx" => Stranger::on_tcx("red", Hook::Ingress),
+            _ => Stranger::on_clsact("red", Hook::Ingress, 100),
+        };
+        let told = "red: stranger runs before cilmark on ingress: what it drops, accepts or redirects \
+                    cilmark does not see; `attach --first` goes before it";
+        let run = world.cilmark(&format!("attach red --id 300 --hook {kind}"));
+        assert!(run.stderr.contains(told), "{run:?}");
+        let run = world.cilmark("status red");
+        assert!(run.stderr.contains(told), "{run:?}");
+        let before = world.status("red")["programs_before"].take();
+        assert_eq!(before.as_array().unwrap().len(), 1, "{before}");
+        for (key, value) in [("hook", "ingress"), ("kind", kind), ("name", "stranger")] {
+            assert_eq!(before[0][key], value, "{before}");
+        }
+        let number = before[0]["program_id"].as_u64().unwrap();
+        assert!(world.sh(&format!("bpftool prog show id {number}")).contains("name stranger"));
+    });
+}
+
+#[test]
+fn filters_of_any_kind_and_tcx_programs_run_before_a_filter_of_ours() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.sh("tc qdisc add dev red clsact
+         tc filter add dev red ingress pref 10 bpf da bytecode '1,6 0 0 0'
+         tc filter add dev red ingress pref 60000 bpf da bytecode '1,6 0 0 0'
+         tc filter add dev red ingress pref 5 chain 7 bpf da bytecode '1,6 0 0 0'");
+    let of_other_kind = "tc filter add dev red ingress pref 20 matchall action ok";
+    let other_kind = world.try_sh(of_other_kind).status.success();
+    let _behind = Stranger::on_clsact("red", Hook::Egress, 50_001);
+    let names = || -> Vec<String> {
+        let before = world.status("red")["programs_before"].take();
+        let lines = before.as_array().unwrap().iter();
+        lines.map(|it| format!("{} {}", it["kind"], it["name"]).replace('"', "")).collect()
+    };
+    world.cilmark_ok("attach red --id 300 --hook clsact");
+    let before = ["clsact bpf", "clsact matchall"];
+    assert_eq!(names(), before[..1 + usize::from(other_kind)]);
+    world.cilmark_ok("attach red --id 300 --hook clsact --first");
+    assert_eq!(names(), [""; 0]);
+    if !hooks().contains(&"tcx") {
+        return;
+    }
+    let _stranger = Stranger::on_tcx("red", Hook::Egress);
+    assert_eq!(names(), ["tcx stranger"]);
+    let run = world.cilmark("attach red --id 300 --hook clsact --first");
+    assert!(run.stderr.contains("`attach --hook tcx --first` goes before it"), "{run:?}");
+    world.cilmark_ok("attach red --id 300 --hook tcx --first");
+    assert_eq!(names(), [""; 0], "filters come after TCX");
+}
+
+#[test]
 fn a_stranger_in_our_very_place_is_not_replaced() {
     let Some(world) = World::new() else { return };
     world.workload("red", 1);

@@ -30,9 +30,18 @@ impl Stranger {
 
     /// Behind the programs that are on the TCX hook of a device of this namespace.
     pub fn on_tcx(device: &str, hook: Hook) -> Stranger {
+        Stranger::at(device, hook, false)
+    }
+
+    /// Before the programs that are on the TCX hook of a device of this namespace.
+    pub fn first_on_tcx(device: &str, hook: Hook) -> Stranger {
+        Stranger::at(device, hook, true)
+    }
+
+    fn at(device: &str, hook: Hook, first: bool) -> Stranger {
         let object = load();
         let program = object.progs().next().expect("one program");
-        let link = sys::create_tcx_link(program.as_fd(), ifindex(device), hook, false)
+        let link = sys::create_tcx_link(program.as_fd(), ifindex(device), hook, first)
             .expect("attach the stranger");
         Stranger { object, _link: Some(link) }
     }

@@ -4,10 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use cilmark::datapath::device;
+use cilmark::datapath::sys::{self, Hook};
+
 use super::red_and_blue;
 use crate::common::World;
 use crate::common::machine::{by_each_hook, has_tcx, repetitions};
-use crate::common::talk::udp;
+use crate::common::stranger::Stranger;
+use crate::common::talk::{Connection, HOST, cannot_connect, listen, udp};
 
 /// Sends numbered requests from red to blue, as fast as they are answered, while `change` runs; each
 /// must be answered. How many were.
@@ -109,4 +113,66 @@ fn changing_the_kind_of_hook_loses_no_packet() {
             }
         }
     });
+}
+
+/// Puts a program of somebody else before red's own on both hooks, and red's before that, over and over.
+/// What was wrong, if anything.
+fn take_turns(world: &World, attach: &str) -> Result<(), String> {
+    let hooks = [Hook::Ingress, Hook::Egress];
+    let ifindex = device::by_name("red").unwrap().ifindex;
+    for _ in 0..repetitions(40) {
+        let _strangers = hooks.map(|hook| Stranger::first_on_tcx("red", hook));
+        let run = world.cilmark(&format!("{attach} --first"));
+        let there = hooks.map(|hook| sys::on_tcx(ifindex, hook).unwrap().len());
+        // The old programs are off at once.
+        if run.status != Some(0) || there != [2, 2] {
+            return Err(format!("{there:?} programs after {run:?}"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn moving_to_the_front_loses_no_packet() {
+    let Some(world) = has_tcx().then(|| red_and_blue("")).flatten() else { return };
+    let mut moved = Ok(());
+    every_request_is_answered(&world, || {
+        moved = take_turns(&world, "attach red --id 1234 --ip 10.1.0.10 fd00:1::10");
+    });
+    assert_eq!(moved, Ok(()));
+    assert_eq!(world.status("red")["drops"], 0);
+}
+
+#[test]
+fn moving_to_the_front_lets_nothing_through_that_is_denied() {
+    let Some(world) = has_tcx().then(|| red_and_blue("")).flatten() else { return };
+    let attach = "attach red --id 1234 --ip 10.1.0.10 --policy enforce";
+    world.cilmark_ok(attach);
+    let (red, blue) = (udp(&world, "red", "0.0.0.0:0"), udp(&world, "blue", "0.0.0.0:0"));
+    let port = blue.local_addr().unwrap().port();
+    let moved = thread::scope(|scope| {
+        let moving = scope.spawn(|| take_turns(&world, attach));
+        while !moving.is_finished() {
+            let _ = red.send_to(b"hello", ("10.2.0.10", port));
+        }
+        moving.join().unwrap()
+    });
+    assert_eq!(moved, Ok(()));
+    blue.set_nonblocking(true).unwrap();
+    assert!(blue.recv(&mut [0; 8]).is_err(), "a packet met no program");
+    assert!(world.status("red")["drops"].as_u64().unwrap() > 100);
+}
+
+#[test]
+fn what_a_filter_before_it_accepts_it_polices_once_it_is_the_first() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.sh("tc qdisc add dev red clsact
+         tc filter add dev red ingress pref 10 bpf da bytecode '1,6 0 0 0'");
+    let attach = "attach red --role netdev --hook clsact --ingress-policy enforce --adopt 0 --yes";
+    world.cilmark_ok(attach);
+    let server = listen(&world, HOST, 80);
+    Connection::open(&world, "red", &server, "10.1.0.1").works();
+    world.cilmark_ok(&format!("{attach} --first"));
+    cannot_connect(&world, "red", "10.1.0.1", 80);
 }
