@@ -1,5 +1,6 @@
 //! `cilmark attach`.
 
+mod losses;
 mod plan;
 mod policing;
 
@@ -8,12 +9,14 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use ipnet::Ipv6Net;
-use log::{info, warn};
+use log::{debug, info, warn};
+use losses::losses;
 
-use super::{Context, before, detach, monitor, until_interrupted};
+use super::{Context, before, consent, detach, monitor, until_interrupted};
+use crate::datapath::abi::cm_config;
 use crate::datapath::addresses::Addresses;
 use crate::datapath::attach::{self, HookKind, Place};
 use crate::datapath::device::{self, Device};
@@ -167,12 +170,13 @@ fn attach_device(context: &Context, args: &Args) -> Result<Attached> {
     let device = device::by_name(&args.device)?;
     let (role, reason) = plan::role(args, &device)?;
     args.policing.check(&device.name, role)?;
+    let agreed = ask(context, args, &device, role)?;
     let (ifindex, netns) = (device.ifindex, netns::current()?);
     let _lock = context.prepare(args.mount_bpffs)?;
     // Before anything is replaced, which the end of a failed --foreground would take off.
     let events = args.foreground.then(|| root.lock_events()).transpose();
     let attached = events.and_then(|events| {
-        let id = attach_locked(context, args, device, role, &reason)?;
+        let id = attach_locked(context, args, device, role, &reason, &agreed)?;
         Ok(Attached { id, ifindex, netns, events })
     });
     detach::leave_nothing_of_a_failure(root, attached)
@@ -184,24 +188,135 @@ fn attach_locked(
     device: Device,
     role: Role,
     reason: &str,
+    agreed: &[String],
 ) -> Result<EndpointId> {
     let root = &context.root;
     let netns = netns::current()?;
     let names = context.names()?;
-    let endpoints = clean_stale(root, &device, netns)?;
-    let is_here = |endpoint: &&Endpoint| endpoint.is_on(&device, netns);
-    let (has_come, replaced): (Vec<_>, Vec<_>) =
-        endpoints.iter().filter(is_here).partition(|endpoint| endpoint.has_moved());
-    let replaced = replaced.first().copied();
+    let (endpoints, left) = clean_stale(root, &device, netns)?;
+    let (has_come, replaced) = here(&endpoints, &device, netns);
     if replaced.is_none() {
         shared::check_one(root, &BTreeSet::new())?;
     }
     let place = plan::place(args, &device)?;
+    let spec = plan_spec(args, root, device, role, replaced, &names)?;
+    let config = spec.config();
+    let taken = taken_from(has_come.iter().copied().chain(replaced), &config, &names)?;
+    ensure!(
+        taken.iter().all(|it| agreed.contains(it)) || args.policing.may_relax(),
+        "{} has changed meanwhile, and would be relaxed: {}; nothing has changed",
+        spec.device.name,
+        taken.join("; ")
+    );
+    let confirmation = replaced.map(Endpoint::confirmation).transpose()?;
+    let put_on = put_on(context, &spec, place, args, replaced);
+    // Whether it did or was undone: addresses have come and gone, and their identities.
+    maps::bump_generation(root)?;
+    put_on?;
+    has_come.iter().try_for_each(|endpoint| take_off_what_has_come(root, endpoint))?;
+    if replaced.is_some_and(|endpoint| endpoint.stale) {
+        output::note(&format!(
+            "{}: its programs were not all there; it has the rules that it had",
+            spec.device.name
+        ));
+    }
+    if replaced.is_none() && !reason.is_empty() {
+        output::note(reason);
+    }
+    output::note(&describe(&spec, place.kind, replaced.is_some(), &names));
+    args.policing.tell(&spec);
+    let had = replaced.iter().chain(&has_come).map(|endpoint| &endpoint.config).chain(&left);
+    for lost in had.flat_map(|had| losses(had, &config, &names)) {
+        output::note(&format!("{}: {lost}", spec.device.name));
+    }
+    let programs_before = Endpoint::read(root, spec.id)?.programs_before()?;
+    before::lines(&spec.device.name, (place.kind, spec.tc_priority), &programs_before)
+        .iter()
+        .for_each(|line| output::note(line));
+    if let Some(Confirmation::Pending(Fallback::Rules, _)) = confirmation {
+        output::note(&format!(
+            "{}: nobody had confirmed the last change of its rules, and this makes it permanent",
+            spec.device.name
+        ));
+    }
+    Ok(spec.id)
+}
+
+/// What the device has now, asked before anything is locked: nobody else shall have to wait for the
+/// answer. What this takes from a NIC that enforces, to which the user has agreed.
+fn ask(context: &Context, args: &Args, device: &Device, role: Role) -> Result<Vec<String>> {
+    let look = || -> Result<(Vec<String>, bool)> {
+        let (root, names, netns) = (&context.root, context.names()?, netns::current()?);
+        let endpoints = Endpoint::concerning(root, netns, device)?;
+        let (has_come, replaced) = here(&endpoints, device, netns);
+        let spec = plan_spec(args, root, device.clone(), role, replaced, &names)?;
+        let is_known = replaced.is_some_and(|endpoint| endpoint.role() == Some(role));
+        let endpoints = has_come.into_iter().chain(replaced);
+        Ok((taken_from(endpoints, &spec.config(), &names)?, is_known))
+    };
+    // What is wrong is told by the one who changes something, and so nothing is agreed to.
+    let (taken, is_known) = look().unwrap_or_else(|error| {
+        debug!("look at what is attached: {error:#}");
+        Default::default()
+    });
+    // What a workload behind macvlan or ipvlan names as its other end is the NIC of its host.
+    if role == Role::Container
+        && args.role.is_some()
+        && !is_known
+        && device::carries_default_route(device)?
+    {
+        args.policing.consent_to_role(&format!(
+            "a default route leaves by {}, so that it looks like a NIC of this host; as a container, \
+             whatever comes by it would count as sent by one workload",
+            device.name
+        ))?;
+    }
+    args.policing.consent(&device.name, role, &taken)?;
+    Ok(taken)
+}
+
+/// Endpoints that the device has brought from another namespace, and the one that is to be replaced.
+fn here<'a>(
+    endpoints: &'a [Endpoint],
+    device: &Device,
+    netns: u64,
+) -> (Vec<&'a Endpoint>, Option<&'a Endpoint>) {
+    let is_here = |endpoint: &&Endpoint| endpoint.is_on(device, netns);
+    let (has_come, replaced): (Vec<_>, Vec<_>) =
+        endpoints.iter().filter(is_here).partition(|endpoint| endpoint.has_moved());
+    (has_come, replaced.first().copied())
+}
+
+/// What NICs lose that enforce their policy now.
+fn taken_from<'a>(
+    endpoints: impl Iterator<Item = &'a Endpoint>,
+    config: &cm_config,
+    names: &Names,
+) -> Result<Vec<String>> {
+    let mut taken = Vec::new();
+    for endpoint in endpoints {
+        if !endpoint.stale && consent::is_enforcing_nic(endpoint)? {
+            taken.extend(losses(&endpoint.config, config, names));
+        }
+    }
+    Ok(taken)
+}
+
+fn plan_spec(
+    args: &Args,
+    root: &Root,
+    device: Device,
+    role: Role,
+    replaced: Option<&Endpoint>,
+    names: &Names,
+) -> Result<Spec> {
+    let netns = netns::current()?;
+    let place = plan::place(args, &device)?;
     let addresses = plan::addresses(args, &device, role)?;
-    let spec = Spec {
+    Ok(Spec {
         id: plan::endpoint_id(args, root, replaced)?,
         role,
-        identity: plan::identity(args, role, &names)?,
+        identity: plan::identity(args, role, names)?,
         netns,
         mac: args.mac.unwrap_or(device.mac),
         tc_priority: place.tc_priority(),
@@ -223,35 +338,7 @@ fn attach_locked(
         addresses,
         policy: args.policing.plan(role, replaced)?,
         device,
-    };
-    let confirmation = replaced.map(Endpoint::confirmation).transpose()?;
-    let put_on = put_on(context, &spec, place, args, replaced);
-    // Whether it did or was undone: addresses have come and gone, and their identities.
-    maps::bump_generation(root)?;
-    put_on?;
-    has_come.into_iter().try_for_each(|endpoint| take_off_what_has_come(root, endpoint))?;
-    if replaced.is_some_and(|endpoint| endpoint.stale) {
-        output::note(&format!(
-            "{}: its programs were not all there; it has the rules that it had",
-            spec.device.name
-        ));
-    }
-    if replaced.is_none() && !reason.is_empty() {
-        output::note(reason);
-    }
-    output::note(&describe(&spec, place.kind, replaced.is_some(), &names));
-    args.policing.tell(&spec, replaced)?;
-    let programs_before = Endpoint::read(root, spec.id)?.programs_before()?;
-    before::lines(&spec.device.name, (place.kind, spec.tc_priority), &programs_before)
-        .iter()
-        .for_each(|line| output::note(line));
-    if let Some(Confirmation::Pending(Fallback::Rules, _)) = confirmation {
-        output::note(&format!(
-            "{}: nobody had confirmed the last change of its rules, and this makes it permanent",
-            spec.device.name
-        ));
-    }
-    Ok(spec.id)
+    })
 }
 
 fn describe(spec: &Spec, kind: HookKind, replaced: bool, names: &Names) -> String {
@@ -364,9 +451,13 @@ fn log_costs(device: &str, loaded: &Loaded, all: Duration) -> Result<()> {
 
 /// Removes what is left of endpoints whose device is gone, if it had this one's name; the others
 /// that have to do with this device. One that is of this device has its rules still, also if its
-/// programs are gone.
-fn clean_stale(root: &Root, device: &Device, netns: u64) -> Result<Vec<Endpoint>> {
-    let mut others = Vec::new();
+/// programs are gone. With what those were attached that had this one's name.
+fn clean_stale(
+    root: &Root,
+    device: &Device,
+    netns: u64,
+) -> Result<(Vec<Endpoint>, Vec<cm_config>)> {
+    let (mut others, mut left) = (Vec::new(), Vec::new());
     for endpoint in Endpoint::concerning(root, netns, device)? {
         let same = endpoint.config.netns == netns
             && (endpoint.device == device.name || endpoint.config.ifindex == device.ifindex);
@@ -380,11 +471,14 @@ fn clean_stale(root: &Root, device: &Device, netns: u64) -> Result<Vec<Endpoint>
                 ));
             }
             detach::detach(root, &endpoint)?;
+            if endpoint.role().is_some() && endpoint.device == device.name {
+                left.push(endpoint.config);
+            }
         } else {
             others.push(endpoint);
         }
     }
-    Ok(others)
+    Ok((others, left))
 }
 
 /// The programs that the device has brought from another namespace go when the new ones are on. Their

@@ -20,7 +20,7 @@ pub struct Consent {
     /// Go back by itself unless `cilmark confirm` comes within this time, such as 60s or 5m
     #[arg(long, value_name = "TIME", value_parser = parse_deadline)]
     pub confirm: Option<Duration>,
-    /// Enforce on a NIC without asking
+    /// Enforce on a NIC, or relax it, without asking
     #[arg(long)]
     pub yes: bool,
 }
@@ -33,21 +33,28 @@ impl Consent {
 
     /// Fails unless the user is known to know what he does. On a terminal it asks.
     pub fn obtain(&self, risk: &str, command: &str) -> Result<()> {
+        self.ask(
+            &format!("{risk}, which may cut you off (--confirm 60s would go back by itself)"),
+            &format!(
+                "{risk}, which may cut you off; say --confirm 60s, to go back by itself unless \
+                 `cilmark confirm {command}` comes in time, or --yes"
+            ),
+        )
+    }
+
+    /// The same of what opens or takes away, which no clock brings back.
+    pub fn obtain_openly(&self, risk: &str) -> Result<()> {
+        self.ask(risk, &format!("{risk}; say --yes, if that is meant; nothing has changed"))
+    }
+
+    fn ask(&self, question: &str, refusal: &str) -> Result<()> {
         if self.yes || self.confirm.is_some() {
             return Ok(());
         }
         let stdin = io::stdin();
-        ensure!(
-            stdin.is_terminal() && io::stderr().is_terminal(),
-            "{risk}, which may cut you off; say --confirm 60s, to go back by itself unless \
-             `cilmark confirm {command}` comes in time, or --yes"
-        );
+        ensure!(stdin.is_terminal() && io::stderr().is_terminal(), "{refusal}");
         let mut stderr = io::stderr();
-        write!(
-            stderr,
-            "{}, which may cut you off (--confirm 60s would go back by itself). Go on? [y/N] ",
-            visible(risk)
-        )?;
+        write!(stderr, "{}. Go on? [y/N] ", visible(question))?;
         stderr.flush()?;
         let mut answer = String::new();
         stdin.lock().read_line(&mut answer).context("read the answer")?;

@@ -13,6 +13,7 @@ mod ipcache;
 mod mark;
 mod metrics;
 mod monitor;
+mod options;
 mod policy;
 mod status;
 mod targets;

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use serde::Serialize;
 
+use super::options::{Options, format_mac};
 use super::policy::describe;
 use super::{Context, all_of, before, targets};
-use crate::datapath::abi::cm_config;
 use crate::datapath::attach::HookKind;
 use crate::datapath::order::Before;
 use crate::datapath::registry::Endpoint;
@@ -50,56 +50,6 @@ struct Line {
     place: (HookKind, u32),
     /// Of others, on the same hooks.
     programs_before: Vec<Before>,
-}
-
-/// What is off unless `attach` is asked for it.
-#[derive(Serialize)]
-struct Options {
-    arp_responder: bool,
-    trust_proxy: bool,
-    flow_label: bool,
-    trust_flow_label: Option<String>,
-    stamp_remote: bool,
-    local_delivery: bool,
-    router: bool,
-    by_address: bool,
-    trust_marks: bool,
-    host_addresses_listed: bool,
-}
-
-impl Options {
-    fn of(config: &cm_config) -> Options {
-        Options {
-            arp_responder: config.arp_responder != 0,
-            trust_proxy: config.trust_proxy != 0,
-            flow_label: config.flow_label != 0,
-            trust_flow_label: config.trusted_flow_labels().map(|prefix| prefix.to_string()),
-            stamp_remote: config.stamp_remote != 0,
-            local_delivery: config.local_delivery != 0,
-            router: config.router != 0,
-            by_address: config.by_address != 0,
-            trust_marks: config.trust_marks != 0,
-            host_addresses_listed: config.host_addresses_listed != 0,
-        }
-    }
-
-    /// As the flags of `attach` name them.
-    fn words(&self) -> Vec<String> {
-        let prefix = self.trust_flow_label.as_ref();
-        let flags = [
-            (self.arp_responder, "arp-responder"),
-            (self.trust_proxy, "trust-proxy"),
-            (self.flow_label, "flow-label"),
-            (self.stamp_remote, "stamp-remote"),
-            (self.local_delivery, "local-delivery"),
-            (self.router, "router"),
-            (self.by_address, "by-address"),
-            (self.trust_marks, "trust-marks"),
-            (self.host_addresses_listed, "host-addresses=listed"),
-        ];
-        let flags = flags.into_iter().filter(|(is_on, _)| *is_on).map(|(_, flag)| flag.to_owned());
-        flags.chain(prefix.map(|prefix| format!("trust-flow-label={prefix}"))).collect()
-    }
 }
 
 pub fn run(context: &Context, args: Args) -> Result<()> {
@@ -185,10 +135,6 @@ fn policy(line: &Line) -> String {
     }
 }
 
-fn format_mac(mac: [u8; 6]) -> String {
-    mac.map(|octet| format!("{octet:02x}")).join(":")
-}
-
 /// What differs from the default, and what a workload may send from.
 fn options(line: &Line) -> String {
     let is_checked = line.role == Some(Role::Container) && !line.ips.is_empty();
@@ -196,7 +142,7 @@ fn options(line: &Line) -> String {
         Some(mac) => Some(format!("workload-mac={mac}")),
         None => is_checked.then(|| "workload-mac=any".to_owned()),
     };
-    let words: Vec<String> = mac.into_iter().chain(line.options.words()).collect();
+    let words: Vec<String> = mac.into_iter().chain(line.options.all_words()).collect();
     if words.is_empty() { "-".to_owned() } else { words.join(",") }
 }
 

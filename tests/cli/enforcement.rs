@@ -101,7 +101,7 @@ fn the_hook_that_relaxes_is_swapped_first() {
     assert_eq!(order(Enforce, Audit), egress_first);
     assert_eq!(order(Off, Enforce), ingress_first);
     // What a workload sends arrives on the ingress hook.
-    world.cilmark_ok("attach red --id 300 --ingress-policy audit --egress-policy enforce");
+    world.cilmark_ok("attach red --id 300 --ingress-policy audit --egress-policy enforce --yes");
     assert_eq!(order(Enforce, Off), ingress_first);
     assert_eq!(order(Off, Enforce), egress_first);
 }
@@ -149,7 +149,7 @@ fn connections_are_adopted_from_the_first_enforcement_of_a_nic_on() {
     assert_eq!(adopt(nic), until, "it ends when it was to end");
     assert!(adopt(&format!("{nic} --ct local")) > until, "these maps know no flow");
     assert_eq!(adopt(&format!("{nic} --ct local --adopt 0")), 0);
-    assert_eq!(adopt("--id 300 --role container --policy enforce"), 0);
+    assert_eq!(adopt("--id 300 --role container --policy enforce --yes"), 0);
     assert!(adopt("--id 300 --role container --policy enforce --adopt 5m") > until);
 }
 
@@ -181,4 +181,95 @@ fn sizes_of_policy_maps_are_what_was_asked_for() {
     world.cilmark(&format!("policy add red{many}")).fails(1, &["takes 64", "--policy-entries"]);
     world.cilmark_ok("attach red --id 300 --policy audit --policy-entries 256");
     world.cilmark_ok(&format!("policy add red{many}"));
+}
+
+#[test]
+fn a_nic_that_enforces_is_relaxed_only_on_demand_and_each_loss_is_named() {
+    let Some(world) = World::new() else { return };
+    world.veth("nic");
+    let enforce = "attach nic --role netdev --policy enforce --yes";
+    world.cilmark_ok(&format!("{enforce} --ct local"));
+    world.cilmark_ok("policy add nic allow ingress from any tcp/80 --yes");
+    let before = || (config(&world), world.cilmark_json("policy list nic"));
+    let ran = format!("{:?}", before());
+    for (attach, losses) in [
+        (
+            "--role netdev",
+            &["the ingress policy was enforce and is off now", "--ct=local is off now"][..],
+        ),
+        ("--role netdev --policy audit", &["the egress policy was enforce and is audit now"]),
+        ("--role netdev --ingress-policy enforce", &[]),
+        (
+            "--id 300",
+            &["it was a netdev and is a container now", "its identity was 1 (host) and is 300 now"],
+        ),
+        ("--role container --id 300 --policy enforce", &["it was a netdev and is a container now"]),
+    ] {
+        let run = world.cilmark(&format!("attach nic {attach}"));
+        run.fails(1, &[&["--yes"], losses].concat());
+        assert_eq!(format!("{:?}", before()), ran, "{attach}");
+    }
+    let run = world.cilmark("attach nic --role netdev --policy audit --yes");
+    assert!(run.stderr.contains("nic: the ingress policy was enforce and is audit now"), "{run:?}");
+    let run = world.cilmark("attach nic --role netdev");
+    assert!(run.status == Some(0) && run.stderr.contains("was audit and is off now"), "{run:?}");
+}
+
+#[test]
+fn attaching_again_with_the_same_arguments_takes_nothing_and_says_nothing() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.sh("ip route add default via 10.1.0.10");
+    for attach in [
+        "attach red --role netdev --policy enforce --yes",
+        "attach red --role netdev --policy audit --failsafe tcp/2222 --stamp-remote --yes",
+        "attach red --role container --id 300 --ip 10.1.0.10 --arp-responder --ct local --yes",
+    ] {
+        world.cilmark_ok(attach);
+        let again = attach.trim_end_matches(" --yes");
+        let attach = if attach.contains("enforce") { attach } else { again };
+        let run = world.cilmark(attach);
+        assert!(run.status == Some(0) && run.stderr.starts_with("replaced red"), "{run:?}");
+        assert_eq!(run.stderr.lines().count(), 1, "{run:?}");
+    }
+}
+
+#[test]
+fn what_a_workload_loses_is_named_also_when_its_device_has_come_back() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    let losses = ["red: the source check (10.0.0.1) is off now", "red: --arp-responder is off now"];
+    world.cilmark_ok("attach red --id 300 --ip 10.0.0.1 --arp-responder");
+    let run = world.cilmark("attach red --id 300");
+    assert!(run.status == Some(0) && losses.iter().all(|it| run.stderr.contains(it)), "{run:?}");
+    world.cilmark_ok("attach red --id 300 --ip 10.0.0.1 --arp-responder");
+    world.sh("ip link del red");
+    world.veth("red");
+    let run = world.cilmark("attach red --id 300");
+    assert!(run.status == Some(0) && losses.iter().all(|it| run.stderr.contains(it)), "{run:?}");
+}
+
+#[test]
+fn the_nic_that_a_macvlan_workload_names_is_not_taken_for_its_own_device() {
+    let Some(world) = World::new() else { return };
+    world.workload("eth0", 1);
+    world.sh("ip route add default via 10.1.0.10");
+    // What `link_index` of a macvlan in a container is.
+    world
+        .cilmark("attach eth0 --role container --id 5678")
+        .fails(1, &["a default route leaves by eth0", "--yes"]);
+    assert_eq!(world.pins(), [""; 0]);
+    world.cilmark_ok("attach eth0 --policy enforce --yes");
+    for attach in ["attach eth0 --id 5678", "attach eth0 --role container --id 5678"] {
+        let run = world.cilmark(attach);
+        assert_eq!(run.status, Some(1), "{run:?}");
+        let status = world.status("eth0");
+        assert_eq!(
+            (&status["role"], &status["identity"], &status["ingress_policy"]),
+            (&json!("netdev"), &json!(1), &json!("enforce"))
+        );
+    }
+    // Who has said so once is not asked again.
+    world.cilmark_ok("attach eth0 --role container --id 5678 --yes");
+    world.cilmark_ok("attach eth0 --role container --id 5678");
 }

@@ -19,6 +19,7 @@ fn status_has_exactly_these_fields() {
     world.cilmark_ok("attach red --id 300 --ip 10.0.0.1 --workload-mac any");
     let mut status = world.status("red");
     let ifindex: u32 = world.sh("cat /sys/class/net/red/ifindex").trim().parse().unwrap();
+    let mac = world.sh("cat /sys/class/net/red/address").trim().to_owned();
     assert!(status["packets"].take().is_u64());
     assert_eq!(
         status,
@@ -29,7 +30,9 @@ fn status_has_exactly_these_fields() {
             "stale": false, "moved": false, "packets": null, "drops": 0, "workload_mac": null,
             "arp_responder": false, "trust_proxy": false, "flow_label": false,
             "trust_flow_label": null, "stamp_remote": false, "local_delivery": false,
-            "router": false, "by_address": false, "trust_marks": false, "host_addresses_listed": false,
+            "router": false, "by_address": false, "trust_marks": false, "ct_local": false,
+            "host_addresses_listed": false,
+            "policy_verdict_log": "both", "failsafe": null, "mac": mac, "adopt": null,
             "programs_before": [],
         })
     );
@@ -219,4 +222,40 @@ fn nobody_is_told_that_this_takes_root() {
     assert_eq!((run.status, run.stdout.as_str()), (Some(0), "0x00070f00\n"), "{run:?}");
     assert_eq!(world.cilmark_json("ipcache list").as_array().unwrap().len(), 1);
     assert_eq!(world.status("red")["stale"], false);
+}
+
+#[test]
+fn status_shows_each_option_that_is_not_the_default() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.veth("nic");
+    let options = |device: &str| {
+        let table = world.cilmark_ok(&format!("status {device}"));
+        let line = table.lines().nth(1).expect("a line").to_owned();
+        line.split_whitespace().find(|word| word.contains("local-delivery")).unwrap().to_owned()
+    };
+    world.workload("blue", 2);
+    world.cilmark_ok(
+        "attach blue --id 300 --ip 10.2.0.10 --workload-mac any --arp-responder --trust-proxy \
+         --flow-label --local-delivery --router --by-address --trust-marks --ct local \
+         --policy audit --policy-verdict-log ingress",
+    );
+    assert_eq!(
+        options("blue"),
+        "workload-mac=any,arp-responder,trust-proxy,flow-label,local-delivery,router,by-address,\
+         trust-marks,ct=local,policy-verdict-log=ingress"
+    );
+    world.cilmark_ok(
+        "attach nic --role netdev --stamp-remote --trust-flow-label fd00::/16 --local-delivery \
+         --policy audit --failsafe tcp/2222,egress:none --adopt 1h",
+    );
+    assert_eq!(
+        options("nic"),
+        "stamp-remote,local-delivery,trust-flow-label=fd00::/16,failsafe=tcp/2222,adopt=3600s"
+    );
+    let nic = world.status("nic");
+    assert_eq!((&nic["failsafe"], &nic["ct_local"]), (&json!(["tcp/2222"]), &json!(false)));
+    assert!(nic["adopt"].as_u64().is_some_and(|left| left > 3500), "{nic}");
+    world.cilmark_ok("attach nic --role netdev --policy audit --failsafe none");
+    assert!(world.cilmark_ok("status nic").contains(" failsafe=none"));
 }

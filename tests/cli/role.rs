@@ -68,7 +68,9 @@ fn a_role_that_is_given_is_not_explained() {
     let said = attach(&world, "red --role container --id 700 --hook clsact");
     assert_eq!(
         said,
-        "replaced red: endpoint 1, container, identity 700, clsact, any source address\n"
+        "replaced red: endpoint 1, container, identity 700, clsact, any source address\n\
+         red: it was a netdev and is a container now\n\
+         red: its identity was 1 (host) and is 700 now\n"
     );
 }
 

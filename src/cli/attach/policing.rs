@@ -19,7 +19,6 @@ use crate::model::endpoint::Role;
 use crate::model::policing::{
     Confirmation, Failsafe, FailsafeList, Fallback, MAX_FAILSAFE, Mode, VerdictLog,
 };
-use crate::output;
 
 /// How long TCP connections that were up before a NIC's first enforcement are let go on.
 const ADOPT: Duration = Duration::from_secs(30);
@@ -78,7 +77,7 @@ impl Args {
         self.modes().contains(&Mode::Enforce)
     }
 
-    /// Whether it may be done at all, and whether the user wants it. Before anything is locked.
+    /// Whether it may be done at all.
     pub fn check(&self, device: &str, role: Role) -> Result<()> {
         ensure!(
             self.failsafe.is_none() || role == Role::Netdev,
@@ -96,12 +95,34 @@ impl Args {
             self.adopt.is_none() || self.modes() != [Mode::Off; 2],
             "--adopt is for a policy, and this one is off"
         );
-        if role == Role::Netdev && self.enforces() {
-            let risk =
-                format!("{device} is going to drop what no rule and no failsafe port allows");
-            self.consent.obtain(&risk, device)?;
-        }
         Ok(())
+    }
+
+    /// Whether the user wants it, and what it takes from a NIC that enforces. Before anything is locked.
+    pub fn consent(&self, device: &str, role: Role, taken: &[String]) -> Result<()> {
+        let taken = taken.join("; ");
+        if role == Role::Netdev && self.enforces() {
+            let also = if taken.is_empty() { taken } else { format!(" ({taken})") };
+            let risk =
+                format!("{device} is going to drop what no rule and no failsafe port allows{also}");
+            return self.consent.obtain(&risk, device);
+        }
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let risk =
+            format!("{device} enforces its policy for this host, and would be relaxed: {taken}");
+        self.consent.obtain_openly(&risk)
+    }
+
+    /// Whether the user has said so beforehand.
+    pub fn may_relax(&self) -> bool {
+        self.consent.yes || self.consent.confirm.is_some()
+    }
+
+    /// Whether the user wants a role that the device does not look like.
+    pub fn consent_to_role(&self, risk: &str) -> Result<()> {
+        self.consent.obtain_openly(risk)
     }
 
     /// What the programs are loaded with.
@@ -186,25 +207,12 @@ impl Args {
     }
 
     /// Says what the user may not expect.
-    pub fn tell(&self, spec: &Spec, replaced: Option<&Endpoint>) -> Result<()> {
-        let device = &spec.device.name;
+    pub fn tell(&self, spec: &Spec) {
         if let Some(time) = self.consent.confirm {
-            consent::remind(device, time, "it only audits from then on");
+            consent::remind(&spec.device.name, time, "it only audits from then on");
         }
-        let before = replaced.map_or([Mode::Off; 2], |endpoint| endpoint.config.modes());
-        for ((direction, before), now) in ["ingress", "egress"].iter().zip(before).zip(self.modes())
-        {
-            if now == Mode::Off && before != Mode::Off && self.policy.is_none() {
-                output::note(&format!(
-                    "{device}: the {direction} policy was {before} and is off now; the rules are \
-                     kept, and `--policy {before}` would have kept it in force"
-                ));
-            }
-        }
-        Ok(())
     }
 }
-
 /// The rules that a fallback has brought back stay, with programs that know nothing of it.
 pub fn settle(context: &Context, endpoint: &Endpoint) -> Result<()> {
     if endpoint.confirmation()? == Confirmation::Over(Fallback::Rules) {
