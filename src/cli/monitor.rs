@@ -17,8 +17,8 @@ use super::decision::{Rules, has_decided};
 use super::{Context, until_interrupted};
 use crate::datapath::abi::{cm_address, cm_event, cm_event_type, cm_program, cm_reason};
 use crate::datapath::events::{Events, Heard, monotonic_ns};
-use crate::datapath::maps;
 use crate::datapath::registry::Endpoint;
+use crate::datapath::{delivery, maps};
 use crate::model::drop_reason;
 use crate::model::endpoint::{EndpointId, Selector};
 use crate::model::identity::{Identity, Names};
@@ -66,6 +66,9 @@ struct Line {
     mark_out: Mark,
     length: u32,
     lost: u64,
+    /// Whom it was for, of a missed tail call; the rest of the line tells of the sender.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missed_endpoint: Option<Missed>,
     /// The command after which the packet would pass.
     #[serde(skip)]
     cure: Option<String>,
@@ -80,6 +83,13 @@ struct LostLine {
     device: String,
     endpoint_id: u32,
     lost: u64,
+}
+
+/// An endpoint whose device or program is gone.
+#[derive(Serialize)]
+struct Missed {
+    endpoint_id: EndpointId,
+    device: String,
 }
 
 #[derive(Serialize)]
@@ -152,6 +162,7 @@ impl Printer<'_> {
         self.warn_of_lost(event.endpoint_id, lost);
         let mut line = line(event, self.device(event.endpoint_id));
         line.lost = lost;
+        line.missed_endpoint = self.missed(event);
         self.explain(event, &mut line);
         if self.context.json {
             output::json_line(&line)
@@ -213,6 +224,11 @@ impl Printer<'_> {
         });
     }
 
+    fn missed(&mut self, event: &cm_event) -> Option<Missed> {
+        let endpoint_id = delivery::missed(&self.context.root, event).ok().flatten()?;
+        Some(Missed { endpoint_id, device: self.device(endpoint_id.get().into()) })
+    }
+
     /// The device of an endpoint, or `id:N` where that is gone.
     fn device(&mut self, endpoint: u32) -> String {
         let root = &self.context.root;
@@ -258,6 +274,7 @@ fn line(event: &cm_event, device: String) -> Line {
         mark_out: Mark(event.mark_out),
         length: event.length,
         lost: 0,
+        missed_endpoint: None,
         cure: None,
     }
 }
@@ -273,6 +290,14 @@ fn text(line: &Line, names: &Names) -> String {
     };
     let rule = line.rule.as_ref().map(|rule| format!(", by {rule}")).unwrap_or_default();
     let cure = line.cure.as_ref().map(|cure| format!("; to allow it: {cure}")).unwrap_or_default();
+    let missed = line.missed_endpoint.as_ref().map(|missed| {
+        let Missed { endpoint_id, device } = missed;
+        format!(
+            "; endpoint {endpoint_id} ({device}) has the address, and is gone: `cilmark detach \
+             id:{endpoint_id}` leaves it to the stack"
+        )
+    });
+    let missed = missed.unwrap_or_default();
     let end = |address: &Option<String>, port: u16, identity: Identity| {
         let address = socket(address.as_deref().unwrap_or("?"), port);
         match identity {
@@ -286,7 +311,7 @@ fn text(line: &Line, names: &Names) -> String {
         (before, after) => format!(", mark {before} -> {after}"),
     };
     format!(
-        "{} {} {}: {fate} {} {} -> {}{mark}, {} bytes{rule}{cure}",
+        "{} {} {}: {fate} {} {} -> {}{mark}, {} bytes{rule}{missed}{cure}",
         line.time.strftime("%H:%M:%S%.6f"),
         line.device,
         line.program,

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use anyhow::{Context, Result};
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 
-use super::abi::{bytes_of, from_bytes, u32_key};
+use super::abi::{bytes_of, cm_event, cm_reason, from_bytes, u32_key};
+use super::maps::Endpoints;
 use super::pin::Root;
 use super::sys;
 use crate::model::endpoint::EndpointId;
@@ -40,6 +41,18 @@ pub fn set_callee(root: &Root, id: EndpointId, program: Option<BorrowedFd<'_>>) 
         },
     };
     result.with_context(|| format!("change endpoint {id} in {POLICY_CALLS}"))
+}
+
+/// Whom a packet was for that met no program (140): the endpoint that has its destination, if there still is
+/// one. The event tells of the sender, who called.
+pub fn missed(root: &Root, event: &cm_event) -> Result<Option<EndpointId>> {
+    if event.reason != cm_reason::CM_DROP_MISSED_TAIL_CALL {
+        return Ok(None);
+    }
+    let address = event.destination.to_ip().context("a tail call for no address")?;
+    let Some(endpoints) = Endpoints::open(root)? else { return Ok(None) };
+    let endpoint = endpoints.get(address)?;
+    Ok(endpoint.and_then(|endpoint| EndpointId::new(endpoint.endpoint_id)))
 }
 
 /// `None` if nothing was ever attached with local delivery.

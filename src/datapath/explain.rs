@@ -10,16 +10,16 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use super::abi::{
     self, __sk_buff, bss, cm_call, cm_config, cm_confirm, cm_delivery, cm_event, cm_event_type,
-    cm_explanation, cm_fallback, cm_reason, cm_step, u32_key,
+    cm_explanation, cm_fallback, cm_step, u32_key,
 };
 use super::delivery;
 use super::load::{self, Inherited, Loaded, Sizes};
-use super::maps::{self, Endpoints};
+use super::maps;
 use super::netns;
 use super::pin::Root;
 use super::registry::Endpoint;
 use super::sys::{self, Hook, SharedValue};
-use crate::model::endpoint::{EndpointId, Role};
+use crate::model::endpoint::Role;
 use crate::model::policing::Mode;
 
 /// The packet and what the stack would know about it.
@@ -169,12 +169,9 @@ impl Copied {
     /// A copy of whom the packet is delivered to past the stack, for this copy to call. `None` if
     /// nobody is called, or nobody is there.
     fn destination(&self, root: &Root, answer: &Answer) -> Result<Option<Copied>> {
-        let missed = |event: &&cm_event| event.reason == cm_reason::CM_DROP_MISSED_TAIL_CALL;
-        let Some(event) = answer.event.as_ref().filter(missed) else { return Ok(None) };
-        let address = event.destination.to_ip().context("a tail call for no address")?;
-        let endpoint = Endpoints::open(root)?.context("no cm_endpoints")?.get(address)?;
-        let id = endpoint.and_then(|endpoint| EndpointId::new(endpoint.endpoint_id));
-        let Some(id) = id else { return Ok(None) };
+        let missed =
+            answer.event.as_ref().map(|event| delivery::missed(root, event)).transpose()?;
+        let Some(id) = missed.flatten() else { return Ok(None) };
         if delivery::callee(root, id)?.is_none() {
             return Ok(None);
         }
