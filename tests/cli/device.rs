@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::common::World;
 use crate::common::machine::skip;
+use crate::common::world::wait_for;
 
 /// What the only endpoint's programs were loaded with.
 fn config(world: &World) -> cm_config {
@@ -114,4 +115,27 @@ fn a_mac_that_may_be_another_one_is_unknown() {
     world.sh("ip tuntap add tap0 mode tap; ip link set tap0 up");
     world.cilmark_ok("attach tap0 --id 8 --ip 10.0.0.3");
     assert_eq!(world.status("tap0")["workload_mac"], json!(null));
+}
+
+#[test]
+fn an_address_that_may_be_a_duplicate_or_is_one_is_not_the_hosts() {
+    let Some(world) = World::new() else { return };
+    world.veth("nic");
+    // Until there is a carrier, nobody can tell.
+    world.sh("ip link set nic-peer down
+         ip addr add fd00::2/64 dev nic
+         ip addr add fd00::3/64 dev nic nodad
+         ip addr add 10.0.0.2/24 dev nic");
+    let flags = || world.sh("ip -6 addr show dev nic to fd00::2");
+    assert!(flags().contains("tentative"), "{}", flags());
+    let own = || {
+        world.cilmark_ok("attach nic --role netdev");
+        world.status("nic")["ips"].take()
+    };
+    assert_eq!(own(), json!(["10.0.0.2", "fd00::3"]));
+    world.cilmark("ipcache get fd00::2").fails(1, &["fd00::2 is not in the ipcache"]);
+    // The other end has it.
+    world.sh("ip addr add fd00::2/64 dev nic-peer nodad && ip link set nic-peer up");
+    wait_for("the duplicate to be found", || flags().contains("dadfailed"));
+    assert_eq!(own(), json!(["10.0.0.2", "fd00::3"]));
 }
