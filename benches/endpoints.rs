@@ -137,7 +137,6 @@ fn spec(wanted: &Wanted, id: EndpointId) -> Result<Spec> {
         netns: netns::current()?,
         source_mac: None,
         mac: device.mac,
-        addresses_given: false,
         others: Vec::new(),
         addresses: vec![IpAddr::from(wanted.address())],
         tc_priority: anywhere.tc_priority(),

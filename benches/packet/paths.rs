@@ -116,7 +116,6 @@ pub fn load_endpoint(root: &Root, role: Role, number: u16, kind: &Kind<'_>) -> R
         netns: netns::current()?,
         source_mac: None,
         mac: device.mac,
-        addresses_given: false,
         others: Vec::new(),
         addresses: vec![local(role, 4), local(role, 6)],
         tc_priority: 0,

@@ -163,7 +163,7 @@ struct cm_config {
 	__u8 host_addresses_listed; /* a NIC asks no routing tables which addresses are the host's */
 	__u8 other_ipv4_count; /* behind a NIC's own in ipv4: what other devices of the host had then */
 	__u8 other_ipv6_count;
-	__u8 addresses_given; /* a NIC's: the operator has said them, and they count wherever they are */
+	__u8 given_addresses; /* those below were named, and count wherever they are */
 	__u8 pad[1];
 	__u32 failsafe_count[2]; /* indexed by enum cm_direction */
 	struct cm_failsafe failsafe_ingress[CM_MAX_FAILSAFE];

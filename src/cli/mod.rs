@@ -1,5 +1,6 @@
 //! The commands, one file each: its arguments and what it does with them.
 
+mod again;
 mod attach;
 mod before;
 mod confirm;

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::options::{Options, format_mac};
 use super::policy::describe;
-use super::{Context, all_of, before, targets};
+use super::{Context, again, all_of, before, targets};
 use crate::datapath::attach::HookKind;
 use crate::datapath::order::Before;
 use crate::datapath::registry::Endpoint;
@@ -50,6 +50,8 @@ struct Line {
     place: (HookKind, u32),
     /// Of others, on the same hooks.
     programs_before: Vec<Before>,
+    /// Why it has to be attached again.
+    attach_again: Vec<String>,
 }
 
 pub fn run(context: &Context, args: Args) -> Result<()> {
@@ -84,7 +86,10 @@ fn print(context: &Context, lines: Vec<Line>, names: &Names) -> Result<()> {
     }
     let notes: Vec<String> = lines
         .iter()
-        .flat_map(|line| before::lines(&line.device, line.place, &line.programs_before))
+        .flat_map(|line| {
+            let before = before::lines(&line.device, line.place, &line.programs_before);
+            before.into_iter().chain(again::line(&line.device, &line.attach_again))
+        })
         .collect();
     let rows: Vec<[String; 10]> = lines
         .into_iter()
@@ -176,5 +181,6 @@ fn line(endpoint: &Endpoint, names: &Names) -> Result<Line> {
         options: Options::of(&endpoint.config),
         place: (endpoint.kind, endpoint.config.tc_priority),
         programs_before: endpoint.programs_before()?,
+        attach_again: again::reasons(endpoint)?,
     })
 }

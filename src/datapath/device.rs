@@ -49,7 +49,9 @@ pub struct Device {
     pub link_type: String,
     /// Whether its parent, or the other end of a veth, is in another network namespace.
     pub parent_is_elsewhere: bool,
-    /// The hardware address of the bridge that it is a port of.
+    /// The bridge that it is a port of.
+    pub bridge: Option<String>,
+    /// The hardware address of that.
     pub bridge_mac: Option<[u8; 6]>,
     /// Whether it is in a VRF, or a port of a bridge that is.
     pub in_vrf: bool,
@@ -90,6 +92,7 @@ impl Device {
             },
             link_type: message.header.link_layer_type.to_string(),
             parent_is_elsewhere: false,
+            bridge: None,
             bridge_mac: None,
             in_vrf: false,
             accepts_local: false,
@@ -206,6 +209,20 @@ pub fn shares_its_parents_hooks(kind: &str) -> bool {
 
 /// The device's addresses, primary ones first, without link-local and tentative ones.
 pub fn addresses(device: &Device) -> Result<Vec<IpAddr>> {
+    let (mut primary, mut secondary) = both_addresses(device)?;
+    primary.append(&mut secondary);
+    Ok(primary)
+}
+
+/// The same without temporary ones of IPv6 (RFC 8981), which the kernel calls secondary.
+pub fn lasting_addresses(device: &Device) -> Result<Vec<IpAddr>> {
+    let (mut primary, mut secondary) = both_addresses(device)?;
+    secondary.retain(IpAddr::is_ipv4);
+    primary.append(&mut secondary);
+    Ok(primary)
+}
+
+fn both_addresses(device: &Device) -> Result<(Vec<IpAddr>, Vec<IpAddr>)> {
     let mut query = AddressMessage::default();
     query.header.index = device.ifindex;
     let mut primary = Vec::new();
@@ -226,8 +243,7 @@ pub fn addresses(device: &Device) -> Result<Vec<IpAddr>> {
             _ => {}
         }
     }
-    primary.append(&mut secondary);
-    Ok(primary)
+    Ok((primary, secondary))
 }
 
 /// All addresses of this namespace, whatever they are on.
@@ -286,6 +302,7 @@ fn one_link(query: LinkMessage) -> Result<Device> {
             let mut device = Device::from_message(&link);
             let master = device.master.map(by_index).transpose()?.flatten();
             let is_in = |kind| master.as_ref().filter(|it| it.kind.as_deref() == Some(kind));
+            device.bridge = is_in("bridge").map(|it| it.name.clone());
             device.bridge_mac = is_in("bridge").map(|it| it.mac);
             device.in_vrf = is_in("vrf").is_some() || master.as_ref().is_some_and(|it| it.in_vrf);
             // The stack takes what a port or a slave receives for its master's.

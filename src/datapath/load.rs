@@ -45,8 +45,6 @@ pub struct Spec {
     pub mac: [u8; 6],
     /// A container's own addresses, or a NIC's; at most [`max_addresses`] of a family count.
     pub addresses: Vec<IpAddr>,
-    /// Whether the operator has said them.
-    pub addresses_given: bool,
     /// What other devices of a NIC's host have; as many as there is room for.
     pub others: Vec<IpAddr>,
     /// The priority of the clsact filter; 0 with TCX.
@@ -97,6 +95,8 @@ pub struct Features {
     pub trust_marks: bool,
     /// Take no other address for this host's than those of its NICs and of the ipcache.
     pub host_addresses_listed: bool,
+    /// The addresses were named, and are not those of the device.
+    pub given_addresses: bool,
 }
 
 /// Sizes of maps that are made at their first use; `None` takes what is there, or the default.
@@ -202,11 +202,11 @@ impl Spec {
             router: self.features.router.into(),
             by_address: self.features.by_address.into(),
             trust_marks: self.features.trust_marks.into(),
+            given_addresses: self.features.given_addresses.into(),
             source_mac: self.source_mac.unwrap_or_default(),
             link_local_by_mac: (!self.addresses.iter().any(is_link_local)).into(),
             accept_local: self.device.accepts_local.into(),
             in_vrf: self.device.in_vrf.into(),
-            addresses_given: (self.role == Role::Netdev && self.addresses_given).into(),
             host_addresses_listed: self.features.host_addresses_listed.into(),
             bridge_port: self.device.bridge_mac.is_some().into(),
             bridge_mac: self.device.bridge_mac.unwrap_or_default(),

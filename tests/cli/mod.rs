@@ -1,5 +1,6 @@
 //! Tier cli: the command, its arguments, and what it leaves in the kernel and in bpffs.
 
+mod again;
 mod arguments;
 mod bpffs;
 mod confirm;

@@ -33,7 +33,7 @@ fn status_has_exactly_these_fields() {
             "router": false, "by_address": false, "trust_marks": false, "ct_local": false,
             "host_addresses_listed": false,
             "policy_verdict_log": "both", "failsafe": null, "mac": mac, "adopt": null,
-            "programs_before": [],
+            "programs_before": [], "attach_again": [],
         })
     );
 }

@@ -64,7 +64,6 @@ impl Lab {
             device: device::by_name("lo").expect("lo"),
             source_mac: None,
             mac: [0x02, 0, 0, 0, 0, 0x01],
-            addresses_given: true,
             others: Vec::new(),
             addresses: Vec::new(),
             tc_priority: 0,
@@ -323,6 +322,8 @@ impl<'lab> Setup<'lab> {
     /// Loads its two programs.
     pub fn load(self) -> Endpoint<'lab> {
         let mut config = self.spec.config();
+        // No device here has them.
+        config.given_addresses = 1;
         (self.tune)(&mut config);
         let root = self.lab.world.root();
         let loaded = load::load(&root, self.spec.role, &config, &self.sizes, &Inherited::default());

@@ -340,6 +340,7 @@ fn it_loads_beside_every_other_feature() {
             by_address: true,
             trust_marks: true,
             host_addresses_listed: false,
+            given_addresses: true,
         };
         let endpoint = setup.policy(policy).features(features).address(OWN4).address(OWN6);
         let id = EndpointId::new(SENDER).expect("7");

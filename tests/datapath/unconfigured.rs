@@ -65,6 +65,7 @@ fn every_feature_of_it_is_harmless_without_an_endpoint_id() {
         by_address: true,
         trust_marks: true,
         host_addresses_listed: false,
+        given_addresses: true,
     };
     let container = lab.container(ID).address(OWN4).features(features.clone());
     let container = container.tune(|config| config.endpoint_id = 0).load();

@@ -120,7 +120,7 @@ fn changing_the_kind_of_hook_loses_no_packet() {
 fn take_turns(world: &World, attach: &str) -> Result<(), String> {
     let hooks = [Hook::Ingress, Hook::Egress];
     let ifindex = device::by_name("red").unwrap().ifindex;
-    for _ in 0..repetitions(40) {
+    for _ in 0..repetitions(12) {
         let _strangers = hooks.map(|hook| Stranger::first_on_tcx("red", hook));
         let run = world.cilmark(&format!("{attach} --first"));
         let there = hooks.map(|hook| sys::on_tcx(ifindex, hook).unwrap().len());
@@ -160,7 +160,7 @@ fn moving_to_the_front_lets_nothing_through_that_is_denied() {
     assert_eq!(moved, Ok(()));
     blue.set_nonblocking(true).unwrap();
     assert!(blue.recv(&mut [0; 8]).is_err(), "a packet met no program");
-    assert!(world.status("red")["drops"].as_u64().unwrap() > 100);
+    assert!(world.status("red")["drops"].as_u64().unwrap() > 10);
 }
 
 #[test]

@@ -130,7 +130,7 @@ static __always_inline int is_for_host(struct __sk_buff *skb, const struct packe
 __noinline int has_moved_away(struct __sk_buff *skb, const struct packet *pkt)
 {
 	if (!pkt || config.host_addresses_listed || is_multicast(&pkt->destination) ||
-	    (config.addresses_given && is_own_address(&pkt->destination)) ||
+	    (config.given_addresses && is_own_address(&pkt->destination)) ||
 	    is_listed_host(&pkt->destination) == LISTED_BY_OPERATOR)
 		return 0;
 	return !route_stays_here(route_of_packet(skb, pkt, 0));

@@ -133,7 +133,10 @@ mod tests {
         let off = cm_policy_mode::CM_POLICY_OFF;
         let all = |words: &[&str]| words.iter().map(|it| it.to_string()).collect::<Vec<_>>();
         for (after, told) in [
-            (cm_config { identity: 7, ..before }, "its identity was 300 and is 7 (kube-apiserver) now"),
+            (
+                cm_config { identity: 7, ..before },
+                "its identity was 300 and is 7 (kube-apiserver) now",
+            ),
             (one, "10.0.0.2 is not among its addresses any more"),
             (
                 cm_config { ipv4_count: 0, source_mac: [0; 6], ..before },

@@ -14,6 +14,7 @@ use crate::datapath::registry::Endpoint;
 use crate::datapath::{load, sys};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::{Identity, Names};
+use crate::output;
 
 /// The role, and why, for people; nothing if they said it.
 pub fn role(args: &Args, device: &Device) -> Result<(Role, String)> {
@@ -47,6 +48,12 @@ pub fn role(args: &Args, device: &Device) -> Result<(Role, String)> {
         ),
         Role::Container => {}
         Role::Netdev => {
+            if let Some(bridge) = &device.bridge {
+                output::note(&format!(
+                    "{name} is a port of the bridge {bridge}, which is the better place for the policy of \
+                     this host: what its other ports send meets none here"
+                ));
+            }
             for child in device::stacked_on(device)? {
                 warn!(
                     "{name} carries the {} {}: what that sends looks as if this host had sent it, and what \

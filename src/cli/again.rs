@@ -1,0 +1,83 @@
+//! Why a NIC has to be attached again: what its programs were told of the device is no longer so.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+
+use super::options::format_mac;
+use crate::datapath::abi::cm_config;
+use crate::datapath::device::{self, Device};
+use crate::datapath::netns;
+use crate::datapath::registry::Endpoint;
+use crate::model::endpoint::Role;
+
+/// Each reason in a clause about the device; none for a workload, of which nothing is asked, and for what
+/// is stale.
+pub fn reasons(endpoint: &Endpoint) -> Result<Vec<String>> {
+    if endpoint.stale || endpoint.role() != Some(Role::Netdev) {
+        return Ok(Vec::new());
+    }
+    let now = netns::within(endpoint.netns, || {
+        let Some(device) = device::by_index(endpoint.ifindex)? else { return Ok(None) };
+        let addresses = device::lasting_addresses(&device)?;
+        Ok(Some((device, addresses)))
+    })?;
+    let Some((device, addresses)) = now.flatten() else { return Ok(Vec::new()) };
+    let mut reasons = of_links(&endpoint.config, &device);
+    if endpoint.config.given_addresses == 0 {
+        reasons.extend(of_addresses(&endpoint.config, &addresses));
+    }
+    Ok(reasons)
+}
+
+/// As a line about the device.
+pub fn line(device: &str, reasons: &[String]) -> Option<String> {
+    let why = reasons.join(", and ");
+    (!reasons.is_empty()).then(|| format!("{device}: it has to be attached again, since {why}"))
+}
+
+fn of_links(config: &cm_config, device: &Device) -> Vec<String> {
+    let bridge = match (config.bridge_port != 0, device.bridge_mac) {
+        (false, Some(_)) => Some("it has become a port of a bridge".to_owned()),
+        (true, None) => Some("it is no longer a port of a bridge".to_owned()),
+        (true, Some(mac)) if mac != config.bridge_mac => {
+            Some(format!("its bridge has got another MAC, {}", format_mac(mac)))
+        }
+        _ => None,
+    };
+    let vrf = match (config.in_vrf != 0, device.in_vrf) {
+        (false, true) => Some("it has come into a VRF"),
+        (true, false) => Some("it has left its VRF"),
+        _ => None,
+    };
+    let accepts = match (config.accept_local != 0, device.accepts_local) {
+        (false, true) => Some("accept_local has been switched on"),
+        (true, false) => Some("accept_local has been switched off"),
+        _ => None,
+    };
+    bridge.into_iter().chain(vrf.into_iter().chain(accepts).map(str::to_owned)).collect()
+}
+
+/// Temporary addresses come and go, and so does nothing of them count here.
+fn of_addresses(config: &cm_config, now: &[IpAddr]) -> Vec<String> {
+    let known = config.addresses();
+    let holds = config.ipv4.len();
+    // A configuration that is full need not have all that were there.
+    let is_full =
+        |ip: &IpAddr| known.iter().filter(|it| it.is_ipv4() == ip.is_ipv4()).count() == holds;
+    let got = now.iter().filter(|ip| !known.contains(ip) && !is_full(ip));
+    let lost = known.iter().filter(|ip| !now.iter().any(|it| it == *ip || same_network(it, ip)));
+    let list = |verb: &str, addresses: Vec<&IpAddr>| {
+        let text: Vec<String> = addresses.iter().map(|ip| ip.to_string()).collect();
+        (!text.is_empty()).then(|| format!("it has {verb} {}", text.join(" ")))
+    };
+    list("got", got.collect()).into_iter().chain(list("lost", lost.collect())).collect()
+}
+
+/// Of IPv6, where a host has more than one address of a network and changes them.
+fn same_network(one: &IpAddr, other: &IpAddr) -> bool {
+    match (one, other) {
+        (IpAddr::V6(one), IpAddr::V6(other)) => one.segments()[..4] == other.segments()[..4],
+        _ => false,
+    }
+}
