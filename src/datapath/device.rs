@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use log::debug;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use netlink_packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
@@ -17,6 +18,7 @@ use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
+use super::netns;
 use super::rtnetlink::{name_attribute, request};
 use crate::model::text;
 
@@ -173,33 +175,68 @@ fn is_no_device(error: &Error) -> bool {
 /// it is down, so that its MAC may still be set, or a port of something that has a MAC of its own.
 pub fn peer_mac(device: &Device) -> Result<Option<[u8; 6]>> {
     let Some(ifindex) = device.parent.filter(|_| device.is_veth()) else { return Ok(None) };
-    let mut query = LinkMessage::default();
-    query.header.index = ifindex;
-    // The number under which Linux 4.20 knows it as IFLA_TARGET_NETNSID.
-    query.attributes.extend(device.parent_netns.map(LinkAttribute::IfNetnsId));
-    for message in request(RouteNetlinkMessage::GetLink(query), NLM_F_ACK)? {
-        if let RouteNetlinkMessage::NewLink(link) = message {
-            let peer = Device::from_message(&link);
-            let settled = peer.is_veth() && peer.is_up && peer.master.is_none();
-            return Ok(Some(peer.mac).filter(|mac| settled && *mac != [0; 6]));
-        }
-    }
-    bail!("the kernel gave no answer")
+    let peer = linked(ifindex, device.parent_netns)?;
+    let settled = peer.is_veth() && peer.is_up && peer.master.is_none();
+    Ok(Some(peer.mac).filter(|mac| settled && *mac != [0; 6]))
 }
 
-/// macvlan, macvtap and ipvlan devices on top of this one.
+/// macvlan, macvtap and ipvlan devices on top of this one, also in namespaces that can be looked into, as
+/// those of containers are.
 pub fn stacked_on(device: &Device) -> Result<Vec<Device>> {
+    let home = netns::current()?;
     let mut stacked = Vec::new();
+    for_each_stacked(|child| {
+        if child.parent_netns.is_none() && child.parent == Some(device.ifindex) {
+            stacked.push(child);
+        }
+        Ok(())
+    })?;
+    let found: Result<Option<(u64, ())>> = netns::search(|| {
+        if netns::current()? == home {
+            return Ok(None);
+        }
+        for_each_stacked(|child| {
+            // The other namespace has a number for this one, under which it is asked for the parent.
+            let parent = child.parent.filter(|parent| *parent == device.ifindex);
+            let (Some(parent), Some(_)) = (parent, child.parent_netns) else { return Ok(()) };
+            let parent = linked(parent, child.parent_netns)?;
+            if parent.name == device.name && parent.mac == device.mac {
+                stacked.push(child);
+            }
+            Ok(())
+        })?;
+        Ok(None)
+    });
+    if let Err(error) = found {
+        debug!("look for devices on {} elsewhere: {error:#}", device.name);
+    }
+    Ok(stacked)
+}
+
+fn for_each_stacked(mut handle: impl FnMut(Device) -> Result<()>) -> Result<()> {
     for message in request(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)? {
         if let RouteNetlinkMessage::NewLink(link) = message {
-            let candidate = Device::from_message(&link);
-            let kind = candidate.kind.as_deref().unwrap_or_default();
-            if candidate.parent == Some(device.ifindex) && shares_its_parents_hooks(kind) {
-                stacked.push(candidate);
+            let device = Device::from_message(&link);
+            if shares_its_parents_hooks(device.kind.as_deref().unwrap_or_default()) {
+                handle(device)?;
             }
         }
     }
-    Ok(stacked)
+    Ok(())
+}
+
+/// A device of another namespace, by the number that this one has for that.
+fn linked(ifindex: u32, netns: Option<i32>) -> Result<Device> {
+    let mut query = LinkMessage::default();
+    query.header.index = ifindex;
+    // The number under which Linux 4.20 knows it as IFLA_TARGET_NETNSID.
+    query.attributes.extend(netns.map(LinkAttribute::IfNetnsId));
+    for message in request(RouteNetlinkMessage::GetLink(query), NLM_F_ACK)? {
+        if let RouteNetlinkMessage::NewLink(link) = message {
+            return Ok(Device::from_message(&link));
+        }
+    }
+    bail!("the kernel gave no answer")
 }
 
 /// Kinds whose traffic runs through the parent's hooks as if the host had sent it.

@@ -99,6 +99,12 @@ fn a_nic_with_a_macvlan_on_it_gets_a_warning() {
     assert!(said.contains("nic carries the macvlan child"), "{said}");
     let said = attach(&world, "other --role netdev");
     assert!(!said.contains("macvlan"), "{said}");
+    // As a container's is.
+    world.sh("ip netns add far; ip link set child netns far");
+    let said = attach(&world, "nic --role netdev");
+    assert!(said.contains("nic carries the macvlan child"), "{said}");
+    let said = attach(&world, "other --role netdev");
+    assert!(!said.contains("macvlan"), "{said}");
 }
 
 #[test]
