@@ -11,12 +11,15 @@
 #include "explain.h"
 #include "packet.h"
 
-/* Nobody routes what comes from a link-local address, and of it the helper says nothing: left out. */
+/*
+ * Nobody routes what comes from a link-local or multicast address of IPv6, and the helper says nothing then: such a
+ * source is left out.
+ */
 static __always_inline void route_ends(struct bpf_fib_lookup *fib, const struct cm_address *source,
 				       const struct cm_address *destination)
 {
 	fib->family = destination->family == CM_IPV4 ? AF_INET : AF_INET6;
-	if (!is_link_local(source))
+	if (!is_link_local(source) && !(source->family == CM_IPV6 && source->bytes[0] == 0xff))
 		__builtin_memcpy(fib->source, source->bytes, sizeof(fib->source));
 	__builtin_memcpy(fib->destination, destination->bytes, sizeof(fib->destination));
 }

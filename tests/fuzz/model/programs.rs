@@ -97,9 +97,11 @@ impl Machine {
             Frame::Arp(_) | Frame::Other => Judgement::pass("not IP"),
         };
         // A bridge hands on what is for all of its ports, and the host's own stack discards it.
+        let is_unreadable =
+            matches!(frame, Frame::Ip(ip) if ip.transport == wire::Transport::Unreadable);
         if is_for_guests(endpoint, arrival)
             && judgement.must == Must::Drop
-            && judgement.why != FORGED
+            && (judgement.why != FORGED || is_unreadable)
         {
             judgement.must = Must::Either;
         }
