@@ -1,6 +1,7 @@
 //! `cilmark explain`.
 
 mod packet;
+mod path;
 mod tree;
 
 use std::process::ExitCode;
@@ -34,11 +35,13 @@ pub struct Args {
     direction: Direction,
     #[command(flatten)]
     packet: packet::Args,
-    /// The mark that the packet comes with
-    #[arg(long, value_name = "MARK", default_value = "0x0")]
-    mark: Mark,
+    /// The mark that the packet comes with; by default that of the attached workload that has the source
+    /// address, with `to`, or none
+    #[arg(long, value_name = "MARK")]
+    mark: Option<Mark>,
     /// The device that the packet came in by, 0 for what this host sends; by default the device
-    /// itself with `from`, this host with `to` a NIC, and another device with `to` a workload
+    /// itself with `from`; with `to`, what the source address tells: this host for one of its own, an
+    /// attached workload's device, or the one that the routing tables name
     #[arg(long, value_name = "N")]
     ingress_ifindex: Option<u32>,
     /// As if both directions had this mode
@@ -114,18 +117,20 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     let endpoint = found.select(&args.device)?;
     endpoint.check_alive()?;
     let program = args.direction.program(endpoint.role());
-    // Any other device will do: what counts is whether there was one.
-    const ANOTHER_DEVICE: u32 = 1;
-    let ingress_ifindex = args.ingress_ifindex.unwrap_or(match program {
-        "to_netdev" => 0,
-        "to_container" => ANOTHER_DEVICE,
-        _ => endpoint.ifindex,
-    });
     let packet = args.packet.bytes(endpoint, args.direction == Direction::From)?;
+    let usual = path::Path::of(&context.root, endpoint, args.direction.hook(), &packet)?;
+    let mark = match (args.mark, args.ingress_ifindex) {
+        (Some(mark), _) => mark,
+        (None, None) => usual.mark,
+        // A mark belongs to the way that it came.
+        (None, Some(given)) if given == usual.ingress_ifindex => usual.mark,
+        (None, Some(_)) => Mark(0),
+    };
+    let ingress_ifindex = args.ingress_ifindex.unwrap_or(usual.ingress_ifindex);
     let question = Question {
         hook: args.direction.hook(),
         packet: &packet,
-        mark: args.mark.0,
+        mark: mark.0,
         ingress_ifindex,
         mode: args.mode,
     };
@@ -144,13 +149,17 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         0 => "sent by this host".to_owned(),
         index => format!("came in by device {index}"),
     };
-    let detail = format!("mark {}, {from}, {} bytes", args.mark, packet.len());
+    let assumed = match (args.ingress_ifindex, &usual.because) {
+        (None, Some(because)) => format!(" (assumed, since {because})"),
+        _ => String::new(),
+    };
+    let detail = format!("mark {mark}, {from}{assumed}, {} bytes", packet.len());
     steps.insert(0, tree::Step { depth: 0, call: program, detail });
     let reported_by = |teller: &&tree::Teller<'_>| {
         answer.event.as_ref().is_some_and(|event| event.endpoint_id == teller.config.endpoint_id)
     };
     let reporter = tellers.iter().find(reported_by).unwrap_or(&tellers[0]);
-    let report = report(&answer, program, args.mark, steps, reporter);
+    let report = report(&answer, program, mark, steps, reporter);
     if context.json {
         output::json(&report)?;
     } else {

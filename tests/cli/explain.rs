@@ -11,6 +11,7 @@ use serde_json::json;
 use super::help::assert_snapshot;
 use crate::common::World;
 use crate::common::process::{Run, cilmark};
+use crate::common::talk::{Connection, HOST, listen};
 
 /// A workload and a NIC, in a namespace where devices have the same numbers each time.
 fn attached(world: &World) {
@@ -106,6 +107,48 @@ fn a_packet_that_can_not_be_built_is_refused() {
         ("lan from --src 10.1.0.10 --dst 10.2.0.10 --dport 1", 1, "not attached"),
     ] {
         world.cilmark(&format!("explain {question}")).fails(status, &[words]);
+    }
+}
+
+/// As the stack would: `red` enforces what it receives, and the host connects to it.
+#[test]
+fn a_packet_comes_the_way_that_its_source_address_has() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    world.cilmark_ok("attach red --id 300 --ip 10.1.0.10 fd00:1::10 --ingress-policy enforce");
+    world.cilmark_ok("attach blue --id 301 --ip 10.2.0.10 fd00:2::10");
+    world.cilmark_ok("policy add red allow ingress from host tcp/80 allow ingress from 301 tcp/80");
+    let server = listen(&world, "red", 80);
+    for (red, gateway, other, blue) in [
+        ("10.1.0.10", "10.1.0.1", "10.2.0.1", "10.2.0.10"),
+        ("fd00:1::10", "fd00:1::1", "fd00:2::1", "fd00:2::10"),
+    ] {
+        Connection::open(&world, HOST, &server, red).works();
+        Connection::open(&world, "blue", &server, red).works();
+        let explain = |source: &str, more: &str| {
+            let to = format!("--src {source} --dst {red} --dport 80");
+            let run = world.cilmark(&format!("explain red to {to} {more}"));
+            (run.status.expect("a status"), run.stdout)
+        };
+        for (source, from, because) in [
+            (gateway, "1 (host) -> 300", "is an address of this host"),
+            (other, "1 (host) -> 300", "is an address of this host"),
+            (blue, "301 -> 300", "is an address of endpoint 2"),
+        ] {
+            let (status, told) = explain(source, "");
+            assert_eq!(status, 0, "{told}");
+            assert!(told.contains(from) && told.contains(because), "{told}");
+        }
+        // What somebody says is not assumed, and the mark goes with the way.
+        for source in [gateway, blue] {
+            let (status, told) = explain(source, "--ingress-ifindex 1");
+            assert_eq!(status, 3, "{told}");
+            assert!(told.contains("2 (world) -> 300") && !told.contains("assumed"), "{told}");
+        }
+        assert_eq!(explain(blue, "--mark 0").0, 3, "without the mark");
+        let stranger = if red.contains(':') { "2001:db8::1" } else { "192.0.2.1" };
+        assert!(explain(stranger, "").1.contains("is not an address of this host"));
     }
 }
 
