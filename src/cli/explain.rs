@@ -12,13 +12,16 @@ use serde::Serialize;
 
 use super::{Context, DROPPED, decision, monitor};
 use crate::datapath::abi::{
-    cm_call, cm_config, cm_ct_seen, cm_direction, cm_event, cm_reason, cm_rule_number, cm_step,
+    cm_call, cm_config, cm_confirm, cm_ct_seen, cm_direction, cm_event, cm_fallback,
+    cm_policy_mode, cm_reason, cm_rule_number, cm_step,
 };
 use crate::datapath::explain::{self, Answer, Fate, Original, Part, Question};
+use crate::datapath::pin::Root;
 use crate::datapath::registry::Endpoint;
 use crate::datapath::sys::Hook;
 use crate::model::drop_reason;
 use crate::model::endpoint::{Role, Selector};
+use crate::model::frame::Frame;
 use crate::model::identity::{Identity, Names};
 use crate::model::mark::Mark;
 use crate::model::policing::Mode;
@@ -169,6 +172,31 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         Fate::Drop => ExitCode::from(DROPPED),
         Fate::Forward | Fate::Redirect => ExitCode::SUCCESS,
     })
+}
+
+/// What the rules would say, were they enforced, about a flow that begins with a packet which an endpoint's
+/// hook meets: the event of that. A direction whose policy is off asks none. `None` where nobody can tell.
+pub fn verdict_on(
+    root: &Root,
+    endpoint: &Endpoint,
+    hook: Hook,
+    frame: &Frame,
+) -> Result<Option<cm_event>> {
+    let is_received = hook == Hook::Ingress;
+    let packet = Frame { macs: packet::macs(endpoint, is_received)?, ..frame.clone() }.bytes();
+    let path = path::Path::of(root, endpoint, hook, &packet)?;
+    let mut original = Original::of(endpoint, hook)?;
+    for mode in &mut original.config.policy {
+        if *mode == cm_policy_mode::CM_POLICY_AUDIT {
+            *mode = cm_policy_mode::CM_POLICY_ENFORCE;
+        }
+    }
+    if original.inherited.confirm.fallback == cm_fallback::CM_FALLBACK_AUDIT {
+        original.inherited.confirm = cm_confirm::default();
+    }
+    let (mark, ingress_ifindex) = (path.mark.0, path.ingress_ifindex);
+    let question = Question { hook, packet: &packet, mark, ingress_ifindex, mode: None };
+    Ok(explain::explain(root, original, &question)?.event)
 }
 
 fn report(

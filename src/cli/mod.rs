@@ -3,6 +3,7 @@
 mod again;
 mod attach;
 mod before;
+mod claim;
 mod confirm;
 mod conntrack;
 mod consent;

@@ -1,6 +1,6 @@
 //! `cilmark monitor`.
 
-mod cure;
+mod hint;
 mod losses;
 
 use std::collections::HashMap;
@@ -8,19 +8,22 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use clap::ValueEnum;
-use cure::Cures;
+use hint::Hints;
 use jiff::Timestamp;
 use losses::Losses;
 use serde::Serialize;
 
+use super::claim::{Claim, Owners};
 use super::decision::{Rules, has_decided};
 use super::{Context, until_interrupted};
-use crate::datapath::abi::{cm_address, cm_event, cm_event_type, cm_program, cm_reason};
+use crate::datapath::abi::{
+    cm_address, cm_direction, cm_event, cm_event_type, cm_program, cm_reason,
+};
 use crate::datapath::events::{Events, Heard, monotonic_ns};
 use crate::datapath::registry::Endpoint;
-use crate::datapath::{delivery, maps};
+use crate::datapath::maps;
 use crate::model::drop_reason;
-use crate::model::endpoint::{EndpointId, Selector};
+use crate::model::endpoint::EndpointId;
 use crate::model::identity::{Identity, Names};
 use crate::model::mark::Mark;
 use crate::output;
@@ -66,12 +69,10 @@ struct Line {
     mark_out: Mark,
     length: u32,
     lost: u64,
-    /// Whom it was for, of a missed tail call; the rest of the line tells of the sender.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    missed_endpoint: Option<Missed>,
-    /// The command after which the packet would pass.
-    #[serde(skip)]
-    cure: Option<String>,
+    /// Whose address the packet came from without the proof that it is theirs.
+    claimed: Option<Claim>,
+    /// What would let the packet pass.
+    hint: Option<String>,
 }
 
 /// Events of an endpoint that nobody has got, and that no line of an event tells of.
@@ -123,7 +124,8 @@ pub struct Printer<'a> {
     names: Names,
     devices: HashMap<u32, String>,
     rules: Rules,
-    cures: Cures,
+    hints: Hints,
+    owners: Option<Owners>,
     generation: Option<u32>,
     lost: Losses,
 }
@@ -136,7 +138,8 @@ impl Printer<'_> {
             names: context.names()?,
             devices: HashMap::new(),
             rules: Rules::default(),
-            cures: Cures::default(),
+            hints: Hints::default(),
+            owners: None,
             generation: None,
             lost: Losses::default(),
         })
@@ -162,7 +165,6 @@ impl Printer<'_> {
         self.warn_of_lost(event.endpoint_id, lost);
         let mut line = line(event, self.device(event.endpoint_id));
         line.lost = lost;
-        line.missed_endpoint = self.missed(event);
         self.explain(event, &mut line);
         if self.context.json {
             output::json_line(&line)
@@ -191,42 +193,46 @@ impl Printer<'_> {
         output::note(&format!("{}: {words} lost", self.device(endpoint_id)));
     }
 
-    /// Adds what decided, and what would have to be said for the packet to pass.
+    /// Adds what decided, who was claimed, and what would have to be said for the packet to pass.
     fn explain(&mut self, event: &cm_event, line: &mut Line) {
-        if !has_decided(event) {
+        let may_be_claimed = event.direction == cm_direction::CM_INGRESS
+            && Identity(event.source_identity) == Identity::WORLD;
+        let is_refused = event.reason != cm_reason::CM_FORWARDED;
+        if !has_decided(event) && !is_refused && !may_be_claimed {
             return;
         }
-        // Numbers and flows are an endpoint's own only until something changes.
+        // Numbers, addresses and flows are an endpoint's own only until something changes.
         let generation = maps::generation(&self.context.root).ok().flatten();
         if generation != self.generation {
             self.generation = generation;
             self.rules.forget();
-            self.cures.forget();
+            self.hints.forget();
+            self.owners = None;
         }
         let id = u16::try_from(event.endpoint_id).ok().and_then(EndpointId::new);
         let Some(id) = id else { return };
-        line.rule = self.rules.words(self.context, &[id], event.rule, &self.names);
-        let cure = match event.reason {
-            cm_reason::CM_DROP_POLICY => {
-                self.cures.missing_rule(&self.context.root, id, event).map(|rule| ("add", rule))
-            }
-            cm_reason::CM_DROP_POLICY_DENY => {
-                self.rules.find(self.context, id, event.rule).map(|rule| ("del", rule))
-            }
-            _ => None,
-        };
-        line.cure = cure.map(|(verb, rule)| {
-            // For a shell, to which a name may be anything.
-            let is_plain =
-                line.device.chars().all(|c| c.is_ascii_alphanumeric() || "._-:".contains(c));
-            let device = if is_plain { line.device.clone() } else { Selector::Id(id).to_string() };
-            format!("cilmark policy {verb} {device} '{}'", rule.text(&self.names))
-        });
+        if has_decided(event) {
+            line.rule = self.rules.words(self.context, &[id], event.rule, &self.names);
+        }
+        if may_be_claimed {
+            line.claimed = self.claimed(id, event);
+        }
+        if is_refused && line.claimed.is_some() {
+            // To let the whole world in is nobody's wish.
+            line.hint = Some(Claim::CURE.to_owned());
+        } else if is_refused {
+            line.hint = self.hints.about(self.context, id, event, &self.names);
+        }
     }
 
-    fn missed(&mut self, event: &cm_event) -> Option<Missed> {
-        let endpoint_id = delivery::missed(&self.context.root, event).ok().flatten()?;
-        Some(Missed { endpoint_id, device: self.device(endpoint_id.get().into()) })
+    fn claimed(&mut self, id: EndpointId, event: &cm_event) -> Option<Claim> {
+        let root = &self.context.root;
+        let config = &self.hints.known(self.context, id)?.endpoint.config;
+        if self.owners.is_none() {
+            self.owners = Owners::open(root);
+        }
+        let source = event.source.to_ip()?;
+        self.owners.as_ref()?.unproven(root, config, source, Identity(event.source_identity))
     }
 
     /// The device of an endpoint, or `id:N` where that is gone.
@@ -274,8 +280,8 @@ fn line(event: &cm_event, device: String) -> Line {
         mark_out: Mark(event.mark_out),
         length: event.length,
         lost: 0,
-        missed_endpoint: None,
-        cure: None,
+        claimed: None,
+        hint: None,
     }
 }
 
@@ -289,15 +295,9 @@ fn text(line: &Line, names: &Names) -> String {
         (None, _) => "pass".to_owned(),
     };
     let rule = line.rule.as_ref().map(|rule| format!(", by {rule}")).unwrap_or_default();
-    let cure = line.cure.as_ref().map(|cure| format!("; to allow it: {cure}")).unwrap_or_default();
-    let missed = line.missed_endpoint.as_ref().map(|missed| {
-        let Missed { endpoint_id, device } = missed;
-        format!(
-            "; endpoint {endpoint_id} ({device}) has the address, and is gone: `cilmark detach \
-             id:{endpoint_id}` leaves it to the stack"
-        )
-    });
-    let missed = missed.unwrap_or_default();
+    let claimed = line.claimed.as_ref().map(|claim| format!("; it {}", claim.text(names)));
+    let hint = line.hint.as_ref().filter(|_| claimed.is_none()).map(|hint| format!("; {hint}"));
+    let said = claimed.or(hint).unwrap_or_default();
     let end = |address: &Option<String>, port: u16, identity: Identity| {
         let address = socket(address.as_deref().unwrap_or("?"), port);
         match identity {
@@ -311,7 +311,7 @@ fn text(line: &Line, names: &Names) -> String {
         (before, after) => format!(", mark {before} -> {after}"),
     };
     format!(
-        "{} {} {}: {fate} {} {} -> {}{mark}, {} bytes{rule}{missed}{cure}",
+        "{} {} {}: {fate} {} {} -> {}{mark}, {} bytes{rule}{said}",
         line.time.strftime("%H:%M:%S%.6f"),
         line.device,
         line.program,

@@ -170,7 +170,7 @@ impl Lines {
 }
 
 /// Where the rules that count are.
-fn slot_in_force(confirmation: Confirmation) -> Slot {
+pub fn slot_in_force(confirmation: Confirmation) -> Slot {
     match confirmation {
         Confirmation::Over(Fallback::Rules) => Slot::Previous,
         _ => Slot::Current,

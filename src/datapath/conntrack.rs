@@ -82,6 +82,16 @@ impl Flow {
     }
 }
 
+/// What an entry says of whom its flow was begun by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Of the first packet.
+    pub direction: Direction,
+    /// What the policy said last. What audit has left of a flow that is denied is nothing once the rules are
+    /// enforced: of what is not TCP, nobody knows who began.
+    pub allowed: bool,
+}
+
 /// A pair of maps, one for each family.
 pub struct Conntrack {
     /// Whose they are; `None` if endpoints share them.
@@ -170,9 +180,9 @@ impl Conntrack {
         Some(gone.saturating_sub(there as u64))
     }
 
-    /// The direction of the first packet of the flow that an event's packet belongs to; `None` if
-    /// there is no entry. `scope` is a container's number, 0 for a NIC.
-    pub fn direction_of(&self, event: &cm_event, scope: u16) -> Result<Option<Direction>> {
+    /// What there is of the flow that an event's packet belongs to; `None` if no entry is alive at `now`,
+    /// in jiffies. `scope` is a container's number, 0 for a NIC.
+    pub fn seen(&self, event: &cm_event, scope: u16, now: u32) -> Result<Option<Seen>> {
         let (Some(source), Some(destination)) = (event.source.to_ip(), event.destination.to_ip())
         else {
             return Ok(None);
@@ -194,7 +204,9 @@ impl Conntrack {
             Some(Key::V6(key)) => self.v6.get(&key)?,
             None => None,
         };
-        Ok(entry.map(|entry| direction(&entry)))
+        let alive = entry.filter(|entry| (entry.expires as u32).wrapping_sub(now) as i32 > 0);
+        let seen = |entry| Seen { direction: direction(&entry), allowed: entry.verdict & 1 == 1 };
+        Ok(alive.map(seen))
     }
 
     /// How full the maps are.

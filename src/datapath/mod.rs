@@ -34,5 +34,6 @@ pub mod policy;
 pub mod registry;
 mod rtnetlink;
 mod skel;
+pub mod sockets;
 pub mod sys;
 mod words;

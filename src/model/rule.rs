@@ -40,6 +40,16 @@ pub enum Direction {
     Egress,
 }
 
+impl Direction {
+    /// That of the answers.
+    pub fn other(self) -> Direction {
+        match self {
+            Direction::Ingress => Direction::Egress,
+            Direction::Egress => Direction::Ingress,
+        }
+    }
+}
+
 /// A rule: whose flows, in which direction, and what becomes of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rule {
@@ -61,6 +71,21 @@ impl Rule {
     pub fn parse(text: &str, names: &Names) -> Result<Rule> {
         parse_words(&text.split_whitespace().collect::<Vec<_>>(), names)
             .with_context(|| format!("rule `{}`", text.trim()))
+    }
+
+    /// Whether it matches all flows that another one does.
+    pub fn covers(&self, other: &Rule) -> bool {
+        self.meet(other) == Some((other.peer, other.l4))
+    }
+
+    /// The peer and L4 of the flows that both match; `None` if there are none.
+    pub fn meet(&self, other: &Rule) -> Option<(Identity, L4)> {
+        let peer = match (self.peer, other.peer) {
+            (Rule::ANY, peer) | (peer, Rule::ANY) => peer,
+            (a, b) => Some(a).filter(|_| a == b)?,
+        };
+        let l4 = self.l4.meet(other.l4)?;
+        (self.direction == other.direction).then_some((peer, l4))
     }
 
     /// Writes the rule as [`Rule::parse`] reads it with the same names.

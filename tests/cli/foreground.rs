@@ -75,7 +75,9 @@ fn monitor_prints_each_drop_with_exactly_these_fields() {
             "source": "10.1.0.99", "destination": "10.1.0.1",
             "protocol": if arp { "arp" } else { "icmp/8" }, "sport": 0, "dport": 0,
             "source_identity": 300, "destination_identity": 0, "mark_in": "0x00000000",
-            "mark_out": "0x00000000", "length": null, "lost": 0,
+            "mark_out": "0x00000000", "length": null, "lost": 0, "claimed": null,
+            "hint": "if 10.1.0.99 is the workload's, attach it again with that behind --ip, beside \
+                     10.1.0.10 fd00:1::10",
         })
     );
 }

@@ -31,7 +31,9 @@ fn what_audit_would_drop_is_shown_with_a_command_that_allows_it() {
     let line = monitor.stdout_line(|line| line.contains("would drop"));
     assert!(line.contains("(Policy denied by denylist, 181) tcp 10.1.0.10:"), "{line}");
     assert!(line.contains(", by deny ingress from peer tcp/80; "), "{line}");
-    assert!(line.ends_with("cilmark policy del red 'deny ingress from peer tcp/80'"), "{line}");
+    let commands = "cilmark policy del red 'deny ingress from peer tcp/80' && \
+                    cilmark policy add red 'allow ingress from peer tcp/80'";
+    assert!(line.ends_with(commands), "{line}");
 }
 
 #[test]

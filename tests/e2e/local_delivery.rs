@@ -88,8 +88,8 @@ fn a_destination_that_vanished_drops_with_140_until_it_is_detached() {
     let line = monitor.stdout_line(|line| line.contains("10.2.0.10"));
     assert!(line.contains("Missed tail call"), "{line}");
     assert!(!line.contains("allow egress"), "no rule has dropped it: {line}");
-    let dead = "endpoint 2 (blue) has the address, and is gone: `cilmark detach id:2`";
-    assert!(line.contains(dead), "{line}");
+    let dead = "10.2.0.10 belongs to endpoint 2 (blue), whose device or program is gone";
+    assert!(line.contains(dead) && line.contains("cilmark detach id:2"), "{line}");
     assert_eq!(world.status("red")["drops"], 1);
     world.cilmark_ok("detach blue");
     is_lost(&red, &blue, "10.2.0.10");

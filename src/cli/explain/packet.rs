@@ -121,7 +121,7 @@ impl Args {
 }
 
 /// Destination and source. What a device receives must be for it, or the host takes no notice.
-fn macs(endpoint: &Endpoint, received: bool) -> Result<Option<[[u8; 6]; 2]>> {
+pub fn macs(endpoint: &Endpoint, received: bool) -> Result<Option<[[u8; 6]; 2]>> {
     if endpoint.config.l3_device != 0 {
         return Ok(None);
     }

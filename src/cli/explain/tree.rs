@@ -4,10 +4,11 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::{monitor, parsed};
+use crate::cli::claim::Owners;
 use crate::cli::decision;
 use crate::datapath::abi::{
-    cm_call, cm_config, cm_ct_seen, cm_direction, cm_ipcache_source, cm_reason, cm_rule_number,
-    cm_step,
+    cm_address, cm_call, cm_config, cm_ct_seen, cm_direction, cm_ipcache_source, cm_reason,
+    cm_rule_number, cm_step,
 };
 use crate::datapath::explain::{Answer, Fate};
 use crate::datapath::pin::Root;
@@ -33,6 +34,9 @@ pub struct Step {
 
 /// Who knows what the numbers in an endpoint's steps stand for.
 pub struct Teller<'a> {
+    root: &'a Root,
+    /// Who has which address.
+    owners: Option<Owners>,
     /// What its program was loaded with.
     pub config: &'a cm_config,
     names: &'a Names,
@@ -43,14 +47,14 @@ pub struct Teller<'a> {
 impl<'a> Teller<'a> {
     /// That of an endpoint, a copy of whose programs ran with a configuration.
     pub fn of(
-        root: &Root,
+        root: &'a Root,
         endpoint: &Endpoint,
         config: &'a cm_config,
         names: &'a Names,
     ) -> Result<Teller<'a>> {
         let maps = PolicyMaps::of(root, endpoint.id, endpoint.map_ids())?;
         let policies = [maps.read(Slot::Current)?, maps.read(Slot::Previous)?];
-        Ok(Teller { config, names, policies })
+        Ok(Teller { root, owners: Owners::open(root), config, names, policies })
     }
 
     /// A rule by its number; `None` if none decided.
@@ -171,7 +175,9 @@ impl Teller<'_> {
             cm_call::CM_CALL_FIB_LOOKUP => ("fib_lookup", format!("{address}: {}", route(a))),
             cm_call::CM_CALL_FRAGMENT_FIND_PORTS => ("fragment_find_ports", fragment(a, b)),
             cm_call::CM_CALL_DECIDE => ("decide", direction(a).to_owned()),
-            cm_call::CM_CALL_RESOLVE_SRCID => ("resolve_srcid", self.sender(&address, a, b)),
+            cm_call::CM_CALL_RESOLVE_SRCID => {
+                ("resolve_srcid", self.sender(step.address, &address, a, b))
+            }
             cm_call::CM_CALL_IPCACHE_LOOKUP => ("ipcache_lookup", self.known(&address, a, b, c)),
             cm_call::CM_CALL_POLICY_LOOKUP => ("policy_lookup", self.asked(a, b, c)),
             cm_call::CM_CALL_CT_CREATE => ("ct_create", created(a).to_owned()),
@@ -247,12 +253,23 @@ impl Teller<'_> {
         format!("an entry: {}", words.join(", "))
     }
 
-    fn sender(&self, address: &str, claimed: u64, identity: u64) -> String {
+    fn sender(&self, source: cm_address, address: &str, claimed: u64, identity: u64) -> String {
         let claim = match claimed {
             0 => "nothing claimed".to_owned(),
             claimed => format!("claimed {}", self.label(claimed)),
         };
-        format!("{address}: {claim}, so {}", self.label(identity))
+        let unproven = source.to_ip().and_then(|source| {
+            self.owners.as_ref()?.unproven(
+                self.root,
+                self.config,
+                source,
+                Identity(identity as u32),
+            )
+        });
+        match unproven {
+            Some(unproven) => format!("{address}: {claim}; {}", unproven.text(self.names)),
+            None => format!("{address}: {claim}, so {}", self.label(identity)),
+        }
     }
 
     fn known(&self, address: &str, identity: u64, from: u64, is_host: u64) -> String {

@@ -156,4 +156,49 @@ impl L4 {
             L4::IcmpType { kind, .. } => Some((kind.into(), kind.into())),
         }
     }
+
+    /// Whether it matches all that another one does.
+    pub fn covers(self, other: L4) -> bool {
+        self.meet(other) == Some(other)
+    }
+
+    /// What both match; `None` if that is nothing.
+    pub fn meet(self, other: L4) -> Option<L4> {
+        let protocol = match (self.protocol(), other.protocol()) {
+            (None, _) => return Some(other),
+            (_, None) => return Some(self),
+            (Some(a), Some(b)) => Some(a).filter(|_| a == b)?,
+        };
+        let range = match (self.range(), other.range()) {
+            (None, range) | (range, None) => range,
+            (Some(a), Some(b)) => Some((a.0.max(b.0), a.1.min(b.1))),
+        };
+        L4::from_parts(Some(protocol), range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_two_match_is_what_each_of_them_matches() {
+        for (a, b, both) in [
+            ("", "tcp/80", Some("tcp/80")),
+            ("tcp", "tcp/80-90", Some("tcp/80-90")),
+            ("tcp/1-80", "tcp/80-90", Some("tcp/80")),
+            ("tcp/1-79", "tcp/80-90", None),
+            ("tcp", "udp", None),
+            ("icmp6", "icmp6/128", Some("icmp6/128")),
+            ("icmp6/129", "icmp6/128", None),
+            ("", "", Some("")),
+            ("proto/47", "proto/47", Some("proto/47")),
+        ] {
+            let l4 = |text: &str| if text.is_empty() { L4::Any } else { text.parse().unwrap() };
+            let both = both.map(l4);
+            assert_eq!(l4(a).meet(l4(b)), both, "{a} {b}");
+            assert_eq!(l4(b).meet(l4(a)), both, "{b} {a}");
+            assert_eq!(l4(a).covers(l4(b)), both == Some(l4(b)), "{a} {b}");
+        }
+    }
 }

@@ -1,0 +1,76 @@
+//! Whose address a packet came under without the proof that it is that workload's.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::datapath::abi::{cm_config, cm_role};
+use crate::datapath::ipcache::Ipcache;
+use crate::datapath::maps::Endpoints;
+use crate::datapath::pin::Root;
+use crate::datapath::registry::Endpoint;
+use crate::model::endpoint::EndpointId;
+use crate::model::identity::{Identity, Names};
+
+/// An attached workload, whose address somebody has sent from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Claim {
+    endpoint_id: EndpointId,
+    device: String,
+    identity: Identity,
+}
+
+/// The tables that know whose an address is, as they are opened first.
+pub struct Owners {
+    endpoints: Endpoints,
+    ipcache: Ipcache,
+}
+
+impl Owners {
+    /// `None` if nobody has made the tables, or they can't be read.
+    pub fn open(root: &Root) -> Option<Owners> {
+        let endpoints = Endpoints::open(root).ok()??;
+        Some(Owners { endpoints, ipcache: Ipcache::open(root).ok()?? })
+    }
+
+    /// The workload that has an address and whose identity a packet from there did not get: `wants_proof()`
+    /// of the datapath. `config` is of the endpoint that has received the packet, `identity` is whom it took
+    /// the sender for. Nothing if the workload has gone since.
+    pub fn unproven(
+        &self,
+        root: &Root,
+        config: &cm_config,
+        source: IpAddr,
+        identity: Identity,
+    ) -> Option<Claim> {
+        if identity != Identity::WORLD || config.by_address != 0 {
+            return None;
+        }
+        let owner = self.endpoints.get(source).ok()??;
+        if u32::from(owner.role) != cm_role::CM_ROLE_CONTAINER.0 || owner.netns != config.netns {
+            return None;
+        }
+        // What the operator has said of the address counts without a proof.
+        let line = self.ipcache.get(&source.into()).ok()??;
+        line.owner.filter(|_| line.identity != identity)?;
+        let endpoint_id = EndpointId::new(owner.endpoint_id)?;
+        let device = Endpoint::read(root, endpoint_id).map(|owner| owner.device);
+        Some(Claim { endpoint_id, device: device.unwrap_or_default(), identity: line.identity })
+    }
+}
+
+impl Claim {
+    /// What to do where the sender is whom it claims to be.
+    pub const CURE: &str = "--by-address believes addresses";
+
+    /// What to tell of it.
+    pub fn text(&self, names: &Names) -> String {
+        format!(
+            "claims the address of endpoint {} ({}, identity {}) without proof, and counts as world; {}",
+            self.endpoint_id,
+            self.device,
+            names.label(self.identity),
+            Claim::CURE
+        )
+    }
+}
