@@ -15,7 +15,7 @@ use ipnet::Ipv6Net;
 use log::{debug, info, warn};
 use losses::losses;
 
-use super::{Context, before, consent, detach, monitor, until_interrupted};
+use super::{Context, before, consent, detach, monitor, policy, until_interrupted};
 use crate::datapath::abi::cm_config;
 use crate::datapath::addresses::Addresses;
 use crate::datapath::attach::{self, HookKind, Place};
@@ -228,6 +228,9 @@ fn attach_locked(
     let had = replaced.iter().chain(&has_come).map(|endpoint| &endpoint.config).chain(&left);
     for lost in had.flat_map(|had| losses(had, &config, &names)) {
         output::note(&format!("{}: {lost}", spec.device.name));
+    }
+    if let Some(replaced) = replaced {
+        policy::tell_of_void_since(context, replaced, &spec.config(), &names)?;
     }
     let programs_before = Endpoint::read(root, spec.id)?.programs_before()?;
     before::lines(&spec.device.name, (place.kind, spec.tc_priority), &programs_before)

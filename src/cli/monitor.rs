@@ -86,13 +86,6 @@ struct LostLine {
     lost: u64,
 }
 
-/// An endpoint whose device or program is gone.
-#[derive(Serialize)]
-struct Missed {
-    endpoint_id: EndpointId,
-    device: String,
-}
-
 #[derive(Serialize)]
 struct Reason {
     code: u32,

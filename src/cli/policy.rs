@@ -5,6 +5,7 @@ mod change;
 use std::collections::HashMap;
 
 use anyhow::{Result, ensure};
+pub use change::tell_of_void_since;
 use clap::Subcommand;
 use serde::Serialize;
 
@@ -66,7 +67,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
     match command {
         Command::Add(Change { device, rules, consent }) => {
             let rules = parse(&rules, &names)?;
-            change::run(context, &device, &consent, |endpoint, policy, kept| {
+            change::run(context, &device, &consent, &names, |endpoint, policy, kept| {
                 for there in policy.add(&rules, kept) {
                     let rule = there.text(&names);
                     output::note(&format!("{}: `{rule}` is there already", endpoint.device));
@@ -76,7 +77,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
         }
         Command::Del(Change { device, rules, consent }) => {
             let rules = parse(&rules, &names)?;
-            change::run(context, &device, &consent, |endpoint, policy, _| {
+            change::run(context, &device, &consent, &names, |endpoint, policy, _| {
                 let missing = policy.remove(&rules);
                 let missing: Vec<String> =
                     missing.iter().map(|rule| format!("`{}`", rule.text(&names))).collect();
@@ -92,7 +93,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             })
         }
         Command::Flush { device, consent } => {
-            change::run(context, &device, &consent, |_, policy, _| {
+            change::run(context, &device, &consent, &names, |_, policy, _| {
                 *policy = Policy::default();
                 Ok(())
             })

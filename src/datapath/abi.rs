@@ -9,8 +9,9 @@ use plain::Plain;
 
 pub use super::skel::types::*;
 use super::sys::Hook;
-use crate::model::endpoint::EndpointId;
-use crate::model::policing::{FailsafePort, Fallback, Mode, VerdictLog};
+use crate::model::endpoint::{EndpointId, Role};
+use crate::model::policing::{Failsafe, FailsafePort, Fallback, Mode, VerdictLog};
+use crate::model::policy::effect::Setting;
 use crate::model::text;
 
 // SAFETY: each is `repr(C)`, made of integers, arrays of integers and transparent newtypes of
@@ -213,6 +214,34 @@ impl cm_config {
         let is_ingress = (hook == Hook::Ingress) == (self.role == cm_role::CM_ROLE_NETDEV);
         let [ingress, egress] = self.modes();
         if is_ingress { ingress } else { egress }
+    }
+
+    /// What stands before the rules; `None` without a role.
+    pub fn setting(&self) -> Option<Setting> {
+        let role = match self.role {
+            cm_role::CM_ROLE_CONTAINER => Role::Container,
+            cm_role::CM_ROLE_NETDEV => Role::Netdev,
+            _ => return None,
+        };
+        let ports = |ports: &[cm_failsafe], count: u32| -> Vec<FailsafePort> {
+            let ports = ports.iter().take(count as usize);
+            let port = |it: &cm_failsafe| FailsafePort {
+                protocol: it.protocol,
+                port: u16::from_be(it.port),
+            };
+            ports.map(port).collect()
+        };
+        Some(Setting {
+            role,
+            modes: self.modes(),
+            failsafe: Failsafe {
+                ingress: ports(&self.failsafe_ingress, self.failsafe_count[0]),
+                egress: ports(&self.failsafe_egress, self.failsafe_count[1]),
+            },
+            refuses_host: role == Role::Netdev && self.accept_local == 0 && self.in_vrf == 0,
+            is_router: self.router != 0,
+            has_addresses: self.ipv4_count + self.ipv6_count > 0,
+        })
     }
 
     /// The endpoint's number; `None` in a configuration that was never written.

@@ -43,6 +43,18 @@ pub fn set_callee(root: &Root, id: EndpointId, program: Option<BorrowedFd<'_>>) 
     result.with_context(|| format!("change endpoint {id} in {POLICY_CALLS}"))
 }
 
+/// Whom a packet was for that met no program (140): the endpoint that has its destination, if there still is
+/// one. The event tells of the sender, who called.
+pub fn missed(root: &Root, event: &cm_event) -> Result<Option<EndpointId>> {
+    if event.reason != cm_reason::CM_DROP_MISSED_TAIL_CALL {
+        return Ok(None);
+    }
+    let address = event.destination.to_ip().context("a tail call for no address")?;
+    let Some(endpoints) = Endpoints::open(root)? else { return Ok(None) };
+    let endpoint = endpoints.get(address)?;
+    Ok(endpoint.and_then(|endpoint| EndpointId::new(endpoint.endpoint_id)))
+}
+
 /// `None` if nothing was ever attached with local delivery.
 fn open(root: &Root) -> Result<Option<MapHandle>> {
     let path = root.map(POLICY_CALLS);

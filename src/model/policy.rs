@@ -10,6 +10,7 @@
 //! [`decide`] says so in so many words; [`compile`](Policy::compile) says the same to the kernel.
 
 mod compile;
+pub mod effect;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;

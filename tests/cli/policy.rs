@@ -162,3 +162,53 @@ fn a_long_list_of_rules_is_shown_in_no_time() {
     let listed = listed.as_array().expect("a list").iter().map(|line| line["rule"].as_str());
     assert!(listed.eq(rules.iter().map(|rule| Some(rule.as_str()))));
 }
+
+#[test]
+fn a_rule_that_never_counts_is_taken_and_told() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    world.cilmark_ok("attach red --role netdev --policy enforce --yes");
+    world.cilmark_ok("attach blue --id 300 --ip 10.2.0.10 --ingress-policy enforce");
+    world.cilmark_ok("identity set 666 bad");
+    for (device, rule, words) in [
+        ("red", "deny ingress from bad tcp/22", "tcp/22 is on the failsafe list"),
+        ("red", "allow egress to any udp/53", "open without a rule"),
+        ("red", "deny ingress from any icmp6/134", "always passes such messages"),
+        ("red", "allow ingress from any icmp6/137", "forbidden at a NIC"),
+        ("red", "allow ingress from host tcp/80", "nobody on a wire is this host"),
+        ("blue", "allow egress to any tcp/80", "the policy of egress is off"),
+        ("blue", "deny ingress from any icmp6/135", "does not stop what a link needs"),
+    ] {
+        let run = world.cilmark(&format!("policy add {device} {rule} --yes"));
+        assert_eq!(run.status, Some(0), "{run:?}");
+        let told = run.stderr.lines().find(|line| line.starts_with("note: "));
+        let told = told.unwrap_or_else(|| panic!("nothing is told of {rule}: {run:?}"));
+        assert!(told.contains(&format!("`{rule}`")) && told.contains(words), "{told}");
+        assert!(rules(&world, device).iter().any(|listed| listed == rule), "{rule} is taken");
+    }
+    // What counts, and what has been told.
+    for rule in ["allow ingress from bad tcp/80", "deny ingress from any tcp/1-100"] {
+        world.cilmark_ok("policy flush red --yes");
+        let run = world.cilmark(&format!("policy add red {rule} --yes"));
+        assert!(!run.stderr.contains("note: "), "{run:?}");
+    }
+    // Nothing is told while the policy is off, but what begins to count then.
+    world.cilmark_ok("attach red --role netdev");
+    let run = world.cilmark("policy add red deny ingress from bad tcp/22");
+    assert!(!run.stderr.contains("never counts"), "{run:?}");
+    let run = world.cilmark("attach red --role netdev --ingress-policy audit");
+    assert!(
+        run.stderr.contains("note: red: `deny ingress from bad tcp/22` never counts"),
+        "{run:?}"
+    );
+    // A deny makes what was there void, and says so once.
+    world.cilmark_ok("policy flush blue");
+    world.cilmark_ok("policy add blue allow ingress from bad tcp/80");
+    let run = world.cilmark("policy add blue deny ingress from bad tcp");
+    let told = "note: blue: `allow ingress from bad tcp/80` never counts: `deny ingress from bad tcp` \
+                comes before it";
+    assert!(run.stderr.contains(told), "{run:?}");
+    let run = world.cilmark("policy add blue allow ingress from bad udp/80");
+    assert!(!run.stderr.contains("note: "), "{run:?}");
+}

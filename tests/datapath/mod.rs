@@ -25,6 +25,7 @@ mod rules;
 mod source;
 mod stamping;
 mod unconfigured;
+mod void_rules;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

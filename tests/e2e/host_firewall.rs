@@ -79,6 +79,41 @@ fn ssh_stays_open_whatever_the_rules_say() {
     }
 }
 
+/// As who bans attackers does: the ban of SSH is void, and is told so.
+#[test]
+fn a_ban_from_a_failsafe_port_counts_once_that_is_off_the_list() {
+    let Some(world) = host("", "allow ingress from any tcp/80") else {
+        return;
+    };
+    world.cilmark_ok("ipcache set 10.1.0.10 666");
+    world.cilmark_ok("ipcache set fd00:1::10 666");
+    let [web, ssh] = [80, 22].map(|port| listen(&world, HOST, port));
+    let hosts = ["10.1.0.1", "fd00:1::1"];
+    for host in hosts {
+        Connection::open(&world, "red", &web, host).works();
+    }
+    let run =
+        world.cilmark("policy add red deny ingress from 666 deny ingress from 666 tcp/22 --yes");
+    assert_eq!(run.status, Some(0), "{run:?}");
+    assert!(
+        run.stderr.contains(
+            "`deny ingress from 666 tcp/22` never counts: tcp/22 is on the failsafe list"
+        )
+    );
+    for host in hosts {
+        cannot_connect(&world, "red", host, 80);
+        Connection::open(&world, "red", &ssh, host).works();
+    }
+    let run = world.cilmark(&format!("{NIC} --failsafe udp/68,udp/546"));
+    assert!(run.status == Some(0) && !run.stderr.contains("never counts"), "{run:?}");
+    for host in hosts {
+        cannot_connect(&world, "red", host, 22);
+    }
+    // Back on the list, it is void again.
+    let run = world.cilmark(NIC);
+    assert!(run.stderr.contains("tcp/22` never counts"), "{run:?}");
+}
+
 #[test]
 fn ssh_needs_no_room_in_conntrack() {
     let Some(world) = host("--ct-entries 64", "allow ingress from any udp") else { return };

@@ -3,6 +3,7 @@
 //! The order is what makes it safe to die at any point: the rules in force are kept and the clock runs
 //! before the new ones count.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -12,12 +13,16 @@ use super::slot_in_force;
 use crate::cli::Context;
 use crate::cli::consent::{self, Consent};
 use crate::cli::targets::{self, Targets};
+use crate::datapath::abi::cm_config;
 use crate::datapath::layout;
 use crate::datapath::policy::{PolicyMaps, Slot};
 use crate::datapath::registry::{Endpoint, shared};
 use crate::datapath::sys;
+use crate::model::identity::Names;
 use crate::model::policing::{Confirmation, Fallback, Mode};
 use crate::model::policy::Policy;
+use crate::model::policy::effect::{Setting, Void, void};
+use crate::model::rule::Rule;
 use crate::output;
 
 /// What is to become of one endpoint's rules.
@@ -27,6 +32,7 @@ struct Plan<'a> {
     confirmation: Confirmation,
     before: Policy,
     after: Policy,
+    names: &'a Names,
 }
 
 /// Changes the rules of endpoints: `edit` gets the endpoint, the rules in force, and rules whose
@@ -35,6 +41,7 @@ pub fn run(
     context: &Context,
     targets: &Targets,
     consent: &Consent,
+    names: &Names,
     edit: impl Fn(&Endpoint, &mut Policy, &Policy) -> Result<()>,
 ) -> Result<()> {
     // Nobody else shall have to wait for the answer.
@@ -51,7 +58,7 @@ pub fn run(
             "{} has begun to enforce its policy meanwhile; nothing has changed",
             endpoint.device
         );
-        plans.push(Plan::new(context, endpoint, &edit)?);
+        plans.push(Plan::new(context, endpoint, names, &edit)?);
     }
     let deadline = consent.deadline();
     for (done, plan) in plans.iter().enumerate() {
@@ -88,10 +95,44 @@ fn ask(endpoints: &[Endpoint], consent: &Consent) -> Result<bool> {
     Ok(!nics.is_empty())
 }
 
+/// Tells of rules that do not do what they say, and did before or were not there.
+fn tell_of_void(device: &str, before: &[(Rule, Void)], after: &[(Rule, Void)], names: &Names) {
+    // Of a thousand, the first ones tell what has happened.
+    const MOST: usize = 20;
+    let before: HashSet<Rule> = before.iter().map(|(rule, _)| *rule).collect();
+    let new: Vec<_> = after.iter().filter(|(rule, _)| !before.contains(rule)).collect();
+    for (rule, why) in new.iter().take(MOST) {
+        output::note(&format!("note: {device}: {}", why.text(rule, names)));
+    }
+    if let Some(more @ 1..) = new.len().checked_sub(MOST) {
+        output::note(&format!("note: {device}: and {more} more rules of these kinds"));
+    }
+}
+
+/// The same after an attachment with another configuration than before, whose modes have been told.
+pub fn tell_of_void_since(
+    context: &Context,
+    before: &Endpoint,
+    after: &cm_config,
+    names: &Names,
+) -> Result<()> {
+    let (Some(old), Some(new)) = (before.config.setting(), after.setting()) else { return Ok(()) };
+    let endpoint = Endpoint::read(&context.root, before.id)?;
+    let policy = targets::policy_of(context, &endpoint)?.read(Slot::Current)?;
+    let not_off = |setting: &Setting| -> Vec<(Rule, Void)> {
+        let voids = void(policy.rules(), setting).into_iter();
+        voids.filter(|(_, why)| !matches!(why, Void::Off(_))).collect()
+    };
+    let [old, new] = [old, new].map(|setting| not_off(&setting));
+    tell_of_void(&endpoint.device, &old, &new, names);
+    Ok(())
+}
+
 impl Plan<'_> {
     fn new<'a>(
         context: &Context,
         endpoint: &'a Endpoint,
+        names: &'a Names,
         edit: impl Fn(&Endpoint, &mut Policy, &Policy) -> Result<()>,
     ) -> Result<Plan<'a>> {
         let maps = targets::policy_of(context, endpoint)?;
@@ -103,7 +144,7 @@ impl Plan<'_> {
         };
         let mut after = before.clone();
         edit(endpoint, &mut after, &kept)?;
-        Ok(Plan { endpoint, maps, confirmation, before, after })
+        Ok(Plan { endpoint, maps, confirmation, before, after, names })
     }
 
     fn apply(&self, deadline: Option<u64>) -> Result<()> {
@@ -157,6 +198,7 @@ impl Plan<'_> {
             now if self.before == self.after => format!("{device}: {}, as before", rules(now)),
             now => format!("{device}: {}, {} before", rules(now), count(&self.before)),
         });
+        self.tell_of_void_rules();
         match (self.endpoint.confirmation()?, confirm) {
             (Confirmation::Pending(_, left), confirm) if self.before != self.after => {
                 consent::remind(device, confirm.unwrap_or(left), self.otherwise());
@@ -175,6 +217,16 @@ impl Plan<'_> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// That all of them are off is told once.
+    fn tell_of_void_rules(&self) {
+        let modes = self.endpoint.config.modes();
+        if let Some(setting) = self.endpoint.config.setting().filter(|_| modes != [Mode::Off; 2]) {
+            let [before, after] =
+                [&self.before, &self.after].map(|policy| void(policy.rules(), &setting));
+            tell_of_void(&self.endpoint.device, &before, &after, self.names);
+        }
     }
 
     fn otherwise(&self) -> &'static str {
