@@ -16,6 +16,7 @@ use share::{Shared, leave_out_policy_maps, share_maps, share_policy_calls, share
 use super::abi::{self, cm_config, cm_confirm, cm_delivery, cm_ipv6, cm_program, cm_role};
 use super::device::{Device, Framing};
 use super::object;
+pub use super::object::Folding;
 use super::pin::Root;
 use super::skel::{CilmarkSkelBuilder, OpenCilmarkSkel};
 use super::sys::{self, Hook};
@@ -284,6 +285,18 @@ pub fn load(
     sizes: &Sizes,
     inherited: &Inherited,
 ) -> Result<Loaded> {
+    load_as(Folding::of_environment()?, root, role, config, sizes, inherited)
+}
+
+/// The same, folded or not.
+pub fn load_as(
+    folding: Folding,
+    root: &Root,
+    role: Role,
+    config: &cm_config,
+    sizes: &Sizes,
+    inherited: &Inherited,
+) -> Result<Loaded> {
     let start = Instant::now();
     let mut storage = MaybeUninit::uninit();
     let mut open = CilmarkSkelBuilder::default().open(&mut storage).context("open the object")?;
@@ -307,7 +320,7 @@ pub fn load(
         }
     };
     let open_time = start.elapsed();
-    let made = object::load(open, config, &programs).inspect_err(|_| shared.take_back());
+    let made = object::load(open, config, &programs, folding).inspect_err(|_| shared.take_back());
     let made = made.with_context(|| {
         format!(
             "load the programs of endpoint {} ({}); it takes root or CAP_NET_ADMIN and CAP_SYS_ADMIN, \

@@ -1,14 +1,15 @@
 //! The programs of the object file, loaded side by side: what loading takes is the verifier's time,
 //! and for root the kernel verifies on as many CPUs as there are programs.
 
+use std::env;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use libbpf_rs::skel::OpenSkel;
 use libbpf_rs::{MapCore, MapHandle};
-use log::debug;
+use log::{debug, info};
 
 use super::abi::{self, cm_config, cm_program};
 use super::fold::{self, Code, Constants};
@@ -43,19 +44,47 @@ pub(super) struct Made {
     pub(super) programs: Vec<OwnedFd>,
 }
 
+/// Whether programs are folded before the kernel sees them. They do the same either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Folding {
+    /// What the endpoint does not use is removed.
+    On,
+    /// The kernel gets all of them, as it does where folding meets an instruction that it does not know.
+    Off,
+}
+
+impl Folding {
+    /// What the environment asks for: `CILMARK_FOLD=off` turns it off.
+    pub fn of_environment() -> Result<Folding> {
+        match env::var_os("CILMARK_FOLD") {
+            None => Ok(Folding::On),
+            Some(value) if value == "on" => Ok(Folding::On),
+            Some(value) if value == "off" => {
+                info!("CILMARK_FOLD=off: the kernel gets the programs as they were compiled");
+                Ok(Folding::Off)
+            }
+            Some(value) => {
+                bail!("CILMARK_FOLD={}: set it to `on` or `off`, or unset it", value.display())
+            }
+        }
+    }
+}
+
 /// What the loading of each program needs of their object.
 struct Common {
     config: cm_config,
+    folding: Folding,
     /// How instructions name its map.
     map: i32,
     btf: Option<OwnedFd>,
 }
 
-/// Makes an object's maps and loads these of its programs, folded over its configuration.
+/// Makes an object's maps and loads these of its programs, if asked for folded over its configuration.
 pub(super) fn load(
     mut open: OpenCilmarkSkel<'_>,
     config: &cm_config,
     programs: &[(&'static str, cm_program)],
+    folding: Folding,
 ) -> Result<Made> {
     let names: Vec<_> = programs.iter().map(|(name, _)| *name).collect();
     select(&mut open, &names);
@@ -63,13 +92,13 @@ pub(super) fn load(
     let object = open.open_object();
     let map = sys::map_number(&open.maps.rodata).context("its .rodata was not made")?;
     let btf = sys::object_btf(object).map(|btf| btf.try_clone_to_owned()).transpose()?;
-    let common = Arc::new(Common { config: *config, map, btf });
+    let common = Arc::new(Common { config: *config, folding, map, btf });
     let work = |(name, program): &(&'static str, cm_program)| {
         let found = object.progs().find(|program| program.name() == *name);
         let found = found.with_context(|| format!("the object has no program {name}"))?;
         let (code, common) = (sys::program_code(&found), Arc::clone(&common));
         let (name, program) = (*name, *program);
-        Ok(move || load_folded(name, program, &code, &common))
+        Ok(move || load_program(name, program, &code, &common))
     };
     let programs = side_by_side(programs.iter().map(work).collect::<Result<_>>()?)?;
     let is_held =
@@ -107,13 +136,12 @@ fn side_by_side<D: Send + 'static>(
     done.into_iter().map(|done| done.expect("no panic in a loader")).chain(last).collect()
 }
 
-fn load_folded(name: &str, program: cm_program, code: &Code, common: &Common) -> Result<OwnedFd> {
-    let config = cm_config { program: program.0 as u8, ..common.config };
-    let folded = fold::fold(code, &Constants { map: common.map, bytes: abi::bytes_of(&config) });
-    let folded = folded.as_ref().unwrap_or_else(|| {
-        debug!("{name} has instructions that are not known here; the kernel gets all of it");
-        code
-    });
+fn load_program(name: &str, program: cm_program, code: &Code, common: &Common) -> Result<OwnedFd> {
+    let folded = match common.folding {
+        Folding::On => folded(name, program, code, common),
+        Folding::Off => None,
+    };
+    let folded = folded.as_ref().unwrap_or(code);
     debug!(
         "{name}: {} of {} instructions, {} functions, {} lines",
         folded.instructions.len(),
@@ -124,6 +152,15 @@ fn load_folded(name: &str, program: cm_program, code: &Code, common: &Common) ->
     let c_name = CString::new(name).context("a name with a zero")?;
     let btf = common.btf.as_ref().map(AsFd::as_fd);
     sys::load_program(&c_name, folded, btf).with_context(|| format!("load {name}"))
+}
+
+fn folded(name: &str, program: cm_program, code: &Code, common: &Common) -> Option<Code> {
+    let config = cm_config { program: program.0 as u8, ..common.config };
+    let folded = fold::fold(code, &Constants { map: common.map, bytes: abi::bytes_of(&config) });
+    if folded.is_none() {
+        debug!("{name} has instructions that are not known here; the kernel gets all of it");
+    }
+    folded
 }
 
 /// Chooses the programs that preparing the object prepares.

@@ -10,6 +10,7 @@ mod detach;
 mod device;
 mod enforcement;
 mod explain;
+mod folding;
 mod foreground;
 mod help;
 mod hooks;

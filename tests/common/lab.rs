@@ -8,7 +8,7 @@ use cilmark::datapath::abi::{self, cm_config, cm_ct_entry, cm_direction, cm_endp
 use cilmark::datapath::addresses::Addresses;
 use cilmark::datapath::device::{self, Framing};
 use cilmark::datapath::ipcache::Ipcache;
-use cilmark::datapath::load::{self, Features, Inherited, Policing, Sizes, Spec};
+use cilmark::datapath::load::{self, Features, Folding, Inherited, Policing, Sizes, Spec};
 use cilmark::datapath::maps::{self, Endpoints};
 use cilmark::datapath::policy::PolicyMaps;
 use cilmark::datapath::{delivery, netns};
@@ -70,7 +70,14 @@ impl Lab {
             features: Features::default(),
             policy: Policing::default(),
         };
-        Setup { lab: self, spec, tune: Box::new(|_| {}), sizes: Sizes::default(), traced: true }
+        Setup {
+            lab: self,
+            spec,
+            tune: Box::new(|_| {}),
+            sizes: Sizes::default(),
+            traced: true,
+            folding: Folding::On,
+        }
     }
 
     /// Makes it a host that forwards: everything that is not its own goes on by a dummy neighbour's route.
@@ -195,6 +202,13 @@ impl Lab {
         }
     }
 
+    /// What a shared map holds, a line for each entry.
+    pub fn dump(&self, name: &str, show: impl Fn(&[u8]) -> String) -> Vec<String> {
+        let map = self.pinned(name);
+        let value = |key: &Vec<u8>| map.lookup(key, MapFlags::ANY).expect("look up").expect(name);
+        map.keys().map(|key| format!("{name} {key:02x?} {}", show(&value(&key)))).collect()
+    }
+
     /// How many first fragments' ports are kept.
     pub fn fragments(&self) -> usize {
         ["cm_frag4", "cm_frag6"].map(|name| self.pinned(name).keys().count()).iter().sum()
@@ -244,6 +258,7 @@ pub struct Setup<'lab> {
     tune: Box<dyn Fn(&mut cm_config)>,
     sizes: Sizes,
     traced: bool,
+    folding: Folding,
 }
 
 impl<'lab> Setup<'lab> {
@@ -319,6 +334,12 @@ impl<'lab> Setup<'lab> {
         self
     }
 
+    /// Leaves its programs as they were compiled.
+    pub fn unfolded(mut self) -> Self {
+        self.folding = Folding::Off;
+        self
+    }
+
     /// Loads its two programs.
     pub fn load(self) -> Endpoint<'lab> {
         let mut config = self.spec.config();
@@ -326,7 +347,8 @@ impl<'lab> Setup<'lab> {
         config.given_addresses = 1;
         (self.tune)(&mut config);
         let root = self.lab.world.root();
-        let loaded = load::load(&root, self.spec.role, &config, &self.sizes, &Inherited::default());
+        let (role, inherited) = (self.spec.role, Inherited::default());
+        let loaded = load::load_as(self.folding, &root, role, &config, &self.sizes, &inherited);
         let loaded = loaded.unwrap_or_else(|error| panic!("{error:#}"));
         let endpoint = Endpoint {
             lab: self.lab,

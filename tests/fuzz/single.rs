@@ -2,6 +2,7 @@
 //! random, and rules and ipcache change between the frames.
 
 mod fixture;
+mod folding;
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -14,7 +15,7 @@ use super::model::{Arrival, Judgement, Must, Program, UNREADABLE, delivery, wire
 use super::session::Session;
 use crate::common::Lab;
 use crate::common::program::Verdict;
-use fixture::{Fixture, Subject};
+use fixture::{Fixture, Making, Subject};
 
 /// Frames between two configurations, and between two states of conntrack.
 const FRAMES: u64 = 6000;
@@ -132,6 +133,52 @@ fn objection(
     }
 }
 
+/// A frame, and which program it is for.
+struct Shot {
+    which: usize,
+    program: Program,
+    frame: Vec<u8>,
+    mark: u32,
+    ingress_ifindex: u32,
+    is_gso: bool,
+}
+
+impl Shot {
+    /// The next one; `None` if it is none that a test run takes.
+    fn next(fixture: &Fixture<'_>, generator: &mut Generator, number: u64) -> Option<Shot> {
+        let which = generator.random.below(fixture.subjects.len());
+        let subject = &fixture.subjects[which];
+        let sent = generator.random.once_in(2);
+        let program = match (subject.model.is_container, sent) {
+            (true, true) => Program::FromContainer,
+            (true, false) => Program::ToContainer,
+            (false, true) => Program::ToNetdev,
+            (false, false) => Program::FromNetdev,
+        };
+        let frame = generator.frame(&subject.scene, sent, number);
+        if !is_acceptable(&frame) {
+            return None;
+        }
+        let random = &mut generator.random;
+        let mark = policy::mark(random);
+        let mut ingress_ifindex = random.pick(&subject.ingress_ifindexes);
+        if matches!(program, Program::FromContainer | Program::FromNetdev) {
+            ingress_ifindex = subject.model.ifindex;
+        }
+        Some(Shot { which, program, frame, mark, ingress_ifindex, is_gso: random.once_in(40) })
+    }
+
+    fn arrival(&self) -> Arrival<'_> {
+        Arrival {
+            frame: &self.frame,
+            mark: self.mark,
+            ingress_ifindex: self.ingress_ifindex,
+            is_gso: self.is_gso,
+            is_delivered: false,
+        }
+    }
+}
+
 /// One frame; whether model and program still agree.
 fn check(
     session: &mut Session,
@@ -140,30 +187,8 @@ fn check(
     history: &mut History,
     number: u64,
 ) -> bool {
-    let which = generator.random.below(fixture.subjects.len());
-    let subject = &fixture.subjects[which];
-    let sent = generator.random.once_in(2);
-    let program = match (subject.model.is_container, sent) {
-        (true, true) => Program::FromContainer,
-        (true, false) => Program::ToContainer,
-        (false, true) => Program::ToNetdev,
-        (false, false) => Program::FromNetdev,
-    };
-    let frame = generator.frame(&subject.scene, sent, number);
-    if !is_acceptable(&frame) {
-        return true;
-    }
-    let random = &mut generator.random;
-    let mut arrival = Arrival {
-        frame: &frame,
-        mark: policy::mark(random),
-        ingress_ifindex: random.pick(&subject.ingress_ifindexes),
-        is_gso: random.once_in(40),
-        is_delivered: false,
-    };
-    if matches!(program, Program::FromContainer | Program::FromNetdev) {
-        arrival.ingress_ifindex = subject.model.ifindex;
-    }
+    let Some(shot) = Shot::next(fixture, generator, number) else { return true };
+    let (which, program, frame, arrival) = (shot.which, shot.program, &shot.frame, shot.arrival());
     if program == Program::FromContainer {
         fixture.macs.insert(frame[6..12].try_into().expect("six bytes"));
     }
@@ -178,7 +203,7 @@ fn check(
         objection(fixture, (subject, program), (&arrival, &judgement, delivered.as_ref()), &run);
     if let Some(wrong) = &wrong {
         session.found(format!("{program:?} {wrong}"), || {
-            let seen = wire::read(&frame, subject.model.has_ethernet, arrival.is_gso);
+            let seen = wire::read(frame, subject.model.has_ethernet, arrival.is_gso);
             let before = match &seen {
                 wire::Frame::Ip(ip) => history.between([ip.source, ip.destination]),
                 _ => String::new(),
@@ -192,7 +217,7 @@ fn check(
                 run.mark,
                 arrival.ingress_ifindex,
                 arrival.is_gso,
-                hex(&frame),
+                hex(frame),
                 subject.describe(),
                 fixture.describe(),
             )
@@ -226,7 +251,8 @@ fn fuzz(name: &'static str, frames: u64, of_containers: bool) {
     let mut session = Session::new(name, frames);
     while let Some(seed) = session.next_round() {
         let mut generator = Generator::new(seed, WILD);
-        let mut fixture = Fixture::new(&lab, &mut generator.random, of_containers);
+        let mut fixture =
+            Fixture::new(&lab, &mut generator.random, of_containers, Making::Modelled);
         let mut history = History::default();
         let mut is_agreed = true;
         for number in 0..FRAMES {

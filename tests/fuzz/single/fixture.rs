@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use cilmark::datapath::abi::cm_role;
+use cilmark::datapath::abi::{cm_config, cm_role};
 use cilmark::datapath::addresses::Addresses;
-use cilmark::datapath::load::Policing;
+use cilmark::datapath::load::{Folding, Policing};
 use cilmark::model::endpoint::EndpointId;
 use cilmark::model::identity::Identity;
 use cilmark::model::policing::{Failsafe, FailsafePort, Mode as Policed};
@@ -75,6 +75,15 @@ const PREFIXES: [&str; 12] = [
 const PORTS: [u16; 9] = [0, 22, 53, 67, 68, 80, 443, 546, 547];
 const PROTOCOLS: [u8; 12] = [6, 6, 6, 17, 17, 17, 1, 1, 58, 58, 132, 47];
 
+/// How endpoints are made.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Making {
+    /// As the model knows them.
+    Modelled,
+    /// With whatever configuration there is, folded or not.
+    Compared(Folding),
+}
+
 /// An endpoint under test.
 pub struct Subject<'lab> {
     pub loaded: program::Endpoint<'lab>,
@@ -124,7 +133,12 @@ pub fn network(lab: &Lab) {
 
 impl<'lab> Fixture<'lab> {
     /// Loads two containers, or two NICs, of a random configuration.
-    pub fn new(lab: &'lab Lab, random: &mut Random, of_containers: bool) -> Fixture<'lab> {
+    pub fn new(
+        lab: &'lab Lab,
+        random: &mut Random,
+        of_containers: bool,
+        making: Making,
+    ) -> Fixture<'lab> {
         let forwards = !random.once_in(6);
         let value = u8::from(forwards);
         lab.world.sh(&format!(
@@ -145,7 +159,7 @@ impl<'lab> Fixture<'lab> {
         };
         for which in 0..2 {
             let model = random_endpoint(random, which, of_containers);
-            let subject = load(lab, random, model, which);
+            let subject = load(lab, random, model, which, making);
             fixture.subjects.push(subject);
         }
         fixture.register();
@@ -325,11 +339,25 @@ fn random_endpoint(random: &mut Random, which: usize, is_container: bool) -> End
     }
 }
 
+/// What the model does not know, or takes for granted.
+fn configure_more(config: &mut cm_config, random: &mut Random) {
+    let mut on = |value: &mut u8| *value = u8::from(random.once_in(4));
+    on(&mut config.accept_local);
+    on(&mut config.in_vrf);
+    config.policy_verdict_log = random.below(4) as u32;
+    if config.role == cm_role::CM_ROLE_NETDEV {
+        config.local_delivery = random.once_in(2).into();
+    }
+    // None is lost, however many there are in a second.
+    config.events_per_second = u32::MAX;
+}
+
 fn load<'lab>(
     lab: &'lab Lab,
     random: &mut Random,
     mut model: Endpoint,
     which: usize,
+    making: Making,
 ) -> Subject<'lab> {
     let policed = |mode| match mode {
         Mode::Off => Policed::Off,
@@ -374,11 +402,18 @@ fn load<'lab>(
         setup = setup.without_ethernet();
     }
     let (bridge, workload_mac) = (model.bridge, model.workload_mac);
+    let seed = (making != Making::Modelled).then(|| random.number());
     setup = setup.tune(move |config| {
         config.bridge_port = bridge.is_some().into();
         config.bridge_mac = bridge.unwrap_or_default();
         config.source_mac = workload_mac.unwrap_or_default();
+        if let Some(seed) = seed {
+            configure_more(config, &mut Random(seed));
+        }
     });
+    if making == Making::Compared(Folding::Off) {
+        setup = setup.unfolded();
+    }
     if random.once_in(2) {
         setup = setup.untraced();
     }

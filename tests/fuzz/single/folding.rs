@@ -1,0 +1,170 @@
+//! The same frames through the same programs, folded and as they were compiled: each in a world of its own,
+//! where all is made by the same numbers. What becomes of a frame, and what it leaves behind, is the same.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use cilmark::datapath::abi::{self, cm_counters, cm_ct_entry, cm_event, cm_metrics};
+use cilmark::datapath::load::Folding;
+use cilmark::datapath::{maps, sys};
+
+use super::*;
+
+/// Frames of one configuration.
+const FRAMES: u64 = 1000;
+/// Between two looks at what they have left; then conntrack is empty again.
+const FRAMES_OF_STATE: u64 = 250;
+
+/// What can be seen of a frame's way.
+#[derive(PartialEq, Debug)]
+struct Seen {
+    /// How it came.
+    shot: String,
+    verdict: Verdict,
+    mark: u32,
+    bytes: String,
+    events: Vec<String>,
+    /// Now and then: what all frames so far have left in the maps.
+    left: Option<Vec<String>>,
+}
+
+/// What one world did in a round.
+struct Round {
+    configuration: String,
+    frames: Vec<Seen>,
+}
+
+fn go(lab: &Lab, seed: u64, of_containers: bool, folding: Folding) -> Round {
+    let mut generator = Generator::new(seed, WILD);
+    let making = Making::Compared(folding);
+    let mut fixture = Fixture::new(lab, &mut generator.random, of_containers, making);
+    lab.events();
+    let mut frames = Vec::new();
+    for number in 0..FRAMES {
+        if number % FRAMES_OF_STATE == 0 {
+            fixture.forget();
+            fixture.change_all(&mut generator.random);
+        } else if generator.random.once_in(100) {
+            fixture.change(&mut generator.random);
+        }
+        let is_last = (number + 1) % FRAMES_OF_STATE == 0;
+        let Some(shot) = Shot::next(&fixture, &mut generator, number) else { continue };
+        let run = run(&fixture.subjects[shot.which], shot.program, &shot.arrival());
+        frames.push(Seen {
+            shot: describe(&shot),
+            verdict: run.verdict,
+            mark: run.mark,
+            bytes: hex(&run.bytes),
+            events: lab.events().into_iter().map(told).collect(),
+            left: is_last.then(|| left(lab, &fixture)),
+        });
+    }
+    Round { configuration: fixture.describe(), frames }
+}
+
+fn describe(shot: &Shot) -> String {
+    let Shot { which, program, frame, mark, ingress_ifindex, is_gso } = shot;
+    format!(
+        "{program:?} of subject {which}, mark {mark:#x} ingress_ifindex {ingress_ifindex} gso \
+         {is_gso} {}",
+        hex(frame)
+    )
+}
+
+fn told(event: cm_event) -> String {
+    format!("{:?}", cm_event { time_ns: 0, ..event })
+}
+
+/// All maps that frames write.
+fn left(lab: &Lab, fixture: &Fixture<'_>) -> Vec<String> {
+    let now = sys::jiffies64().expect("jiffies");
+    let flow = |bytes: &[u8]| {
+        let flow: cm_ct_entry = abi::from_bytes(bytes).expect("a flow");
+        format!("{:?}", cm_ct_entry { expires: lifetime(flow.expires, now), ..flow })
+    };
+    let mut lines = Vec::new();
+    if lab.world.root().map("cm_ct4").exists() {
+        lines.extend(lab.dump("cm_ct4", flow));
+        lines.extend(lab.dump("cm_ct6", flow));
+        lines.extend(lab.dump("cm_frag4", hex));
+        lines.extend(lab.dump("cm_frag6", hex));
+    }
+    lines.sort();
+    for subject in &fixture.subjects {
+        let counters = subject.loaded.counters();
+        lines.push(format!("{:?}", cm_counters { window: 0, window_events: 0, ..counters }));
+    }
+    for line in maps::metrics(&lab.world.root()).expect("read the metrics") {
+        let cm_metrics { packets, bytes } = line.sum;
+        lines.push(format!("{} {} {packets} packets {bytes} bytes", line.direction, line.reason));
+    }
+    lines
+}
+
+/// Which lifetime a flow has got, in seconds: it was a moment ago.
+fn lifetime(expires: u64, now: u64) -> u64 {
+    let second = u64::from(sys::jiffies_per_second());
+    let of = |seconds: &&u64| expires <= now + **seconds * second;
+    [0, 10, 25, 60, 21600].iter().find(of).copied().unwrap_or(u64::MAX)
+}
+
+/// A world of its own, which goes a round for each seed.
+fn world(seeds: &Receiver<u64>, rounds: &SyncSender<Round>, of_containers: bool, folding: Folding) {
+    let Some(lab) = Lab::new() else { return };
+    fixture::network(&lab);
+    for seed in seeds {
+        // Nobody is there any more if the other world has failed.
+        if rounds.send(go(&lab, seed, of_containers, folding)).is_err() {
+            return;
+        }
+    }
+}
+
+fn compare(session: &mut Session, [folded, unfolded]: [Round; 2]) {
+    assert_eq!(folded.frames.len(), unfolded.frames.len());
+    for (folded_seen, seen) in folded.frames.iter().zip(&unfolded.frames) {
+        let program = seen.shot.split(' ').next().expect("a program");
+        session.count(&format!("{program} {:?}", seen.verdict));
+        if folded_seen != seen {
+            session.found(format!("{program} does another thing where it is folded"), || {
+                format!(
+                    "  folded:   {folded_seen:#?}\n  unfolded: {seen:#?}\n  {}",
+                    unfolded.configuration
+                )
+            });
+            return;
+        }
+    }
+}
+
+fn fold_or_not(name: &'static str, frames: u64, of_containers: bool) {
+    let mut session = Session::new(name, frames);
+    thread::scope(|scope| {
+        let worlds = [Folding::On, Folding::Off].map(|folding| {
+            let (seeds, seeds_there) = sync_channel(1);
+            let (rounds_there, rounds) = sync_channel(1);
+            scope.spawn(move || world(&seeds_there, &rounds_there, of_containers, folding));
+            (seeds, rounds)
+        });
+        while let Some(seed) = session.next_round() {
+            // Of whom is not root nobody answers.
+            if worlds.iter().any(|(seeds, _)| seeds.send(seed).is_err()) {
+                return;
+            }
+            let [folded, unfolded] = worlds.each_ref().map(|(_, rounds)| rounds.recv());
+            let (Ok(folded), Ok(unfolded)) = (folded, unfolded) else { return };
+            compare(&mut session, [folded, unfolded]);
+        }
+    });
+    session.end();
+}
+
+#[test]
+fn a_workloads_programs_do_the_same_folded_or_not() {
+    fold_or_not("a workload's programs, folded or not", 8_000, true);
+}
+
+#[test]
+fn a_nics_programs_do_the_same_folded_or_not() {
+    fold_or_not("a NIC's programs, folded or not", 8_000, false);
+}
