@@ -276,6 +276,11 @@ impl cm_config {
     }
 }
 
+/// A MAC as the datapath keeps that of a workload: `workload_mac`.
+pub fn mac_word([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
+}
+
 /// The bytes of a text in a zero-terminated field of fixed size, cut to fit.
 pub fn chars_of<const N: usize>(text: &str) -> [c_char; N] {
     let mut chars = [0; N];

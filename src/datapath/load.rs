@@ -304,7 +304,8 @@ pub fn load_as(
     rodata.config = *config;
     let bss = open.maps.bss_data.as_deref_mut().context("the object has no .bss")?;
     bss.confirm = inherited.confirm;
-    bss.workload_mac = inherited.workload_mac;
+    // The only one that it may send from; else what it has sent from last.
+    bss.workload_mac = config.workload_mac().map_or(inherited.workload_mac, abi::mac_word);
     let shared = Shared::of(root, config.explain == 0);
     share_maps(&mut open, &shared, sizes)?;
     share_policy_calls(&mut open, &shared, config)?;

@@ -9,7 +9,7 @@ use super::{red_and_blue, talk_both_ways};
 use crate::common::World;
 use crate::common::machine::{by_each_hook, hooks};
 use crate::common::process::PATIENCE;
-use crate::common::talk::{arrives, is_lost, ping, tcp, udp};
+use crate::common::talk::{Connection, arrives, is_lost, listen, ping, tcp, udp};
 use crate::common::world::wait_for;
 
 /// Without forwarding nothing passes the host but by local delivery.
@@ -235,5 +235,29 @@ fn workloads_on_one_bridge_are_delivered_to_as_well() {
     for device in ["red", "blue"] {
         let drops = &world.status(device)["drops"];
         assert_eq!(drops, 0, "{device}: {}", world.cilmark_ok("metrics"));
+    }
+}
+
+/// What a container engine does to whatever leaves the network of `red`: `blue` sees the router.
+fn masquerade_red(world: &World) {
+    world.sh("nft -f - <<'END'
+         table inet engine {
+             chain postrouting {
+                 type nat hook postrouting priority srcnat;
+                 ip saddr 10.1.0.0/24 masquerade
+                 ip6 saddr fd00:1::/64 masquerade
+             }
+         }
+END");
+}
+
+#[test]
+fn the_first_connection_to_a_workload_that_has_sent_nothing_stays_on_its_path() {
+    let Some(world) = red_and_blue("--local-delivery") else { return };
+    masquerade_red(&world);
+    for address in ["10.2.0.10", "fd00:2::10"] {
+        let listener = listen(&world, "blue", 80);
+        let connection = Connection::open(&world, "red", &listener, address);
+        connection.works();
     }
 }

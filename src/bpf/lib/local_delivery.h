@@ -35,8 +35,8 @@ enum {
 };
 
 /*
- * The workload's MAC in the first six bytes, 0 while it is not known. In one word, so that whoever
- * reads it gets no half of another.
+ * The workload's MAC in the first six bytes: config.source_mac from the beginning, else 0 until the workload
+ * has sent something. In one word, so that whoever reads it gets no half of another.
  */
 volatile __u64 workload_mac;
 
