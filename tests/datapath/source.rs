@@ -6,6 +6,7 @@ use super::*;
 use crate::common::Lab;
 use crate::common::packet::{Frame, SENDER_MAC};
 use crate::common::program::Endpoint;
+use crate::common::world::wait_for;
 
 const ANY4: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 const ANY6: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
@@ -34,6 +35,26 @@ fn a_workload_may_not_send_from_foreign_addresses() {
         ] {
             workload.from_container(frame).is_dropped(132).comes_from(ID);
         }
+    }
+}
+
+/// What is for another MAC the host does not route, so that nobody asks whether its source is the host's.
+#[test]
+fn a_frame_to_another_mac_vouches_for_none_to_the_hosts() {
+    let Some(lab) = Lab::new() else { return };
+    lab.world.sh("sysctl -qw net.ipv6.conf.all.forwarding=1
+         ip link add wan type veth peer name wan-peer
+         ip link set wan up; ip link set wan-peer up
+         ip -6 addr add fd00:7::1/64 dev wan nodad
+         ip -6 route add default via fd00:7::2 dev wan");
+    wait_for("the address", || lab.world.sh("ip -6 route show table local").contains("fd00:7::1"));
+    let workload = lab.container(ID).load();
+    let frame = Frame::ip("fd00:7::1".parse::<IpAddr>().unwrap(), PEER6).udp(1, 2);
+    let mut to_another = frame.bytes();
+    to_another[5] = 0xcc;
+    for _ in 0..20 {
+        workload.from_container(to_another.clone()).passes();
+        workload.from_container(frame.clone()).is_dropped(132);
     }
 }
 

@@ -132,6 +132,9 @@ __noinline int check_unknown_source(struct __sk_buff *skb, struct packet *pkt)
 
 	if (!pkt || has_addresses() || config.role != CM_ROLE_CONTAINER)
 		return 0;
+	/* Nor remembered: of a packet between the same addresses that is for this host it tells nothing. */
+	if (is_for_another(skb))
+		return 0;
 	moment = forwarded_moment(0, bpf_jiffies64());
 	if (is_known_forwarded(skb, pkt, moment))
 		return 0;
