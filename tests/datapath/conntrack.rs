@@ -330,6 +330,41 @@ fn a_flow_lives_by_what_was_seen_of_it() {
 }
 
 #[test]
+fn each_packet_of_an_established_flow_pushes_its_end_back() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &[WEB, "allow egress to any udp"]);
+    let hertz = u64::from(sys::jiffies_per_second());
+    for (own, peer) in OWN_TO_PEER {
+        lab.flush_conntrack();
+        workload.from_container(sent(own, peer, "S")).passes();
+        workload.to_container(answer(own, peer, "SA")).passes();
+        workload.from_container(sent(own, peer, "A")).passes();
+        workload.from_container(Frame::ip(own, peer).udp(9, 9)).passes();
+        let segment = |is_answer: bool| match is_answer {
+            true => answer(own, peer, "A"),
+            false => sent(own, peer, "A").into(),
+        };
+        let datagram = |is_answer: bool| match is_answer {
+            true => Frame::ip(peer, own).udp(9, 9).forwarded(),
+            false => Frame::ip(own, peer).udp(9, 9).into(),
+        };
+        for is_answer in [false, true] {
+            let before: Vec<u64> = lab.flows().iter().map(|flow| flow.expires).collect();
+            lab.change_flows(|flow| flow.expires -= 20 * hertz);
+            for packet in [segment(is_answer), datagram(is_answer)] {
+                match is_answer {
+                    true => workload.to_container(packet).passes(),
+                    false => workload.from_container(packet).passes(),
+                };
+            }
+            let after: Vec<u64> = lab.flows().iter().map(|flow| flow.expires).collect();
+            assert!(before.iter().zip(&after).all(|(before, after)| before <= after));
+        }
+    }
+}
+
+#[test]
 fn a_connection_from_the_other_side_is_a_new_flow() {
     let Some(lab) = Lab::new() else { return };
     let workload = lab.container(ID).policy(enforcing()).load();

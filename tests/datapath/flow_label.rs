@@ -91,6 +91,19 @@ fn a_label_of_nobody_or_of_the_host_leaves_it_to_the_ipcache() {
 }
 
 #[test]
+fn a_label_of_the_nics_own_identity_leaves_it_to_the_ipcache() {
+    let Some(lab) = Lab::new() else { return };
+    let prefix = "fd00:2::/32".parse().expect("a prefix");
+    let features =
+        Features { trust_flow_label: Some(prefix), stamp_remote: true, ..Features::default() };
+    let reader = lab.netdev(WIDE_ID).features(features).load();
+    reader.from_netdev(from_peer(ID)).passes_with_mark(ID_MARK);
+    reader.from_netdev(from_peer(WIDE_ID)).passes_with_mark(0x0002_0f00).comes_from(2);
+    lab.ipcache("fd00:2::/32", 300);
+    reader.from_netdev(from_peer(WIDE_ID)).passes_with_mark(0x012c_0f00).comes_from(300);
+}
+
+#[test]
 fn the_label_of_a_stranger_means_nothing() {
     let Some(lab) = Lab::new() else { return };
     lab.ipcache("::/0", 300);

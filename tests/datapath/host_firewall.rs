@@ -9,6 +9,12 @@ use crate::common::packet::Frame;
 use crate::common::program::{Endpoint, Packet, Verdict};
 use crate::common::world::wait_for;
 
+/// The kernel takes an IPv6 address for its own a moment after it was added.
+fn answers_on(lab: &Lab, address: &str) {
+    let address = address.split('/').next().unwrap();
+    wait_for("the address", || lab.world.sh("ip -6 route show table local").contains(address));
+}
+
 fn nic(lab: &Lab) -> Endpoint<'_> {
     lab.netdev(1).address(OWN4).address(OWN6).policy(enforcing()).load()
 }
@@ -25,14 +31,12 @@ fn every_address_that_the_host_answers_on_is_covered() {
     lab.world
         .sh("ip addr add 192.168.7.9/32 dev wan && ip -6 addr add fd00:7::9/128 dev wan nodad && \
          ip -6 addr add fe80::77/64 dev wan nodad");
+    answers_on(&lab, "fd00:7::9");
+    answers_on(&lab, "fe80::77");
     // Listed; secondary and another interface's; subnet broadcast; everybody's.
     for own in ["10.1.0.10", "192.168.7.9", "192.168.7.255", "255.255.255.255", "224.0.0.251"] {
         nic.from_netdev(to_host(PEER4.into(), own.parse().unwrap())).is_dropped(POLICY);
     }
-    wait_for("the kernel to know its addresses", || {
-        let local = lab.world.sh("ip -6 route show table local");
-        ["fd00:7::9", "fe80::77"].iter().all(|own| local.contains(own))
-    });
     for own in ["fd00:1::10", "fd00:7::9", "fe80::77", "ff02::fb"] {
         nic.from_netdev(to_host(PEER6.into(), own.parse().unwrap())).is_dropped(POLICY);
     }
@@ -89,6 +93,9 @@ fn what_is_forwarded_is_the_hosts_a_jiffy_after_the_host_has_taken_its_address()
         }
         assert!(lab.flows().is_empty());
         lab.world.sh(&format!("ip addr add {add} dev wan"));
+        if peer.is_ipv6() {
+            answers_on(&lab, add);
+        }
         a_jiffy_later();
         nic.from_netdev(received()).is_dropped(POLICY);
         // Masqueraded from now on.

@@ -1,8 +1,11 @@
 //! A host whose NIC enforces its policy: `red` is the NIC, and the namespace behind it is the world.
 
+use std::net::Ipv4Addr;
+
 use serde_json::Value;
 
 use crate::common::World;
+use crate::common::packet::Frame;
 use crate::common::talk::{
     Connection, HOST, any, cannot_connect, is_lost, is_refused, is_unanswered, listen, ping, udp,
 };
@@ -179,4 +182,45 @@ fn each_address_of_the_host_is_covered() {
     for address in addresses {
         ping(&world, "red", address);
     }
+}
+
+/// What a NIC's programs have found out about forwarded packets, as text.
+fn known_forwarded(world: &World) -> String {
+    let id = world.program_id("/sys/fs/bpf/cilmark/endpoints/1/ingress");
+    let program = world.sh(&format!("bpftool -j prog show id {id}"));
+    let program: Value = serde_json::from_str(&program).expect("JSON of bpftool");
+    let maps = program["map_ids"].as_array().expect("its maps").iter().map(|id| {
+        let map = world.sh(&format!("bpftool -j map show id {id}"));
+        (id.clone(), map)
+    });
+    let (id, _) = maps.into_iter().find(|(_, map)| map.contains("cm_forwarded")).expect("the map");
+    world.sh(&format!("bpftool map dump id {id}"))
+}
+
+#[test]
+fn a_tagged_packet_says_nothing_of_one_without_a_tag() {
+    let Some(world) = World::new() else { return };
+    world.workload("wire", 1);
+    world.workload("blue", 2);
+    world.cilmark_ok("attach wire --role netdev --policy enforce --failsafe none --yes");
+    let mac = world.sh("cat /sys/class/net/wire/address");
+    let macs = mac.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap());
+    let macs: Vec<u8> = macs.collect();
+    let send = |frame: Frame| {
+        let before = world.status("wire")["packets"].as_u64();
+        let mut bytes = frame.bytes();
+        bytes[..6].copy_from_slice(&macs);
+        world.send_frame("wire", "eth0", &bytes);
+        wait_for("the frame", || world.status("wire")["packets"].as_u64() > before);
+    };
+    let [from, to] = [[10, 1, 0, 77], [10, 2, 0, 77]].map(Ipv4Addr::from);
+    let frame = || Frame::ip(from, to).udp(1, 2);
+    // The kernel takes the tag out of the frame before it comes to the hook.
+    for _ in 0..3 {
+        send(frame().vlan(5));
+    }
+    let is_known = || known_forwarded(&world).contains("[10,1,0,77");
+    assert!(!is_known());
+    send(frame());
+    wait_for("the answer to be known", is_known);
 }

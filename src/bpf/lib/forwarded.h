@@ -20,13 +20,12 @@
 #include "route.h"
 
 enum {
-	FORWARDED_SLOT_BITS = 8,
+	FORWARDED_SLOT_BITS = 9,
 };
 
 struct forwarded {
 	struct cm_address source;
 	struct cm_address destination;
-	enum cm_program program;
 	__u32 mark;
 	__u64 moment;
 	__be32 class; /* TOS or traffic class: route_class() */
@@ -61,13 +60,16 @@ static __always_inline int is_about_destination(const struct packet *pkt)
 	return packet_program(pkt) == CM_FROM_NETDEV;
 }
 
+/* Each of an endpoint's two programs has a half of the slots. */
 static __always_inline struct forwarded *forwarded_slot(const struct packet *pkt)
 {
 	/* Odd factors from the golden ratio, so that neighbours don't share a slot. */
 	__u32 ends = fold(&pkt->source) * 0x9e3779b1 ^ fold(&pkt->destination);
 	__u32 ports = is_about_destination(pkt) ? (__u32)pkt->sport << 16 | pkt->dport : 0;
-	__u32 hash = (ends ^ ports * 0xc2b2ae35 ^ packet_program(pkt)) * 0x85ebca6b;
-	__u32 slot = hash >> (32 - FORWARDED_SLOT_BITS);
+	__u32 hash = (ends ^ ports * 0xc2b2ae35) * 0x85ebca6b;
+	__u32 slot = hash >> (33 - FORWARDED_SLOT_BITS);
+
+	slot |= (__u32)packet_direction(pkt) << (FORWARDED_SLOT_BITS - 1);
 
 	return bpf_map_lookup_elem(&cm_forwarded, &slot);
 }
@@ -112,8 +114,7 @@ __noinline int is_known_forwarded(struct __sk_buff *skb, const struct packet *pk
 	if (!pkt || !remembers_forwarded() || !is_plainly_forwarded(skb, pkt))
 		return 0;
 	known = forwarded_slot(pkt);
-	return known && known->moment == moment && known->program == packet_program(pkt) &&
-	       known->source.family == pkt->source.family &&
+	return known && known->moment == moment && known->source.family == pkt->source.family &&
 	       words_equal(address_words(&known->source), address_words(&pkt->source)) &&
 	       words_equal(address_words(&known->destination), address_words(&pkt->destination)) &&
 	       (!is_about_destination(pkt) || is_routed_as(skb, pkt, known));
@@ -131,7 +132,6 @@ __noinline int remember_forwarded(struct __sk_buff *skb, const struct packet *pk
 		return 0;
 	slot->source = pkt->source;
 	slot->destination = pkt->destination;
-	slot->program = packet_program(pkt);
 	slot->moment = moment;
 	slot->sport = pkt->sport;
 	slot->dport = pkt->dport;
