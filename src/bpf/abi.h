@@ -351,6 +351,20 @@ struct cm_ct6_key {
 	__u8 pad;
 };
 
+/*
+ * cm_stack_flows: a flow that stays with the stack, as in cm_ct4_key. Without ports what does not show
+ * them: later fragments, and ICMP that is no echo.
+ */
+struct cm_stack_flow {
+	struct cm_address local;
+	struct cm_address remote;
+	__be16 local_port;
+	__be16 remote_port;
+	__u16 scope; /* the container's endpoint id */
+	__u8 protocol;
+	__u8 pad;
+};
+
 /* What is known of a flow's progress. */
 enum cm_ct_state {
 	CM_CT_ESTABLISHED = 1 << 0, /* TCP: more than a SYN was seen; others always */
@@ -490,6 +504,7 @@ enum cm_call {
 	CM_CALL_CONCLUDE = 17, /* reason, rule, whether it is enforced; ends the policing */
 	CM_CALL_TRACE = 18, /* what follows only serves to report the packet */
 	CM_CALL_TO_CONTAINER = 19, /* endpoint, its workload's MAC or 0; it calls what follows */
+	CM_CALL_STACK_FLOW = 20, /* the flow is the stack's */
 };
 
 enum cm_ipcache_source {
@@ -553,6 +568,7 @@ _Static_assert(sizeof(struct cm_policy_entry) == 16, "map value without padding"
 _Static_assert(sizeof(struct cm_policy_spans) == 16, "values of one map");
 _Static_assert(sizeof(struct cm_ct4_key) == 16, "hash key without padding");
 _Static_assert(sizeof(struct cm_ct6_key) == 40, "hash key without padding");
+_Static_assert(sizeof(struct cm_stack_flow) == 48, "hash key without padding");
 _Static_assert(sizeof(struct cm_ct_entry) == 24, "map value without padding");
 _Static_assert(sizeof(struct cm_frag4_key) == 16, "hash key without padding");
 _Static_assert(sizeof(struct cm_frag6_key) == 40, "hash key without padding");

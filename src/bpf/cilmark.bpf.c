@@ -20,6 +20,7 @@
 #include "lib/police.h"
 #include "lib/resolve.h"
 #include "lib/source.h"
+#include "lib/stack_flows.h"
 #include "lib/trace.h"
 
 /* User space's own: names for identities. Declared here for its layout and pin. */
@@ -72,12 +73,14 @@ int to_container(struct __sk_buff *skb)
 	if (!configured())
 		return TC_ACT_UNSPEC;
 	delivered = is_delivered(skb);
-	/* The stack asks for a MAC that is not known, and comes here again. */
-	if (delivered && !workload_mac)
-		return TC_ACT_UNSPEC;
 	packet_init(&pkt, skb, CM_TO_CONTAINER);
-	if (has_policy() || delivered)
+	if (has_policy() || delivered || may_come_by_stack(skb))
 		parse_packet(skb, &pkt);
+	/* It comes here again. */
+	if (delivered && is_left_to_stack(&pkt))
+		return TC_ACT_UNSPEC;
+	if (!delivered && comes_by_stack(skb, &pkt))
+		remember_stack_flow(&pkt);
 	/* What is for a tap comes here again by its hook, and with its sender's mark. */
 	if (!delivered || config.delivery == CM_DELIVERY_PEER) {
 		/* A stranger's too: the kernel clears it only on its own way into a namespace. */

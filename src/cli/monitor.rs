@@ -20,8 +20,8 @@ use crate::datapath::abi::{
     cm_address, cm_direction, cm_event, cm_event_type, cm_program, cm_reason,
 };
 use crate::datapath::events::{Events, Heard, monotonic_ns};
-use crate::datapath::registry::Endpoint;
 use crate::datapath::maps;
+use crate::datapath::registry::Endpoint;
 use crate::model::drop_reason;
 use crate::model::endpoint::EndpointId;
 use crate::model::identity::{Identity, Names};

@@ -13,7 +13,8 @@ use libbpf_rs::{MapCore, MapHandle, MapInfo, MapType};
 
 use super::abi::{
     cm_address, cm_config, cm_ct_entry, cm_ct4_key, cm_ct6_key, cm_endpoint, cm_frag_ports,
-    cm_frag4_key, cm_frag6_key, cm_identity, cm_ipcache_entry, cm_metrics, cm_prefix, u32_key,
+    cm_frag4_key, cm_frag6_key, cm_identity, cm_ipcache_entry, cm_metrics, cm_prefix,
+    cm_stack_flow, u32_key,
 };
 use super::pin::Root;
 use super::sys;
@@ -29,7 +30,7 @@ pub struct Layout {
 }
 
 /// The maps that endpoints share: what goes from a root with the last of them.
-pub const SHARED: [Layout; 13] = [
+pub const SHARED: [Layout; 14] = [
     of::<cm_address, cm_ipcache_entry>("cm_ipcache", MapType::Hash),
     of::<cm_prefix, cm_ipcache_entry>("cm_ipcache_cidr", MapType::LpmTrie),
     of::<u32_key, u32_key>("cm_ipcache_idx", MapType::ArrayOfMaps),
@@ -42,6 +43,7 @@ pub const SHARED: [Layout; 13] = [
     of::<u32_key, cm_metrics>("cm_metrics", MapType::PercpuArray),
     of::<(), ()>("cm_events", MapType::RingBuf),
     of::<u32_key, u32_key>("cm_policy_call", MapType::ProgArray),
+    of::<cm_stack_flow, u32_key>("cm_stack_flows", MapType::LruHash),
     of::<u32_key, u32_key>("cm_generation", MapType::Array),
 ];
 

@@ -11,7 +11,10 @@ use anyhow::{Context, Result};
 use ipnet::Ipv6Net;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle};
-use share::{Shared, leave_out_policy_maps, share_maps, share_policy_calls, share_policy_maps};
+use share::{
+    Shared, leave_out_policy_maps, share_maps, share_policy_calls, share_policy_maps,
+    share_stack_flows,
+};
 
 use super::abi::{self, cm_config, cm_confirm, cm_delivery, cm_ipv6, cm_program, cm_role};
 use super::device::{Device, Framing};
@@ -131,6 +134,8 @@ pub struct Inherited {
     pub rule_counters: Option<MapHandle>,
     /// What local delivery knows of the workload's MAC: `workload_mac` of the datapath.
     pub workload_mac: u64,
+    /// Whether `cm_stack_flows` has any of its flows: a variable of the datapath, too.
+    pub has_stack_flows: u64,
     /// `cm_steps`, of the private copy that calls this one.
     pub steps: Option<MapHandle>,
 }
@@ -305,10 +310,12 @@ pub fn load_as(
     let bss = open.maps.bss_data.as_deref_mut().context("the object has no .bss")?;
     bss.confirm = inherited.confirm;
     // The only one that it may send from; else what it has sent from last.
+    bss.has_stack_flows = inherited.has_stack_flows;
     bss.workload_mac = config.workload_mac().map_or(inherited.workload_mac, abi::mac_word);
     let shared = Shared::of(root, config.explain == 0);
     share_maps(&mut open, &shared, sizes)?;
     share_policy_calls(&mut open, &shared, config)?;
+    share_stack_flows(&mut open, &shared, config)?;
     share_policy_maps(&mut open, &shared, config, sizes)?;
     inherit(&mut open, config, sizes, inherited)?;
     let programs = match role {
@@ -351,7 +358,8 @@ pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
     leave_out_policy_maps(&mut open)?;
     let maps = &mut open.maps;
     let private = [&mut maps.cm_policy_sets, &mut maps.cm_rule_stats, &mut maps.cm_steps];
-    for map in private.into_iter().chain([&mut maps.cm_policy_call, &mut maps.cm_forwarded]) {
+    let unused = [&mut maps.cm_policy_call, &mut maps.cm_stack_flows, &mut maps.cm_forwarded];
+    for map in private.into_iter().chain(unused) {
         map.set_autocreate(false)?;
     }
     object::select(&mut open, &[]);

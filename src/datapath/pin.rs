@@ -6,6 +6,7 @@
 //!   cm_generation
 //!   cm_ct4  cm_ct6  cm_frag4  cm_frag6    once there is a policy
 //!   cm_policy_call                        once there is local delivery
+//!   cm_stack_flows                        once somebody takes local delivery
 //!   endpoints/<endpoint id>/
 //!     config             the programs' .rodata
 //!     cm_policy          the rules; cm_ct4 and cm_ct6, if they are the endpoint's own

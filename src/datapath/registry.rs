@@ -271,7 +271,8 @@ impl Endpoint {
             policies: self.own_map("cm_policy_sets"),
             rule_counters: self.own_map("cm_rule_stats"),
             steps: None,
-            workload_mac: self.workload_mac().unwrap_or(0),
+            workload_mac: self.variable(offset_of!(bss, workload_mac)).unwrap_or(0),
+            has_stack_flows: self.variable(offset_of!(bss, has_stack_flows)).unwrap_or(0),
         })
     }
 

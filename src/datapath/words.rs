@@ -82,8 +82,8 @@ impl Endpoint {
     }
 
     /// What local delivery has learned, if the programs' `.bss` is like ours.
-    pub(super) fn workload_mac(&self) -> Option<u64> {
+    pub(super) fn variable(&self, offset: usize) -> Option<u64> {
         let bss = self.bss().ok()?.into_iter().next()?;
-        Some(bss.u64_at(offset_of!(bss, workload_mac)).load(Ordering::Relaxed))
+        Some(bss.u64_at(offset).load(Ordering::Relaxed))
     }
 }

@@ -1,10 +1,13 @@
 //! A world with endpoints in it, loaded by the product's own loader and attached nowhere.
 
 use std::cell::RefCell;
+use std::mem::offset_of;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use cilmark::datapath::abi::{self, cm_config, cm_ct_entry, cm_direction, cm_endpoint, cm_event};
+use cilmark::datapath::abi::{
+    self, bss, cm_config, cm_ct_entry, cm_direction, cm_endpoint, cm_event,
+};
 use cilmark::datapath::addresses::Addresses;
 use cilmark::datapath::device::{self, Framing};
 use cilmark::datapath::ipcache::Ipcache;
@@ -144,6 +147,11 @@ impl Lab {
         delivery::set_callee(&root, endpoint.id, program).expect("the program to call");
         let addresses = Addresses::open(&root).expect("open").expect("the maps");
         addresses.register(config, &config.addresses()).expect("the addresses");
+    }
+
+    /// Makes a workload one that has sent nothing yet.
+    pub fn silence(&self, endpoint: &Endpoint<'_>) {
+        endpoint.set_variable(offset_of!(bss, workload_mac), 0);
     }
 
     /// Changes what is registered of an address.

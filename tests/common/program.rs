@@ -87,12 +87,16 @@ impl Endpoint<'_> {
 
     /// Reports what passes until a moment of CLOCK_MONOTONIC, in ns.
     pub fn trace_until(&self, until: u64) {
+        self.set_variable(offset_of!(bss, trace_until_ns), until);
+    }
+
+    /// Writes one of the variables that its programs have.
+    pub fn set_variable(&self, at: usize, to: u64) {
         let map = self.map(".bss");
         let key = u32_key(0);
         let key = abi::bytes_of(&key);
         let mut value = map.lookup(key, MapFlags::ANY).expect("look up").expect(".bss");
-        let at = offset_of!(bss, trace_until_ns);
-        value[at..at + 8].copy_from_slice(&until.to_ne_bytes());
+        value[at..at + 8].copy_from_slice(&to.to_ne_bytes());
         map.update(key, &value, MapFlags::ANY).expect("write .bss");
     }
 

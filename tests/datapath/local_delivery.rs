@@ -175,8 +175,79 @@ fn a_workload_that_has_sent_nothing_yet_is_left_to_the_stack() {
     // Nor does it learn from what fails the source check.
     blue.from_container(Frame::ip(OWN4, PEER4).udp(1, 2));
     red.from_container(packet()).passes_unchanged().has_mark(ID_MARK);
+    // Nor a MAC that nobody has.
+    let mut from_a_group = Frame::ip(PEER4, OWN4).udp(1, 2).bytes();
+    from_a_group[6] |= 1;
+    blue.from_container(from_a_group.clone()).passes();
+    red.from_container(packet()).passes_unchanged().has_mark(ID_MARK);
     blue.from_container(Frame::ip(PEER4, OWN4).udp(1, 2));
-    redirected(&red.from_container(packet()));
+    blue.from_container(from_a_group).passes();
+    let run = red.from_container(received(Frame::ip(OWN4, PEER4).udp(3, 4)));
+    assert_eq!(redirected(&run).bytes[..6], SENDER_MAC);
+}
+
+#[test]
+fn what_began_by_the_stack_stays_there_in_both_directions() {
+    let Some(lab) = Lab::new() else { return };
+    let (red, blue) = (sender(&lab).load(), neighbour(&lab).untraced().load());
+    lab.enter(&blue);
+    lab.enter(&red);
+    red.from_container(Frame::arp_request(OWN4, PEER4)).passes();
+    for (own, peer) in OWN_TO_PEER {
+        let (icmp, request) = if own.is_ipv4() { (1, 8) } else { (58, 128) };
+        let echo = |kind: u8, id: u8| vec![kind, 0, 0, 0, 0, id, 0, 1];
+        let ask = |from, to, id| Frame::ip(from, to).protocol(icmp, echo(request, id));
+        let reply = if own.is_ipv4() { 0 } else { 129 };
+        let tell = |from, to, id| Frame::ip(from, to).protocol(icmp, echo(reply, id));
+        let first = |port| Frame::ip(own, peer).udp(port, 53).fragment(0, true);
+        let later = |protocol| Frame::ip(own, peer).protocol(protocol, [7; 16]).fragment(16, false);
+        let stack = |frame: Frame| {
+            red.from_container(received(frame)).passes().has_mark(ID_MARK);
+        };
+        let direct = |frame: Frame| {
+            redirected(&red.from_container(received(frame)));
+        };
+        lab.silence(&blue);
+        for frame in [
+            Frame::ip(own, peer).segment(1000, 80, "S"),
+            Frame::ip(own, peer).udp(1000, 53),
+            ask(own, peer, 9),
+        ] {
+            stack(frame);
+        }
+        // It speaks, and by that its MAC is known.
+        blue.from_container(Frame::ip(peer, own).segment(80, 1000, "SA"))
+            .has_mark(WIDE_MARK)
+            .passes();
+        for frame in [
+            Frame::ip(own, peer).segment(1000, 80, "A"),
+            Frame::ip(own, peer).segment(1000, 80, "FA"),
+            Frame::ip(own, peer).udp(1000, 53),
+            ask(own, peer, 9),
+            first(1000),
+            later(17),
+        ] {
+            stack(frame);
+        }
+        for frame in [
+            Frame::ip(peer, own).segment(80, 1000, "A"),
+            Frame::ip(peer, own).udp(53, 1000),
+            tell(peer, own, 9),
+        ] {
+            blue.from_container(received(frame)).passes().has_mark(WIDE_MARK);
+        }
+        // Each for itself: what begins now goes directly.
+        for frame in [
+            Frame::ip(own, peer).segment(1001, 80, "S"),
+            Frame::ip(own, peer).udp(1000, 54),
+            ask(own, peer, 7),
+            Frame::ip(own, peer).udp(1001, 53).fragment(0, true),
+        ] {
+            direct(frame);
+        }
+        redirected(&blue.from_container(received(Frame::ip(peer, own).udp(53, 1001))));
+        redirected(&blue.from_container(received(tell(peer, own, 7))));
+    }
 }
 
 #[test]

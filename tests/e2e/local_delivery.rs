@@ -261,3 +261,42 @@ fn the_first_connection_to_a_workload_that_has_sent_nothing_stays_on_its_path() 
         connection.works();
     }
 }
+
+/// Both ends of a connection that the stack translates: neither leaves it out.
+#[test]
+fn a_service_address_that_the_stack_translates_is_answered_by_the_same_way() {
+    let Some(world) = red_and_blue("--local-delivery") else { return };
+    world.sh("nft -f - <<'END'
+         table inet services {
+             chain prerouting {
+                 type nat hook prerouting priority dstnat;
+                 ip daddr 10.96.0.1 tcp dport 8080 dnat ip to 10.2.0.10:80
+                 ip6 daddr fd00:96::1 tcp dport 8080 dnat ip6 to [fd00:2::10]:80
+             }
+         }
+END");
+    let listener = listen(&world, "blue", 80);
+    for service in ["10.96.0.1", "fd00:96::1"] {
+        Connection::published(&world, "red", &listener, service, 8080).works();
+    }
+    // Directly, beside it.
+    stop_forwarding(&world);
+    for address in ["10.2.0.10", "fd00:2::10"] {
+        Connection::open(&world, "red", &listener, address).works();
+    }
+}
+
+#[test]
+fn a_machine_of_an_unknown_mac_is_masqueraded_for_a_whole_connection() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    let _machine = world.machine("vm", 2, "tap");
+    world.cilmark_ok("attach red --id 1234 --ip 10.1.0.10 fd00:1::10 --local-delivery");
+    world.cilmark_ok("attach vm --id 199472 --ip 10.2.0.10 fd00:2::10 --local-delivery");
+    masquerade_red(&world);
+    for address in ["10.2.0.10", "fd00:2::10"] {
+        let listener = listen(&world, "vm", 80);
+        Connection::open(&world, "red", &listener, address).works();
+    }
+    world.cilmark_ok("attach vm --id 300 --ip 10.2.0.10 fd00:2::10 --local-delivery");
+}

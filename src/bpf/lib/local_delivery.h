@@ -18,6 +18,7 @@
 #include "mark.h"
 #include "metrics.h"
 #include "packet.h"
+#include "stack_flows.h"
 #include "trace.h"
 
 /* Cilium's name: each endpoint's to_container(), by the endpoint's number. */
@@ -119,11 +120,13 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *pkt)
 
 	accept(skb, pkt);
 	destination = config.local_delivery ? local_destination(skb, pkt) : NULL;
-	if (!destination)
+	if (!destination || stays_with_stack(pkt))
 		return TC_ACT_UNSPEC;
 	error = bpf_check_mtu(skb, destination->ifindex, &length, 0, 0);
-	if (error > 0)
+	if (error > 0) {
+		mark_set_past_stack(skb);
 		return TC_ACT_UNSPEC;
+	}
 	skb->cb[CB_DELIVERY] = DELIVERED;
 	if (error == 0)
 		bpf_tail_call(skb, &cm_policy_call, destination->endpoint_id);
@@ -141,6 +144,19 @@ static __always_inline int is_delivered(struct __sk_buff *skb)
 		return 0;
 	skb->cb[CB_DELIVERY] = 0;
 	step(CM_CALL_TO_CONTAINER, NULL, config.endpoint_id, workload_mac, 0);
+	return 1;
+}
+
+/*
+ * Whether a packet that was called with goes by the stack all the same: the stack asks for a MAC that is not
+ * known, and has the rest of the flow from then on.
+ */
+static __always_inline int is_left_to_stack(const struct packet *pkt)
+{
+	if (workload_mac)
+		return stays_with_stack(pkt);
+	if (!pkt->is_flowless)
+		remember_stack_flow(pkt);
 	return 1;
 }
 
@@ -193,8 +209,10 @@ __noinline int route_to_workload(struct __sk_buff *skb, const struct packet *pkt
 /* The last step of a delivery; a tap's own hook counts and reports. */
 static __always_inline int enter_workload(struct __sk_buff *skb, struct packet *pkt)
 {
-	if (config.delivery == CM_DELIVERY_EGRESS)
+	if (config.delivery == CM_DELIVERY_EGRESS) {
+		mark_set_past_stack(skb);
 		return bpf_redirect(config.ifindex, 0);
+	}
 	accept(skb, pkt);
 	return bpf_redirect_peer(config.ifindex, 0);
 }

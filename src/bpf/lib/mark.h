@@ -31,7 +31,9 @@ enum {
 	 * set, and it goes the same ways.
 	 */
 	MARK_PROOF = 0xc100,
-	MARK_PROOF_MASK = 0xff00,
+	MARK_PROOF_MASK = 0xfd00,
+	/* Beside the proof: local delivery brings the packet, or has left it to the stack for its size only. */
+	MARK_PAST_STACK = 0x0200,
 };
 
 static __always_inline __u32 mark_get(const struct __sk_buff *skb)
@@ -99,6 +101,17 @@ static __always_inline int mark_is_proven(const struct __sk_buff *skb)
 static __always_inline void mark_set_proof(struct __sk_buff *skb)
 {
 	skb->tc_index = MARK_PROOF;
+}
+
+static __always_inline int mark_is_past_stack(const struct __sk_buff *skb)
+{
+	return skb->tc_index & MARK_PAST_STACK;
+}
+
+static __always_inline void mark_set_past_stack(struct __sk_buff *skb)
+{
+	if (mark_is_proven(skb))
+		skb->tc_index = MARK_PROOF | MARK_PAST_STACK;
 }
 
 static __always_inline void mark_set_identity(struct __sk_buff *skb, __u32 identity)

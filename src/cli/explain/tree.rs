@@ -186,6 +186,9 @@ impl Teller<'_> {
             }
             cm_call::CM_CALL_CONCLUDE => ("conclude", self.concluded(a, b, c)),
             cm_call::CM_CALL_TO_CONTAINER => ("to_container", called(a, b)),
+            cm_call::CM_CALL_STACK_FLOW => {
+                ("stack_flow", "its flow went by the stack before, and so does it".to_owned())
+            }
             cm_call::CM_CALL_TRACE => ("trace", "for this report only".to_owned()),
             _ => ("?", format!("{a:#x} {b:#x} {c:#x}")),
         }
@@ -312,7 +315,7 @@ impl Teller<'_> {
 
 fn called(endpoint: u64, mac: u64) -> String {
     match mac {
-        0 => format!("endpoint {endpoint}, which has sent nothing yet: by the stack"),
+        0 => format!("endpoint {endpoint}, whose MAC is not known yet: by the stack"),
         _ => format!("tail call into endpoint {endpoint}"),
     }
 }

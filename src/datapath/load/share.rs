@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use libbpf_rs::{MapCore, MapHandle, OpenMapMut};
 
 use super::Sizes;
-use crate::datapath::abi::cm_config;
+use crate::datapath::abi::{cm_config, cm_delivery};
 use crate::datapath::pin::Root;
 use crate::datapath::registry::shared::{self, Lost};
 use crate::datapath::skel::OpenCilmarkSkel;
@@ -68,6 +68,19 @@ pub fn share_maps(
     share_map(&mut maps.cm_metrics, shared, None)?;
     share_map(&mut maps.cm_generation, shared, None)?;
     share_map(&mut maps.cm_events, shared, None)
+}
+
+/// What went by the stack is remembered only for whom local delivery is.
+pub fn share_stack_flows(
+    open: &mut OpenCilmarkSkel<'_>,
+    shared: &Shared<'_>,
+    config: &cm_config,
+) -> Result<()> {
+    let flows = &mut open.maps.cm_stack_flows;
+    if config.delivery == cm_delivery::CM_DELIVERY_NONE {
+        return flows.set_autocreate(false).context("leave out the flows of the stack");
+    }
+    share_map(flows, shared, None)
 }
 
 /// The array of programs exists only where somebody delivers.

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * Flows between workloads of one host that the stack has seen, and so may have translated: they stay with
+ * it, in both directions, when local delivery becomes possible or their answers alone would take it. A
+ * workload's own programs remember, whether it has a policy or not.
+ */
+#ifndef CILMARK_STACK_FLOWS_H
+#define CILMARK_STACK_FLOWS_H
+
+#include "abi.h"
+#include <bpf/bpf_helpers.h>
+#include "config.h"
+#include "conntrack.h"
+#include "endpoint.h"
+#include "explain.h"
+#include "mark.h"
+#include "packet.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 13);
+	__type(key, struct cm_stack_flow);
+	__type(value, __u32);
+} cm_stack_flows SEC(".maps");
+
+/* Whether this workload has ever had such a flow: most never have, and ask no map. */
+volatile __u64 has_stack_flows;
+
+static __always_inline void stack_flow_key(struct cm_stack_flow *key, const struct packet *pkt)
+{
+	struct tuple tuple = tuple_of(pkt, packet_direction(pkt));
+	int has_ports = pkt->fragment != FRAGMENT_LATER && !pkt->is_flowless;
+
+	*key = (struct cm_stack_flow){
+		.local_port = has_ports ? tuple.local_port : 0,
+		.remote_port = has_ports ? tuple.remote_port : 0,
+		.scope = ct_scope(),
+		.protocol = tuple.protocol,
+	};
+	key->local = *tuple.local;
+	key->remote = *tuple.remote;
+}
+
+static __always_inline void stack_flow_add(const struct cm_stack_flow *key)
+{
+	__u32 present = 1;
+
+	if (!bpf_map_lookup_elem(&cm_stack_flows, key))
+		bpf_map_update_elem(&cm_stack_flows, key, &present, BPF_ANY);
+}
+
+/* With what belongs to the flow and does not show its ports: later fragments, and errors about it. */
+__noinline int remember_stack_flow(const struct packet *pkt)
+{
+	struct cm_stack_flow key;
+
+	if (!pkt || !config.delivery || config.explain)
+		return 0;
+	stack_flow_key(&key, pkt);
+	stack_flow_add(&key);
+	key.local_port = 0;
+	key.remote_port = 0;
+	if (pkt->fragment == FRAGMENT_FIRST)
+		stack_flow_add(&key);
+	key.protocol = pkt->source.family == CM_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+	stack_flow_add(&key);
+	if (!has_stack_flows)
+		has_stack_flows = 1;
+	return 0;
+}
+
+__noinline int is_stack_flow(const struct packet *pkt)
+{
+	struct cm_stack_flow key;
+
+	if (!pkt || !config.delivery)
+		return 0;
+	stack_flow_key(&key, pkt);
+	return bpf_map_lookup_elem(&cm_stack_flows, &key) != NULL;
+}
+
+/* Whether a packet of this workload, or for it, is not to leave the stack out. */
+static __always_inline int stays_with_stack(const struct packet *pkt)
+{
+	if (!config.delivery || !has_stack_flows || !is_stack_flow(pkt))
+		return 0;
+	step(CM_CALL_STACK_FLOW, NULL, 1, 0, 0);
+	if (pkt->fragment == FRAGMENT_FIRST)
+		remember_stack_flow(pkt);
+	return 1;
+}
+
+/* What a program of this host has stamped, and the stack has brought. */
+static __always_inline int may_come_by_stack(const struct __sk_buff *skb)
+{
+	return config.delivery && mark_is_proven(skb) && !mark_is_past_stack(skb);
+}
+
+/* From a workload to which the answer would be delivered. */
+static __always_inline int comes_by_stack(const struct __sk_buff *skb, const struct packet *pkt)
+{
+	const struct cm_endpoint *sender;
+
+	if (!may_come_by_stack(skb) || !packet_is_ip(pkt) || pkt->parse_error || pkt->is_flowless ||
+	    !is_own_address(&pkt->destination))
+		return 0;
+	sender = bpf_map_lookup_elem(&cm_endpoints, &pkt->source);
+	return sender && sender->delivery && sender->netns == config.netns &&
+	       sender->endpoint_id != config.endpoint_id;
+}
+
+#endif
