@@ -407,8 +407,10 @@ struct cm_ct_entry {
 };
 
 /*
- * cm_frag4, cm_frag6: the ports of a packet's first fragment, for those that follow. Of an echo the
- * identifier and, in the place of the destination port, the type.
+ * cm_frag4, cm_frag6: the ports of a packet's first fragment, for those that follow. Of ICMP the
+ * identifier of an echo and, in the place of the destination port, the type. Under the number of an
+ * extension header that follows the fragment header: in the place of the source port, in host byte order,
+ * the protocol behind the extension headers, under which the ports are.
  */
 struct cm_frag4_key {
 	__be32 source;
@@ -494,7 +496,8 @@ enum cm_call {
 	CM_CALL_IS_HOST_TRAFFIC = 7, /* the source; yes or no */
 	CM_CALL_IS_FOR_HOST = 8, /* the destination; yes or no */
 	CM_CALL_FIB_LOOKUP = 9, /* an address; BPF_FIB_LKUP_RET_* */
-	CM_CALL_FRAGMENT_FIND_PORTS = 10, /* reason, or 0; source port << 16 | destination port */
+	/* reason, or 0; source port << 16 | destination port; whether the first one was dropped */
+	CM_CALL_FRAGMENT_FIND_PORTS = 10,
 	CM_CALL_DECIDE = 11, /* enum cm_direction; up to its CM_CALL_POLICY_LOOKUP */
 	CM_CALL_RESOLVE_SRCID = 12, /* the source; identity that was claimed, identity */
 	CM_CALL_IPCACHE_LOOKUP = 13, /* an address; identity, enum cm_ipcache_source, is_host */

@@ -7,6 +7,7 @@
 mod adoption;
 mod big_tcp;
 mod echo;
+mod fragments;
 mod icmp;
 mod identities;
 mod impersonation;

@@ -253,17 +253,9 @@ fn nobody_puts_fragments_together_before_they_are_parted_again() {
     }
 }
 
-/// Its later ones would else be taken for a flow of ports 0.
 #[test]
-fn nothing_is_kept_of_a_first_fragment_without_a_flow() {
+fn nothing_is_kept_of_a_first_fragment_that_could_not_be_read() {
     let Some(lab) = Lab::new() else { return };
-    let workload = lab.container(ID).policy(enforcing()).load();
-    lab.rules(&workload, &["allow egress to any"]);
-    let icmp = |offset, more| Frame::ipv4(OWN4, PEER4).icmp(13, 0).fragment(offset, more);
-    workload.from_container(icmp(0, true)).passes();
-    assert_eq!(lab.fragments(), 0);
-    workload.from_container(icmp(8, false)).is_dropped(FRAGMENT_NOT_FOUND);
-
     let audit = Policing { ingress: Mode::Audit, egress: Mode::Audit, ..Policing::default() };
     let audited = lab.container(2).policy(audit).load();
     // Too short for the header of TCP (RFC 1858).

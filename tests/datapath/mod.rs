@@ -9,6 +9,7 @@ mod conntrack;
 mod events;
 mod explain;
 mod flow_label;
+mod fragments;
 mod host_firewall;
 mod icmp;
 mod ipcache;

@@ -30,6 +30,7 @@ struct inquiry {
 	__u8 passes_by; /* the policy has no say */
 	__u8 is_to_host; /* what a workload sends: this host is at the other end */
 	__u8 tells_host; /* the answer may be another one if it is, and nobody has asked */
+	__u8 is_orphan; /* a later fragment whose first one was dropped */
 };
 
 #endif

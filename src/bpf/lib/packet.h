@@ -63,6 +63,7 @@ struct packet {
 	__u8 echo; /* enum echo */
 	__u8 is_hidden; /* from this host, which others on the link share the frame with */
 	__u8 is_stacks; /* not to be delivered past the stack, which knows whether its source is right */
+	__u8 fragment_protocol; /* what the fragment header names: the only one that later ones tell */
 };
 
 /* A number, once the program's own is folded into its functions. */
@@ -296,6 +297,7 @@ __noinline int skip_extension_header(struct __sk_buff *skb, struct packet *pkt)
 		else if (frag->frag_off & bpf_htons(1))
 			pkt->fragment = FRAGMENT_FIRST;
 		pkt->l4_protocol = frag->nexthdr;
+		pkt->fragment_protocol = frag->nexthdr;
 		pkt->l4_offset += sizeof(*frag);
 		return 0;
 	}

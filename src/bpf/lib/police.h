@@ -326,6 +326,21 @@ static __always_inline int is_asked_in_vain(struct __sk_buff *skb, const struct 
 	return 1;
 }
 
+/*
+ * A later fragment whose first one was dropped goes the same way, also where its flow or a rule has come
+ * since: nobody can put it together.
+ */
+static __always_inline void refuse_orphan(struct packet *pkt, struct inquiry *inquiry)
+{
+	if (!inquiry->verdict) {
+		inquiry->verdict = -CM_DROP_FRAGMENT_NOT_FOUND;
+		pkt->rule = CM_RULE_NONE;
+	}
+	inquiry->is_news = 1;
+	inquiry->is_kept = 0;
+	inquiry->is_enforced |= is_enforced(packet_direction(pkt));
+}
+
 /* Everything but the next packet of a settled flow: 0, or the negative reason to drop it. */
 __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct inquiry *inquiry)
 {
@@ -334,7 +349,7 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct i
 		return -CM_DROP_INVALID_PACKET;
 	step_police();
 	if (pkt->fragment == FRAGMENT_LATER)
-		inquiry->verdict = fragment_find_ports(pkt);
+		inquiry->verdict = fragment_find_ports(pkt, inquiry);
 	barrier();
 	if (has_flow(pkt) && !inquiry->verdict)
 		find_flow(skb, pkt, inquiry);
@@ -342,7 +357,8 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct i
 	inquiry->is_enforced = is_enforced(inquiry->flow.direction);
 	barrier();
 	if (config.role == CM_ROLE_NETDEV &&
-	    (inquiry->found == FOUND_NOTHING || inquiry->found == FOUND_ANOTHER))
+	    (inquiry->found == FOUND_NOTHING || inquiry->found == FOUND_ANOTHER ||
+	     inquiry->is_orphan))
 		inquiry->passes_by = passes_by(skb, pkt, inquiry);
 	barrier();
 	if (!inquiry->verdict && !is_passed_by(inquiry)) {
@@ -351,6 +367,9 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct i
 		else
 			inquiry->verdict = decide_alone(skb, pkt, inquiry);
 	}
+	barrier();
+	if (inquiry->is_orphan && !is_passed_by(inquiry))
+		refuse_orphan(pkt, inquiry);
 	barrier();
 	if (is_asked_in_vain(skb, pkt, inquiry))
 		inquiry->passes_by = 1;
@@ -367,8 +386,8 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct i
 	barrier();
 	if (is_passed_by(inquiry))
 		return 0;
-	if (inquiry->verdict == 0 && pkt->fragment == FRAGMENT_FIRST && has_flow(pkt))
-		fragment_keep_ports(pkt);
+	if (pkt->fragment == FRAGMENT_FIRST && !pkt->parse_error)
+		fragment_keep_ports(pkt, inquiry->verdict == 0);
 	return inquiry->verdict;
 }
 

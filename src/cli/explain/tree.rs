@@ -173,7 +173,7 @@ impl Teller<'_> {
             }
             cm_call::CM_CALL_IS_FOR_HOST => ("is_for_host", format!("to {address}: {}", yes(a))),
             cm_call::CM_CALL_FIB_LOOKUP => ("fib_lookup", format!("{address}: {}", route(a))),
-            cm_call::CM_CALL_FRAGMENT_FIND_PORTS => ("fragment_find_ports", fragment(a, b)),
+            cm_call::CM_CALL_FRAGMENT_FIND_PORTS => ("fragment_find_ports", fragment(a, b, c)),
             cm_call::CM_CALL_DECIDE => ("decide", direction(a).to_owned()),
             cm_call::CM_CALL_RESOLVE_SRCID => {
                 ("resolve_srcid", self.sender(step.address, &address, a, b))
@@ -336,10 +336,13 @@ fn created(is_new: u64) -> &'static str {
     if is_new != 0 { "a new entry, had this not been an explanation" } else { "the entry again" }
 }
 
-fn fragment(reason: u64, ports: u64) -> String {
-    match reason {
-        0 => format!("ports {} -> {}", ports >> 16, ports & 0xffff),
-        reason => reason_text(reason),
+fn fragment(reason: u64, ports: u64, dropped: u64) -> String {
+    match (reason, dropped) {
+        (0, 0) => format!("ports {} -> {}", ports >> 16, ports & 0xffff),
+        (0, _) => {
+            format!("ports {} -> {}, of a first one that was dropped", ports >> 16, ports & 0xffff)
+        }
+        (reason, _) => reason_text(reason),
     }
 }
 

@@ -128,7 +128,7 @@ pub fn share_policy_maps(
 pub fn leave_out_policy_maps(open: &mut OpenCilmarkSkel<'_>) -> Result<()> {
     let maps = &mut open.maps;
     let flows = [&mut maps.cm_ct4, &mut maps.cm_ct6, &mut maps.cm_frag4, &mut maps.cm_frag6];
-    for map in flows.into_iter().chain([&mut maps.cm_quoted]) {
+    for map in flows.into_iter().chain([&mut maps.cm_frag_dropped, &mut maps.cm_quoted]) {
         map.set_autocreate(false).context("leave out a map")?;
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::wire::{Fragment, Ip, Transport};
+use super::wire::{Fragment, Ip, Transport, is_extension};
 use super::{Direction, Endpoint, rules::Service};
 
 /// The ports of a packet, or what stands in their place.
@@ -65,10 +65,11 @@ pub struct FragmentKey {
     protocol: u8,
 }
 
-/// What is known of a packet from its first fragment.
+/// What is known of a packet from its first fragment, if that has passed.
 #[derive(Debug, Clone)]
 pub struct Kept {
-    pub ports: Ports,
+    pub protocol: u8,
+    pub transport: Transport,
     pub is_certain: bool,
 }
 
@@ -109,15 +110,45 @@ impl Key {
 }
 
 impl FragmentKey {
-    pub fn of(endpoint: &Endpoint, direction: Direction, ip: &Ip) -> FragmentKey {
+    pub fn of(endpoint: &Endpoint, direction: Direction, ip: &Ip, protocol: u8) -> FragmentKey {
         FragmentKey {
             scope: scope(endpoint),
             direction,
             source: ip.source,
             destination: ip.destination,
             id: ip.fragment_id,
-            protocol: ip.protocol,
+            protocol,
         }
+    }
+}
+
+impl Kept {
+    /// Of flags, and of what is behind a message's header, nobody is asked again.
+    fn of(ip: &Ip) -> Kept {
+        let transport = match ip.transport.clone() {
+            Transport::Ports { source, destination, .. } => {
+                Transport::Ports { source, destination, flags: Default::default() }
+            }
+            Transport::Message { kind, code, identifier, .. } => {
+                Transport::Message { kind, code, identifier, body: Vec::new(), body_at: 0 }
+            }
+            other => other,
+        };
+        Kept { protocol: ip.protocol, transport, is_certain: ip.transport != Transport::Unreadable }
+    }
+
+    /// What a first fragment leaves: under what later ones may know of its protocol.
+    pub fn from_first(
+        endpoint: &Endpoint,
+        direction: Direction,
+        ip: &Ip,
+    ) -> Vec<(FragmentKey, Kept)> {
+        let key = |protocol| FragmentKey::of(endpoint, direction, ip, protocol);
+        let mut all = vec![(key(ip.protocol), Kept::of(ip))];
+        if is_extension(ip.behind_fragment) && ip.is_v6() {
+            all.push((key(ip.behind_fragment), Kept::of(ip)));
+        }
+        all
     }
 }
 

@@ -3,7 +3,7 @@
 use super::flows::{self, Flow, FragmentKey, Kept, Key, Ports};
 use super::host::{is_from_stack, is_multicast};
 use super::rules::Service;
-use super::wire::{Fragment, Ip, TCP, Transport};
+use super::wire::{Fragment, Ip, TCP, Transport, is_extension};
 use super::{Arrival, Change, Direction, Endpoint, Judgement, Machine, Must, Program};
 
 /// What is known of a packet when the policy is asked.
@@ -28,24 +28,20 @@ impl Machine {
             return Judgement::pass("no policy");
         }
         let direction = program.direction();
-        let mut ports = Ports::of(ip);
-        if ip.fragment == Fragment::Later {
-            let known = self.fragments.get(&FragmentKey::of(endpoint, direction, ip));
-            match known {
-                _ if ip.chain_in_fragment => {
-                    return Judgement::either("a later fragment behind extension headers");
-                }
+        let mut ip = ip.clone();
+        if ip.fragment == Fragment::Later && ip.transport != Transport::Unreadable {
+            match self.first_of(endpoint, direction, &ip) {
                 Some(kept) if !kept.is_certain => {
                     return Judgement::either("a later fragment of an uncertain first one");
                 }
-                Some(kept) => ports = kept.ports,
-                None => {
-                    let why = "a later fragment whose first has not passed";
-                    let drop = Judgement::drop_if(endpoint.enforces(direction), why);
-                    return self.unless_passed_by(endpoint, program, ip, arrival, drop);
+                Some(kept) => {
+                    ip.protocol = kept.protocol;
+                    ip.transport = kept.transport.clone();
                 }
+                None => return self.police_orphan(endpoint, program, &ip, arrival),
             }
         }
+        let (ip, ports) = (&ip, Ports::of(&ip));
         let case = Case { endpoint, program, direction, ip, ports, arrival };
         let mut judgement = if flows::has_flow(ip) {
             self.police_flow(&case)
@@ -55,11 +51,43 @@ impl Machine {
         };
         let is_policed = judgement.why != NOT_ITS_OWN;
         if flows::is_first(ip) && judgement.must != Must::Drop && is_policed {
-            let kept = Kept { ports, is_certain: flows::has_flow(ip) };
-            let key = FragmentKey::of(endpoint, direction, ip);
-            judgement.change.push(Change::Fragment(key, kept));
+            let kept = Kept::from_first(endpoint, direction, ip).into_iter();
+            judgement.change.extend(kept.map(|(key, kept)| Change::Fragment(key, kept)));
         }
         judgement
+    }
+
+    /// What the first fragment of a later one was. IPv6: if that names an extension header, the first one's
+    /// chain tells the protocol.
+    fn first_of(&self, endpoint: &Endpoint, direction: Direction, ip: &Ip) -> Option<&Kept> {
+        let find =
+            |protocol| self.fragments.get(&FragmentKey::of(endpoint, direction, ip, protocol));
+        match find(ip.protocol)? {
+            kept if ip.is_v6() && is_extension(ip.protocol) && kept.is_certain => {
+                find(kept.protocol)
+            }
+            kept => Some(kept),
+        }
+    }
+
+    /// A later fragment whose first one was dropped, or has not come.
+    fn police_orphan(
+        &self,
+        endpoint: &Endpoint,
+        program: Program,
+        ip: &Ip,
+        arrival: &Arrival<'_>,
+    ) -> Judgement {
+        let why = "a later fragment whose first has not passed";
+        let judgement = if endpoint.enforces(program.direction()) {
+            Judgement::new(Must::Drop, why)
+        } else if endpoint.enforces(Direction::Ingress) || endpoint.enforces(Direction::Egress) {
+            // The other direction's rules may have dropped the first one, as a flow's answer.
+            Judgement::either(why)
+        } else {
+            Judgement::pass(why)
+        };
+        self.unless_passed_by(endpoint, program, ip, arrival, judgement)
     }
 
     fn police_alone(&self, case: &Case<'_>) -> Judgement {

@@ -49,8 +49,8 @@ pub struct Ip {
     pub hops: u8,
     pub fragment: Fragment,
     pub fragment_id: u32,
-    /// Whether the chain of headers goes on behind the fragment header.
-    pub chain_in_fragment: bool,
+    /// What the last fragment header says comes next; 0 without one.
+    pub behind_fragment: u8,
     pub transport: Transport,
     /// Where the network header begins.
     pub at: usize,
@@ -131,6 +131,10 @@ impl Ip {
             _ => Flags::default(),
         }
     }
+}
+
+pub fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, 0 | 43 | 44 | 51 | 60)
 }
 
 /// Bytes up to a limit, and never past those that headers may reach.
@@ -228,7 +232,7 @@ fn ipv4(frame: &[u8], at: usize, is_gso: bool, is_quoted: bool) -> Frame {
         hops: header[8],
         fragment: fragment(offset & 0x1fff != 0, offset & 0x2000 != 0),
         fragment_id: u16::from_be_bytes([header[4], header[5]]).into(),
-        chain_in_fragment: false,
+        behind_fragment: 0,
         transport: Transport::Unreadable,
         at,
         flow_label: 0,
@@ -255,7 +259,7 @@ fn ipv6(frame: &[u8], at: usize, is_gso: bool, is_quoted: bool) -> Frame {
         hops: header[7],
         fragment: Fragment::Whole,
         fragment_id: 0,
-        chain_in_fragment: false,
+        behind_fragment: 0,
         transport: Transport::Unreadable,
         at,
         flow_label: u32::from_be_bytes([0, header[1] & 0xf, header[2], header[3]]),
@@ -274,7 +278,7 @@ fn ipv6(frame: &[u8], at: usize, is_gso: bool, is_quoted: bool) -> Frame {
 fn walk_extensions(bytes: &Bytes<'_>, ip: &mut Ip, mut at: usize) -> Option<usize> {
     for count in 0.. {
         let header = match ip.protocol {
-            0 | 43 | 44 | 51 | 60 if count == EXTENSIONS => return None,
+            protocol if is_extension(protocol) && count == EXTENSIONS => return None,
             44 => bytes.get(at, 8)?,
             0 | 43 | 51 | 60 => bytes.get(at, 2)?,
             _ => return Some(at),
@@ -289,7 +293,7 @@ fn walk_extensions(bytes: &Bytes<'_>, ip: &mut Ip, mut at: usize) -> Option<usiz
                     ip.fragment = fragment(is_later, true);
                 }
                 ip.fragment_id = u32::from_be_bytes(header[4..8].try_into().unwrap());
-                ip.chain_in_fragment = matches!(next, 0 | 43 | 44 | 51 | 60);
+                ip.behind_fragment = next;
                 at += 8;
             }
             51 => at += (units + 2) * 4,
