@@ -74,7 +74,6 @@ enum {
 	IPPROTO_UDP = 17,
 	IPPROTO_ROUTING = 43,
 	IPPROTO_FRAGMENT = 44,
-	IPPROTO_AH = 51,
 	IPPROTO_ICMPV6 = 58,
 	IPPROTO_NONE = 59,
 	IPPROTO_DSTOPTS = 60,
@@ -109,7 +108,7 @@ struct ipv6hdr {
 
 struct ipv6_opt_hdr {
 	__u8 nexthdr;
-	__u8 hdrlen; /* units of 8 bytes without the first 8; of 4 bytes without the first 8 in AH */
+	__u8 hdrlen; /* units of 8 bytes without the first 8 */
 };
 
 struct frag_hdr {

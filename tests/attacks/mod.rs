@@ -17,6 +17,7 @@ mod path_mtu;
 mod related;
 mod tags;
 mod trailers;
+mod tunnels;
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, UdpSocket};

@@ -268,14 +268,33 @@ fn nothing_is_kept_of_a_first_fragment_that_could_not_be_read() {
 fn protocols_without_ports_have_flows_too() {
     let Some(lab) = Lab::new() else { return };
     let workload = lab.container(ID).policy(enforcing()).load();
-    lab.rules(&workload, &["allow egress to any proto/47"]);
+    // GRE, and AH, whose header says that TCP follows.
+    for (protocol, bytes) in [(47, [0; 24]), (51, [6; 24])] {
+        lab.rules(&workload, &[format!("allow egress to any proto/{protocol}")]);
+        for (own, peer) in OWN_TO_PEER {
+            let answer = Frame::ip(peer, own).protocol(protocol, bytes).forwarded();
+            workload.to_container(answer.clone()).is_dropped(POLICY);
+            workload.from_container(Frame::ip(own, peer).protocol(protocol, bytes)).passes();
+            workload.to_container(answer).passes();
+            workload.from_container(Frame::ip(own, peer).protocol(50, [0; 8])).is_dropped(POLICY);
+        }
+    }
+}
+
+#[test]
+fn a_rule_for_ports_opens_nothing_behind_an_authentication_header() {
+    let Some(lab) = Lab::new() else { return };
+    let nic = lab.netdev(1).address(OWN4).address(OWN6).policy(enforcing()).load();
+    lab.rules(&nic, &["allow ingress from any tcp", "allow ingress from any udp"]);
     for (own, peer) in OWN_TO_PEER {
-        workload
-            .to_container(Frame::ip(peer, own).protocol(47, [0; 8]).forwarded())
-            .is_dropped(POLICY);
-        workload.from_container(Frame::ip(own, peer).protocol(47, [0; 8])).passes();
-        workload.to_container(Frame::ip(peer, own).protocol(47, [0; 8]).forwarded()).passes();
-        workload.from_container(Frame::ip(own, peer).protocol(50, [0; 8])).is_dropped(POLICY);
+        let ah = Frame::ip(peer, own).authentication(12);
+        nic.from_netdev(ah.clone().tcp(4000, 80)).is_dropped(POLICY);
+        nic.from_netdev(ah.udp(4000, 53)).is_dropped(POLICY);
+    }
+    lab.rules(&nic, &["allow ingress from any proto/51", "deny ingress from any tcp"]);
+    lab.bump_generation();
+    for (own, peer) in OWN_TO_PEER {
+        nic.from_netdev(Frame::ip(peer, own).authentication(12).tcp(4000, 80)).passes();
     }
 }
 

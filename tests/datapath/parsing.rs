@@ -140,14 +140,30 @@ fn extension_headers_are_skipped_whatever_their_length() {
         ip().routing(),
         ip().destination_options(1),
         ip().destination_options(20),
-        ip().authentication(4),
-        ip().authentication(12),
-        ip().authentication(32),
-        ip().hop_by_hop().destination_options(1).routing().authentication(12),
+        ip().hop_by_hop().destination_options(1).routing(),
         ip().vlan(7).hop_by_hop().routing(),
     ] {
         is_read_as(&lab, &frame.tcp(1000, 80), (TCP, 1000, 80, false));
     }
+}
+
+#[test]
+fn an_authentication_header_is_the_transport_in_both_families() {
+    let Some(lab) = Lab::new() else { return };
+    const AH: u8 = 51;
+    let ah = [[6, 4], [17, 4], [51, 255], [0, 0]].map(|next| [&next[..], &[0; 6]].concat());
+    for bytes in ah {
+        is_read_as(&lab, &Frame::ipv4(OWN4, PEER4).protocol(AH, bytes.clone()), (AH, 0, 0, false));
+        is_read_as(&lab, &Frame::ipv6(OWN6, PEER6).protocol(AH, bytes), (AH, 0, 0, false));
+    }
+    for frame in [
+        Frame::ipv6(OWN6, PEER6).authentication(12),
+        Frame::ipv6(OWN6, PEER6).hop_by_hop().destination_options(1).routing().authentication(4),
+    ] {
+        is_read_as(&lab, &frame.tcp(1000, 80), (AH, 0, 0, false));
+    }
+    let first = Frame::ipv6(OWN6, PEER6).fragment(0, true).authentication(12);
+    is_read_as(&lab, &first.tcp(1000, 80), (AH, 0, 0, true));
 }
 
 #[test]
@@ -239,7 +255,7 @@ fn a_packet_that_ends_inside_its_headers_is_invalid() {
         (v6().udp(1, 2), 18 + 40 + 8),
         (v6().icmp6(128, &[0; 4]), 18 + 40 + 8),
         (v6().hop_by_hop().fragment(0, true).udp(1, 2), 18 + 40 + 16 + 8),
-        (v6().routing().authentication(12).udp(1, 2), 18 + 40 + 16 + 24 + 8),
+        (v6().routing().destination_options(3).udp(1, 2), 18 + 40 + 16 + 24 + 8),
         (Frame::arp_request(OWN4, PEER4).vlan(7), 18 + 28),
     ] {
         for length in 14..headers {

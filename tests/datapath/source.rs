@@ -237,12 +237,23 @@ fn a_workload_may_not_send_router_advertisements() {
             from().router_advertisement(),
             from().vlan(7).router_advertisement(),
             from().hop_by_hop().destination_options(2).router_advertisement(),
-            from().authentication(12).router_advertisement(),
             from().fragment(0, true).router_advertisement(),
             from().fragment(0, false).router_advertisement(),
         ] {
             workload.from_container(frame).is_dropped(176);
         }
+    }
+}
+
+/// Which only who shares a key with the sender reads (RFC 4302).
+#[test]
+fn behind_an_authentication_header_it_may_from_its_own_address() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = workload(&lab);
+    let hidden = |from| Frame::ipv6(from, ALL_NODES).authentication(12).router_advertisement();
+    workload.from_container(hidden(OWN6)).passes_unchanged().has_mark(ID_MARK);
+    for source in [OWN_LINK_LOCAL, ANY6, PEER6] {
+        workload.from_container(hidden(source)).is_dropped(132);
     }
 }
 

@@ -264,11 +264,14 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pkt)
 	return 0;
 }
 
+/*
+ * Of an authentication header (AH) the protocol is AH's own, as in IPv4 and as ESP's: only who shares a key
+ * with the sender takes what is behind it (RFC 4302, 3.4.2).
+ */
 static __always_inline int is_extension_header(__u8 protocol)
 {
 	const __u64 extension_headers = 1ULL << IPPROTO_HOPOPTS | 1ULL << IPPROTO_ROUTING |
-					1ULL << IPPROTO_FRAGMENT | 1ULL << IPPROTO_AH |
-					1ULL << IPPROTO_DSTOPTS;
+					1ULL << IPPROTO_FRAGMENT | 1ULL << IPPROTO_DSTOPTS;
 
 	return protocol < 64 && extension_headers >> protocol & 1;
 }
@@ -304,8 +307,7 @@ __noinline int skip_extension_header(struct __sk_buff *skb, struct packet *pkt)
 	option = ip_header_at(skb, pkt, pkt->l4_offset, sizeof(*option));
 	if (!option)
 		return -CM_DROP_INVALID_PACKET;
-	pkt->l4_offset += pkt->l4_protocol == IPPROTO_AH ? (option->hdrlen + 2) * 4 :
-							   (option->hdrlen + 1) * 8;
+	pkt->l4_offset += (option->hdrlen + 1) * 8;
 	pkt->l4_protocol = option->nexthdr;
 	return 0;
 }

@@ -134,7 +134,7 @@ impl Ip {
 }
 
 pub fn is_extension(protocol: u8) -> bool {
-    matches!(protocol, 0 | 43 | 44 | 51 | 60)
+    matches!(protocol, 0 | 43 | 44 | 60)
 }
 
 /// Bytes up to a limit, and never past those that headers may reach.
@@ -280,7 +280,7 @@ fn walk_extensions(bytes: &Bytes<'_>, ip: &mut Ip, mut at: usize) -> Option<usiz
         let header = match ip.protocol {
             protocol if is_extension(protocol) && count == EXTENSIONS => return None,
             44 => bytes.get(at, 8)?,
-            0 | 43 | 51 | 60 => bytes.get(at, 2)?,
+            0 | 43 | 60 => bytes.get(at, 2)?,
             _ => return Some(at),
         };
         let units = usize::from(header[1]);
@@ -296,7 +296,6 @@ fn walk_extensions(bytes: &Bytes<'_>, ip: &mut Ip, mut at: usize) -> Option<usiz
                 ip.behind_fragment = next;
                 at += 8;
             }
-            51 => at += (units + 2) * 4,
             _ => at += (units + 1) * 8,
         }
         ip.protocol = next;
