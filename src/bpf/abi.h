@@ -93,6 +93,7 @@ enum cm_rule_number {
 	CM_RULE_RELATED = 3, /* an ICMP error about a flow that is allowed */
 	CM_RULE_ADOPTED = 4, /* was up before the first enforcement */
 	CM_RULE_MASQUERADED = 5, /* a workload's, under an address of this host */
+	CM_RULE_IGMP = 6, /* between listeners and multicast routers of a link */
 	CM_RULE_FIRST = 16, /* the lowest number of a rule that somebody wrote */
 };
 

@@ -285,3 +285,71 @@ fn in_the_other_family_it_is_a_protocol_without_types() {
         }
     }
 }
+
+/// Between listeners and multicast routers.
+const IGMP: [u8; 8] = [0x11, 0x12, 0x16, 0x17, 0x22, 0x30, 0x31, 0x32];
+
+fn igmp(source: Ipv4Addr, destination: Ipv4Addr, kind: u8) -> Frame {
+    // With the router alert option, as it is sent.
+    let frame = Frame::ipv4(source, destination).ttl(1).options(&[0x94, 4, 0, 0]);
+    frame.protocol(2, [kind, 0, 0, 0, 239, 1, 2, 3])
+}
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
+
+#[test]
+fn igmp_passes_within_the_link_whatever_the_rules_say() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    let nic = lab.netdev(1).id(8).address(OWN4).policy(enforcing()).load();
+    for endpoint in [&workload, &nic] {
+        lab.rules(endpoint, &["deny ingress from any proto/2", "deny egress to any proto/2"]);
+    }
+    for kind in IGMP {
+        for source in [OWN4, PEER4, Ipv4Addr::UNSPECIFIED] {
+            let message = igmp(source, GROUP, kind);
+            workload.from_container(message.clone()).passes();
+            workload.to_container(message.clone().forwarded()).passes();
+            nic.to_netdev(message.clone()).passes();
+            // Nobody on a wire has the host's own address.
+            if source != OWN4 {
+                nic.from_netdev(message.forwarded()).passes();
+            }
+        }
+    }
+    assert_eq!(lab.flows().len(), 0, "they begin none");
+}
+
+#[test]
+fn other_igmp_goes_by_the_rules() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    let nic = lab.netdev(1).id(8).address(OWN4).policy(enforcing()).load();
+    let odd = |kind: u8| {
+        [
+            igmp(PEER4, GROUP, kind).ttl(2),
+            igmp(PEER4, GROUP, kind).ttl(64),
+            igmp(PEER4, OWN4, kind),
+            igmp(PEER4, Ipv4Addr::BROADCAST, kind),
+            igmp(PEER4, GROUP, kind).fragment(0, true),
+        ]
+    };
+    let short = Frame::ipv4(PEER4, GROUP).ttl(1).protocol(2, [0x16; 7]);
+    // Of DVMRP, PIM and a trace; of no IGMP but IPv6.
+    let others = [0, 0x13, 0x14, 0x1f, 0x40, 0x51].map(|kind| igmp(PEER4, GROUP, kind));
+    let v6 = Frame::ipv6(LINK_LOCAL, ALL_NODES).ttl(1).protocol(2, [0x16; 8]);
+    let odd = IGMP.into_iter().flat_map(odd);
+    let frames: Vec<Frame> = odd.chain(others).chain([short, v6]).collect();
+    for frame in &frames {
+        workload.to_container(frame.clone().forwarded()).is_dropped(POLICY);
+        nic.from_netdev(frame.clone().forwarded()).is_dropped(POLICY);
+    }
+    for endpoint in [&workload, &nic] {
+        lab.rules(endpoint, &["allow ingress from any proto/2"]);
+    }
+    lab.bump_generation();
+    for frame in &frames {
+        workload.to_container(frame.clone().forwarded()).passes();
+        nic.from_netdev(frame.clone().forwarded()).passes();
+    }
+}

@@ -463,3 +463,20 @@ fn what_no_neighbour_learns_from_comes_from_any_link_local_address() {
         workload.from_container(frame).is_dropped(132);
     }
 }
+
+/// As with MLD: what IPv6 sends from `::`, or a link-local address.
+#[test]
+fn a_listener_without_an_address_reports_from_nobody() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = workload(&lab);
+    let group = Ipv4Addr::new(239, 1, 2, 3);
+    let igmp = |source: Ipv4Addr, kind: u8| {
+        Frame::ipv4(source, group).ttl(1).protocol(2, [kind, 0, 0, 0, 239, 1, 2, 3])
+    };
+    for kind in [0x11, 0x12, 0x16, 0x17, 0x22] {
+        let from = |source| workload.from_container(igmp(source, kind));
+        from(Ipv4Addr::UNSPECIFIED).passes_unchanged().has_mark(ID_MARK);
+        from(OWN4).passes_unchanged().has_mark(ID_MARK);
+        from(PEER4).is_dropped(132);
+    }
+}

@@ -12,6 +12,7 @@ mod lease;
 mod local_delivery;
 mod local_verdicts;
 mod moved;
+mod multicast;
 mod nat;
 mod neighbours;
 mod policy;

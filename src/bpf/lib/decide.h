@@ -260,6 +260,10 @@ static __always_inline int decide_alone(struct __sk_buff *skb, struct packet *pk
 		pkt->rule = CM_RULE_ICMP;
 		return 0;
 	}
+	if (igmp_keeps_link_up(skb, pkt)) {
+		pkt->rule = CM_RULE_IGMP;
+		return 0;
+	}
 	if (icmp_is_forbidden(pkt)) {
 		pkt->rule = CM_RULE_NONE;
 		return -CM_DROP_FORBIDDEN_ICMP6;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * What policy makes of ICMP: what a link needs passes (RFC 4890), errors pass with the flow that they are
- * about, echoes and the rest are matched by type.
+ * about, echoes and the rest are matched by type. What a link needs of IGMP is here as well.
  */
 #ifndef CILMARK_ICMP_H
 #define CILMARK_ICMP_H
@@ -50,6 +50,19 @@ static __always_inline int stays_on_link(struct __sk_buff *skb, const struct pac
 		return 1;
 	return is_for_another(skb) ||
 	       route_stays_here(route_of(skb, &pkt->destination, &pkt->source, 0));
+}
+
+/*
+ * The same of IGMP as of listener messages: within the link, which a TTL of 1 does not leave. From whom is
+ * no question, since IPv4 has no addresses for a link alone, and a host without one sends from 0.0.0.0.
+ */
+static __always_inline int igmp_keeps_link_up(struct __sk_buff *skb, const struct packet *pkt)
+{
+	__u32 ttl_at = pkt->l3_offset + __builtin_offsetof(struct iphdr, ttl);
+	__u8 ttl;
+
+	return is_igmp(pkt) && pkt->is_flowless && pkt->destination.bytes[0] >> 4 == 0xe &&
+	       !bpf_skb_load_bytes(skb, ttl_at, &ttl, sizeof(ttl)) && ttl == 1;
 }
 
 /* Whether a message passes whatever the rules say: its link does not work without it. */

@@ -59,7 +59,7 @@ struct packet {
 	__u8 audited; /* the policy's verdict was a drop, and it passes */
 	__u8 is_settled; /* its flow's entry decided, on the fast path */
 	__u8 is_quoted; /* by an ICMP error: begins at l3_offset, and 8 bytes of its transport do */
-	__u8 is_flowless; /* ICMP whose header was read, and that is no echo */
+	__u8 is_flowless; /* ICMP whose header was read, and that is no echo; IGMP as below */
 	__u8 echo; /* enum echo */
 	__u8 is_hidden; /* from this host, which others on the link share the frame with */
 	__u8 is_stacks; /* not to be delivered past the stack, which knows whether its source is right */
@@ -124,6 +124,23 @@ static __always_inline int is_tcp(const struct packet *pkt)
 static __always_inline int is_icmp(const struct packet *pkt)
 {
 	return pkt->l4_protocol == (pkt->source.family == CM_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6);
+}
+
+/*
+ * A message of IGMP between the listeners of a link and its multicast routers (RFC 1112, 2236, 3376, 4286),
+ * as ICMPv6 has them for IPv6. Others, of DVMRP or traces, are packets of a protocol without ports.
+ */
+static __always_inline int is_igmp_of_listeners(__u8 type)
+{
+	const __u64 types = 1ULL << 0x11 | 1ULL << 0x12 | 1ULL << 0x16 | 1ULL << 0x17 |
+			    1ULL << 0x22 | 1ULL << 0x30 | 1ULL << 0x31 | 1ULL << 0x32;
+
+	return type < 64 && types >> type & 1;
+}
+
+static __always_inline int is_igmp(const struct packet *pkt)
+{
+	return pkt->source.family == CM_IPV4 && pkt->l4_protocol == IPPROTO_IGMP;
 }
 
 /* The header at `offset`, or NULL if it does not lie whole in the linear part. */
@@ -231,6 +248,16 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *pkt)
 		pkt->icmp_code = icmp->code;
 		set_echo(pkt, icmp->id);
 		pkt->is_flowless = !pkt->echo;
+		break;
+	case IPPROTO_IGMP:
+		/* Nobody else asks. */
+		if (!config.policy[CM_INGRESS] && !config.policy[CM_EGRESS])
+			break;
+		icmp = ip_header_at(skb, pkt, pkt->l4_offset, sizeof(*icmp));
+		if (!is_igmp(pkt) || pkt->fragment || !icmp || !is_igmp_of_listeners(icmp->type))
+			break;
+		pkt->icmp_type = icmp->type;
+		pkt->is_flowless = 1;
 		break;
 	}
 	return 0;

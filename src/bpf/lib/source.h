@@ -96,6 +96,15 @@ static __always_inline int is_routers(const struct packet *pkt)
 	       (pkt->icmp_type == ICMPV6_ROUTER_ADVERTISEMENT || pkt->icmp_type == ICMPV6_REDIRECT);
 }
 
+/*
+ * What IPv4 says without an address: for a lease, and as a listener, as IPv6 does with MLD. Of which kind the
+ * policy asks; nobody routes what comes from there.
+ */
+static __always_inline int may_send_from_nobody(const struct packet *pkt)
+{
+	return pkt->l4_protocol == IPPROTO_IGMP || is_udp(pkt, 68, 67);
+}
+
 /* What a workload says of itself before it has an address, or to its link only. */
 static __always_inline int may_send_without_address(const struct packet *pkt)
 {
@@ -163,7 +172,8 @@ __noinline int check_source_thoroughly(struct __sk_buff *skb, struct packet *pkt
 	if (is_unspecified(&pkt->source)) {
 		if (pkt->arp_operation == ARPOP_REQUEST && is_own_address(&pkt->destination))
 			return 0;
-		if (pkt->source.family == CM_IPV4 && !pkt->arp_operation && is_udp(pkt, 68, 67))
+		if (pkt->source.family == CM_IPV4 && !pkt->arp_operation &&
+		    may_send_from_nobody(pkt))
 			return 0;
 	}
 	if (pkt->source.family == CM_IPV6 && may_send_without_address(pkt) &&

@@ -101,7 +101,10 @@ impl Generator {
             }
         }
         let talk = self.talk(scene);
-        let ends = self.ends(scene, &talk, sent);
+        let mut ends = self.ends(scene, &talk, sent);
+        if talk.protocol == 2 && ends.destination.is_ipv4() && self.random.once_in(2) {
+            ends.destination = IpAddr::from([224, 0, 0, 22]);
+        }
         if scene.has_ethernet && ends.source.is_ipv4() && self.percent(3) {
             return self.arp(scene, ends, sent);
         }
@@ -249,6 +252,7 @@ impl Generator {
                 Payload::new(foreign, self.message(scene, ends, talk, is_v6))
             }
             1 | 58 => Payload::new(own_icmp, self.message(scene, ends, talk, is_v6)),
+            2 => Payload::new(2, self.group_message()),
             6 => Payload::new(6, self.segment(ends, number)),
             protocol => Payload::new(protocol, self.datagram(ends, number)),
         }

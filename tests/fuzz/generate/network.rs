@@ -53,6 +53,7 @@ impl Generator {
     fn hops(&mut self, payload: &Payload) -> u8 {
         match payload.protocol {
             58 => self.random.pick(&[255, 255, 1, 1, 64, 2]),
+            2 => self.random.pick(&[1, 1, 1, 2, 64]),
             _ => self.random.pick(&[64, 64, 64, 64, 1, 2, 255]),
         }
     }

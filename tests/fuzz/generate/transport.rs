@@ -90,6 +90,12 @@ impl Generator {
         bytes
     }
 
+    pub fn group_message(&mut self) -> Vec<u8> {
+        let kind = self.random.pick(&[0x11, 0x12, 0x16, 0x17, 0x22, 0x30, 0x13, 0x14, 0x1f, 0x51]);
+        let length = self.random.pick(&[8, 8, 8, 16, 7]);
+        [kind, 0, 0, 0, 239, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0][..length].to_vec()
+    }
+
     pub fn message(&mut self, scene: &Scene, ends: Ends, talk: &Talk, is_v6: bool) -> Vec<u8> {
         let identifier = self.random.pick(&[0, 1, talk.own_port]);
         let echo = |kind: u8| {

@@ -134,7 +134,7 @@ impl Kept {
             }
             other => other,
         };
-        Kept { protocol: ip.protocol, transport, is_certain: ip.transport != Transport::Unreadable }
+        Kept { protocol: ip.protocol, transport, is_certain: true }
     }
 
     /// What a first fragment leaves: under what later ones may know of its protocol.
@@ -201,12 +201,17 @@ pub fn service(ip: &Ip, ports: Ports, is_reply: bool) -> Service {
     Service { protocol: ip.protocol, number }
 }
 
+/// Types of IGMP between those who listen to groups and multicast routers.
+pub fn is_of_groups(igmp: u8) -> bool {
+    [0x11, 0x12, 0x16, 0x17, 0x22, 0x30, 0x31, 0x32].contains(&igmp)
+}
+
 /// A packet of its own, with a place in a flow.
 pub fn has_flow(ip: &Ip) -> bool {
     match ip.transport {
         Transport::Unreadable => false,
         Transport::Message { .. } => ip.echo().is_some(),
-        _ => true,
+        _ => !ip.igmp.is_some_and(is_of_groups),
     }
 }
 
@@ -216,6 +221,6 @@ pub fn is_midstream(ip: &Ip) -> bool {
 }
 
 /// A first fragment, with the ports that those behind it have.
-pub fn is_first(ip: &Ip) -> bool {
-    ip.fragment == Fragment::First
+pub fn is_readable_first(ip: &Ip) -> bool {
+    ip.fragment == Fragment::First && ip.transport != Transport::Unreadable
 }

@@ -38,6 +38,14 @@ impl Machine {
     ) -> Judgement {
         let direction = program.direction();
         let is_enforced = endpoint.enforces(direction);
+        if ip.igmp.is_some() {
+            let claimed = self.claim(endpoint, program, ip, arrival);
+            let service = flows::service(ip, Ports::None, false);
+            return match ip.hops == 1 && ip.destination.is_multicast() {
+                true => Judgement::pass("tells of groups within its link"),
+                false => self.ask(endpoint, direction, direction, ip, claimed, service),
+            };
+        }
         let (kind, _) = ip.message().expect("a message");
         let is_routable = !is_link_local(ip.destination) && !is_multicast(ip.destination);
         if keeps_network_up(ip, kind) {

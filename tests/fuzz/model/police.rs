@@ -50,7 +50,7 @@ impl Machine {
             self.unless_passed_by(endpoint, program, ip, arrival, alone)
         };
         let is_policed = judgement.why != NOT_ITS_OWN;
-        if flows::is_first(ip) && judgement.must != Must::Drop && is_policed {
+        if flows::is_readable_first(ip) && judgement.must != Must::Drop && is_policed {
             let kept = Kept::from_first(endpoint, direction, ip).into_iter();
             judgement.change.extend(kept.map(|(key, kept)| Change::Fragment(key, kept)));
         }

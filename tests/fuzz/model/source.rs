@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::host::{is_for_another, is_link_local, is_multicast};
 use super::programs::FORGED;
-use super::wire::{Arp, Fragment, Ip, Transport, UDP};
+use super::wire::{Arp, Fragment, IGMP, Ip, Transport, UDP};
 use super::{Arrival, Endpoint, Judgement, Machine, Must};
 
 /// `None` if there is nothing against it.
@@ -99,6 +99,7 @@ impl Machine {
                 _ => refuse("from nobody"),
             },
             source if source.is_unspecified() && is_udp(ip, 68, 67) => None,
+            source if source.is_unspecified() && ip.protocol == IGMP => None,
             source if is_link(source) => match kind {
                 Some(130..=133 | 135 | 136 | 143) => None,
                 _ if is_udp(ip, 546, 547) => None,
@@ -178,6 +179,7 @@ impl Machine {
             || (is_forwarded && !ip.is_v6() && !self.has_stack && !endpoint.switches.local_delivery)
             || is_known
             || (ip.message().is_some() && ip.echo().is_none())
+            || ip.igmp.is_some()
             || is_for_another(endpoint, frame)
             || is_policed.is_none();
         match endpoint.enforces(super::Direction::Ingress) {

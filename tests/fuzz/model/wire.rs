@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub const ICMP: u8 = 1;
+pub const IGMP: u8 = 2;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 pub const SCTP: u8 = 132;
@@ -52,6 +53,8 @@ pub struct Ip {
     /// What the last fragment header says comes next; 0 without one.
     pub behind_fragment: u8,
     pub transport: Transport,
+    /// Of a whole packet of IGMP: the type.
+    pub igmp: Option<u8>,
     /// Where the network header begins.
     pub at: usize,
     pub flow_label: u32,
@@ -234,6 +237,7 @@ fn ipv4(frame: &[u8], at: usize, is_gso: bool, is_quoted: bool) -> Frame {
         fragment_id: u16::from_be_bytes([header[4], header[5]]).into(),
         behind_fragment: 0,
         transport: Transport::Unreadable,
+        igmp: None,
         at,
         flow_label: 0,
     };
@@ -241,6 +245,9 @@ fn ipv4(frame: &[u8], at: usize, is_gso: bool, is_quoted: bool) -> Frame {
         bytes.end = bytes.end.min(at + total);
     }
     ip.transport = transport(&bytes, at + length, &ip, is_quoted);
+    if ip.protocol == IGMP && ip.fragment == Fragment::Whole {
+        ip.igmp = bytes.get(at + length, 8).map(|header| header[0]);
+    }
     Frame::Ip(ip)
 }
 
@@ -261,6 +268,7 @@ fn ipv6(frame: &[u8], at: usize, is_gso: bool, is_quoted: bool) -> Frame {
         fragment_id: 0,
         behind_fragment: 0,
         transport: Transport::Unreadable,
+        igmp: None,
         at,
         flow_label: u32::from_be_bytes([0, header[1] & 0xf, header[2], header[3]]),
     };

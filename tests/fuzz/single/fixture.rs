@@ -73,7 +73,7 @@ const PREFIXES: [&str; 12] = [
     "fd00:9::11/128",
 ];
 const PORTS: [u16; 9] = [0, 22, 53, 67, 68, 80, 443, 546, 547];
-const PROTOCOLS: [u8; 12] = [6, 6, 6, 17, 17, 17, 1, 1, 58, 58, 132, 47];
+const PROTOCOLS: [u8; 13] = [6, 6, 6, 17, 17, 17, 1, 1, 58, 58, 132, 47, 2];
 
 /// How endpoints are made.
 #[derive(Clone, Copy, PartialEq)]
