@@ -68,7 +68,7 @@ impl Program {
     }
 }
 
-/// What Cilium did.
+/// What the other datapath does.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expect {

@@ -1,24 +1,27 @@
-//! Where cilmark does otherwise than Cilium, and why.
+//! Where cilmark does otherwise than others, and why.
 
 use std::net::IpAddr;
 
-use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{
+    IpNumber, Ipv4HeaderSlice, Ipv6ExtensionSlice, Ipv6HeaderSlice, NetSlice, SlicedPacket,
+    TransportSlice,
+};
 
-use super::format::{PacketStep, Program, Vector};
+use super::format::{PacketStep, Program, Step, Vector};
 use crate::common::program::{Outcome, Verdict};
 
 /// A property of steps, what becomes of them instead, and the reason.
 pub struct Listed {
     pub reason: &'static str,
     applies: fn(&Vector, &PacketStep) -> bool,
-    /// The reasons for which they are dropped.
+    /// The reasons for which they are dropped; none: they pass.
     drop_reasons: &'static [u32],
 }
 
 pub const LISTED: &[Listed] = &[
     Listed {
         reason: "an ICMP error belongs to the flow whose packet it quotes (RFC 792, RFC 4443), and \
-                 this one quotes none; Cilium goes by the addresses alone",
+                 this one quotes none; others go by the addresses alone",
         applies: |_, step| {
             step.expect.verdict == "forward" && is_icmp_error_about_nothing(&step.packet.0)
         },
@@ -27,7 +30,7 @@ pub const LISTED: &[Listed] = &[
     Listed {
         reason: "a neighbour or router message counts with hop limit 255, a listener message with 1 and \
                  from a link-local address (RFC 4861, RFC 3810): receivers discard the rest, which may \
-                 have come from anywhere; Cilium lets it pass",
+                 have come from anywhere; others let it pass",
         applies: |_, step| {
             step.expect.verdict == "forward" && is_link_message_from_afar(&step.packet.0)
         },
@@ -42,15 +45,31 @@ pub const LISTED: &[Listed] = &[
         },
         drop_reasons: &[132],
     },
+    Listed {
+        reason: "behind an authentication header only who shares a key with the sender reads on (RFC 4302), \
+                 Linux gives the rest to no socket, and in IPv4 Cilium takes AH for a protocol without \
+                 ports, too: so it is one in IPv6, which a rule for proto/51 allows; an answer to what is \
+                 behind it then belongs to no flow",
+        applies: |vector, step| step.expect.verdict == "forward" && has_ah(vector),
+        drop_reasons: &[133],
+    },
+    Listed {
+        reason: "IGMP keeps a switch that snoops informed, as MLD does, which Cilium and cilmark let pass \
+                 without a rule: with TTL 1 and to multicast it does not leave its link",
+        applies: |_, step| step.expect.verdict == "drop" && is_igmp_of_the_link(&step.packet.0),
+        drop_reasons: &[],
+    },
 ];
 
 impl Listed {
     /// Whether this is why a step went otherwise.
     pub fn covers(&self, vector: &Vector, step: &PacketStep, outcome: &Outcome) -> bool {
         let reason = outcome.event.as_ref().map(|event| event.reason.0);
-        outcome.verdict == Verdict::Drop
-            && reason.is_some_and(|reason| self.drop_reasons.contains(&reason))
-            && (self.applies)(vector, step)
+        let does_so = match outcome.verdict {
+            Verdict::Drop => reason.is_some_and(|reason| self.drop_reasons.contains(&reason)),
+            _ => self.drop_reasons.is_empty(),
+        };
+        does_so && (self.applies)(vector, step)
     }
 }
 
@@ -80,6 +99,31 @@ fn is_link_message_from_afar(frame: &[u8]) -> bool {
         133..=136 | 141 | 142 | 148 | 149 => ip.header().hop_limit() != 255,
         130..=132 | 143 | 151..=153 => {
             ip.header().hop_limit() != 1 || !ip.header().source_addr().is_unicast_link_local()
+        }
+        _ => false,
+    }
+}
+
+/// Whether a scenario is about TCP behind an authentication header of IPv6.
+fn has_ah(vector: &Vector) -> bool {
+    let is_in = |frame: &[u8]| match SlicedPacket::from_ethernet(frame).map(|packet| packet.net) {
+        Ok(Some(NetSlice::Ipv6(ip))) => ip
+            .extensions()
+            .clone()
+            .into_iter()
+            .any(|header| matches!(header, Ipv6ExtensionSlice::Authentication(_))),
+        _ => false,
+    };
+    vector.steps.iter().any(|step| matches!(step, Step::Packet(step) if is_in(&step.packet.0)))
+}
+
+fn is_igmp_of_the_link(frame: &[u8]) -> bool {
+    match SlicedPacket::from_ethernet(frame).ok().and_then(|packet| packet.net) {
+        Some(NetSlice::Ipv4(ip)) => {
+            let header = ip.header();
+            header.protocol() == IpNumber::IGMP
+                && header.ttl() == 1
+                && header.destination_addr().is_multicast()
         }
         _ => false,
     }

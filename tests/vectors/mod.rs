@@ -1,5 +1,6 @@
-//! What Cilium's own datapath did with packets, replayed: scenarios in files, one a line of JSON. The
-//! files are those of `CILMARK_VECTORS`, separated by colons, or the copy beside this file.
+//! What other datapaths do with packets, replayed: scenarios in files, one a line of JSON. The files are
+//! those of `CILMARK_VECTORS`, separated by colons, or those beside this file: what Cilium 1.19 did, and
+//! scenarios of the test suites of Cilium, Calico, bpfilter and the Linux kernel.
 
 mod format;
 mod listed;
@@ -18,14 +19,19 @@ use format::{PacketStep, Vector};
 use listed::{LISTED, Listed};
 use replay::{Ran, Replay};
 
-const OWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/cilium-1.19.jsonl");
+const OWN: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/vectors/cilium-1.19.jsonl:",
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/vectors/peers.jsonl"
+);
 
 /// Replacing rules waits for the CPUs to let go of the old ones, and several worlds wait at once.
 const PER_WORLD: usize = 16;
 const AT_ONCE: usize = 8;
 
 #[test]
-fn packets_fare_as_with_cilium() {
+fn packets_fare_as_with_others() {
     if !machine::is_root() {
         return;
     }
