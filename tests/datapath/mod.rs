@@ -6,6 +6,7 @@
 mod agreement;
 mod arp;
 mod conntrack;
+mod dhcp;
 mod events;
 mod explain;
 mod flow_label;

@@ -15,23 +15,24 @@ use crate::common::world::wait_for;
 
 const NIC: &str = "attach red --role netdev --policy enforce --adopt 0 --yes";
 
-/// Behind the NIC `red` a server that has one address to lease: 10.1.0.20.
-fn server(world: &World) -> Running {
+/// A server that has one address to lease: 10.1.0.20.
+fn server(world: &World, namespace: &str, device: &str) -> Running {
     fs::write(
         "/run/netns/udhcpd.conf",
-        "interface eth0\nstart 10.1.0.20\nend 10.1.0.20\noption subnet 255.255.255.0\n\
+        format!("interface {device}\n")
+            + "start 10.1.0.20\nend 10.1.0.20\noption subnet 255.255.255.0\n\
          lease_file /run/netns/leases\npidfile /run/netns/udhcpd.pid\n",
     )
     .unwrap();
     fs::write("/run/netns/leases", "").unwrap();
     let server =
-        world.inside("red", || world.spawn("busybox udhcpd -f -a 50 /run/netns/udhcpd.conf"));
+        world.inside(namespace, || world.spawn("busybox udhcpd -f -a 50 /run/netns/udhcpd.conf"));
     server.stderr_line(|line| line.contains("started"));
     server
 }
 
 /// A client that takes the address it is given, and tells what has happened to it.
-fn client(world: &World) -> Running {
+fn client(world: &World, namespace: &str, device: &str) -> Running {
     let script = "/run/netns/udhcpc.script";
     fs::write(
         script,
@@ -40,7 +41,8 @@ fn client(world: &World) -> Running {
     )
     .unwrap();
     fs::set_permissions(script, PermissionsExt::from_mode(0o755)).unwrap();
-    world.spawn(&format!("busybox udhcpc -f -i red -s {script} -T 1 -t 10"))
+    let command = format!("busybox udhcpc -f -i {device} -s {script} -T 1 -t 10");
+    world.inside(namespace, || world.spawn(&command))
 }
 
 #[test]
@@ -48,8 +50,8 @@ fn a_host_gets_and_renews_its_address() {
     let Some(world) = World::new() else { return };
     world.workload("red", 1);
     world.cilmark_ok(NIC);
-    let _server = server(&world);
-    let client = client(&world);
+    let _server = server(&world, "red", "eth0");
+    let client = client(&world, HOST, "red");
     client.stdout_line(|line| line == "bound 10.1.0.20");
     // Unlike the exchange before, this one is between two addresses.
     client.signal(Signal::SIGUSR1);
@@ -58,12 +60,27 @@ fn a_host_gets_and_renews_its_address() {
 }
 
 #[test]
+fn a_workload_gets_and_renews_its_own_from_the_host() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.sh("ip -n red addr flush dev eth0");
+    world.cilmark_ok("attach red --id 1234 --ip 10.1.0.20 --policy enforce");
+    world.cilmark_ok("policy add red deny ingress from any --yes");
+    let _server = server(&world, HOST, "red");
+    let client = client(&world, "red", "eth0");
+    client.stdout_line(|line| line == "bound 10.1.0.20");
+    client.signal(Signal::SIGUSR1);
+    client.stdout_line(|line| line == "renew 10.1.0.20");
+    is_unanswered(&world, HOST, "10.1.0.20");
+}
+
+#[test]
 fn without_the_failsafe_ports_it_gets_none() {
     let Some(world) = World::new() else { return };
     world.workload("red", 1);
     world.cilmark_ok(&format!("{NIC} --failsafe none"));
-    let _server = server(&world);
-    let client = client(&world);
+    let _server = server(&world, "red", "eth0");
+    let client = client(&world, HOST, "red");
     client.stdout_line(|line| line.starts_with("deconfig"));
     client.stderr_line(|line| line.contains("discover"));
     let monitor = world.start("monitor");

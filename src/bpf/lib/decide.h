@@ -11,6 +11,7 @@
 #include <bpf/bpf_endian.h>
 #include "config.h"
 #include "conntrack.h"
+#include "dhcp.h"
 #include "explain.h"
 #include "failsafe.h"
 #include "host.h"
@@ -292,6 +293,15 @@ static __always_inline int decide_flow(struct __sk_buff *skb, struct packet *pkt
 		flow->claimed_identity = IDENTITY_WORLD;
 	verdict = decide_again(pkt, inquiry);
 	barrier();
+	/*
+	 * Whatever the rules say: they are asked for the report to name who is at the other end. Of what was
+	 * allowed so a reply is, too.
+	 */
+	if (config.role == CM_ROLE_CONTAINER && has_dhcp_ports(pkt) &&
+	    ((!forward && ct_rule(flow->verdict) == CM_RULE_DHCP) || keeps_lease(skb, pkt))) {
+		pkt->rule = CM_RULE_DHCP;
+		return 0;
+	}
 	if (config.role == CM_ROLE_NETDEV && verdict == -CM_DROP_INVALID_SOURCE &&
 	    !has_listed_source(skb, pkt)) {
 		flow->claimed_identity = (__u32)ipcache_lookup_prefix(&pkt->source);

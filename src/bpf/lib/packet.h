@@ -143,6 +143,12 @@ static __always_inline int is_igmp(const struct packet *pkt)
 	return pkt->source.family == CM_IPV4 && pkt->l4_protocol == IPPROTO_IGMP;
 }
 
+static __always_inline int is_udp(const struct packet *pkt, __u16 sport_host, __u16 dport_host)
+{
+	return pkt->l4_protocol == IPPROTO_UDP && pkt->sport == bpf_htons(sport_host) &&
+	       pkt->dport == bpf_htons(dport_host);
+}
+
 /* The header at `offset`, or NULL if it does not lie whole in the linear part. */
 static __always_inline void *header_at(struct __sk_buff *skb, __u32 offset, __u32 size)
 {

@@ -302,6 +302,10 @@ static __always_inline void police_flow(struct __sk_buff *skb, struct packet *pk
 		((!inquiry->verdict &&
 		  (inquiry->found == FOUND_FLOW || pkt->echo != ECHO_ANSWERED)) ||
 		 (!inquiry->is_enforced && (inquiry->found == FOUND_FLOW || !is_midstream(pkt))));
+	/* Answers by themselves begin nothing: what they leave would outlive the request. */
+	if (pkt->rule == CM_RULE_DHCP && packet_direction(pkt) == CM_INGRESS &&
+	    inquiry->found != FOUND_FLOW)
+		inquiry->is_kept = 0;
 }
 
 /* What passes_by() has said. The role is a constant, so that a workload's programs have nothing of it. */

@@ -22,12 +22,6 @@ static __always_inline int is_icmp6(const struct packet *pkt)
 	       pkt->fragment != FRAGMENT_LATER;
 }
 
-static __always_inline int is_udp(const struct packet *pkt, __u16 sport_host, __u16 dport_host)
-{
-	return pkt->l4_protocol == IPPROTO_UDP && pkt->sport == bpf_htons(sport_host) &&
-	       pkt->dport == bpf_htons(dport_host);
-}
-
 /* The link-local address that a MAC makes (RFC 4291, appendix A). */
 static __always_inline int is_made_of_mac(const struct cm_address *address, const __u8 *mac)
 {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::wire::{Fragment, Ip, Transport, is_extension};
+use super::wire::{Fragment, Ip, Transport, UDP, is_extension};
 use super::{Direction, Endpoint, rules::Service};
 
 /// The ports of a packet, or what stands in their place.
@@ -47,6 +47,8 @@ pub struct Flow {
     /// What its originator's packet said about its identity.
     pub claimed: Option<u32>,
     pub is_masqueraded: bool,
+    /// Of a request for a lease.
+    pub is_lease: bool,
     /// Whether it is known to be there, and in this state.
     pub is_certain: bool,
     is_established: bool,
@@ -109,6 +111,18 @@ impl Key {
     }
 }
 
+impl Key {
+    /// Of what a client of DHCP asks all of its link, under an address.
+    pub fn of_request(endpoint: &Endpoint, local: IpAddr) -> Key {
+        let (remote, ports) = match local {
+            IpAddr::V4(_) => (IpAddr::from([255; 4]), (68, 67)),
+            IpAddr::V6(_) => (IpAddr::from([0xff02, 0, 0, 0, 0, 0, 1, 2]), (546, 547)),
+        };
+        let ends = Ends::Pair { local: ports.0, remote: ports.1 };
+        Key { scope: scope(endpoint), protocol: UDP, local, remote, ends }
+    }
+}
+
 impl FragmentKey {
     pub fn of(endpoint: &Endpoint, direction: Direction, ip: &Ip, protocol: u8) -> FragmentKey {
         FragmentKey {
@@ -160,6 +174,7 @@ impl Flow {
             epoch,
             claimed,
             is_masqueraded: false,
+            is_lease: false,
             is_certain: true,
             is_established: false,
             fins: [false; 2],

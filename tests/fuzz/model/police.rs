@@ -1,9 +1,11 @@
 //! What an endpoint's policy makes of an IP packet.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use super::flows::{self, Flow, FragmentKey, Kept, Key, Ports};
-use super::host::{is_from_stack, is_multicast};
+use super::host::{is_for_another, is_from_stack, is_link_local, is_multicast};
 use super::rules::Service;
-use super::wire::{Fragment, Ip, TCP, Transport, is_extension};
+use super::wire::{Fragment, Ip, TCP, Transport, UDP, is_extension};
 use super::{Arrival, Change, Direction, Endpoint, Judgement, Machine, Must, Program};
 
 /// What is known of a packet when the policy is asked.
@@ -199,6 +201,15 @@ impl Machine {
         }
         let claimed = self.claim(endpoint, program, ip, arrival);
         let service = flows::service(ip, case.ports, false);
+        let lease = self.lease(case);
+        if let Some(mut judgement) = lease {
+            if program == Program::FromContainer {
+                let mut flow = Flow::new(direction, self.epoch, claimed);
+                flow.is_lease = true;
+                judgement.change.push(Change::Flow(key, flow));
+            }
+            return judgement;
+        }
         let mut judgement = if self.is_failsafe(endpoint, direction, service) {
             self.to_failsafe(direction, &key)
         } else {
@@ -223,6 +234,11 @@ impl Machine {
         let is_reply = flow.direction != direction;
         let mut judgement = if flow.is_masqueraded {
             Judgement::pass("a masqueraded flow's")
+        } else if flow.is_lease && (is_reply || self.lease(case).is_some()) {
+            flow.epoch = self.epoch;
+            Judgement::pass("about a lease")
+        } else if self.lease(case).is_some() {
+            return Judgement { must: Must::Either, ..self.police_new(case, key) };
         } else if flow.epoch == self.epoch {
             Judgement::pass(if flow.is_allowed { "a known flow's" } else { "audited" })
         } else {
@@ -249,6 +265,45 @@ impl Machine {
         flow.advance(ip, direction);
         judgement.change.push(Change::Flow(key, flow));
         judgement
+    }
+
+    /// What a workload asks its link for a lease, or this host, and the answer, if it has asked all of its link.
+    fn lease(&self, case: &Case<'_>) -> Option<Judgement> {
+        let &Case { endpoint, program, ip, ports, arrival, .. } = case;
+        let Ports::Pair { source, destination } = ports else { return None };
+        let (client, server) = if ip.is_v6() { (546, 547) } else { (68, 67) };
+        let is_sent = program == Program::FromContainer;
+        let ends = if is_sent { (client, server) } else { (server, client) };
+        if !endpoint.is_container || ip.protocol != UDP || (source, destination) != ends {
+            return None;
+        }
+        let pass = Some(Judgement::pass("about a lease"));
+        if is_sent {
+            return match (ip.source, ip.destination) {
+                (source, IpAddr::V6(to)) if is_link_local(source) => {
+                    let is_near = to.is_unicast_link_local() || to.octets()[..2] == [0xff, 2];
+                    pass.filter(|_| is_near)
+                }
+                (_, IpAddr::V6(_)) => None,
+                (_, to) if to == IpAddr::V4(Ipv4Addr::BROADCAST) => pass,
+                (_, to) if is_multicast(to) || is_for_another(endpoint, arrival.frame) => None,
+                (_, to) if self.is_routed_on(to) => None,
+                _ => Some(Judgement::either("asks this host for a lease")),
+            };
+        }
+        if ip.is_v6() && !is_link_local(ip.source) {
+            return None;
+        }
+        let nobody = (!ip.is_v6()).then_some(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let asked = nobody.into_iter().chain([ip.destination]);
+        let requests = asked.filter_map(|local| self.flows.get(&Key::of_request(endpoint, local)));
+        let requests: Vec<&Flow> =
+            requests.filter(|flow| flow.is_lease || !flow.is_certain).collect();
+        match requests.iter().any(|flow| flow.is_certain) {
+            true => pass,
+            false if requests.is_empty() => None,
+            false => Some(Judgement::either("an answer to who may have asked for a lease")),
+        }
     }
 
     pub fn is_failsafe(&self, endpoint: &Endpoint, direction: Direction, to: Service) -> bool {
