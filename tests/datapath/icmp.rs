@@ -66,6 +66,39 @@ fn an_error_passes_with_the_flow_that_it_quotes() {
     }
 }
 
+/// Else whoever knows of a flow could send errors about it to all others here.
+#[test]
+fn an_error_passes_to_nobody_but_who_has_sent_what_it_quotes() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    let nic = nic(&lab);
+    for endpoint in [&workload, &nic] {
+        lab.rules(endpoint, &["allow egress to any udp/53", "allow ingress from any udp/53"]);
+    }
+    for (own, peer) in OWN_TO_PEER {
+        let sent = Frame::ip(own, peer).udp(4000, 53);
+        let received = Frame::ip(peer, own).udp(4000, 53);
+        workload.from_container(sent.clone()).passes();
+        workload.to_container(received.clone().forwarded()).passes();
+        nic.to_netdev(sent.clone()).passes();
+        nic.from_netdev(received.clone().forwarded()).passes();
+        let others: [IpAddr; 2] = match own {
+            IpAddr::V4(_) => [Ipv4Addr::new(10, 1, 0, 11).into(), PEER4.into()],
+            IpAddr::V6(_) => ["fd00:1::11".parse().unwrap(), PEER6.into()],
+        };
+        for other in others {
+            let about_sent = || error(other, errors_of(own)[0], sent.clone());
+            workload.to_container(about_sent().forwarded()).is_dropped(POLICY);
+            nic.from_netdev(about_sent().forwarded()).is_dropped(POLICY);
+        }
+        let about_received = || error(others[0], errors_of(own)[0], received.clone());
+        workload.from_container(about_received()).is_dropped(POLICY);
+        nic.to_netdev(about_received()).is_dropped(POLICY);
+        workload.to_container(error(own, errors_of(own)[0], sent).forwarded()).passes();
+        workload.from_container(error(peer, errors_of(own)[0], received)).passes();
+    }
+}
+
 #[test]
 fn an_error_passes_as_long_as_its_flow_is_allowed() {
     let Some(lab) = Lab::new() else { return };
