@@ -74,3 +74,27 @@ fn a_fragment_of_what_was_dropped_tells_why_and_from_whom() {
         }
     }
 }
+
+#[test]
+fn what_comes_before_its_first_fragment_drops_and_is_counted() {
+    let Some((world, wire)) = host() else { return };
+    let receiver = Receiver::new(&world, HOST);
+    enforce(&world, "--adopt 0");
+    let monitor = world.start("monitor");
+    for ends in WIRE {
+        let [first, later] = cut(ends, OPEN, "<last first>", 0, id());
+        wire.send(later);
+        wire.send(first);
+        wire.send(honest(ends));
+        assert_eq!(receiver.heard(), [""; 0]);
+        let line = monitor.stdout_line(|line| line.contains("fragment not found, 175"));
+        assert!(line.contains("comes later"), "{line}");
+        assert!(!line.contains("policy add"), "{line}");
+    }
+    let metrics = world.cilmark_json("metrics");
+    let lines = metrics.as_array().expect("a list").iter();
+    let counted: Vec<_> = lines.filter(|line| line["reason"] == 175).collect();
+    assert_eq!(counted.len(), 1, "{metrics}");
+    assert_eq!(counted[0]["packets"], 2);
+    assert_eq!(counted[0]["name"], "First logical datagram fragment not found");
+}

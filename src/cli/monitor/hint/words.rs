@@ -22,8 +22,8 @@ pub fn about(context: &Context, endpoint: &Endpoint, event: &cm_event) -> Option
                 .to_owned(),
         }),
         cm_reason::CM_DROP_FRAGMENT_NOT_FOUND => Some(
-            "a fragment passes with the first one of its packet, and that did not pass before it: allow the \
-             first one, or let the sender not fragment"
+            "the fragment with its ports has not passed here before it: it was denied, got lost, or comes later \
+             or another way; a rule helps only if it was denied, packets below the MTU always do"
                 .to_owned(),
         ),
         cm_reason::CM_DROP_MISSED_TAIL_CALL => missed(context, event.destination.to_ip()?),
