@@ -12,6 +12,7 @@ mod icmp;
 mod identities;
 mod impersonation;
 mod links;
+mod nonlinear;
 mod own_address;
 mod path_mtu;
 mod related;

@@ -43,7 +43,7 @@ impl Machine {
             let service = flows::service(ip, Ports::None, false);
             return match ip.hops == 1 && ip.destination.is_multicast() {
                 true => Judgement::pass("tells of groups within its link"),
-                false => self.ask(endpoint, direction, direction, ip, claimed, service),
+                false => self.ask(endpoint, (direction, direction), ip, arrival, claimed, service),
             };
         }
         let (kind, _) = ip.message().expect("a message");
