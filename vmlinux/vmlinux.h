@@ -185,7 +185,9 @@ enum {
 enum {
 	AF_INET = 2,
 	AF_INET6 = 10,
-	SOCK_RAW = 3,
+	SOCK_STREAM = 1,
+	SOCK_DGRAM = 2,
+	SOCK_SEQPACKET = 5,
 };
 
 /* errno-base.h */

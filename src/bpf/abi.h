@@ -317,7 +317,7 @@ struct cm_policy_entry {
 struct cm_policy_spans {
 	__u32 of_peers;
 	__u32 of_any;
-	__u32 tells_host; /* CM_POLICY_TELLS_HOST, for what no entry matches */
+	__u32 tells_host; /* as CM_POLICY_TELLS_HOST, for what no entry matches */
 	__u32 pad;
 };
 

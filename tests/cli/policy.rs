@@ -194,7 +194,7 @@ fn a_rule_that_never_counts_is_taken_and_told() {
         assert!(!run.stderr.contains("note: "), "{run:?}");
     }
     // Nothing is told while the policy is off, but what begins to count then.
-    world.cilmark_ok("attach red --role netdev");
+    world.cilmark_ok("attach red --role netdev --yes");
     let run = world.cilmark("policy add red deny ingress from bad tcp/22");
     assert!(!run.stderr.contains("never counts"), "{run:?}");
     let run = world.cilmark("attach red --role netdev --ingress-policy audit");

@@ -70,5 +70,5 @@ fn what_is_dropped_names_the_rule_or_the_one_that_is_missing() {
     world.try_sh("ip netns exec red socat -u /dev/null UDP:10.1.0.1:53");
     world.try_sh("echo x | ip netns exec red socat -u - UDP:10.1.0.1:53");
     let line = monitor.stdout_line(|line| line.contains(" udp "));
-    assert!(line.ends_with("cilmark policy add red 'allow egress to world udp/53'"), "{line}");
+    assert!(line.ends_with("cilmark policy add red 'allow egress to host udp/53'"), "{line}");
 }

@@ -73,6 +73,7 @@ fn nor_do_they_lend_another_datagrams() {
 #[test]
 fn what_follows_a_dropped_fragment_drops_for_its_reason() {
     let Some(lab) = Lab::new() else { return };
+    lab.router();
     let workload = lab.container(ID).policy(enforcing()).load();
     let rules = lab.rules(&workload, &["allow egress to any udp/53", "deny egress to 300 udp/54"]);
     let deny = rules.rules().last().expect("a rule").number.0;

@@ -40,6 +40,8 @@ fn every_address_that_the_host_answers_on_is_covered() {
     for own in ["fd00:1::10", "fd00:7::9", "fe80::77", "ff02::fb"] {
         nic.from_netdev(to_host(PEER6.into(), own.parse().unwrap())).is_dropped(POLICY);
     }
+    let nobody = IpAddr::from([0, 0, 0, 0]);
+    nic.from_netdev(to_host(nobody, nobody)).is_dropped(POLICY);
     // What the operator calls the host.
     lab.ipcache("10.66.0.1", 1);
     nic.from_netdev(to_host(PEER4.into(), "10.66.0.1".parse().unwrap())).is_dropped(POLICY);
@@ -245,6 +247,8 @@ fn the_answer_to_a_masqueraded_packet_passes() {
         nic.from_netdev(answer()).is_dropped(POLICY);
         nic.to_netdev(Frame::ip(own, peer).tcp(4000, 80).forwarded()).passes();
         nic.from_netdev(answer()).passes();
+        // The kernel may know nothing of it any more, and give a new connection to the host.
+        nic.from_netdev(Frame::ip(peer, own).tcp(80, 4000).forwarded()).is_dropped(POLICY);
         // What the host sends under that name is its own.
         nic.to_netdev(Frame::ip(own, peer).segment(4000, 80, "A")).is_dropped(POLICY);
         let other = Frame::ip(peer, own).segment(81, 4000, "SA").forwarded();

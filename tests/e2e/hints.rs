@@ -128,23 +128,23 @@ fn a_deny_that_is_taken_away_opens_what_it_was_about_or_nobody_advises_it() {
 /// A client that renews sends to port 67, and a server that offers sends to port 68: two flows, of which
 /// audit keeps one entry.
 #[test]
-fn hints_of_audit_for_leases_lead_to_a_lease() {
+fn hints_of_audit_let_begin_whichever_end_does() {
     let Some(world) = World::new() else { return };
     world.workload("red", 1);
     world.cilmark_ok("attach red --id 300 --ip 10.1.0.10 --policy audit");
     let monitor = world.start("monitor");
-    let (client, server) = (on(&world, "red", 68), on(&world, HOST, 67));
+    let (client, server) = (on(&world, "red", 168), on(&world, HOST, 167));
     arrives(&client, &server, "10.1.0.1");
-    let renewal = line(&monitor, "10.1.0.1:67");
-    assert!(hint(&renewal).ends_with(" udp/67'"), "{renewal}");
+    let renewal = line(&monitor, "10.1.0.1:167");
+    assert!(hint(&renewal).ends_with(" udp/167'"), "{renewal}");
     follow(&world, &renewal);
     // Now the rules are asked again, and what audit has left is another flow's direction.
     world.cilmark_ok("policy flush red");
     arrives(&server, &client, "10.1.0.10");
-    let offer = line(&monitor, "10.1.0.10:68");
+    let offer = line(&monitor, "10.1.0.10:168");
     assert_eq!(
         hint(&offer),
-        "to allow it: cilmark policy add red 'allow ingress from host udp/68'"
+        "to allow it: cilmark policy add red 'allow ingress from host udp/168'"
     );
     follow(&world, &offer);
     follow(&world, &renewal);
@@ -259,7 +259,7 @@ fn drops_that_no_rule_is_about_say_what_helps() {
     let [first, second] = fragments(&whole, 64, 7);
     wire.send(second.clone());
     let told = line(&monitor, ", 175)");
-    assert!(hint(&told).contains("first one of its packet"), "{told}");
+    assert!(hint(&told).contains("the fragment with its ports"), "{told}");
     world.cilmark_ok("policy add red allow egress to 301 udp/53");
     let before = drops(&world, 175);
     wire.send(first);

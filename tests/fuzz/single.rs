@@ -234,7 +234,13 @@ fn check(
         ),
     );
     let has_passed = run.verdict != Verdict::Drop || delivered.is_some();
-    fixture.machine.learn(judgement, has_passed);
+    match judgement.must {
+        // Its neighbour may have dropped it.
+        Must::Either if !has_passed && program == Program::FromContainer => {
+            fixture.machine.suspect(judgement);
+        }
+        _ => fixture.machine.learn(judgement, has_passed),
+    }
     if let Some(delivered) = delivered {
         fixture.machine.learn(delivered, run.verdict != Verdict::Drop);
     }

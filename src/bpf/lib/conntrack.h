@@ -227,8 +227,12 @@ static __always_inline int ct_begins_anew(const struct cm_ct_entry *entry, const
 		return 0;
 	if (entry->adopted || entry->state & CM_CT_CLOSING)
 		return 1;
-	/* Against the flow: only two ends that open at once may (RFC 9293, 3.5). */
-	return packet_direction(pkt) != entry->direction && entry->state & CM_CT_ESTABLISHED;
+	/*
+	 * Against the flow: only two ends that open at once may (RFC 9293, 3.5). To a masqueraded one nobody may: the
+	 * kernel may have forgotten it, and would give the SYN to this host.
+	 */
+	return packet_direction(pkt) != entry->direction &&
+	       (entry->masqueraded || entry->state & CM_CT_ESTABLISHED);
 }
 
 #endif

@@ -151,18 +151,21 @@ static __always_inline int decide_for_many(struct __sk_buff *skb, struct packet 
 }
 
 /*
- * Whether a workload's flow is to be decided about once more, as one to this host. The kernel is asked last: to
- * look a route up costs as much as all the rest.
+ * Whether it could make a difference if a workload's flow goes to this host. To look a route up costs as much as all the
+ * rest: so the kernel is asked only where a rule could tell.
  */
+static __always_inline int may_be_for_host(const struct inquiry *inquiry)
+{
+	return config.role == CM_ROLE_CONTAINER && inquiry->flow.direction == CM_EGRESS &&
+	       (inquiry->tells_host || (inquiry->own | inquiry->any) & CM_POLICY_TELLS_HOST);
+}
+
+/* Whether a flow is to be decided about once more, as one to this host. */
 static __always_inline int turns_out_to_be_for_host(struct __sk_buff *skb, const struct packet *pkt,
 						    struct inquiry *inquiry)
 {
-	if (config.role != CM_ROLE_CONTAINER || inquiry->flow.direction != CM_EGRESS ||
-	    !(inquiry->tells_host | ((inquiry->own | inquiry->any) & CM_POLICY_TELLS_HOST)) ||
-	    !is_remote_host(skb, pkt))
-		return 0;
-	inquiry->is_to_host = 1;
-	return 1;
+	inquiry->is_to_host = is_remote_host(skb, pkt);
+	return inquiry->is_to_host;
 }
 
 /*
@@ -226,7 +229,7 @@ static __always_inline int is_related(struct __sk_buff *skb, struct packet *pkt,
 	if (related == RELATED_STALE && answer) {
 		verdict = decide_again(answer, inquiry);
 		barrier();
-		if (turns_out_to_be_for_host(skb, answer, inquiry))
+		if (may_be_for_host(inquiry) && turns_out_to_be_for_host(skb, answer, inquiry))
 			verdict = decide_again(answer, inquiry);
 		related = !verdict			       ? RELATED_ALLOWED :
 			  is_enforced(inquiry->flow.direction) ? RELATED_NOT :
@@ -237,6 +240,7 @@ static __always_inline int is_related(struct __sk_buff *skb, struct packet *pkt,
 		related = is_about_host(skb, answer) ? RELATED_ALLOWED : RELATED_NOT;
 	barrier();
 	inquiry->flow.direction = packet_direction(pkt);
+	inquiry->is_to_host = 0;
 	return related == RELATED_ALLOWED;
 }
 
@@ -244,7 +248,7 @@ static __always_inline int is_related(struct __sk_buff *skb, struct packet *pkt,
 static __always_inline int decide_alone(struct __sk_buff *skb, struct packet *pkt,
 					struct inquiry *inquiry)
 {
-	int verdict;
+	int verdict, is_asked;
 
 	inquiry->is_news = 1;
 	if (pkt->parse_error)
@@ -252,11 +256,7 @@ static __always_inline int decide_alone(struct __sk_buff *skb, struct packet *pk
 	/* Whatever the rules say: the report names who is at the other end. */
 	inquiry->flow.claimed_identity = claimed_identity(skb, pkt);
 	verdict = decide(pkt, inquiry, packet_direction(pkt));
-	barrier();
-	if (turns_out_to_be_for_host(skb, pkt, inquiry))
-		verdict = decide_for_many(skb, pkt, inquiry, verdict,
-					  decide(pkt, inquiry, packet_direction(pkt)));
-	barrier();
+	is_asked = may_be_for_host(inquiry);
 	if (icmp_keeps_link_up(skb, pkt)) {
 		pkt->rule = CM_RULE_ICMP;
 		return 0;
@@ -273,6 +273,10 @@ static __always_inline int decide_alone(struct __sk_buff *skb, struct packet *pk
 		pkt->rule = CM_RULE_RELATED;
 		return 0;
 	}
+	barrier();
+	if (is_asked && turns_out_to_be_for_host(skb, pkt, inquiry))
+		verdict = decide_for_many(skb, pkt, inquiry, verdict,
+					  decide(pkt, inquiry, packet_direction(pkt)));
 	return verdict;
 }
 
@@ -308,7 +312,7 @@ static __always_inline int decide_flow(struct __sk_buff *skb, struct packet *pkt
 		verdict = decide_again(pkt, inquiry);
 	}
 	barrier();
-	if (turns_out_to_be_for_host(skb, pkt, inquiry))
+	if (may_be_for_host(inquiry) && turns_out_to_be_for_host(skb, pkt, inquiry))
 		verdict = decide_for_many(skb, pkt, inquiry, verdict, decide_again(pkt, inquiry));
 	return verdict;
 }

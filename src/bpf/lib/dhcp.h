@@ -39,7 +39,8 @@ static __always_inline int is_lease_request(struct __sk_buff *skb, const struct 
 	if (pkt->source.family == CM_IPV6)
 		return is_link_local(&pkt->source) &&
 		       (is_link_local(&pkt->destination) || words[0] == bpf_htonl(0xff020000));
-	return words[0] == 0xffffffff || is_remote_host(skb, pkt);
+	return words[0] == 0xffffffff ||
+	       (!is_multicast(&pkt->destination) && is_remote_host(skb, pkt));
 }
 
 static __always_inline int is_pending(const struct cm_ct_entry *request)

@@ -14,13 +14,14 @@
 #include "resolve.h"
 #include "route.h"
 
+/* For many. To 0.0.0.0 from 0.0.0.0 is a broadcast, too, and from all else nothing (ip_route_input_slow()). */
 static __always_inline int is_multicast(const struct cm_address *address)
 {
 	const __be32 *words = address_words(address);
 
 	if (address->family == CM_IPV6)
 		return address->bytes[0] == 0xff;
-	return address->bytes[0] >> 4 == 0xe || words[0] == 0xffffffff;
+	return address->bytes[0] >> 4 == 0xe || words[0] == 0xffffffff || !words[0];
 }
 
 /*
@@ -129,7 +130,9 @@ static __always_inline int is_for_host(struct __sk_buff *skb, const struct packe
  */
 __noinline int has_moved_away(struct __sk_buff *skb, const struct packet *pkt)
 {
-	if (!pkt || config.host_addresses_listed || is_multicast(&pkt->destination) ||
+	/* A bridge, and a VRF, may route by a table of its own. */
+	if (!pkt || config.host_addresses_listed || config.bridge_port || config.in_vrf ||
+	    is_multicast(&pkt->destination) ||
 	    (config.given_addresses && is_own_address(&pkt->destination)) ||
 	    is_listed_host(&pkt->destination) == LISTED_BY_OPERATOR)
 		return 0;
@@ -144,8 +147,8 @@ static __always_inline int is_for_many(const struct __sk_buff *skb)
 }
 
 /*
- * Whether the other end of a workload's flow is this host, by either of its packets. Where the device does not
- * forward, MACs and who sends tell: nothing else is routed.
+ * Whether the other end of a workload's flow is this host, by either of its packets. What is for many is so, too,
+ * see decide_for_many(). Where the device does not forward, MACs and who sends tell: nothing else is routed.
  */
 __noinline int is_remote_host(struct __sk_buff *skb, const struct packet *pkt)
 {
@@ -155,10 +158,9 @@ __noinline int is_remote_host(struct __sk_buff *skb, const struct packet *pkt)
 	if (!pkt)
 		return 0;
 	is_answer = packet_direction(pkt) == CM_INGRESS;
+	is_ours = is_answer ? is_generated_here(skb, pkt) : !is_for_another(skb);
 	if (is_multicast(packet_remote(pkt)))
-		return 0;
-	is_ours =
-		is_answer ? is_generated_here(skb, pkt) : !is_for_another(skb) && !is_for_many(skb);
+		return !is_answer && is_ours;
 	route = route_of_packet(skb, pkt, is_answer);
 	if (is_ours)
 		return route_stays_here(route);

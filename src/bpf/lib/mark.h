@@ -91,7 +91,10 @@ static __always_inline int mark_is_free(const struct __sk_buff *skb)
 	return !(skb->mark & ~MARK_NOT_OURS);
 }
 
-/* Whether one of our own programs has written the mark, on this packet's way through this host. */
+/*
+ * Whether one of our own programs has written the mark, on this packet's way through this host. It says nothing where
+ * there is no such mark any more: no namespace clears the proof, and a container may have set it for its own packets.
+ */
 static __always_inline int mark_is_proven(const struct __sk_buff *skb)
 {
 	return (skb->tc_index & MARK_PROOF_MASK) == MARK_PROOF;

@@ -132,7 +132,9 @@ static __always_inline int is_left_over(const struct __sk_buff *skb, const struc
 static __always_inline int begins_masquerade(struct __sk_buff *skb, const struct packet *pkt)
 {
 	int may_be_forged =
-		config.bridge_port || (pkt->source.family == CM_IPV6 && !mark_is_proven(skb));
+		config.bridge_port ||
+		(pkt->source.family == CM_IPV6 &&
+		 !(mark_is_proven(skb) && mark_magic(pkt->mark_in) == MARK_MAGIC_IDENTITY));
 
 	return has_flow(pkt) && pkt->fragment != FRAGMENT_LATER && pkt->echo != ECHO_ANSWERED &&
 	       !(may_be_forged && find_socket(skb, pkt) != SOCKET_NONE);
@@ -167,6 +169,15 @@ static __always_inline int claims_host(struct __sk_buff *skb, struct packet *pkt
 }
 
 /*
+ * Whether a packet is one of who begins a flow, and no answer: SNAT has given it a foreign address. Of UDP the
+ * port tells, of which a client's is from 32768 on (ip_local_port_range).
+ */
+static __always_inline int begins_as_client(const struct packet *pkt)
+{
+	return is_syn(pkt) || (pkt->l4_protocol == IPPROTO_UDP && bpf_ntohs(pkt->sport) >= 32768);
+}
+
+/*
  * Whether what this host sends answers what no policy of a NIC was asked about, since it came for another's address
  * and NAT has redirected it to a service of this host.
  */
@@ -175,7 +186,8 @@ static __always_inline int is_answer_of_redirect(struct __sk_buff *skb, const st
 	long route;
 
 	if (packet_program(pkt) != CM_TO_NETDEV || !is_generated_here(skb, pkt) ||
-	    is_listed(&pkt->source) || is_multicast(&pkt->source) || !is_translated(skb, pkt))
+	    is_listed(&pkt->source) || is_multicast(&pkt->source) || begins_as_client(pkt) ||
+	    !answers_for_another(skb, pkt))
 		return 0;
 	route = route_of(skb, &pkt->source, &pkt->destination, 0);
 	return route != BPF_FIB_LKUP_RET_FWD_DISABLED &&

@@ -169,7 +169,7 @@ static __always_inline int is_host_traffic(const struct __sk_buff *skb, const st
  */
 static __always_inline int keeps_its_mark(const struct __sk_buff *skb, const struct packet *pkt)
 {
-	return mark_is_proven(skb) || (!is_generated_here(skb, pkt) && mark_is_ours(pkt->mark_in));
+	return mark_is_ours(pkt->mark_in) && (mark_is_proven(skb) || !is_generated_here(skb, pkt));
 }
 
 /* The sender of a packet that leaves by a NIC. */

@@ -74,33 +74,29 @@ __noinline int find_socket(struct __sk_buff *skb, const struct packet *pkt)
 }
 
 /*
- * Whether what this host has generated left its socket under other names than it has now, by NAT since then: an
- * answer under the address that a redirect has taken the question away from. A process names the source of a packet
- * by a raw or packet socket, or binds to a foreign address, as anybody may (IP_FREEBIND); none changes the port.
- * Of IPv6 anybody may also name the address of a single datagram. Without a socket the kernel answers.
+ * Whether what this host has generated under a foreign address answers for another: a redirect has taken the question
+ * away from that address (its socket has another one), or a transparent proxy has. Raw and packet sockets name any
+ * source, and of IPv6 anybody may name that of a datagram (IPV6_FREEBIND, IPV6_PKTINFO), but not with another port than
+ * the socket's. Of IPv4 the kernel sends from no foreign address without IP_TRANSPARENT. Without a socket it answers by
+ * itself.
  */
-static __always_inline int is_translated(struct __sk_buff *skb, const struct packet *pkt)
+static __always_inline int answers_for_another(struct __sk_buff *skb, const struct packet *pkt)
 {
-	const __be32 *words = address_words(&pkt->source);
 	struct bpf_sock *socket = skb->sk, *full;
 
+	/* The kernel's own, with or without a socket of its own. */
+	if (pkt->tcp_flags & TCP_RST)
+		return 1;
 	if (!socket)
-		return pkt->tcp_flags & TCP_RST;
+		return 0;
 	if (socket->family != AF_INET && socket->family != AF_INET6)
 		return 0;
-	if (pkt->source.family == CM_IPV4 && socket->src_ip4 == words[0])
+	if (pkt->source.family == CM_IPV6 && pkt->l4_protocol != IPPROTO_TCP &&
+	    socket->src_port == bpf_ntohs(pkt->sport))
 		return 0;
-	if (pkt->source.family == CM_IPV6) {
-		if (!((socket->src_ip6[0] ^ words[0]) | (socket->src_ip6[1] ^ words[1]) |
-		      (socket->src_ip6[2] ^ words[2]) | (socket->src_ip6[3] ^ words[3])))
-			return 0;
-		if (!(socket->src_ip6[0] | socket->src_ip6[1] | socket->src_ip6[2] |
-		      socket->src_ip6[3]) &&
-		    socket->src_port == bpf_ntohs(pkt->sport))
-			return 0;
-	}
 	full = bpf_sk_fullsock(socket);
-	return !full || full->type != SOCK_RAW;
+	return !full || full->type == SOCK_STREAM || full->type == SOCK_DGRAM ||
+	       full->type == SOCK_SEQPACKET;
 }
 
 #endif

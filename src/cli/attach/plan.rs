@@ -57,7 +57,7 @@ pub fn role(args: &Args, device: &Device) -> Result<(Role, String)> {
             for child in device::stacked_on(device)? {
                 warn!(
                     "{name} carries the {} {}: what that sends looks as if this host had sent it, and what \
-                     is sent to its MAC meets no policy of {name}; attach it too, as a netdev",
+                     is sent to its MAC may meet no policy of {name}; attach it too, as a netdev",
                     child.kind.as_deref().unwrap_or_default(),
                     child.name
                 );

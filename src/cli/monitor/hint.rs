@@ -15,7 +15,7 @@ use crate::datapath::conntrack::{Conntrack, Seen};
 use crate::datapath::pin::Root;
 use crate::datapath::registry::Endpoint;
 use crate::datapath::sys::{self, Hook};
-use crate::datapath::{netns, sockets};
+use crate::datapath::{device, netns, sockets};
 use crate::model::endpoint::{EndpointId, Role, Selector};
 use crate::model::frame::{self, Frame, ICMP, ICMP6, SCTP, TCP, UDP};
 use crate::model::identity::{Identity, Names};
@@ -103,7 +103,7 @@ impl Hints {
         event: &cm_event,
         names: &Names,
     ) -> Option<String> {
-        self.known(context, id)?;
+        let event = &self.known(context, id)?.with_host(event);
         match event.reason {
             cm_reason::CM_DROP_POLICY => self.missing(&context.root, id, event, names),
             cm_reason::CM_DROP_POLICY_DENY => self.known(context, id)?.denied(event, names),
@@ -273,6 +273,23 @@ impl Known {
             Some(seen) if seen.allowed || event.protocol == TCP => by_entry(seen),
             _ => originator(event, || self.listens(event, packet)),
         }
+    }
+
+    /// The event of a workload's packet, to this host if the kernel would deliver it here: programs ask that only
+    /// where a rule could tell, and a rule that names the host or the world makes one that can.
+    fn with_host(&self, event: &cm_event) -> cm_event {
+        let destination = event.destination.to_ip();
+        let local = || {
+            let local = device::local_addresses()?;
+            Ok(destination.is_some_and(|address| local.contains(&address)))
+        };
+        let is_egress = event.direction == cm_direction::CM_EGRESS;
+        let is_here = is_egress
+            && self.endpoint.role() == Some(Role::Container)
+            && netns::within(self.endpoint.config.netns, local).is_ok_and(|it| it == Some(true));
+        let destination_identity =
+            if is_here { Identity::HOST.0 } else { event.destination_identity };
+        cm_event { destination_identity, ..*event }
     }
 
     /// Whether a socket of this host listens at its end of a TCP connection; a workload's are elsewhere.

@@ -190,7 +190,9 @@ impl Flow {
     /// Whether a SYN is a new flow's under the same name.
     pub fn is_replaced_by(&self, ip: &Ip, direction: Direction) -> bool {
         let opens = ip.protocol == super::wire::TCP && ip.flags().opens();
-        opens && (self.is_closing() || (self.is_established && direction != self.direction))
+        opens
+            && (self.is_closing()
+                || (direction != self.direction && (self.is_established || self.is_masqueraded)))
     }
 
     /// What a packet tells of its progress.

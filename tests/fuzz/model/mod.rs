@@ -191,6 +191,14 @@ impl Judgement {
         Judgement::new(Must::Either, why)
     }
 
+    /// Of a first fragment that audit lets pass.
+    fn may_leave_ports(&mut self, endpoint: &Endpoint, ip: &wire::Ip) {
+        if flows::is_readable_first(ip) && self.must == Must::Either {
+            let kept = Kept::from_first(endpoint, Direction::Ingress, ip).into_iter();
+            self.change.extend(kept.map(|(key, kept)| Change::Fragment(key, kept)));
+        }
+    }
+
     fn drop_if(is_enforced: bool, why: &'static str) -> Judgement {
         Judgement::new(if is_enforced { Must::Drop } else { Must::Pass }, why)
     }

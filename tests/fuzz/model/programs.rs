@@ -123,7 +123,9 @@ impl Machine {
                 && self.flows.contains_key(&Key::of(endpoint, false, ip, Ports::of(ip))));
         match self.object_to_received(endpoint, ip, arrival.frame, is_policed, is_known) {
             Some(objection) if objection.must == Must::Drop || policed.must != Must::Drop => {
-                with_changes(objection, policed)
+                let mut judgement = with_changes(objection, policed);
+                judgement.may_leave_ports(endpoint, ip);
+                judgement
             }
             _ => policed,
         }
