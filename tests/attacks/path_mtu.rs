@@ -223,6 +223,7 @@ fn error_comes(wire: &Wire, kinds: [u8; 2], port: u16) {
 }
 
 const TIME_EXCEEDED: [u8; 2] = [11, 3];
+const UNREACHABLE: [u8; 2] = [3, 1];
 
 #[test]
 fn a_traceroute_sees_the_host_and_what_is_behind_it() {
@@ -242,6 +243,18 @@ fn a_traceroute_sees_the_host_and_what_is_behind_it() {
             red.send(probe(workload, far, ttl));
             error_comes(&red, TIME_EXCEEDED, 4000 + u16::from(ttl));
         }
+    }
+}
+
+#[test]
+fn a_router_says_that_there_is_no_way() {
+    let Some((world, wire)) = host() else { return };
+    world.sh("ip route add unreachable 198.51.100.0/24
+              ip -6 route add unreachable 2001:db8:51::/48");
+    police_nic(&world, &[]);
+    for ([stranger, _], far) in WIRE.into_iter().zip(["198.51.100.9", "2001:db8:51::9"]) {
+        wire.send(Frame::between(stranger, far).datagram(4000, OPEN, "probe"));
+        error_comes(&wire, UNREACHABLE, 4000);
     }
 }
 
