@@ -51,6 +51,22 @@ fn a_process_of_the_host_is_the_host_to_its_nic() {
     }
 }
 
+/// As wg-quick's, whose bits 8 to 11 are a proxy's.
+#[test]
+fn another_softwares_mark_is_no_trusted_proxys() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    let nic = "attach red --role netdev --policy enforce --failsafe none --adopt 0 --yes";
+    world.cilmark_ok(&format!("{nic} --trust-proxy"));
+    for (any, address) in BOTH {
+        let (host, red) = (udp(&world, HOST, any), udp(&world, "red", any));
+        mark(&host, 0xca6c);
+        is_lost(&host, &red, address);
+        mark(&host, FORGED[2]);
+        arrives(&host, &red, address);
+    }
+}
+
 #[test]
 fn a_workload_is_itself_whatever_it_marks() {
     for way in ["", "--local-delivery"] {

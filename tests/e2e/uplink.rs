@@ -2,11 +2,13 @@
 
 use cilmark::datapath::sys::Hook;
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use super::RED;
 use crate::common::World;
 use crate::common::machine::by_each_hook;
 use crate::common::stranger::Stranger;
-use crate::common::talk::{arrives, ping, tcp, udp};
+use crate::common::talk::{HOST, arrives, ping, tcp, udp};
 
 #[test]
 fn what_a_namespace_sends_by_its_eth0_carries_the_identity_at_a_later_program() {
@@ -35,6 +37,26 @@ fn what_a_namespace_sends_by_its_eth0_carries_the_identity_at_a_later_program() 
         assert_eq!(world.cilmark_json("ipcache get 10.1.0.10")[0]["identity"], 1234);
         assert_eq!(world.cilmark_json("ipcache get fd00:1::10")[0]["identity"], 1234);
     });
+}
+
+/// Of wg-quick, of mwan3, and of a firewall.
+#[test]
+fn what_the_host_sends_with_another_softwares_mark_carries_the_identity_and_nothing_else() {
+    let Some(world) = World::new() else { return };
+    world.workload("blue", 2);
+    world.cilmark_ok("attach blue --role netdev --id 1234");
+    let stranger = Stranger::behind("blue", Hook::Egress);
+    for (any, address) in [("0.0.0.0:0", "10.2.0.10"), ("[::]:0", "fd00:2::10")] {
+        let (here, blue) = (udp(&world, HOST, any), udp(&world, "blue", any));
+        for mark in [0xca6c, 0x100, 0x200, 0x3f00, 1] {
+            setsockopt(&here, sockopt::Mark, &mark).expect("set SO_MARK");
+            let before = stranger.packets(RED);
+            for _ in 0..3 {
+                arrives(&here, &blue, address);
+            }
+            assert!(stranger.packets(RED) >= before + 3, "{mark:x}: {:x?}", stranger.marks());
+        }
+    }
 }
 
 #[test]
