@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{
-    ArpEthIpv4Packet, ArpOperation, ArpPacket, EtherType, Ethernet2Header, IpAuthHeader,
-    IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel, Ipv6FragmentHeader, Ipv6Header,
-    Ipv6RawExtHeader, SingleVlanHeader, TcpHeader, UdpHeader, VlanId,
+    ArpEthIpv4Packet, ArpOperation, ArpPacket, EtherType, Ethernet2Header, IpAuthHeader, IpDscp,
+    IpEcn, IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel, Ipv6FragmentHeader,
+    Ipv6Header, Ipv6RawExtHeader, SingleVlanHeader, TcpHeader, UdpHeader, VlanId,
 };
 
 /// The MAC that frames come from.
@@ -205,9 +205,16 @@ impl Frame {
         self
     }
 
-    /// IPv6: the traffic class.
+    /// The traffic class; of IPv4 the TOS.
     pub fn traffic_class(mut self, class: u8) -> Frame {
-        self.ipv6_header().traffic_class = class;
+        match &mut self.network {
+            Network::Ipv4(ip) => {
+                ip.dscp = IpDscp::try_new(class >> 2).expect("6 bits");
+                ip.ecn = IpEcn::try_new(class & 3).expect("2 bits");
+            }
+            Network::Ipv6(ip) => ip.traffic_class = class,
+            Network::Other(..) => panic!("only IP has that"),
+        }
         self
     }
 

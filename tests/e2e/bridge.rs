@@ -7,17 +7,20 @@ use crate::common::process::PATIENCE;
 use crate::common::talk::{arrives, is_lost, udp};
 
 /// The ports `red` and `blue` with a namespace behind each; the host has its addresses on the bridge.
-fn bridged() -> Option<World> {
+pub fn bridged() -> Option<World> {
     let world = World::new()?;
-    world.sh("ip link add bridge address 02:00:00:00:00:aa type bridge
+    world.sh("sysctl -qw net.ipv6.conf.default.accept_dad=0
+         ip link add bridge address 02:00:00:00:00:aa type bridge
          ip addr add 10.9.0.1/24 dev bridge
+         ip addr add fd00:9::1/64 dev bridge nodad
          ip link set bridge up");
     for (name, number) in [("red", 2), ("blue", 3)] {
         world.workload(name, number);
         world.sh(&format!(
             "ip addr flush dev {name}
              ip link set {name} master bridge
-             ip -n {name} addr add 10.9.0.{number}/24 dev eth0"
+             ip -n {name} addr add 10.9.0.{number}/24 dev eth0
+             ip -n {name} addr add fd00:9::{number}/64 dev eth0 nodad"
         ));
     }
     Some(world)

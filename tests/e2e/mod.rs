@@ -22,6 +22,7 @@ mod router;
 mod source_check;
 mod transfers;
 mod uplink;
+mod whose;
 
 use crate::common::World;
 use crate::common::talk::{arrives, ping, tcp, udp};
