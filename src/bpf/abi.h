@@ -163,7 +163,7 @@ struct cm_config {
 	__u8 accept_local; /* the kernel takes what arrives under an address of this host */
 	__u8 in_vrf; /* other addresses of this host may be at the other end of the device */
 	__u8 host_addresses_listed; /* a NIC asks no routing tables which addresses are the host's */
-	__u8 other_ipv4_count; /* behind a NIC's own in ipv4: what other devices of the host had then */
+	__u8 other_ipv4_count; /* behind its own in ipv4: what other devices of the host had then */
 	__u8 other_ipv6_count;
 	__u8 given_addresses; /* those below were named, and count wherever they are */
 	__u8 pad[1];

@@ -337,7 +337,7 @@ fn plan_spec(
             given_addresses: !args.ip.is_empty(),
         },
         source_mac: plan::source_mac(args, &device, role, &addresses),
-        others: plan::others(role, &addresses)?,
+        others: plan::others(&addresses)?,
         addresses,
         policy: args.policing.plan(role, replaced)?,
         device,

@@ -49,7 +49,7 @@ pub struct Spec {
     pub mac: [u8; 6],
     /// A container's own addresses, or a NIC's; at most [`max_addresses`] of a family count.
     pub addresses: Vec<IpAddr>,
-    /// What other devices of a NIC's host have; as many as there is room for.
+    /// What other devices of the host have; as many as there is room for.
     pub others: Vec<IpAddr>,
     /// The priority of the clsact filter; 0 with TCX.
     pub tc_priority: u32,

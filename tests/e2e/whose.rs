@@ -13,6 +13,7 @@ use crate::common::World;
 use crate::common::packet::Frame;
 use crate::common::talk::{HOST, udp};
 use crate::common::wire::{Mac, Wire, mac};
+use crate::common::world::wait_for;
 
 /// What the rules of these tests open.
 const OPEN: u16 = 7000;
@@ -35,6 +36,12 @@ fn port(world: &World, port: u16) -> UdpSocket {
 /// The device of a namespace, from which frames go to a MAC of the host's.
 fn device(world: &World, namespace: &str, to: &str) -> Wire {
     Wire::open(world, namespace, "eth0", mac(world, HOST, to))
+}
+
+/// The kernel takes an IPv6 address for its own a moment after it was added.
+fn answers_on(world: &World, address: &str) {
+    let has_it = || world.sh("ip -6 route show table local").contains(address);
+    wait_for("the address", has_it);
 }
 
 /// What has come to a port: all of it, if what was sent last has come to another.

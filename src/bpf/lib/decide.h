@@ -160,11 +160,16 @@ static __always_inline int may_be_for_host(const struct inquiry *inquiry)
 	       (inquiry->tells_host || (inquiry->own | inquiry->any) & CM_POLICY_TELLS_HOST);
 }
 
-/* Whether a flow is to be decided about once more, as one to this host. */
+/*
+ * Whether a flow is to be decided about once more, as one to this host. Where that is not told it must be allowed as
+ * either: its next packet may go to a neighbour, by another MAC.
+ */
 static __always_inline int turns_out_to_be_for_host(struct __sk_buff *skb, const struct packet *pkt,
-						    struct inquiry *inquiry)
+						    struct inquiry *inquiry, int verdict)
 {
-	inquiry->is_to_host = is_remote_host(skb, pkt);
+	int remote = is_remote_host(skb, pkt);
+
+	inquiry->is_to_host = remote == REMOTE_HOST || (remote == REMOTE_UNTOLD && !verdict);
 	return inquiry->is_to_host;
 }
 
@@ -229,7 +234,8 @@ static __always_inline int is_related(struct __sk_buff *skb, struct packet *pkt,
 	if (related == RELATED_STALE && answer) {
 		verdict = decide_again(answer, inquiry);
 		barrier();
-		if (may_be_for_host(inquiry) && turns_out_to_be_for_host(skb, answer, inquiry))
+		if (may_be_for_host(inquiry) &&
+		    turns_out_to_be_for_host(skb, answer, inquiry, verdict))
 			verdict = decide_again(answer, inquiry);
 		related = !verdict			       ? RELATED_ALLOWED :
 			  is_enforced(inquiry->flow.direction) ? RELATED_NOT :
@@ -274,7 +280,7 @@ static __always_inline int decide_alone(struct __sk_buff *skb, struct packet *pk
 		return 0;
 	}
 	barrier();
-	if (is_asked && turns_out_to_be_for_host(skb, pkt, inquiry))
+	if (is_asked && turns_out_to_be_for_host(skb, pkt, inquiry, verdict))
 		verdict = decide_for_many(skb, pkt, inquiry, verdict,
 					  decide(pkt, inquiry, packet_direction(pkt)));
 	return verdict;
@@ -312,7 +318,7 @@ static __always_inline int decide_flow(struct __sk_buff *skb, struct packet *pkt
 		verdict = decide_again(pkt, inquiry);
 	}
 	barrier();
-	if (may_be_for_host(inquiry) && turns_out_to_be_for_host(skb, pkt, inquiry))
+	if (may_be_for_host(inquiry) && turns_out_to_be_for_host(skb, pkt, inquiry, verdict))
 		verdict = decide_for_many(skb, pkt, inquiry, verdict, decide_again(pkt, inquiry));
 	return verdict;
 }

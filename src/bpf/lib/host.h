@@ -146,9 +146,16 @@ static __always_inline int is_for_many(const struct __sk_buff *skb)
 	       (skb->pkt_type == PACKET_BROADCAST || skb->pkt_type == PACKET_MULTICAST);
 }
 
+enum remote {
+	REMOTE_ANOTHER,
+	REMOTE_HOST,
+	REMOTE_UNTOLD, /* what goes on by another frame's MAC */
+};
+
 /*
  * Whether the other end of a workload's flow is this host, by either of its packets. What is for many is so, too,
- * see decide_for_many(). Where the device does not forward, MACs and who sends tell: nothing else is routed.
+ * see decide_for_many(). Where the device does not forward, or another MAC has no route, the routing tables tell nothing:
+ * the host has what is listed, and may have what it gets by its MAC.
  */
 __noinline int is_remote_host(struct __sk_buff *skb, const struct packet *pkt)
 {
@@ -156,16 +163,21 @@ __noinline int is_remote_host(struct __sk_buff *skb, const struct packet *pkt)
 	long route;
 
 	if (!pkt)
-		return 0;
+		return REMOTE_ANOTHER;
 	is_answer = packet_direction(pkt) == CM_INGRESS;
 	is_ours = is_answer ? is_generated_here(skb, pkt) : !is_for_another(skb);
 	if (is_multicast(packet_remote(pkt)))
 		return !is_answer && is_ours;
 	route = route_of_packet(skb, pkt, is_answer);
-	if (is_ours)
+	if (is_ours && route != BPF_FIB_LKUP_RET_FWD_DISABLED)
 		return route_stays_here(route);
-	return route_is_local(skb, packet_remote(pkt), is_answer ? &pkt->destination : &pkt->source,
-			      route);
+	if (!route_stays_here(route))
+		return REMOTE_ANOTHER;
+	if ((is_answer && is_ours) || is_listed(packet_remote(pkt)) ||
+	    route_is_local(skb, packet_remote(pkt), is_answer ? &pkt->destination : &pkt->source,
+			   route))
+		return REMOTE_HOST;
+	return is_ours ? REMOTE_UNTOLD : REMOTE_ANOTHER;
 }
 
 /*

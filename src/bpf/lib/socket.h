@@ -84,13 +84,11 @@ static __always_inline int answers_for_another(struct __sk_buff *skb, const stru
 {
 	struct bpf_sock *socket = skb->sk, *full;
 
-	/* The kernel's own, with or without a socket of its own. */
-	if (pkt->tcp_flags & TCP_RST)
-		return 1;
-	if (!socket)
+	if (socket && socket->family != AF_INET && socket->family != AF_INET6)
 		return 0;
-	if (socket->family != AF_INET && socket->family != AF_INET6)
-		return 0;
+	/* The kernel's own, which has a raw socket for it, or none. */
+	if (pkt->tcp_flags & TCP_RST || !socket)
+		return pkt->tcp_flags & TCP_RST;
 	if (pkt->source.family == CM_IPV6 && pkt->l4_protocol != IPPROTO_TCP &&
 	    socket->src_port == bpf_ntohs(pkt->sport))
 		return 0;

@@ -207,11 +207,8 @@ pub fn addresses(args: &Args, device: &Device, role: Role) -> Result<Vec<IpAddr>
     Ok(addresses)
 }
 
-/// The addresses of a NIC's host that are not its own: those that most can reach first.
-pub fn others(role: Role, own: &[IpAddr]) -> Result<Vec<IpAddr>> {
-    if role != Role::Netdev {
-        return Ok(Vec::new());
-    }
+/// The addresses of the host that are not the endpoint's own: those that most can reach first.
+pub fn others(own: &[IpAddr]) -> Result<Vec<IpAddr>> {
     let is_link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
     let mut others: Vec<IpAddr> = device::local_addresses()?.into_iter().collect();
     others.retain(|ip| !ip.is_loopback() && !own.contains(ip));

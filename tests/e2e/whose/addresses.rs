@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::str::FromStr;
 
-use super::{CLOSED, NIC, OPEN, device, enforce, opened, port};
+use super::{CLOSED, NIC, OPEN, answers_on, device, enforce, opened, port};
 use crate::common::World;
 use crate::common::talk::{Connection, HOST, any, arrives, cannot_connect, is_lost, listen, udp};
 use crate::common::wire::{Wire, mac};
@@ -149,6 +149,7 @@ fn a_nic_that_becomes_a_port_of_a_bridge_stays_closed() {
                   ip -n red addr add 10.9.0.2/24 dev eth0
                   ip -n red addr add fd00:9::2/64 dev eth0 nodad
                   ip link set bridge up");
+        answers_on(&world, "fd00:9::1");
         forwarding(&world, on);
         let ports = [OPEN, CLOSED].map(|number| port(&world, number));
         let red = device(&world, "red", "bridge");
@@ -165,24 +166,27 @@ fn a_nic_that_becomes_a_port_of_a_bridge_stays_closed() {
 }
 
 /// By its own MAC, which is not the NIC's; with an address that it had when the NIC was attached, or got later.
-#[test]
-fn a_macvlan_of_the_hosts_own_is_behind_its_nics_policy() {
-    for (on, is_later) in [(0, false), (1, false), (1, true)] {
+fn a_macvlan_is_closed(routes: &str, cases: &[(u8, bool)]) {
+    for (on, is_later) in cases.iter().copied() {
         let Some(world) = World::new() else { return };
         world.workload("red", 1);
-        world.sh("ip link add child link red type macvlan mode bridge && ip link set child up
-                  ip route add default via 10.1.0.10");
+        world.sh("ip link add child link red type macvlan mode bridge && ip link set child up");
+        world.sh(routes);
         let ports = [OPEN, CLOSED].map(|number| port(&world, number));
         let child = "ip addr add 10.1.0.7/32 dev child; ip addr add fd00:1::7/128 dev child nodad";
         let red = Wire::open(&world, "red", "eth0", mac(&world, HOST, "child"));
         let ends = [["10.1.0.10", "10.1.0.7"], ["fd00:1::10", "fd00:1::7"]];
         forwarding(&world, on);
-        if !is_later {
+        let add = || {
             world.sh(child);
+            answers_on(&world, "fd00:1::7");
+        };
+        if !is_later {
+            add();
         }
         enforce(&world, "red", "");
         if is_later {
-            world.sh(child);
+            add();
         }
         for ends in ends {
             assert!(!opened(&red, ends, &ports), "forwarding {on}, later {is_later}: {ends:?}");
@@ -192,4 +196,11 @@ fn a_macvlan_of_the_hosts_own_is_behind_its_nics_policy() {
             assert!(opened(&red, ends, &ports), "forwarding {on}, later {is_later}: {ends:?}");
         }
     }
+}
+
+const DEFAULT_ROUTE: &str = "ip route add default via 10.1.0.10";
+
+#[test]
+fn a_macvlan_of_the_hosts_own_is_behind_its_nics_policy() {
+    a_macvlan_is_closed(DEFAULT_ROUTE, &[(0, false), (1, false), (1, true)]);
 }

@@ -129,10 +129,7 @@ fn a_workload_reaches_a_host_that_it_is_denied_by_no_frame_and_its_neighbours_by
     a_denied_host_is_denied_by_every_frame(&world);
 }
 
-/// FAILS: what goes by a frame for all, or for another, passes as to the world where the routing tables do not tell
-/// for certain; and leaves an entry, by which the next one passes to the host.
 #[test]
-#[ignore = "the datapath takes the host's address for the world's in a frame that is not for the host's MAC"]
 fn nor_where_it_does_not_forward() {
     let Some(world) = bridged() else { return };
     world.sh("ip route add default via 10.9.0.9
@@ -140,18 +137,13 @@ fn nor_where_it_does_not_forward() {
     a_denied_host_is_denied_by_every_frame(&world);
 }
 
-/// FAILS, as the one before, by IPv4.
 #[test]
-#[ignore = "the datapath takes the host's address for the world's in a frame that is not for the host's MAC"]
 fn nor_where_it_has_no_default_route() {
     let Some(world) = bridged() else { return };
     a_denied_host_is_denied_by_every_frame(&world);
 }
 
-/// FAILS: a frame for the host's MAC passes as to the host, which discards it; by its entry the next one passes to
-/// the neighbour that has the address.
 #[test]
-#[ignore = "where nothing is forwarded, a frame for the host's MAC vouches for one for another"]
 fn a_frame_for_the_host_opens_no_way_to_a_neighbour_where_nothing_is_forwarded() {
     for forwarding in [1, 0] {
         let Some(world) = bridged() else { return };

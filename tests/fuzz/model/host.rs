@@ -143,7 +143,13 @@ impl Machine {
                     .filter(|is_hosts| *is_hosts || !is_link_local(ip.source))
                     .filter(|_| !(is_for_another && is_nobodys))
             }
-            _ => Some(self.is_host_traffic(endpoint, Some(ip.source), arrival)),
+            _ => {
+                // A reset may answer for an address that a redirect has taken the question away from.
+                let is_foreign = self.has_address(endpoint, ip.source) != Some(true);
+                let may_answer = arrival.ingress_ifindex == 0 && ip.flags().rst() && is_foreign;
+                let is_hosts = self.is_host_traffic(endpoint, Some(ip.source), arrival);
+                Some(is_hosts).filter(|is_hosts| !(*is_hosts && may_answer))
+            }
         }
     }
 
