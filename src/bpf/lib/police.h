@@ -186,7 +186,8 @@ static __always_inline int is_answer_of_redirect(struct __sk_buff *skb, const st
 	long route;
 
 	if (packet_program(pkt) != CM_TO_NETDEV || !is_generated_here(skb, pkt) ||
-	    is_listed(&pkt->source) || is_multicast(&pkt->source) || begins_as_client(pkt) ||
+	    is_listed(&pkt->source) || is_multicast(&pkt->source) ||
+	    is_never_routed(&pkt->source) || begins_as_client(pkt) ||
 	    !answers_for_another(skb, pkt))
 		return 0;
 	route = route_of(skb, &pkt->source, &pkt->destination, 0);

@@ -11,15 +11,22 @@
 #include "explain.h"
 #include "packet.h"
 
-/*
- * Nobody routes what comes from a link-local or multicast address of IPv6, and the helper says nothing then: such a
- * source is left out.
- */
+/* Of IPv6: nobody routes what comes from a link-local, multicast or loopback address. */
+static __always_inline int is_never_routed(const struct cm_address *source)
+{
+	const __be32 *words = address_words(source);
+
+	return source->family == CM_IPV6 &&
+	       (is_link_local(source) || source->bytes[0] == 0xff ||
+		!(words[0] | words[1] | words[2] | (words[3] ^ bpf_htonl(1))));
+}
+
+/* The helper says nothing for such a source: it is left out. */
 static __always_inline void route_ends(struct bpf_fib_lookup *fib, const struct cm_address *source,
 				       const struct cm_address *destination)
 {
 	fib->family = destination->family == CM_IPV4 ? AF_INET : AF_INET6;
-	if (!is_link_local(source) && !(source->family == CM_IPV6 && source->bytes[0] == 0xff))
+	if (!is_never_routed(source))
 		__builtin_memcpy(fib->source, source->bytes, sizeof(fib->source));
 	__builtin_memcpy(fib->destination, destination->bytes, sizeof(fib->destination));
 }

@@ -29,6 +29,11 @@ pub fn is_delivered(from: &Endpoint, to: &Endpoint, arrival: &Arrival<'_>) -> bo
         && arrival.frame.len() <= 14 + MTU
 }
 
+pub fn is_later_fragment6(arrival: &Arrival<'_>) -> bool {
+    let Frame::Ip(ip) = wire::read(arrival.frame, true, arrival.is_gso) else { return false };
+    ip.fragment == wire::Fragment::Later && ip.is_v6()
+}
+
 /// Whether a frame has become the same from a router at `node`, for its workload at `workload`.
 pub fn is_routed(before: &[u8], after: &[u8], node: [u8; 6], workload: [u8; 6]) -> bool {
     let hops = if before[14] >> 4 == 4 { 14 + 8 } else { 14 + 7 };

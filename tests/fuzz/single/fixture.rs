@@ -281,6 +281,10 @@ impl<'lab> Fixture<'lab> {
         if judgement.must == Must::Pass {
             judgement.must = Must::Redirect;
         }
+        // The first fragment's type is known: of a neighbour message it is left to the stack.
+        if delivery::is_later_fragment6(&arrival) {
+            judgement.must = Must::Either;
+        }
         Some(judgement)
     }
 
