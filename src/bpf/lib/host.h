@@ -68,12 +68,15 @@ __noinline int is_listed_host(const struct cm_address *address)
 	return entry->identity == IDENTITY_HOST ? LISTED_BY_OPERATOR : LISTED_NOT;
 }
 
-/* Whether an address is listed as the host's: when the NIC was attached, or in the ipcache. */
-static __always_inline int is_listed(const struct cm_address *address)
+/*
+ * Whether an address is listed as the host's: when the device was attached, or in the ipcache. A global function: inline,
+ * the addresses stood in a program three times.
+ */
+__noinline int is_listed(const struct cm_address *address)
 {
-	return is_configured(address, config.ipv4_count + config.other_ipv4_count,
-			     config.ipv6_count + config.other_ipv6_count) ||
-	       is_listed_host(address);
+	return address && (is_configured(address, config.ipv4_count + config.other_ipv4_count,
+					 config.ipv6_count + config.other_ipv6_count) ||
+			   is_listed_host(address));
 }
 
 /* Whether this host has an address, by which a packet leaves. */
