@@ -24,6 +24,15 @@ static __always_inline int is_multicast(const struct cm_address *address)
 	return address->bytes[0] >> 4 == 0xe || words[0] == 0xffffffff || !words[0];
 }
 
+/* Whether a MAC, within the packet, is that of the bridge that the device is a port of. */
+static __always_inline int is_bridges(const __u8 *mac)
+{
+	for (int i = 0; i < ETH_ALEN; i++)
+		if (mac[i] != config.bridge_mac[i])
+			return 0;
+	return 1;
+}
+
 /*
  * A frame to another MAC: the stack drops it, or a bridge hands it on. Without Ethernet there is no
  * such thing, but a test run takes the IP header for one.
@@ -39,10 +48,7 @@ static __always_inline int is_for_another(struct __sk_buff *skb)
 		return 1;
 	if (mac + ETH_ALEN > end)
 		return 0;
-	for (int i = 0; i < ETH_ALEN; i++)
-		if (mac[i] != config.bridge_mac[i])
-			return 1;
-	return 0;
+	return !is_bridges(mac);
 }
 
 enum listed {
@@ -189,14 +195,9 @@ __noinline int is_remote_host(struct __sk_buff *skb, const struct packet *pkt)
  */
 __noinline int has_listed_source(struct __sk_buff *skb, const struct packet *pkt)
 {
-	const struct cm_ipcache_entry *entry;
-	struct cm_address key;
-
 	if (!pkt)
 		return 1;
-	key = pkt->source; /* on the stack, for Linux 6.1: see ipcache_lookup() */
-	entry = bpf_map_lookup_elem(&cm_ipcache, &key);
-	return !entry || !entry->is_host ||
+	return is_listed_host(&pkt->source) != LISTED_BY_ATTACH ||
 	       route_of(skb, &pkt->source, &pkt->destination, 0) == BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
@@ -238,10 +239,7 @@ static __always_inline int is_routed_frame(struct __sk_buff *skb)
 		return 1;
 	if (mac + 2 * ETH_ALEN > end)
 		return 0;
-	for (int i = 0; i < ETH_ALEN; i++)
-		if (mac[ETH_ALEN + i] != config.bridge_mac[i])
-			return 0;
-	return 1;
+	return is_bridges(mac + ETH_ALEN);
 }
 
 /* A workload's packet under an address of this host: the answer will look like one for the host. */

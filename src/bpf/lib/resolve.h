@@ -65,13 +65,12 @@ static __always_inline __u32 ipcache_sender(const struct cm_address *source, __u
  */
 static __always_inline int is_marked_by_us(const struct __sk_buff *skb, const struct packet *pkt)
 {
-	struct cm_address key = pkt->source; /* on the stack, for Linux 6.1: see ipcache_lookup() */
 	const struct cm_endpoint *sender;
 
 	if (mark_is_proven(skb))
 		return 1;
-	sender = bpf_map_lookup_elem(&cm_endpoints, &key);
-	return sender && sender->role == CM_ROLE_CONTAINER && sender->netns == config.netns &&
+	sender = endpoint_here(&pkt->source);
+	return sender && sender->role == CM_ROLE_CONTAINER &&
 	       sender->ifindex == skb->ingress_ifindex;
 }
 

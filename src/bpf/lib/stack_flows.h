@@ -104,9 +104,8 @@ static __always_inline int comes_by_stack(const struct __sk_buff *skb, const str
 	if (!may_come_by_stack(skb) || !packet_is_ip(pkt) || pkt->parse_error || pkt->is_flowless ||
 	    !is_own_address(&pkt->destination))
 		return 0;
-	sender = bpf_map_lookup_elem(&cm_endpoints, &pkt->source);
-	return sender && sender->delivery && sender->netns == config.netns &&
-	       sender->endpoint_id != config.endpoint_id;
+	sender = endpoint_here(&pkt->source);
+	return sender && sender->delivery && sender->endpoint_id != config.endpoint_id;
 }
 
 #endif
