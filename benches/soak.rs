@@ -14,7 +14,7 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use cilmark::datapath::abi::cm_reason;
+use cilmark::datapath::abi::{cm_flow_class, cm_reason};
 use cilmark::datapath::conntrack::Conntrack;
 use cilmark::datapath::pin::Root;
 use cilmark::datapath::{maps, netns};
@@ -37,7 +37,7 @@ const DESTINATIONS: [&str; 2] = ["10.2.0.10", "fd00:2::10"];
 #[derive(Default)]
 struct Samples {
     rates: Vec<f64>,
-    /// Of `cm_ct4` and `cm_ct6`.
+    /// Of `cm_flows4` and `cm_flows6`.
     entries: [Vec<f64>; 2],
 }
 
@@ -157,23 +157,15 @@ fn sample(root: &Root, progress: &Progress, seconds: u64) -> Result<Samples> {
     Ok(samples)
 }
 
-/// How many entries `cm_ct4` and `cm_ct6` have. Reading takes a while: what comes in the meantime may
-/// be counted beside what it has evicted, and no more than that.
-fn entries(root: &Root) -> Result<[usize; 2]> {
+/// How many flows `cm_flows4` and `cm_flows6` have.
+fn entries(root: &Root) -> Result<[u64; 2]> {
     let conntrack = Conntrack::open(root, None)?.context("there is no conntrack")?;
-    let before = Counters::read(root)?.created;
-    let usage = conntrack.usage()?;
-    let meanwhile = Counters::read(root)?.created - before;
-    for map in usage {
-        let most = u64::from(map.max_entries) + meanwhile;
-        ensure!(map.entries as u64 <= most, "{} has {} entries", map.map, map.entries);
-    }
-    Ok(usage.map(|map| map.entries.min(map.max_entries as usize)))
+    Ok(conntrack.usage()?.map(|usage| usage.entries()))
 }
 
 /// What else is counted.
 struct Counters {
-    created: u64,
+    displaced: u64,
     not_created: u64,
     dropped: u64,
     resent: u64,
@@ -186,9 +178,11 @@ impl Counters {
             let lines = metrics.iter().filter(|line| wanted(line.reason));
             lines.map(|line| line.sum.packets).sum()
         };
+        let first = cm_reason::CM_FLOW_DISPLACED.0;
+        let displaced = first..first + cm_flow_class::CM_FLOW_CLASSES.0;
         Ok(Counters {
-            created: sum(&|reason| reason == cm_reason::CM_CT_CREATED.0),
-            not_created: sum(&|reason| reason == cm_reason::CM_CT_FAILED.0),
+            displaced: sum(&|reason| displaced.contains(&reason)),
+            not_created: sum(&|reason| reason == cm_reason::CM_FLOW_FAILED.0),
             dropped: sum(&|reason| reason >= cm_reason::CM_DROP_INVALID_SOURCE.0),
             resent: resent("red")? + resent("blue")?,
         })
@@ -196,7 +190,7 @@ impl Counters {
 
     fn since(&self, before: &Counters) -> Counters {
         Counters {
-            created: self.created - before.created,
+            displaced: self.displaced - before.displaced,
             not_created: self.not_created - before.not_created,
             dropped: self.dropped - before.dropped,
             resent: self.resent - before.resent,
@@ -237,10 +231,10 @@ fn figures(
         count("sent again", "segments", counted.resent),
         count("programs replaced", "times", replaced as u64),
         count("rules replaced", "times", replaced as u64),
-        count("conntrack entries made", "entries", counted.created),
+        count("conntrack entries displaced", "entries", counted.displaced),
         count("conntrack entries not made", "entries", counted.not_created),
     ];
-    for (map, entries) in ["cm_ct4", "cm_ct6"].into_iter().zip(&samples.entries) {
+    for (map, entries) in ["cm_flows4", "cm_flows6"].into_iter().zip(&samples.entries) {
         let most = entries.iter().copied().fold(0.0, f64::max);
         figures.push(Figure::of("conntrack entries", map, size, "entries", entries));
         figures.push(Figure::of("conntrack entries, most", map, size, "entries", &[most]));

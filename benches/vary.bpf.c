@@ -65,14 +65,14 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1);
 	__type(key, struct cm_ct4_key);
-	__type(value, struct cm_ct_entry);
+	__type(value, struct cm_flow);
 } flows4 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1);
 	__type(key, struct cm_ct6_key);
-	__type(value, struct cm_ct_entry);
+	__type(value, struct cm_flow);
 } flows6 SEC(".maps");
 
 /* One to one, and as good as random: the end of MurmurHash3. */
@@ -228,7 +228,7 @@ int bare_flow6(struct __sk_buff *skb)
 SEC("tc")
 int bare_new_flow4(struct __sk_buff *skb)
 {
-	struct cm_ct_entry entry = {};
+	struct cm_flow entry = {};
 	struct cm_ct4_key key;
 
 	if (!get_flow4(skb, &key))
@@ -239,7 +239,7 @@ int bare_new_flow4(struct __sk_buff *skb)
 SEC("tc")
 int bare_new_flow6(struct __sk_buff *skb)
 {
-	struct cm_ct_entry entry = {};
+	struct cm_flow entry = {};
 	struct cm_ct6_key key;
 
 	if (!get_flow6(skb, &key))

@@ -23,6 +23,11 @@ typedef __u32 __be32;
 typedef __u64 __be64;
 typedef __u32 __wsum;
 
+/* bpf.h: in a map's value, for what bpf_spin_lock() takes */
+struct bpf_spin_lock {
+	__u32 val;
+};
+
 /* if_ether.h, if_arp.h */
 #define ETH_ALEN 6
 #define ETH_HLEN 14

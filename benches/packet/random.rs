@@ -280,14 +280,16 @@ fn load_ipcache(root: &Root, lines: &Lines) -> Result<()> {
 }
 
 fn conntrack_map(root: &Root, family: u8) -> Result<MapHandle> {
-    Ok(MapHandle::from_pinned_path(root.map(&format!("cm_ct{family}")))?)
+    Ok(MapHandle::from_pinned_path(root.map(&format!("cm_flows{family}")))?)
 }
 
 fn check_flows(root: &Root, flows: u32) -> Result<()> {
     let conntrack = Conntrack::open(root, None)?.context("conntrack is not pinned")?;
     for usage in conntrack.usage()? {
-        let (map, entries) = (usage.map, usage.entries);
-        ensure!(entries == flows as usize, "{map} has {entries} entries instead of {flows}");
+        let (map, entries) = (usage.map, usage.entries());
+        // As many as there is room for in full buckets, with so many others.
+        let missing = u64::from(flows).saturating_sub(entries);
+        ensure!(missing <= u64::from(flows) / 1000, "{map} has {entries} flows instead of {flows}");
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use cilmark::datapath::sys;
-use libbpf_rs::{MapCore, MapFlags, MapHandle, ObjectBuilder, OpenObject};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, ObjectBuilder, OpenObject};
 
 use crate::world::compile_bpf;
 
@@ -88,6 +88,14 @@ impl Vary {
 /// Removes what is in a hash map.
 pub fn empty(map: &MapHandle) -> Result<()> {
     const BATCH: usize = 1 << 15;
+    if map.map_type() == MapType::Array {
+        let keys: Vec<u8> = (0..map.max_entries()).flat_map(u32::to_ne_bytes).collect();
+        let zeros = vec![0; map.value_size() as usize * map.max_entries() as usize];
+        let count = map.max_entries();
+        return map
+            .update_batch(&keys, &zeros, count, MapFlags::ANY, MapFlags::ANY)
+            .context("empty a map");
+    }
     let mut all = Vec::new();
     sys::for_each_batch(map, BATCH, |keys, _| all.extend_from_slice(keys))?;
     let size = map.key_size() as usize;

@@ -50,6 +50,20 @@ enum cm_policy_mode {
 	CM_POLICY_ENFORCE = 2,
 };
 
+/*
+ * What a flow's lifetime depends on. Of a masqueraded one the configuration says how long it is, below what the kernel
+ * has: an entry that outlived the kernel's would let packets in to the host itself.
+ */
+enum cm_ct_age {
+	CM_CT_AGE_SYN = 0,
+	CM_CT_AGE_ESTABLISHED = 1,
+	CM_CT_AGE_CLOSING = 2,
+	CM_CT_AGE_UDP = 3,
+	CM_CT_AGE_UDP_STREAM = 4,
+	CM_CT_AGE_OTHER = 5,
+	CM_CT_AGES = 6,
+};
+
 enum cm_family {
 	CM_IPV4 = 4,
 	CM_IPV6 = 6,
@@ -61,9 +75,9 @@ enum cm_reason {
 	/* Not a packet's fate: what else cm_metrics counts. */
 	CM_EVENT_LOST = 64, /* an event that no reader got */
 	CM_AUDITED = 65, /* a packet that would have been dropped but for audit */
-	CM_CT_CREATED = 66, /* an entry of the shared conntrack, under a key that had none */
-	CM_CT_FAILED = 67, /* an entry that could not be created; its packet passed */
-	CM_CT_FLUSHED = 68, /* an entry that a command removed; counted by that */
+	CM_FLOW_FAILED = 67, /* a new flow that found no room in conntrack; its packet passed */
+	CM_FLOW_DISPLACED =
+		70, /* and the class of a flow that gave way to a new one: five of them */
 	CM_DROP_INVALID_SOURCE = 132,
 	CM_DROP_POLICY = 133, /* no rule allows it */
 	CM_DROP_INVALID_PACKET = 134,
@@ -150,7 +164,7 @@ struct cm_config {
 	__u8 bridge_port; /* of a bridge; what a NIC sees there for others passes by */
 	__u8 explain; /* a private copy that tells its steps and changes nothing */
 	__u8 local_delivery; /* what is for a workload of this host skips the stack */
-	__u8 ct_local; /* cm_ct4 and cm_ct6 are this endpoint's own */
+	__u8 ct_local; /* cm_flows4 and cm_flows6 are this endpoint's own */
 	enum cm_policy_mode policy[2]; /* indexed by enum cm_direction */
 	__u32 jiffies_per_second; /* of this kernel (CONFIG_HZ) */
 	__u8 bridge_mac[ETH_ALEN]; /* of the bridge that the device is a port of */
@@ -181,6 +195,10 @@ struct cm_config {
 	__u32 events_per_second; /* on each CPU; what is above is counted as lost */
 	enum cm_delivery delivery; /* to this one */
 	__u32 policy_verdict_log; /* 1 << enum cm_direction: its policy verdicts become events */
+	__u32 masqueraded_lifetime[CM_CT_AGES]; /* seconds */
+	__u32 weakly_ordered; /* this machine's CPUs may see each other's writes in another order */
+	__u64 flow_seed[8]; /* of the hash of flows, a secret of the root */
+	__u32 flow_buckets[2]; /* of cm_flows4 and cm_flows6 */
 };
 
 /* A pending confirmation, in .bss; all zero: none. */
@@ -328,7 +346,7 @@ enum {
 };
 
 /*
- * cm_ct4, cm_ct6: a flow. Local is the endpoint's own end (a workload's address; on a NIC the
+ * A flow in conntrack. Local is the endpoint's own end (a workload's address; on a NIC the
  * host's), so that both directions have one entry. The identifier of an echo stands in the port of
  * the end that sent the request, and one more than that in the other end's: so no request of that end
  * has the same key, whatever its identifier.
@@ -369,10 +387,14 @@ struct cm_stack_flow {
 
 /* What is known of a flow's progress. */
 enum cm_ct_state {
-	CM_CT_ESTABLISHED = 1 << 0, /* TCP: more than a SYN was seen; others always */
+	CM_CT_ESTABLISHED =
+		1 << 0, /* TCP: its originator has sent more than a SYN; others always */
 	CM_CT_FIN_ORIGINATOR = 1 << 1,
 	CM_CT_FIN_REPLY = 1 << 2,
-	CM_CT_CLOSING = 1 << 3, /* both have sent FIN, or one a RST just now */
+	CM_CT_CLOSING = 1 << 3, /* both have sent FIN, or the endpoint itself a RST just now */
+	CM_CT_ANSWERED = 1 << 4, /* the other end than its originator has sent */
+	CM_CT_CONFIRMED = 1 << 5, /* its originator has sent again after that */
+	CM_CT_RESET = 1 << 6, /* the far end has sent a RST just now, which anybody can forge */
 };
 
 /* What is known of a flow that is older than its policy. */
@@ -381,31 +403,120 @@ enum cm_ct_adopted {
 	CM_CT_ADOPTED_KNOWN = 2, /* the kernel's conntrack tells who began */
 };
 
-/* How long a flow lives on after a packet, seconds: as in Cilium (bpf/lib/conntrack.h), but for closing. */
+/* How long a flow lives on after a packet, seconds. */
 enum cm_ct_lifetime {
 	CM_CT_LIFETIME_SYN = 60,
 	CM_CT_LIFETIME_ESTABLISHED = 21600,
 	CM_CT_LIFETIME_CLOSING = 10,
+	CM_CT_LIFETIME_UDP = 30,
+	CM_CT_LIFETIME_UDP_STREAM =
+		120, /* of UDP that was answered, once it is older than CM_CT_STREAM_AGE */
 	CM_CT_LIFETIME_OTHER = 60,
-	/*
-	 * Under masquerade less than the kernel's 30 (nf_conntrack_udp_timeout): an entry that
-	 * outlived the kernel's would let packets in to the host itself.
-	 */
-	CM_CT_LIFETIME_MASQUERADED = 25,
+	CM_CT_STREAM_AGE = 2, /* seconds; as nf_conntrack has it for UDP streams */
 };
 
-struct cm_ct_entry {
+/* Who gives way to a new flow: the lowest that there is. */
+enum cm_flow_class {
+	CM_FLOW_OVER = 0, /* closing, or the far end has sent a RST */
+	CM_FLOW_UNANSWERED = 1, /* the far end has begun, and nobody has answered */
 	/*
-	 * Epoch of the policy << 32 | rule << 1 | allowed. In one word, so that whoever reads it
-	 * gets a verdict with the epoch that it is good for.
+	 * Begun here and not answered yet; or begun by the far end, which may have lied about its address, and
+	 * answered: that it got the answer shows when it goes on.
+	 */
+	CM_FLOW_WAITING = 2,
+	CM_FLOW_ANSWERED = 3,
+	CM_FLOW_FAILSAFE = 4, /* answered, by a failsafe port */
+	CM_FLOW_CLASSES = 5,
+};
+
+/* What conntrack knows of a flow. */
+struct cm_flow {
+	/*
+	 * Epoch of the policy << 32 | slots of NICs that it has passed on its originator's way << 16 | those of
+	 * them whose rules deny it, and only audit. A workload's own policy is slot 0.
 	 */
 	__u64 verdict;
-	__u64 expires; /* jiffies */
+	__u32 rule; /* which decided */
 	__u32 claimed_identity; /* of the originator, as mark or flow label said it; 0: ask the ipcache */
+	__u32 born; /* ticks of CM_FLOW_TICK jiffies */
 	__u8 direction; /* of the first packet: enum cm_direction */
 	__u8 state; /* enum cm_ct_state */
 	__u8 adopted; /* enum cm_ct_adopted; 0: its first packet was seen */
 	__u8 masqueraded; /* a workload's under the host's address: not policed */
+};
+
+enum cm_flow_size {
+	CM_FLOW_WAYS = 8, /* flows in a bucket */
+	CM_FLOW_TICK_SHIFT = 6, /* jiffies >> this are ticks, in which a flow's age is told */
+	CM_FLOW_LOAD_PERCENT =
+		60, /* of all ways are used when there are as many flows as were asked for */
+};
+
+/* What is asked of each way of a bucket before its flow is: one cache line, with the bucket's lock. */
+struct cm_flow_ways {
+	__u8 tag[CM_FLOW_WAYS]; /* of the flow's hash; 0: no flow is there */
+	__u32 expires[CM_FLOW_WAYS]; /* ticks; from then on there is none either */
+	__u8 class[CM_FLOW_WAYS]; /* enum cm_flow_class */
+	__u8 scope[CM_FLOW_WAYS]; /* of the flow's, what one byte tells */
+};
+
+struct cm_flow4_slot {
+	struct cm_ct4_key key;
+	struct cm_flow flow;
+};
+
+struct cm_flow6_slot {
+	struct cm_ct6_key key;
+	struct cm_flow flow;
+};
+
+/*
+ * cm_flows4, cm_flows6: a bucket. Only who holds the lock writes, and makes `seq` odd meanwhile: what was
+ * read between two looks at the same even number is of one moment.
+ */
+struct cm_flows4 {
+	struct bpf_spin_lock lock;
+	__u32 seq;
+	struct cm_flow_ways ways;
+	struct cm_flow4_slot slots[CM_FLOW_WAYS];
+};
+
+struct cm_flows6 {
+	struct bpf_spin_lock lock;
+	__u32 seq;
+	struct cm_flow_ways ways;
+	struct cm_flow6_slot slots[CM_FLOW_WAYS];
+};
+
+/* What user space has the program edit_flows do with one flow. */
+enum cm_flow_edit_kind {
+	CM_FLOW_EDIT_NONE = 0,
+	CM_FLOW_EDIT_FIND = 1, /* reads it */
+	CM_FLOW_EDIT_ADD = 2, /* if it is not there, or only as audit has left it */
+	CM_FLOW_EDIT_DELETE = 3,
+};
+
+/* What has come of it. */
+enum cm_flow_edited {
+	CM_FLOW_ABSENT = 1, /* and so neither read nor deleted */
+	CM_FLOW_DONE = 2,
+	CM_FLOW_THERE = 3, /* already */
+	CM_FLOW_NO_ROOM = 4,
+};
+
+struct cm_flow_edit {
+	enum cm_flow_edit_kind kind;
+	enum cm_family family;
+	enum cm_flow_edited edited;
+	__u32 expires; /* ticks */
+	struct cm_ct6_key key; /* of IPv4 the address is the first word of each */
+	struct cm_flow flow;
+};
+
+enum cm_flow_edits {
+	CM_FLOW_EDITS_OFFSET =
+		16, /* in the packet that edit_flows gets: behind an Ethernet header */
+	CM_FLOW_EDITS = 32, /* at most, one behind the other */
 };
 
 /*
@@ -494,7 +605,7 @@ enum cm_call {
 	CM_CALL_FLOW_LABEL_SET = 3, /* errno, or 0 */
 	CM_CALL_POLICY_CLEAR_MARK = 4,
 	CM_CALL_POLICE = 5, /* ingress, egress enforced; calls what follows, up to an end of it */
-	CM_CALL_CT_LOOKUP = 6, /* verdict, enum cm_ct_seen | enum cm_ct_state << 16, jiffies left */
+	CM_CALL_CT_LOOKUP = 6, /* rule, enum cm_ct_seen | enum cm_ct_state << 16, jiffies left */
 	CM_CALL_IS_HOST_TRAFFIC = 7, /* the source; yes or no */
 	CM_CALL_IS_FOR_HOST = 8, /* the destination; yes or no */
 	CM_CALL_FIB_LOOKUP = 9, /* an address; BPF_FIB_LKUP_RET_* */
@@ -526,6 +637,7 @@ enum cm_ct_seen {
 	CM_CT_SEEN_STALE = 1 << 3, /* its verdict is of another generation */
 	CM_CT_SEEN_ADOPTED = 1 << 4,
 	CM_CT_SEEN_MASQUERADED = 1 << 5,
+	CM_CT_SEEN_DENIED = 1 << 6, /* by the rules, as audit has asked them */
 };
 
 enum {
@@ -548,6 +660,12 @@ struct cm_step_enums {
 	enum cm_policy_flags policy_flags;
 	enum cm_ct_adopted adopted;
 	enum cm_ct_lifetime lifetime;
+	enum cm_ct_state ct_state;
+	enum cm_flow_class flow_class;
+	enum cm_flow_size flow_size;
+	enum cm_flow_edits flow_edits;
+	enum cm_ct_age age;
+	__u32 pad;
 };
 
 /* cm_steps: what a private copy of a program did with its one packet. */
@@ -574,7 +692,10 @@ _Static_assert(sizeof(struct cm_policy_spans) == 16, "values of one map");
 _Static_assert(sizeof(struct cm_ct4_key) == 16, "hash key without padding");
 _Static_assert(sizeof(struct cm_ct6_key) == 40, "hash key without padding");
 _Static_assert(sizeof(struct cm_stack_flow) == 48, "hash key without padding");
-_Static_assert(sizeof(struct cm_ct_entry) == 24, "map value without padding");
+_Static_assert(sizeof(struct cm_flow) == 24, "map value without padding");
+_Static_assert(sizeof(struct cm_flows4) == 64 + 8 * 40, "map value without padding");
+_Static_assert(sizeof(struct cm_flows6) == 64 + 8 * 64, "map value without padding");
+_Static_assert(sizeof(struct cm_flow_edit) == 80, "bytes without padding");
 _Static_assert(sizeof(struct cm_frag4_key) == 16, "hash key without padding");
 _Static_assert(sizeof(struct cm_frag6_key) == 40, "hash key without padding");
 _Static_assert(sizeof(struct cm_confirm) == 16, "variable without padding");

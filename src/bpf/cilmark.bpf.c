@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * The four programs. An endpoint loads two of them: a container's from_container and to_container
+ * The four programs, and one of user space's. An endpoint loads two of the four: a container's from_container and to_container
  * (ingress and egress hook of the host side of its veth or tap), a NIC's from_netdev and to_netdev.
  * With local delivery to_container is also what the programs of others tail-call.
  * Accepting is TC_ACT_UNSPEC, so that other programs on the hook still run.
@@ -12,6 +12,7 @@
 #include "lib/drop.h"
 #include "lib/endpoint.h"
 #include "lib/explain.h"
+#include "lib/flow_edit.h"
 #include "lib/flow_label.h"
 #include "lib/ipcache.h"
 #include "lib/local_delivery.h"
@@ -137,6 +138,17 @@ int to_netdev(struct __sk_buff *skb)
 	    !keeps_its_mark(skb, &pkt))
 		mark_replace(skb, config.identity);
 	return accept(skb, &pkt);
+}
+
+/* On no hook: user space runs it to read, add and delete flows. */
+SEC("tc")
+int edit_flows(struct __sk_buff *skb)
+{
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < CM_FLOW_EDITS; i++)
+		if (!edit_flow(skb, i))
+			break;
+	return TC_ACT_UNSPEC;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -428,8 +428,8 @@ fn put_on(
     addresses.forget(spec.id, &spec.addresses)?;
     delivery::set_callee(root, spec.id, callee)?;
     if !spec.policy.ct_local {
-        pins.remove_map("cm_ct4")?;
-        pins.remove_map("cm_ct6")?;
+        pins.remove_map("cm_flows4")?;
+        pins.remove_map("cm_flows6")?;
     }
     log_costs(&spec.device.name, &loaded, start.elapsed())
 }

@@ -74,7 +74,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             shared::check_all(&context.root)?;
             let mut count = 0;
             for place in places(context, device)? {
-                count += place.maps.flush(&context.root, place.scope)?;
+                count += place.maps.flush(place.scope)?;
             }
             let entries = if count == 1 { "entry" } else { "entries" };
             output::note(&format!("removed {count} {entries}"));

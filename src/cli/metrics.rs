@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::Context;
-use crate::datapath::abi::cm_direction;
+use crate::datapath::abi::{cm_direction, cm_flow_class, cm_reason};
 use crate::datapath::conntrack::{Conntrack, Usage};
 use crate::datapath::maps::{self, Metric};
 use crate::model::drop_reason;
@@ -35,9 +35,9 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
         return output::json(&lines);
     }
     let usage = conntrack_usage(context)?;
-    let evicted = Conntrack::evicted(&metrics, &usage);
+    let displaced = displaced(&metrics);
     if args.prometheus {
-        return output::lines(&prometheus(&lines, &usage, evicted));
+        return output::lines(&prometheus(&lines, &usage, displaced));
     }
     let rows: Vec<[String; 5]> = lines
         .iter()
@@ -61,17 +61,14 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
             [
                 usage.map.to_owned(),
                 whose(usage),
-                usage.entries.to_string(),
+                usage.entries().to_string(),
                 usage.max_entries.to_string(),
             ]
         })
         .collect();
     output::line("")?;
     output::table(["MAP", "OF", "ENTRIES", "MAXIMUM"], &rows)?;
-    match evicted {
-        Some(evicted) => output::line(&format!("{evicted} flows were evicted to make room")),
-        None => Ok(()),
-    }
+    output::line(&format!("{displaced} flows gave way to new ones"))
 }
 
 /// How full the maps of conntrack are.
@@ -81,6 +78,14 @@ fn conntrack_usage(context: &Context) -> Result<Vec<Usage>> {
         all.extend(maps.usage()?);
     }
     Ok(all)
+}
+
+/// Flows that have made room for others.
+fn displaced(metrics: &[Metric]) -> u64 {
+    let first = cm_reason::CM_FLOW_DISPLACED.0;
+    let classes = first..first + cm_flow_class::CM_FLOW_CLASSES.0;
+    let lines = metrics.iter().filter(|line| classes.contains(&line.reason));
+    lines.map(|line| line.sum.packets).sum()
 }
 
 fn whose(usage: &Usage) -> String {
@@ -101,7 +106,7 @@ fn line(metric: &Metric) -> Line {
     }
 }
 
-fn prometheus(lines: &[Line], usage: &[Usage], evicted: Option<u64>) -> String {
+fn prometheus(lines: &[Line], usage: &[Usage], displaced: u64) -> String {
     let mut text = String::new();
     let mut family = |name: &str, help: &str, value: fn(&Line) -> u64| {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
@@ -128,14 +133,10 @@ fn prometheus(lines: &[Line], usage: &[Usage], evicted: Option<u64>) -> String {
             let _ = writeln!(text, "{name}{{map=\"{map}\",of=\"{of}\"}} {}", value(usage));
         }
     };
-    family("cilmark_conntrack_entries", "Flows, expired ones included.", |usage| {
-        usage.entries as u64
-    });
+    family("cilmark_conntrack_entries", "Flows that have not expired.", |usage| usage.entries());
     family("cilmark_conntrack_entries_max", "The most flows.", |usage| usage.max_entries.into());
-    if let Some(evicted) = evicted {
-        let name = "cilmark_conntrack_evicted_total";
-        let _ = writeln!(text, "# HELP {name} Flows that made room for others.");
-        let _ = writeln!(text, "# TYPE {name} counter\n{name} {evicted}");
-    }
+    let name = "cilmark_conntrack_displaced_total";
+    let _ = writeln!(text, "# HELP {name} Flows that made room for others.");
+    let _ = writeln!(text, "# TYPE {name} counter\n{name} {displaced}");
     text
 }

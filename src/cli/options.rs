@@ -86,8 +86,11 @@ impl Options {
             events_per_second: _,
             explain: _,
             program: _,
+            masqueraded_lifetime: _,
+            weakly_ordered: _,
+            flow_seed: _,
+            flow_buckets: _,
             pad: _,
-            __pad_476: _,
         } = config;
         let left = adopt_until_ns.saturating_sub(sys::coarse_ns()).div_ceil(1_000_000_000);
         Options {

@@ -40,7 +40,13 @@ unsafe impl Plain for cm_ct4_key {}
 // SAFETY: as above.
 unsafe impl Plain for cm_ct6_key {}
 // SAFETY: as above.
-unsafe impl Plain for cm_ct_entry {}
+unsafe impl Plain for cm_flow {}
+// SAFETY: as above.
+unsafe impl Plain for cm_flows4 {}
+// SAFETY: as above.
+unsafe impl Plain for cm_flows6 {}
+// SAFETY: as above.
+unsafe impl Plain for cm_flow_edit {}
 // SAFETY: as above.
 unsafe impl Plain for cm_confirm {}
 // SAFETY: as above.

@@ -1,31 +1,91 @@
-//! Reading, filling and emptying `cm_ct4` and `cm_ct6`: those that all share, and endpoints' own.
+//! Reading, filling and emptying the table of flows: that which all share, and endpoints' own.
 
 mod adopt;
+mod edit;
 
+use std::env::consts::ARCH;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use libbpf_rs::MapCore;
+use anyhow::{Context, Result, ensure};
+use libbpf_rs::{MapCore, MapHandle};
 use plain::Plain;
 use serde::Serialize;
 
 pub use adopt::{Existing, Originator};
+use edit::Editor;
 
-use super::abi::{cm_ct_entry, cm_ct4_key, cm_ct6_key, cm_direction, cm_event, cm_reason};
-use super::maps::{self, Metric, TypedMap};
+use super::abi::{
+    self, cm_config, cm_ct_state, cm_ct4_key, cm_ct6_key, cm_direction, cm_event, cm_family,
+    cm_flow, cm_flow_class, cm_flow_edit, cm_flow_edit_kind, cm_flow_edited, cm_flow_size,
+    cm_flow_ways, cm_flows4, cm_flows6,
+};
 use super::pin::Root;
 use super::sys;
 use crate::model::endpoint::EndpointId;
 use crate::model::frame::{ICMP, ICMP6};
 use crate::model::rule::Direction;
 
-/// `enum cm_ct_state`.
-const ESTABLISHED: u8 = 1 << 0;
-const FIN_ORIGINATOR: u8 = 1 << 1;
-const FIN_REPLY: u8 = 1 << 2;
-const CLOSING: u8 = 1 << 3;
+const ESTABLISHED: u8 = cm_ct_state::CM_CT_ESTABLISHED.0 as u8;
+const FIN_ORIGINATOR: u8 = cm_ct_state::CM_CT_FIN_ORIGINATOR.0 as u8;
+const FIN_REPLY: u8 = cm_ct_state::CM_CT_FIN_REPLY.0 as u8;
+const CLOSING: u8 = cm_ct_state::CM_CT_CLOSING.0 as u8;
+const ANSWERED: u8 = cm_ct_state::CM_CT_ANSWERED.0 as u8;
+const RESET: u8 = cm_ct_state::CM_CT_RESET.0 as u8;
+const CONFIRMED: u8 = cm_ct_state::CM_CT_CONFIRMED.0 as u8;
+
+/// Flows of a family that there is room for if nobody gives a number.
+pub const ENTRIES: u32 = 1 << 16;
+
+/// Buckets that one batch call reads.
+const BATCH: usize = 1 << 10;
+
+const WAYS: u32 = cm_flow_size::CM_FLOW_WAYS.0;
+const LOAD_PERCENT: u64 = cm_flow_size::CM_FLOW_LOAD_PERCENT.0 as u64;
+
+/// Buckets for so many flows: at this load hardly one in a hundred thousand finds no room.
+pub fn buckets(entries: u32) -> u32 {
+    (u64::from(entries) * 100).div_ceil(u64::from(WAYS) * LOAD_PERCENT) as u32
+}
+
+/// Flows for which so many buckets are.
+pub fn entries(buckets: u32) -> u32 {
+    (u64::from(buckets) * u64::from(WAYS) * LOAD_PERCENT / 100) as u32
+}
+
+/// What a program has to know of the table, in its configuration.
+pub fn configure(config: cm_config, buckets: [u32; 2]) -> cm_config {
+    // Where reads and writes are seen in their order (Documentation/memory-barriers.txt).
+    let strongly_ordered = ["x86", "x86_64", "s390x"].contains(&ARCH);
+    cm_config {
+        flow_seed: [
+            0x9e37_79b9_7f4a_7c15,
+            0xbf58_476d_1ce4_e5b9,
+            0x94d0_49bb_1331_11eb,
+            0xd6e8_feb8_6659_fd93,
+            0xa076_1d64_78bd_642f,
+            0xe703_7ed1_a0b4_28db,
+            0x8ebc_6af0_9c88_c6e3,
+            0x5899_65cc_7537_4cc3,
+        ],
+        flow_buckets: buckets,
+        weakly_ordered: (!strongly_ordered).into(),
+        ..config
+    }
+}
+
+/// Ticks of the datapath, in which it tells ages.
+fn ticks(seconds: u32) -> u32 {
+    let jiffies = u64::from(seconds) * u64::from(sys::jiffies_per_second());
+    (jiffies >> cm_flow_size::CM_FLOW_TICK_SHIFT.0) as u32 + 1
+}
+
+/// Now, in ticks.
+fn now() -> Result<u32> {
+    let jiffies = sys::jiffies64().context("read the kernel's jiffies")?;
+    Ok((jiffies >> cm_flow_size::CM_FLOW_TICK_SHIFT.0) as u32)
+}
 
 /// How far a flow has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -37,8 +97,10 @@ pub enum Progress {
     Established,
     /// TCP: one end has sent FIN.
     HalfClosed,
-    /// TCP: both have, or one has sent RST.
+    /// TCP: both have, or the endpoint itself has sent RST.
     Closing,
+    /// TCP: the other end has sent RST, or somebody in its name.
+    Reset,
 }
 
 /// An entry of conntrack.
@@ -92,25 +154,105 @@ pub struct Seen {
     pub allowed: bool,
 }
 
-/// A pair of maps, one for each family.
+/// A pair of tables, one for each family.
 pub struct Conntrack {
     /// Whose they are; `None` if endpoints share them.
     pub owner: Option<EndpointId>,
-    v4: TypedMap<cm_ct4_key, cm_ct_entry>,
-    v6: TypedMap<cm_ct6_key, cm_ct_entry>,
+    v4: Table<cm_flows4>,
+    v6: Table<cm_flows6>,
 }
 
-/// How full a map is.
+/// How full a table is.
 #[derive(Debug, Clone, Copy)]
 pub struct Usage {
-    /// `cm_ct4` or `cm_ct6`.
+    /// `cm_flows4` or `cm_flows6`.
     pub map: &'static str,
     /// Whose it is; `None` if endpoints share it.
     pub owner: Option<EndpointId>,
-    /// Expired ones included, which make room when it is needed.
-    pub entries: usize,
-    /// The most.
+    /// Flows that have not expired, by `enum cm_flow_class`.
+    pub of_class: [u64; cm_flow_class::CM_FLOW_CLASSES.0 as usize],
+    /// For how many it was made. A flow may find no room before, and there may be more.
     pub max_entries: u32,
+}
+
+impl Usage {
+    /// All of them.
+    pub fn entries(&self) -> u64 {
+        self.of_class.iter().sum()
+    }
+}
+
+/// One of them: an array of buckets.
+struct Table<B> {
+    handle: MapHandle,
+    bucket: std::marker::PhantomData<B>,
+}
+
+/// What a table's values are.
+trait Bucket: Plain + Default {
+    fn ways(&self) -> &cm_flow_ways;
+    fn flow(&self, way: usize) -> (Parts, &cm_flow);
+}
+
+impl Bucket for cm_flows4 {
+    fn ways(&self) -> &cm_flow_ways {
+        &self.ways
+    }
+
+    fn flow(&self, way: usize) -> (Parts, &cm_flow) {
+        (parts_of_v4(&self.slots[way].key), &self.slots[way].flow)
+    }
+}
+
+impl Bucket for cm_flows6 {
+    fn ways(&self) -> &cm_flow_ways {
+        &self.ways
+    }
+
+    fn flow(&self, way: usize) -> (Parts, &cm_flow) {
+        (parts_of_v6(&self.slots[way].key), &self.slots[way].flow)
+    }
+}
+
+impl<B: Bucket> Table<B> {
+    fn open(path: &PathBuf) -> Result<Option<Table<B>>> {
+        if !path.try_exists().with_context(|| format!("look at {}", path.display()))? {
+            return Ok(None);
+        }
+        let handle = MapHandle::from_pinned_path(path)
+            .with_context(|| format!("open {}; it takes root", path.display()))?;
+        ensure!(
+            handle.value_size() as usize == size_of::<B>(),
+            "{} is a map of another layout; another version of cilmark made it",
+            path.display()
+        );
+        Ok(Some(Table { handle, bucket: std::marker::PhantomData }))
+    }
+
+    /// Every flow that has not expired at `now`: its key, what is known of it, its end, and its class. Each bucket is read
+    /// under its lock.
+    fn for_each(&self, now: u32, mut handle: impl FnMut(Parts, &cm_flow, u32, u8)) -> Result<()> {
+        let mut malformed = Ok(());
+        sys::for_each_batch_locked(&self.handle, BATCH, |_, buckets| {
+            for bytes in buckets.chunks_exact(size_of::<B>()) {
+                match abi::from_bytes::<B>(bytes) {
+                    Ok(bucket) => {
+                        let ways = bucket.ways();
+                        for way in 0..WAYS as usize {
+                            let left = ways.expires[way].wrapping_sub(now) as i32;
+                            if ways.tag[way] != 0 && left > 0 {
+                                let (parts, flow) = bucket.flow(way);
+                                handle(parts, flow, left as u32, ways.class[way]);
+                            }
+                        }
+                    }
+                    Err(error) => malformed = Err(error),
+                }
+            }
+        })
+        .context("read the table of flows")?;
+        malformed
+    }
 }
 
 impl Conntrack {
@@ -123,7 +265,7 @@ impl Conntrack {
         Ok(all)
     }
 
-    /// `None` if nobody has made the maps.
+    /// `None` if nobody has made the tables.
     pub fn open(root: &Root, owner: Option<EndpointId>) -> Result<Option<Conntrack>> {
         let path = |name: &str| -> PathBuf {
             match owner {
@@ -131,58 +273,80 @@ impl Conntrack {
                 None => root.map(name),
             }
         };
-        let v4 = TypedMap::open_at(&path("cm_ct4"))?;
-        let v6 = TypedMap::open_at(&path("cm_ct6"))?;
+        let v4 = Table::open(&path("cm_flows4"))?;
+        let v6 = Table::open(&path("cm_flows6"))?;
         Ok(v4.zip(v6).map(|(v4, v6)| Conntrack { owner, v4, v6 }))
+    }
+
+    fn for_each(&self, mut handle: impl FnMut(Parts, &cm_flow, u32, u8)) -> Result<()> {
+        let now = now()?;
+        self.v4.for_each(now, &mut handle)?;
+        self.v6.for_each(now, &mut handle)
     }
 
     /// The flows that have not expired.
     pub fn flows(&self) -> Result<Vec<Flow>> {
-        let now = sys::jiffies().context("read the kernel's jiffies")?;
         let rate = sys::jiffies_per_second();
-        let v4 = self.v4.entries()?.into_iter();
-        let v6 = self.v6.entries()?.into_iter();
-        let v4 = v4.filter_map(|(key, entry)| flow(parts_of_v4(&key), &entry, now, rate));
-        let v6 = v6.filter_map(|(key, entry)| flow(parts_of_v6(&key), &entry, now, rate));
-        let mut flows: Vec<Flow> = v4.chain(v6).collect();
+        let mut flows = Vec::new();
+        self.for_each(|parts, entry, left, _| flows.push(flow(parts, entry, left, rate)))?;
         flows.sort_by_key(|flow| {
             (flow.scope, flow.local, flow.remote, flow.protocol, flow.local_port, flow.remote_port)
         });
         Ok(flows)
     }
 
-    /// Forgets all flows, or those of one scope, and tells how many; expired ones as well.
-    pub fn flush(&self, root: &Root, scope: Option<Option<EndpointId>>) -> Result<usize> {
-        let wanted = |of: u16| scope.is_none_or(|scope| EndpointId::new(of) == scope);
-        let v4 = flush(&self.v4, |key| wanted(key.scope))?;
-        let count = v4 + flush(&self.v6, |key| wanted(key.scope))?;
-        if self.owner.is_none() {
-            maps::count(root, cm_reason::CM_CT_FLUSHED, count as u64)?;
-        }
-        Ok(count)
+    /// Forgets all flows, or those of one scope, and tells how many.
+    pub fn flush(&self, scope: Option<Option<EndpointId>>) -> Result<usize> {
+        let mut edits = Vec::new();
+        self.for_each(|parts, _, _, _| {
+            if scope.is_none_or(|scope| EndpointId::new(parts.scope) == scope) {
+                edits.extend(parts.edit(cm_flow_edit_kind::CM_FLOW_EDIT_DELETE));
+            }
+        })?;
+        let done = self.editor()?.run(&edits)?;
+        Ok(done.iter().filter(|edit| edit.edited == cm_flow_edited::CM_FLOW_DONE).count())
     }
 
-    /// The flows that shared maps have dropped to make room for others, since they were made:
-    /// nobody tells, but an entry that was created and not flushed is there or evicted.
-    /// `None` if there are no shared maps in `usage`, which is to be read after `metrics`: what comes
-    /// in between must not look evicted.
-    pub fn evicted(metrics: &[Metric], usage: &[Usage]) -> Option<u64> {
-        let shared: Vec<&Usage> = usage.iter().filter(|usage| usage.owner.is_none()).collect();
-        if shared.is_empty() {
-            return None;
-        }
-        let there: usize = shared.iter().map(|usage| usage.entries).sum();
-        let sum = |reason: cm_reason| -> u64 {
-            let lines = metrics.iter().filter(|line| line.reason == reason.0);
-            lines.map(|line| line.sum.packets).sum()
+    fn editor(&self) -> Result<Editor> {
+        Editor::load([&self.v4.handle, &self.v6.handle])
+    }
+
+    /// Who can look up single flows.
+    pub fn finder(&self) -> Result<Finder> {
+        Ok(Finder { editor: self.editor()? })
+    }
+
+    /// How full the tables are.
+    pub fn usage(&self) -> Result<[Usage; 2]> {
+        let now = now()?;
+        let usage = |map, max_entries| Usage {
+            map,
+            owner: self.owner,
+            of_class: Default::default(),
+            max_entries: entries(max_entries),
         };
-        let gone = sum(cm_reason::CM_CT_CREATED).saturating_sub(sum(cm_reason::CM_CT_FLUSHED));
-        Some(gone.saturating_sub(there as u64))
+        let mut v4 = usage("cm_flows4", self.v4.handle.max_entries());
+        let mut v6 = usage("cm_flows6", self.v6.handle.max_entries());
+        let count = |usage: &mut Usage, class: u8| {
+            if let Some(count) = usage.of_class.get_mut(usize::from(class)) {
+                *count += 1;
+            }
+        };
+        self.v4.for_each(now, |_, _, _, class| count(&mut v4, class))?;
+        self.v6.for_each(now, |_, _, _, class| count(&mut v6, class))?;
+        Ok([v4, v6])
     }
+}
 
-    /// What there is of the flow that an event's packet belongs to; `None` if no entry is alive at `now`,
-    /// in jiffies. `scope` is a container's number, 0 for a NIC.
-    pub fn seen(&self, event: &cm_event, scope: u16, now: u32) -> Result<Option<Seen>> {
+/// Looks single flows up.
+pub struct Finder {
+    editor: Editor,
+}
+
+impl Finder {
+    /// What there is of the flow that an event's packet belongs to; `None` if it has expired, or never was.
+    /// `scope` is a container's number, 0 for a NIC.
+    pub fn seen(&self, event: &cm_event, scope: u16) -> Result<Option<Seen>> {
         let (Some(source), Some(destination)) = (event.source.to_ip(), event.destination.to_ip())
         else {
             return Ok(None);
@@ -199,36 +363,18 @@ impl Conntrack {
         };
         let parts =
             Parts { scope, protocol: event.protocol, local, local_port, remote, remote_port };
-        let entry = match parts.key() {
-            Some(Key::V4(key)) => self.v4.get(&key)?,
-            Some(Key::V6(key)) => self.v6.get(&key)?,
-            None => None,
-        };
-        let alive = entry.filter(|entry| (entry.expires as u32).wrapping_sub(now) as i32 > 0);
-        let seen = |entry| Seen { direction: direction(&entry), allowed: entry.verdict & 1 == 1 };
-        Ok(alive.map(seen))
+        let Some(edit) = parts.edit(cm_flow_edit_kind::CM_FLOW_EDIT_FIND) else { return Ok(None) };
+        let now = now()?;
+        let found = self.editor.run(&[edit])?;
+        let alive = found.iter().find(|found| {
+            found.edited == cm_flow_edited::CM_FLOW_THERE
+                && found.expires.wrapping_sub(now) as i32 > 0
+        });
+        Ok(alive.map(|found| Seen {
+            direction: direction(&found.flow),
+            allowed: is_allowed(&found.flow),
+        }))
     }
-
-    /// How full the maps are.
-    pub fn usage(&self) -> Result<[Usage; 2]> {
-        let usage =
-            |map, entries, max_entries| Usage { map, owner: self.owner, entries, max_entries };
-        Ok([
-            usage("cm_ct4", self.v4.entries()?.len(), self.v4.handle().max_entries()),
-            usage("cm_ct6", self.v6.entries()?.len(), self.v6.handle().max_entries()),
-        ])
-    }
-}
-
-fn flush<K: Plain + Default>(
-    map: &TypedMap<K, cm_ct_entry>,
-    wanted: impl Fn(&K) -> bool,
-) -> Result<usize> {
-    let mut count = 0;
-    for (key, _) in map.entries()? {
-        count += usize::from(wanted(&key) && map.delete(&key)?);
-    }
-    Ok(count)
 }
 
 /// What both kinds of key say.
@@ -241,38 +387,35 @@ struct Parts {
     remote_port: u16,
 }
 
-/// Of either map.
-enum Key {
-    V4(cm_ct4_key),
-    V6(cm_ct6_key),
-}
-
 impl Parts {
-    /// `None` if the two ends are of different families.
-    fn key(&self) -> Option<Key> {
+    /// What the datapath is asked to do with this flow; `None` if the two ends are of different families.
+    fn edit(&self, kind: cm_flow_edit_kind) -> Option<cm_flow_edit> {
         let Parts { scope, protocol, .. } = *self;
+        let words = |address: Ipv4Addr| {
+            let mut words = [0; 4];
+            words[0] = u32::from_ne_bytes(address.octets());
+            abi::cm_ipv6 { words }
+        };
+        let (family, local, remote) = match (self.local, self.remote) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                (cm_family::CM_IPV4, words(local), words(remote))
+            }
+            (IpAddr::V6(local), IpAddr::V6(remote)) => {
+                (cm_family::CM_IPV6, local.into(), remote.into())
+            }
+            _ => return None,
+        };
         let (local_port, remote_port) = (self.local_port.to_be(), self.remote_port.to_be());
-        match (self.local, self.remote) {
-            (IpAddr::V4(local), IpAddr::V4(remote)) => Some(Key::V4(cm_ct4_key {
-                local: u32::from_ne_bytes(local.octets()),
-                remote: u32::from_ne_bytes(remote.octets()),
-                local_port,
-                remote_port,
-                scope,
-                protocol,
-                pad: 0,
-            })),
-            (IpAddr::V6(local), IpAddr::V6(remote)) => Some(Key::V6(cm_ct6_key {
-                local: local.into(),
-                remote: remote.into(),
-                local_port,
-                remote_port,
-                scope,
-                protocol,
-                pad: 0,
-            })),
-            _ => None,
-        }
+        let key = cm_ct6_key {
+            local,
+            remote,
+            local_port,
+            remote_port,
+            scope,
+            protocol,
+            ..Default::default()
+        };
+        Some(cm_flow_edit { kind, family, key, ..Default::default() })
     }
 }
 
@@ -309,14 +452,11 @@ fn ports(key: &Parts) -> (u16, u16) {
     }
 }
 
-/// `None` if it has expired. No entry lives as long as half a round of `now` takes.
-fn flow(key: Parts, entry: &cm_ct_entry, now: u32, rate: u32) -> Option<Flow> {
-    let left = (entry.expires as u32).wrapping_sub(now) as i32;
-    if left <= 0 {
-        return None;
-    }
+/// `left` in ticks, of which `rate` jiffies are a second.
+fn flow(key: Parts, entry: &cm_flow, left: u32, rate: u32) -> Flow {
     let (local_port, remote_port) = ports(&key);
-    Some(Flow {
+    let jiffies = f64::from(left) * f64::from(1 << cm_flow_size::CM_FLOW_TICK_SHIFT.0);
+    Flow {
         scope: EndpointId::new(key.scope),
         protocol: key.protocol,
         local: key.local,
@@ -325,16 +465,21 @@ fn flow(key: Parts, entry: &cm_ct_entry, now: u32, rate: u32) -> Option<Flow> {
         remote_port,
         direction: direction(entry),
         progress: progress(entry.state),
-        rule: entry.verdict as u32 >> 1,
-        allowed: entry.verdict & 1 == 1,
+        rule: entry.rule,
+        allowed: is_allowed(entry),
         epoch: (entry.verdict >> 32) as u32,
         adopted: entry.adopted != 0,
         masqueraded: entry.masqueraded != 0,
-        expires: Duration::from_secs_f64(f64::from(left) / f64::from(rate)),
-    })
+        expires: Duration::from_secs_f64(jiffies / f64::from(rate)),
+    }
 }
 
-fn direction(entry: &cm_ct_entry) -> Direction {
+/// Whether no rule that was asked has denied it.
+fn is_allowed(entry: &cm_flow) -> bool {
+    entry.verdict & 0xffff == 0
+}
+
+fn direction(entry: &cm_flow) -> Direction {
     match cm_direction(entry.direction.into()) {
         cm_direction::CM_INGRESS => Direction::Ingress,
         _ => Direction::Egress,
@@ -344,6 +489,8 @@ fn direction(entry: &cm_ct_entry) -> Direction {
 fn progress(state: u8) -> Progress {
     if state & CLOSING != 0 {
         Progress::Closing
+    } else if state & RESET != 0 {
+        Progress::Reset
     } else if state & (FIN_ORIGINATOR | FIN_REPLY) != 0 {
         Progress::HalfClosed
     } else if state & ESTABLISHED != 0 {
@@ -361,8 +508,8 @@ mod tests {
     fn a_verdict_counts_for_one_generation_with_the_fallback_or_without() {
         let of_epoch = |epoch: u64| {
             let key = cm_ct4_key::default();
-            let entry = cm_ct_entry { verdict: epoch << 32 | 1, expires: 2, ..Default::default() };
-            flow(parts_of_v4(&key), &entry, 1, 250).unwrap()
+            let entry = cm_flow { verdict: epoch << 32 | 1 << 16, ..Default::default() };
+            flow(parts_of_v4(&key), &entry, 1, 250)
         };
         let asked = of_epoch(5 << 2 | 1);
         let stale =
@@ -373,33 +520,10 @@ mod tests {
     }
 
     #[test]
-    fn the_constants_are_those_of_the_header() {
-        let header = include_str!("../bpf/abi.h");
-        for (name, bit) in [
-            ("CM_CT_ESTABLISHED", ESTABLISHED),
-            ("CM_CT_FIN_ORIGINATOR", FIN_ORIGINATOR),
-            ("CM_CT_FIN_REPLY", FIN_REPLY),
-            ("CM_CT_CLOSING", CLOSING),
-        ] {
-            let line = format!("\t{name} = 1 << {},", bit.trailing_zeros());
-            assert!(header.contains(&line), "{line}");
+    fn there_is_room_for_as_many_flows_as_were_asked_for() {
+        for asked in [1, 100, ENTRIES, 1 << 24] {
+            assert!(entries(buckets(asked)) >= asked, "{asked}");
+            assert!(entries(buckets(asked) - 1) < asked, "{asked}");
         }
-    }
-
-    fn entry(expires: u64) -> cm_ct_entry {
-        cm_ct_entry { expires, ..cm_ct_entry::default() }
-    }
-
-    fn seconds_left(expires: u64, now: u32) -> Option<f64> {
-        let key = parts_of_v4(&cm_ct4_key::default());
-        flow(key, &entry(expires), now, 250).map(|flow| flow.expires.as_secs_f64())
-    }
-
-    #[test]
-    fn what_is_left_is_right_also_when_the_lower_half_of_jiffies_wraps() {
-        assert_eq!(seconds_left(1500, 1000), Some(2.0));
-        assert_eq!(seconds_left((1 << 32) + 250, u32::MAX - 249), Some(2.0));
-        assert_eq!(seconds_left((7 << 32) - 250, 0), None);
-        assert_eq!(seconds_left(1000, 1000), None);
     }
 }

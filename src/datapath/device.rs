@@ -18,8 +18,8 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, Ro
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
-use super::netns;
 use super::rtnetlink::{name_attribute, request};
+use super::{masquerade, netns};
 use crate::model::text;
 
 /// ALTIFNAMSIZ without the final zero: an alternative name may be longer than a device's own.
@@ -59,6 +59,8 @@ pub struct Device {
     pub in_vrf: bool,
     /// Whether the kernel takes what arrives by it under an address of this host (`accept_local`).
     pub accepts_local: bool,
+    /// How long what this namespace masquerades may be known, in seconds.
+    pub masqueraded: masquerade::Lifetimes,
     parent: Option<u32>,
     /// Of the parent, as this namespace numbers it; `None` if it is here.
     parent_netns: Option<i32>,
@@ -98,6 +100,7 @@ impl Device {
             bridge_mac: None,
             in_vrf: false,
             accepts_local: false,
+            masqueraded: masquerade::Lifetimes::default(),
             parent: None,
             parent_netns: None,
             is_up: message.header.flags.contains(LinkFlags::Up),
@@ -382,6 +385,7 @@ fn one_link(query: LinkMessage) -> Result<Device> {
             // The stack takes what a port or a slave receives for its master's.
             device.accepts_local =
                 accepts_local(&device.name) || master.is_some_and(|it| it.accepts_local);
+            device.masqueraded = masquerade::lifetimes();
             return Ok(device);
         }
     }

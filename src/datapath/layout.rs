@@ -12,9 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 use libbpf_rs::{MapCore, MapHandle, MapInfo, MapType};
 
 use super::abi::{
-    cm_address, cm_config, cm_ct_entry, cm_ct4_key, cm_ct6_key, cm_endpoint, cm_frag_ports,
-    cm_frag4_key, cm_frag6_key, cm_identity, cm_ipcache_entry, cm_metrics, cm_prefix,
-    cm_stack_flow, u32_key,
+    cm_address, cm_config, cm_endpoint, cm_flows4, cm_flows6, cm_frag_ports, cm_frag4_key,
+    cm_frag6_key, cm_identity, cm_ipcache_entry, cm_metrics, cm_prefix, cm_stack_flow, u32_key,
 };
 use super::pin::Root;
 use super::sys;
@@ -36,8 +35,8 @@ pub const SHARED: [Layout; 14] = [
     of::<u32_key, u32_key>("cm_ipcache_idx", MapType::ArrayOfMaps),
     of::<cm_address, cm_endpoint>("cm_endpoints", MapType::Hash),
     of::<u32_key, cm_identity>("cm_identities", MapType::Hash),
-    of::<cm_ct4_key, cm_ct_entry>("cm_ct4", MapType::LruHash),
-    of::<cm_ct6_key, cm_ct_entry>("cm_ct6", MapType::LruHash),
+    of::<u32_key, cm_flows4>("cm_flows4", MapType::Array),
+    of::<u32_key, cm_flows6>("cm_flows6", MapType::Array),
     of::<cm_frag4_key, cm_frag_ports>("cm_frag4", MapType::LruHash),
     of::<cm_frag6_key, cm_frag_ports>("cm_frag6", MapType::LruHash),
     of::<u32_key, cm_metrics>("cm_metrics", MapType::PercpuArray),
@@ -48,7 +47,8 @@ pub const SHARED: [Layout; 14] = [
 ];
 
 /// What lies in the directory of an endpoint.
-const OF_ENDPOINT: [&str; 6] = ["config", "cm_policy", "cm_ct4", "cm_ct6", "ingress", "egress"];
+const OF_ENDPOINT: [&str; 6] =
+    ["config", "cm_policy", "cm_flows4", "cm_flows6", "ingress", "egress"];
 
 const fn of<K, V>(name: &'static str, kind: MapType) -> Layout {
     Layout { name, kind, key: size_of::<K>(), value: size_of::<V>() }

@@ -17,6 +17,7 @@ use share::{
 };
 
 use super::abi::{self, cm_config, cm_confirm, cm_delivery, cm_ipv6, cm_program, cm_role};
+use super::conntrack;
 use super::device::{Device, Framing};
 use super::object;
 pub use super::object::Folding;
@@ -108,7 +109,7 @@ pub struct Features {
 pub struct Sizes {
     /// Entries of `cm_ipcache`, and of `cm_ipcache_cidr`.
     pub ipcache: Option<u32>,
-    /// Entries of `cm_ct4`, and of `cm_ct6`.
+    /// Flows that `cm_flows4` has room for, and `cm_flows6`.
     pub ct: Option<u32>,
     /// Entries of an endpoint's `cm_policy`, and of its rules' counters.
     pub policy: Option<u32>,
@@ -212,6 +213,7 @@ impl Spec {
             source_mac: self.source_mac.unwrap_or_default(),
             link_local_by_mac: (!self.addresses.iter().any(is_link_local)).into(),
             accept_local: self.device.accepts_local.into(),
+            masqueraded_lifetime: self.device.masqueraded,
             in_vrf: self.device.in_vrf.into(),
             host_addresses_listed: self.features.host_addresses_listed.into(),
             bridge_port: self.device.bridge_mac.is_some().into(),
@@ -317,6 +319,7 @@ pub fn load_as(
     share_policy_calls(&mut open, &shared, config)?;
     share_stack_flows(&mut open, &shared, config)?;
     share_policy_maps(&mut open, &shared, config, sizes)?;
+    let config = &with_flows(&mut open, *config)?;
     inherit(&mut open, config, sizes, inherited)?;
     let programs = match role {
         Role::Container => [
@@ -348,6 +351,35 @@ pub fn load_as(
         open_time,
         load_time: start.elapsed() - open_time,
     })
+}
+
+/// What the programs have to know of the table of flows: its secret, and its sizes.
+fn with_flows(open: &mut OpenCilmarkSkel<'_>, config: cm_config) -> Result<cm_config> {
+    let buckets = [open.maps.cm_flows4.max_entries(), open.maps.cm_flows6.max_entries()];
+    let config = conntrack::configure(config, buckets);
+    let rodata = open.maps.rodata_data.as_deref_mut().context("the object has no .rodata")?;
+    rodata.config = config;
+    Ok(config)
+}
+
+/// The program `edit_flows`, over a pair of maps that are there.
+pub fn load_flow_editor(flows: [&MapHandle; 2]) -> Result<OwnedFd> {
+    let mut storage = MaybeUninit::uninit();
+    let mut open = CilmarkSkelBuilder::default().open(&mut storage).context("open the object")?;
+    for mut map in open.open_object_mut().maps_mut() {
+        let name = map.name().to_string_lossy().into_owned();
+        let variables = name.ends_with(".rodata") || name.ends_with(".bss");
+        match name.as_str() {
+            "cm_flows4" => map.reuse_fd(flows[0].as_fd())?,
+            "cm_flows6" => map.reuse_fd(flows[1].as_fd())?,
+            _ if variables => {}
+            _ => map.set_autocreate(false)?,
+        }
+    }
+    let config = with_flows(&mut open, cm_config::default())?;
+    let programs = [("edit_flows", cm_program(0))];
+    let made = object::load(open, &config, &programs, Folding::of_environment()?)?;
+    made.programs.into_iter().next().context("no program was loaded")
 }
 
 /// Makes the shared maps that are not there, and nothing else.

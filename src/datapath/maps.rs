@@ -84,16 +84,6 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
         )
     }
 
-    /// Whether nothing was there under this key.
-    pub(super) fn set_new(&self, key: &K, value: &V) -> Result<bool> {
-        let (key, value) = (abi::bytes_of(key), abi::bytes_of(value));
-        match self.handle.update(key, value, MapFlags::NO_EXIST) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == libbpf_rs::ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(error).context(format!("write to {}", self.label)),
-        }
-    }
-
     /// Whether there was anything to delete.
     pub(super) fn delete(&self, key: &K) -> Result<bool> {
         match self.handle.delete(abi::bytes_of(key)) {

@@ -25,6 +25,7 @@ pub mod layout;
 pub mod load;
 pub mod log;
 pub mod maps;
+pub mod masquerade;
 mod netlink;
 pub mod netns;
 mod object;

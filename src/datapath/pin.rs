@@ -4,12 +4,12 @@
 //! /sys/fs/bpf/cilmark/
 //!   cm_ipcache  cm_ipcache_cidr  cm_ipcache_idx  cm_endpoints  cm_identities  cm_metrics  cm_events
 //!   cm_generation
-//!   cm_ct4  cm_ct6  cm_frag4  cm_frag6    once there is a policy
+//!   cm_flows4  cm_flows6  cm_frag4  cm_frag6    once there is a policy
 //!   cm_policy_call                        once there is local delivery
 //!   cm_stack_flows                        once somebody takes local delivery
 //!   endpoints/<endpoint id>/
 //!     config             the programs' .rodata
-//!     cm_policy          the rules; cm_ct4 and cm_ct6, if they are the endpoint's own
+//!     cm_policy          the rules; cm_flows4 and cm_flows6, if they are the endpoint's own
 //!     ingress  egress    the links (TCX), or the programs (clsact)
 //! ```
 
@@ -84,7 +84,7 @@ impl Root {
     /// with others that are there.
     pub fn lacks_pins(&self) -> bool {
         let there = |name: &&str| self.map(name).exists();
-        let of_policies = ["cm_ct4", "cm_ct6", "cm_frag4", "cm_frag6"];
+        let of_policies = ["cm_flows4", "cm_flows6", "cm_frag4", "cm_frag6"];
         let count = of_policies.iter().filter(|name| there(name)).count();
         !HELD_BY_ALL.iter().all(there) || (1..of_policies.len()).contains(&count)
     }

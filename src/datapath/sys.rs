@@ -325,8 +325,31 @@ pub fn program_facts(program: BorrowedFd<'_>) -> io::Result<ProgramFacts> {
 pub fn for_each_batch(
     map: &MapHandle,
     most: usize,
+    handle: impl FnMut(&[u8], &[u8]),
+) -> io::Result<()> {
+    batches(map, most, 0, handle)
+}
+
+/// The same of an array whose values have a lock: each is read under it.
+pub fn for_each_batch_locked(
+    map: &MapHandle,
+    most: usize,
+    handle: impl FnMut(&[u8], &[u8]),
+) -> io::Result<()> {
+    batches(map, most, bpf::BPF_F_LOCK.into(), handle)
+}
+
+fn batches(
+    map: &MapHandle,
+    most: usize,
+    elem_flags: u64,
     mut handle: impl FnMut(&[u8], &[u8]),
 ) -> io::Result<()> {
+    let options = bpf::bpf_map_batch_opts {
+        sz: size_of::<bpf::bpf_map_batch_opts>() as _,
+        elem_flags,
+        ..Default::default()
+    };
     let (key_size, value_size) = (map.key_size() as usize, map.value_size() as usize);
     let mut count = most.min(FIRST_BATCH);
     let mut keys = vec![0u8; count * key_size];
@@ -347,7 +370,7 @@ pub fn for_each_batch(
                 keys.as_mut_ptr().cast(),
                 values.as_mut_ptr().cast(),
                 &mut read,
-                ptr::null(),
+                &options,
             )
         };
         let end = match check(result) {

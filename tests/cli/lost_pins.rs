@@ -16,8 +16,8 @@ const SHARED: [&str; 14] = [
     "cm_metrics",
     "cm_events",
     "cm_generation",
-    "cm_ct4",
-    "cm_ct6",
+    "cm_flows4",
+    "cm_flows6",
     "cm_frag4",
     "cm_frag6",
     "cm_policy_call",
@@ -92,7 +92,7 @@ fn every_command_that_writes_makes_pins_again_that_were_removed() {
         "conntrack flush",
         "detach blue",
     ] {
-        let pins = ["cm_generation", "cm_ipcache", "cm_ipcache_cidr", "cm_ct4"];
+        let pins = ["cm_generation", "cm_ipcache", "cm_ipcache_cidr", "cm_flows4"];
         let before = pins.map(|pin| map_id(&world, pin));
         remove(&world, &pins);
         world.cilmark_ok(command);
@@ -121,7 +121,7 @@ fn flows_of_an_endpoints_own_are_found_again_without_their_pins() {
     world.veth("red");
     let attach = "attach red --id 300 --policy audit --ct local";
     world.cilmark_ok(attach);
-    let pins = ["endpoints/1/cm_ct4", "endpoints/1/cm_ct6"];
+    let pins = ["endpoints/1/cm_flows4", "endpoints/1/cm_flows6"];
     let before = pins.map(|pin| map_id(&world, pin));
     for command in ["conntrack flush red", attach] {
         remove(&world, &pins);

@@ -272,7 +272,7 @@ fn an_attachment_that_fails_leaves_what_an_endpoint_without_its_pins_has() {
     let rules = world.cilmark_json("policy list red");
     world.sh(&format!("rm {ENDPOINT}/ingress"));
     let too_large = "attach red --id 300 --policy enforce --ct-entries 77";
-    world.cilmark(too_large).fails(1, &["cm_ct4 has 65536 entries"]);
+    world.cilmark(too_large).fails(1, &["cm_flows4 has 65539 entries"]);
     assert_eq!(world.cilmark_json("policy list red"), rules);
 }
 
@@ -298,7 +298,7 @@ fn what_a_killed_attachment_left_is_in_every_namespace() {
     // As it is before the configuration is pinned.
     world.cilmark_ok("attach red --id 300 --policy audit --ct local");
     world.sh(&format!("rm {ENDPOINT}/config {ENDPOINT}/ingress {ENDPOINT}/egress"));
-    world.sh(&format!("test -e {ENDPOINT}/cm_ct4"));
+    world.sh(&format!("test -e {ENDPOINT}/cm_flows4"));
     assert_eq!(world.cilmark_json("--netns other status")[0]["stale"], true);
     world.cilmark_ok("--netns other detach --all");
     assert_eq!(world.pins(), [""; 0]);

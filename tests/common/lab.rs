@@ -3,10 +3,12 @@
 use std::cell::RefCell;
 use std::mem::offset_of;
 use std::net::IpAddr;
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use cilmark::datapath::abi::{
-    self, bss, cm_config, cm_ct_entry, cm_direction, cm_endpoint, cm_event,
+    self, bss, cm_config, cm_direction, cm_endpoint, cm_event, cm_flow, cm_flow_size, cm_flows4,
+    cm_flows6,
 };
 use cilmark::datapath::addresses::Addresses;
 use cilmark::datapath::device::{self, Framing};
@@ -14,7 +16,7 @@ use cilmark::datapath::ipcache::Ipcache;
 use cilmark::datapath::load::{self, Features, Folding, Inherited, Policing, Sizes, Spec};
 use cilmark::datapath::maps::{self, Endpoints};
 use cilmark::datapath::policy::PolicyMaps;
-use cilmark::datapath::{delivery, netns};
+use cilmark::datapath::{delivery, netns, sys};
 use cilmark::model::endpoint::{EndpointId, Role};
 use cilmark::model::identity::{Identity, Names};
 use cilmark::model::policy::Policy;
@@ -23,6 +25,38 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
 
 use super::World;
 use super::program::Endpoint;
+
+/// A flow that conntrack knows.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownFlow {
+    pub flow: cm_flow,
+    /// Ticks of the datapath.
+    pub expires: u32,
+}
+
+impl Deref for KnownFlow {
+    type Target = cm_flow;
+
+    fn deref(&self) -> &cm_flow {
+        &self.flow
+    }
+}
+
+impl DerefMut for KnownFlow {
+    fn deref_mut(&mut self) -> &mut cm_flow {
+        &mut self.flow
+    }
+}
+
+/// Ticks of so many seconds, in which the datapath tells ages.
+pub fn ticks(seconds: u32) -> u32 {
+    (seconds * sys::jiffies_per_second()) >> cm_flow_size::CM_FLOW_TICK_SHIFT.0
+}
+
+/// Now, in ticks.
+pub fn now() -> u32 {
+    (sys::jiffies64().expect("jiffies") >> cm_flow_size::CM_FLOW_TICK_SHIFT.0) as u32
+}
 
 /// Endpoints of one world, with the maps that they share.
 pub struct Lab {
@@ -182,27 +216,54 @@ impl Lab {
     }
 
     /// What conntrack knows, IPv4 first.
-    pub fn flows(&self) -> Vec<cm_ct_entry> {
+    pub fn flows(&self) -> Vec<KnownFlow> {
         let mut flows = Vec::new();
         self.change_flows(|flow| flows.push(*flow));
         flows
     }
 
-    /// Changes every entry of conntrack: to make it old, say.
-    pub fn change_flows(&self, mut change: impl FnMut(&mut cm_ct_entry)) {
-        for map in ["cm_ct4", "cm_ct6"].map(|name| self.pinned(name)) {
-            for key in map.keys() {
-                let flow = map.lookup(&key, MapFlags::ANY).expect("look up").expect("a flow");
-                let mut flow = abi::from_bytes(&flow).expect("a flow");
-                change(&mut flow);
-                map.update(&key, abi::bytes_of(&flow), MapFlags::ANY).expect("update");
+    /// Changes every flow that conntrack knows: to make it old, say. Not while packets are on their way.
+    pub fn change_flows(&self, mut change: impl FnMut(&mut KnownFlow)) {
+        let buckets = |name: &str, change: &mut dyn FnMut(&[u8]) -> Vec<u8>| {
+            let map = self.pinned(name);
+            for key in 0..map.max_entries() {
+                let key = key.to_ne_bytes();
+                let bucket = map.lookup(&key, MapFlags::ANY).expect("look up").expect("a bucket");
+                if bucket[8..16] != [0; 8] {
+                    map.update(&key, &change(&bucket), MapFlags::ANY).expect("update");
+                }
             }
+        };
+        macro_rules! changed {
+            ($bucket:ty) => {
+                &mut |bytes: &[u8]| {
+                    let mut bucket: $bucket = abi::from_bytes(bytes).expect("a bucket");
+                    for way in 0..bucket.slots.len() {
+                        if bucket.ways.tag[way] != 0 {
+                            let slot = &mut bucket.slots[way];
+                            let expires = bucket.ways.expires[way];
+                            let mut flow = KnownFlow { flow: slot.flow, expires };
+                            change(&mut flow);
+                            (slot.flow, bucket.ways.expires[way]) = (flow.flow, flow.expires);
+                        }
+                    }
+                    abi::bytes_of(&bucket).to_vec()
+                }
+            };
         }
+        buckets("cm_flows4", changed!(cm_flows4));
+        buckets("cm_flows6", changed!(cm_flows6));
     }
 
     /// Forgets every flow, and the ports of every fragment.
     pub fn flush_conntrack(&self) {
-        for map in ["cm_ct4", "cm_ct6", "cm_frag4", "cm_frag6"].map(|name| self.pinned(name)) {
+        for map in ["cm_flows4", "cm_flows6"].map(|name| self.pinned(name)) {
+            let (count, size) = (map.max_entries(), map.value_size() as usize);
+            let keys: Vec<u8> = (0..count).flat_map(u32::to_ne_bytes).collect();
+            let zeros = vec![0; size * count as usize];
+            map.update_batch(&keys, &zeros, count, MapFlags::ANY, MapFlags::ANY).expect("empty");
+        }
+        for map in ["cm_frag4", "cm_frag6"].map(|name| self.pinned(name)) {
             // Not while walking: a walk begins anew behind a key that is gone.
             for key in map.keys().collect::<Vec<_>>() {
                 map.delete(&key).expect("delete");

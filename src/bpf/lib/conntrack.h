@@ -10,21 +10,10 @@
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 #include "endpoint.h"
+#include "flow_table.h"
+#include "inquiry.h"
 #include "packet.h"
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1 << 16);
-	__type(key, struct cm_ct4_key);
-	__type(value, struct cm_ct_entry);
-} cm_ct4 SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1 << 16);
-	__type(key, struct cm_ct6_key);
-	__type(value, struct cm_ct_entry);
-} cm_ct6 SEC(".maps");
+#include "policy.h"
 
 /* A flow as one of its packets shows it, or as an ICMP error quotes it. */
 struct tuple {
@@ -85,74 +74,45 @@ static __always_inline void ct6_key(struct cm_ct6_key *key, const struct tuple *
  */
 #define STAYS_A_CALL_OF_ITS_OWN(number) asm volatile("" ::"i"(number))
 
-/* Two keys, because a union of them makes clang copy bytes: 12 ns a packet. */
-static __always_inline struct cm_ct_entry *ct_lookup(const struct tuple *tuple)
+enum {
+	FLOW_TRIES = 4, /* in two buckets, and again where another CPU writes at the same time */
+	FLOW4_WORDS = sizeof(struct cm_ct4_key) / sizeof(__u64),
+	FLOW6_WORDS = sizeof(struct cm_ct6_key) / sizeof(__u64),
+};
+
+#define FLOW_KEY __attribute__((aligned(8)))
+
+/* In the verdict of a flow: the policy of a workload, or of a NIC. */
+static __always_inline __u64 own_slot(void)
 {
-	struct cm_ct_entry *entry;
-
-	if (tuple->local->family == CM_IPV4) {
-		struct cm_ct4_key key;
-
-		ct4_key(&key, tuple);
-		entry = bpf_map_lookup_elem(&cm_ct4, &key);
-		STAYS_A_CALL_OF_ITS_OWN(CM_IPV4);
-	} else {
-		struct cm_ct6_key key;
-
-		ct6_key(&key, tuple);
-		entry = bpf_map_lookup_elem(&cm_ct6, &key);
-		STAYS_A_CALL_OF_ITS_OWN(CM_IPV6);
-	}
-	return entry;
+	return 1;
 }
 
-/* 0, or a negative errno. */
-static __always_inline long ct_write(const struct tuple *tuple, const struct cm_ct_entry *entry)
+/* All that a flow's verdict has in common with one that allows it today. */
+static __always_inline __u64 ct_verdict(__u32 epoch, int allowed)
 {
-	long error;
-
-	if (tuple->local->family == CM_IPV4) {
-		struct cm_ct4_key key;
-
-		ct4_key(&key, tuple);
-		error = bpf_map_update_elem(&cm_ct4, &key, entry, BPF_ANY);
-		STAYS_A_CALL_OF_ITS_OWN(CM_IPV4);
-	} else {
-		struct cm_ct6_key key;
-
-		ct6_key(&key, tuple);
-		error = bpf_map_update_elem(&cm_ct6, &key, entry, BPF_ANY);
-		STAYS_A_CALL_OF_ITS_OWN(CM_IPV6);
-	}
-	return error;
+	return (__u64)epoch << 32 | own_slot() << 16 | (allowed ? 0 : own_slot());
 }
 
-static __always_inline __u64 ct_verdict(__u32 epoch, __u32 rule, int allowed)
+static __always_inline __u32 ct_epoch(__u64 verdict)
 {
-	return (__u64)epoch << 32 | (__u64)rule << 1 | allowed;
+	return verdict >> 32;
+}
+
+static __always_inline int ct_is_denied(__u64 verdict)
+{
+	return verdict & 0xffff;
 }
 
 /* Whether a verdict allows its flow, and still counts. */
 static __always_inline int ct_is_allowed(__u64 verdict, __u32 epoch)
 {
-	return (verdict & ~0xfffffffeULL) == ((__u64)epoch << 32 | 1);
+	return ct_epoch(verdict) == epoch && !ct_is_denied(verdict);
 }
 
-static __always_inline __u32 ct_rule(__u64 verdict)
+static __always_inline int ct_is_alive(__u32 expires)
 {
-	return (__u32)verdict >> 1;
-}
-
-static __always_inline int ct_is_alive(const struct cm_ct_entry *entry)
-{
-	return entry->expires > bpf_jiffies64();
-}
-
-/* Whether nothing is left to find out about a flow: allowed, alive, under way. */
-static __always_inline int ct_is_settled(const struct cm_ct_entry *entry, __u32 epoch, __u64 now)
-{
-	return ct_is_allowed(entry->verdict, epoch) && entry->expires > now &&
-	       entry->state == CM_CT_ESTABLISHED;
+	return (__s32)(expires - flow_now()) > 0;
 }
 
 static __always_inline int is_syn(const struct packet *pkt)
@@ -160,79 +120,330 @@ static __always_inline int is_syn(const struct packet *pkt)
 	return (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
-static __always_inline __u64 ct_jiffies(__u32 seconds)
+/* At least so many seconds. */
+static __always_inline __u32 ct_ticks(__u32 seconds)
 {
-	return (__u64)seconds * config.jiffies_per_second;
+	return (seconds * config.jiffies_per_second >> CM_FLOW_TICK_SHIFT) + 1;
 }
 
-/* How long a flow lives on after a packet, in jiffies. */
-static __always_inline __u64 ct_lifetime(const struct cm_ct_entry *entry, __u8 protocol)
+/* Another lifetime for each. */
+static __always_inline enum cm_ct_age ct_age(const struct cm_flow *flow, __u8 protocol, __u32 now)
 {
-	if (protocol != IPPROTO_TCP)
-		return ct_jiffies(entry->masqueraded ? CM_CT_LIFETIME_MASQUERADED :
-						       CM_CT_LIFETIME_OTHER);
-	if (entry->state & CM_CT_CLOSING)
-		return ct_jiffies(CM_CT_LIFETIME_CLOSING);
-	return ct_jiffies(entry->state & CM_CT_ESTABLISHED ? CM_CT_LIFETIME_ESTABLISHED :
-							     CM_CT_LIFETIME_SYN);
+	if (protocol == IPPROTO_TCP)
+		return flow->state & CM_CT_CLOSING     ? CM_CT_AGE_CLOSING :
+		       flow->state & CM_CT_ESTABLISHED ? CM_CT_AGE_ESTABLISHED :
+							 CM_CT_AGE_SYN;
+	if (protocol != IPPROTO_UDP)
+		return CM_CT_AGE_OTHER;
+	return flow->state & CM_CT_ANSWERED && now - flow->born > ct_ticks(CM_CT_STREAM_AGE) ?
+		       CM_CT_AGE_UDP_STREAM :
+		       CM_CT_AGE_UDP;
 }
 
-/* The same of an established flow that nobody masquerades. */
-static __always_inline __u64 ct_established_lifetime(const struct packet *pkt)
+/* How long a flow lives on after a packet, in ticks. */
+static __always_inline __u32 ct_lifetime(const struct cm_flow *flow, __u8 protocol, __u32 now)
 {
-	return ct_jiffies(CM_CT_LIFETIME_OTHER) +
-	       is_tcp(pkt) * ct_jiffies(CM_CT_LIFETIME_ESTABLISHED - CM_CT_LIFETIME_OTHER);
+	enum cm_ct_age age = ct_age(flow, protocol, now);
+
+	if (config.role == CM_ROLE_NETDEV && flow->masqueraded)
+		return ct_ticks(config.masqueraded_lifetime[age]) - 1;
+	switch (age) {
+	case CM_CT_AGE_SYN:
+		return ct_ticks(CM_CT_LIFETIME_SYN);
+	case CM_CT_AGE_ESTABLISHED:
+		return ct_ticks(CM_CT_LIFETIME_ESTABLISHED);
+	case CM_CT_AGE_CLOSING:
+		return ct_ticks(CM_CT_LIFETIME_CLOSING);
+	case CM_CT_AGE_UDP:
+		return ct_ticks(CM_CT_LIFETIME_UDP);
+	case CM_CT_AGE_UDP_STREAM:
+		return ct_ticks(CM_CT_LIFETIME_UDP_STREAM);
+	default:
+		return ct_ticks(CM_CT_LIFETIME_OTHER);
+	}
+}
+
+/* What arrives leaves a masqueraded flow as it is: whether the kernel still knows it, only what it sends tells. */
+static __always_inline int ct_pushes_end_back(const struct cm_flow *flow,
+					      enum cm_direction direction)
+{
+	return !(config.role == CM_ROLE_NETDEV && flow->masqueraded && direction == CM_INGRESS);
 }
 
 _Static_assert(CM_CT_ESTABLISHED == 1 && CM_CT_FIN_REPLY == CM_CT_FIN_ORIGINATOR << 1 &&
-		       TCP_FIN == 1,
+		       CM_CT_CONFIRMED == CM_CT_ANSWERED << 1 && TCP_FIN == 1,
 	       "bits that arithmetic makes from each other");
 
-/* What a packet tells of its flow's progress. */
-static __always_inline void ct_advance(struct cm_ct_entry *entry, const struct packet *pkt)
+/* What a packet tells of its flow's progress if it is no SYN, FIN or RST; 1 if it goes backward, else 0. */
+static __always_inline __u32 ct_progress(const struct cm_flow *flow, __u32 backward)
 {
-	__u32 backward = (packet_direction(pkt) ^ entry->direction) & 1;
+	__u32 forward = backward ^ 1;
+
+	return (forward | ((flow->adopted | flow->adopted >> 1) & 1)) * CM_CT_ESTABLISHED |
+	       backward * CM_CT_ANSWERED | ((flow->state & CM_CT_ANSWERED) * forward) << 1;
+}
+
+/* Whether nothing is left to find out about a packet's flow: allowed, alive, and as far as the packet tells. */
+static __always_inline int ct_is_settled(const struct cm_flow *flow, __u32 epoch, __u32 backward)
+{
+	__u32 told = ct_progress(flow, backward);
+
+	return ct_is_allowed(flow->verdict, epoch) &&
+	       (flow->state & (told | CM_CT_FIN_ORIGINATOR | CM_CT_FIN_REPLY | CM_CT_CLOSING |
+			       CM_CT_RESET)) == told;
+}
+
+/* What a packet tells of its flow's progress. */
+static __always_inline void ct_advance(struct inquiry *inquiry, const struct packet *pkt)
+{
+	struct cm_flow *flow = &inquiry->flow;
+	__u32 backward = (packet_direction(pkt) ^ flow->direction) & 1;
 	__u32 flags = pkt->tcp_flags;
-	__u32 state = entry->state;
-	__u32 both;
+	__u32 state = flow->state;
+	__u32 reset = (flags & TCP_RST) / TCP_RST;
+	__u32 received = packet_direction(pkt) ^ CM_EGRESS;
+	__u32 now = flow_now();
+	__u32 both, told;
 
 	/* Without branches, of which the verifier would walk both sides of each. */
-	state |= ((flags & TCP_SYN) / TCP_SYN ^ 1) &
-		 ((backward ^ 1) | entry->adopted | entry->adopted >> 1);
+	told = ct_progress(flow, backward);
+	/* A SYN of the other end answers, and begins nothing. */
+	told &= ~((flags & TCP_SYN) / TCP_SYN * (CM_CT_ESTABLISHED | CM_CT_CONFIRMED));
+	state |= told & (reset - 1);
 	state |= (flags & TCP_FIN) * CM_CT_FIN_ORIGINATOR << backward;
 	both = state / CM_CT_FIN_ORIGINATOR & state / CM_CT_FIN_REPLY & 1;
 	/* Not for ever after a RST: an attacker may have sent it, and the flow goes on. */
-	state &= ~CM_CT_CLOSING;
-	state |= (both | (flags & TCP_RST) / TCP_RST) * CM_CT_CLOSING;
-	entry->state = state;
-	entry->expires = bpf_jiffies64() + ct_lifetime(entry, pkt->l4_protocol);
+	state &= ~(CM_CT_CLOSING | CM_CT_RESET);
+	state |= (both | (reset & ~received)) * CM_CT_CLOSING;
+	state |= (reset & received) * CM_CT_RESET;
+	flow->state = state;
+	if (!inquiry->expires ||
+	    (!(state & CM_CT_RESET) && ct_pushes_end_back(flow, packet_direction(pkt))))
+		inquiry->expires = now + ct_lifetime(flow, pkt->l4_protocol, now);
 }
 
-/*
- * Whether a packet may end its flow. The entry is then replaced, not written in place: the LRU takes what
- * nobody has looked up since for unused, and should make room with what is over, not with a SYN's entry
- * before the answer comes.
- */
-static __always_inline int ct_may_end(const struct cm_ct_entry *entry, const struct packet *pkt)
+/* How much a flow is worth when there is no room for all. */
+static __always_inline enum cm_flow_class ct_class(const struct cm_flow *flow)
 {
-	return entry->state & CM_CT_CLOSING || pkt->tcp_flags & TCP_RST ||
-	       (pkt->tcp_flags & TCP_FIN &&
-		entry->state & (CM_CT_FIN_ORIGINATOR | CM_CT_FIN_REPLY));
+	int begun_here = flow->direction == CM_EGRESS;
+
+	if (flow->state & (CM_CT_CLOSING | CM_CT_RESET))
+		return CM_FLOW_OVER;
+	if (!(flow->state & CM_CT_ANSWERED))
+		return begun_here ? CM_FLOW_WAITING : CM_FLOW_UNANSWERED;
+	if (!begun_here && !(flow->state & CM_CT_CONFIRMED))
+		return CM_FLOW_WAITING;
+	return flow->rule == CM_RULE_FAILSAFE ? CM_FLOW_FAILSAFE : CM_FLOW_ANSWERED;
 }
 
 /* Whether a packet begins a flow anew, under a name that an older one still holds. */
-static __always_inline int ct_begins_anew(const struct cm_ct_entry *entry, const struct packet *pkt)
+static __always_inline int ct_begins_anew(const struct cm_flow *flow, const struct packet *pkt)
 {
 	if (!is_syn(pkt))
 		return 0;
-	if (entry->adopted || entry->state & CM_CT_CLOSING)
+	if (flow->adopted || flow->state & (CM_CT_CLOSING | CM_CT_RESET))
 		return 1;
 	/*
 	 * Against the flow: only two ends that open at once may (RFC 9293, 3.5). To a masqueraded one nobody may: the
 	 * kernel may have forgotten it, and would give the SYN to this host.
 	 */
-	return packet_direction(pkt) != entry->direction &&
-	       (entry->masqueraded || entry->state & CM_CT_ESTABLISHED);
+	return packet_direction(pkt) != flow->direction &&
+	       (flow->masqueraded || flow->state & CM_CT_ESTABLISHED);
+}
+
+/*
+ * Finds a packet's flow quickly, without a lock: whether it is there. What is read of it afterwards counts if
+ * flow_is_same(). Two keys, because a union of them makes clang copy bytes: 12 ns a packet.
+ */
+static __always_inline int ct_find_quickly(const struct tuple *tuple, struct flow_ref *ref)
+{
+	struct flow_place place;
+
+	if (tuple->local->family == CM_IPV4) {
+		struct cm_ct4_key key FLOW_KEY;
+
+		ct4_key(&key, tuple);
+		flow_hash(&place, (const __u32 *)&key, 2 * FLOW4_WORDS, config.flow_buckets[0]);
+#pragma clang loop unroll(full)
+		for (int i = 0; i < 2; i++) {
+			struct cm_flows4 *bucket = flows4_bucket(&place, i);
+
+			STAYS_A_CALL_OF_ITS_OWN(2 * CM_IPV4 + i);
+			if (!bucket)
+				return 0;
+			ref->seq = flow_seq((const struct flow_bucket *)bucket);
+			flow_order();
+			ref->way = find_way_quickly(bucket->slots, sizeof(bucket->slots[0]),
+						    (const __u64 *)&key, FLOW4_WORDS,
+						    flow_matches(&bucket->ways, place.tag));
+			if (ref->way < CM_FLOW_WAYS) {
+				ref->bucket = (struct flow_bucket *)bucket;
+				ref->flow = &bucket->slots[ref->way].flow;
+				return 1;
+			}
+		}
+	} else {
+		struct cm_ct6_key key FLOW_KEY;
+
+		ct6_key(&key, tuple);
+		flow_hash(&place, (const __u32 *)&key, 2 * FLOW6_WORDS, config.flow_buckets[1]);
+#pragma clang loop unroll(full)
+		for (int i = 0; i < 2; i++) {
+			struct cm_flows6 *bucket = flows6_bucket(&place, i);
+
+			STAYS_A_CALL_OF_ITS_OWN(2 * CM_IPV6 + i);
+			if (!bucket)
+				return 0;
+			ref->seq = flow_seq((const struct flow_bucket *)bucket);
+			flow_order();
+			ref->way = find_way_quickly(bucket->slots, sizeof(bucket->slots[0]),
+						    (const __u64 *)&key, FLOW6_WORDS,
+						    flow_matches(&bucket->ways, place.tag));
+			if (ref->way < CM_FLOW_WAYS) {
+				ref->bucket = (struct flow_bucket *)bucket;
+				ref->flow = &bucket->slots[ref->way].flow;
+				return 1;
+			}
+		}
+	}
+	return 0;
+}
+
+/* Reads a flow for certain: 0 if it is not there, else 1 and more if it is in the second of its buckets. */
+static __always_inline int ct4_take(const struct cm_ct4_key *key, struct inquiry *inquiry)
+{
+	struct flow_place place;
+	struct cm_flows4 *bucket;
+
+	flow_hash(&place, (const __u32 *)key, 2 * FLOW4_WORDS, config.flow_buckets[0]);
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 2; i++) {
+		bucket = flows4_bucket(&place, i);
+		if (bucket && flow_take((struct flow_bucket *)bucket, (const __u8 *)bucket->slots,
+					sizeof(bucket->slots[0]), (const __u64 *)key, FLOW4_WORDS,
+					place.tag, &inquiry->flow, &inquiry->expires))
+			return 1 + i;
+	}
+	return 0;
+}
+
+static __always_inline int ct6_take(const struct cm_ct6_key *key, struct inquiry *inquiry)
+{
+	struct flow_place place;
+	struct cm_flows6 *bucket;
+
+	flow_hash(&place, (const __u32 *)key, 2 * FLOW6_WORDS, config.flow_buckets[1]);
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 2; i++) {
+		bucket = flows6_bucket(&place, i);
+		if (bucket && flow_take((struct flow_bucket *)bucket, (const __u8 *)bucket->slots,
+					sizeof(bucket->slots[0]), (const __u64 *)key, FLOW6_WORDS,
+					place.tag, &inquiry->flow, &inquiry->expires))
+			return 1 + i;
+	}
+	return 0;
+}
+
+/*
+ * Reads the flow that a packet belongs to, as if it went in a direction: `place` is 0 if there is none. A global
+ * function, for its stack.
+ */
+__noinline int find_flow(const struct packet *pkt, struct inquiry *inquiry,
+			 enum cm_direction direction)
+{
+	struct tuple tuple;
+
+	if (!pkt || !inquiry || !has_policy())
+		return 0;
+	tuple = tuple_of(pkt, direction);
+	if (tuple.local->family == CM_IPV4) {
+		struct cm_ct4_key key FLOW_KEY;
+
+		ct4_key(&key, &tuple);
+		inquiry->place = ct4_take(&key, inquiry);
+	} else {
+		struct cm_ct6_key key FLOW_KEY;
+
+		ct6_key(&key, &tuple);
+		inquiry->place = ct6_take(&key, inquiry);
+	}
+	return 0;
+}
+
+/*
+ * Writes a flow where it is, or into the emptier of its buckets, and if there is no room into the other. `found`
+ * is what reading it has given.
+ */
+static __always_inline void ct4_put(const struct cm_ct4_key *key, struct new_flow *new, int found)
+{
+	struct cm_flows4 *bucket, *second;
+	struct flow_place place;
+	enum flow_put put = FLOW_DISTURBED;
+	__u32 which;
+
+	flow_hash(&place, (const __u32 *)key, 2 * FLOW4_WORDS, config.flow_buckets[0]);
+	bucket = flows4_bucket(&place, 0);
+	second = flows4_bucket(&place, 1);
+	if (!bucket || !second)
+		return;
+	new->tag = place.tag;
+	which = found ? found - 1 : is_emptier(&second->ways, &bucket->ways, new->now);
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < FLOW_TRIES && put != FLOW_PUT; i++) {
+		bucket = flows4_bucket(&place, which);
+		if (!bucket)
+			return;
+		put = flow_put((struct flow_bucket *)bucket, (__u8 *)bucket->slots,
+			       sizeof(bucket->slots[0]), (const __u64 *)key, FLOW4_WORDS, new);
+		which ^= put == FLOW_FULL;
+	}
+	if (found || new->outcome != CM_FLOW_DONE || place.buckets[0] == place.buckets[1])
+		return;
+	/* Another CPU may have put the same flow into the other bucket: the first one's counts. */
+	flow_barrier();
+	bucket = flows4_bucket(&place, which ^ 1);
+	if (!bucket ||
+	    find_way((const __u8 *)bucket->slots, sizeof(bucket->slots[0]), (const __u64 *)key,
+		     FLOW4_WORDS, flow_matches(&bucket->ways, place.tag)) == CM_FLOW_WAYS)
+		return;
+	flow_remove((struct flow_bucket *)second, (const __u8 *)second->slots,
+		    sizeof(second->slots[0]), (const __u64 *)key, FLOW4_WORDS, place.tag);
+}
+
+static __always_inline void ct6_put(const struct cm_ct6_key *key, struct new_flow *new, int found)
+{
+	struct cm_flows6 *bucket, *second;
+	struct flow_place place;
+	enum flow_put put = FLOW_DISTURBED;
+	__u32 which;
+
+	flow_hash(&place, (const __u32 *)key, 2 * FLOW6_WORDS, config.flow_buckets[1]);
+	bucket = flows6_bucket(&place, 0);
+	second = flows6_bucket(&place, 1);
+	if (!bucket || !second)
+		return;
+	new->tag = place.tag;
+	which = found ? found - 1 : is_emptier(&second->ways, &bucket->ways, new->now);
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < FLOW_TRIES && put != FLOW_PUT; i++) {
+		bucket = flows6_bucket(&place, which);
+		if (!bucket)
+			return;
+		put = flow_put((struct flow_bucket *)bucket, (__u8 *)bucket->slots,
+			       sizeof(bucket->slots[0]), (const __u64 *)key, FLOW6_WORDS, new);
+		which ^= put == FLOW_FULL;
+	}
+	if (found || new->outcome != CM_FLOW_DONE || place.buckets[0] == place.buckets[1])
+		return;
+	/* Another CPU may have put the same flow into the other bucket: the first one's counts. */
+	flow_barrier();
+	bucket = flows6_bucket(&place, which ^ 1);
+	if (!bucket ||
+	    find_way((const __u8 *)bucket->slots, sizeof(bucket->slots[0]), (const __u64 *)key,
+		     FLOW6_WORDS, flow_matches(&bucket->ways, place.tag)) == CM_FLOW_WAYS)
+		return;
+	flow_remove((struct flow_bucket *)second, (const __u8 *)second->slots,
+		    sizeof(second->slots[0]), (const __u64 *)key, FLOW6_WORDS, place.tag);
 }
 
 #endif

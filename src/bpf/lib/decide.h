@@ -118,7 +118,7 @@ static __always_inline int may_be_adopted(struct __sk_buff *skb, const struct pa
 /* About a known flow, by whatever of its packets: 0, or a negative reason. */
 static __always_inline int decide_again(struct packet *pkt, struct inquiry *inquiry)
 {
-	struct cm_ct_entry *flow = &inquiry->flow;
+	struct cm_flow *flow = &inquiry->flow;
 	int forward = flow->direction == packet_direction(pkt);
 
 	if (flow->masqueraded) {
@@ -201,9 +201,7 @@ enum related {
  */
 __noinline int find_related(struct __sk_buff *skb, struct packet *pkt, struct inquiry *inquiry)
 {
-	const struct cm_ct_entry *entry;
 	struct packet *answer;
-	struct tuple tuple;
 
 	if (!pkt || !inquiry || !has_policy())
 		return RELATED_NOT;
@@ -211,15 +209,13 @@ __noinline int find_related(struct __sk_buff *skb, struct packet *pkt, struct in
 	if (!answer || icmp_parse_quoted(skb, pkt, answer) < 0 || answer->is_flowless ||
 	    !words_equal(address_words(&answer->destination), address_words(&pkt->destination)))
 		return RELATED_NOT;
-	tuple = tuple_of(answer, packet_direction(pkt));
-	entry = ct_lookup(&tuple);
-	if (!entry || !ct_is_alive(entry))
+	find_flow(answer, inquiry, packet_direction(pkt));
+	if (!inquiry->place || !ct_is_alive(inquiry->expires))
 		return RELATED_TO_NOTHING;
-	inquiry->flow = *entry;
-	if (inquiry->flow.verdict >> 32 != pkt->epoch)
+	if (ct_epoch(inquiry->flow.verdict) != pkt->epoch)
 		return RELATED_STALE;
 	/* What audit has left of a flow that is denied is nothing, as in find_flow(). */
-	return inquiry->flow.verdict & 1 ? RELATED_ALLOWED : RELATED_TO_NOTHING;
+	return ct_is_denied(inquiry->flow.verdict) ? RELATED_TO_NOTHING : RELATED_ALLOWED;
 }
 
 /* Whether an ICMP error is about a flow that is allowed. If its entry is stale, the rules are asked. */
@@ -290,7 +286,7 @@ static __always_inline int decide_alone(struct __sk_buff *skb, struct packet *pk
 static __always_inline int decide_flow(struct __sk_buff *skb, struct packet *pkt,
 				       struct inquiry *inquiry)
 {
-	struct cm_ct_entry *flow = &inquiry->flow;
+	struct cm_flow *flow = &inquiry->flow;
 	int forward = flow->direction == packet_direction(pkt);
 	int verdict;
 
@@ -308,7 +304,7 @@ static __always_inline int decide_flow(struct __sk_buff *skb, struct packet *pkt
 	 * allowed so a reply is, too.
 	 */
 	if (config.role == CM_ROLE_CONTAINER && has_dhcp_ports(pkt) &&
-	    ((!forward && ct_rule(flow->verdict) == CM_RULE_DHCP) || keeps_lease(skb, pkt))) {
+	    ((!forward && flow->rule == CM_RULE_DHCP) || keeps_lease(skb, pkt))) {
 		pkt->rule = CM_RULE_DHCP;
 		return 0;
 	}

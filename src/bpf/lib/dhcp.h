@@ -32,10 +32,13 @@ static __always_inline int has_dhcp_ports(const struct packet *pkt)
  * address it would be a tunnel by whoever routes for the link. A client whose server is elsewhere asks all
  * of the link in the end (RFC 2131, 4.4.5).
  */
-static __always_inline int is_lease_request(struct __sk_buff *skb, const struct packet *pkt)
+__noinline int is_lease_request(struct __sk_buff *skb, const struct packet *pkt)
 {
-	const __be32 *words = address_words(&pkt->destination);
+	const __be32 *words;
 
+	if (!pkt || config.role != CM_ROLE_CONTAINER)
+		return 0;
+	words = address_words(&pkt->destination);
 	if (pkt->source.family == CM_IPV6)
 		return is_link_local(&pkt->source) &&
 		       (is_link_local(&pkt->destination) || words[0] == bpf_htonl(0xff020000));
@@ -43,48 +46,57 @@ static __always_inline int is_lease_request(struct __sk_buff *skb, const struct 
 	       (!is_multicast(&pkt->destination) && is_remote_host(skb, pkt));
 }
 
-static __always_inline int is_pending(const struct cm_ct_entry *request)
+/* Whether the workload has asked, from an address, all of its link. What no lock has read may be old: it asks again. */
+static __always_inline int is_pending(const struct tuple *request)
 {
-	return request && ct_is_alive(request) && ct_rule(request->verdict) == CM_RULE_DHCP;
+	struct flow_ref ref = {};
+
+	return ct_find_quickly(request, &ref) &&
+	       ct_is_alive(ref.bucket->ways.expires[ref.way & (CM_FLOW_WAYS - 1)]) &&
+	       ref.flow->rule == CM_RULE_DHCP && flow_is_same(&ref);
 }
 
 /*
  * Whether the workload has asked all of its link: under 0.0.0.0 or the address that the answer goes to. The
  * answer comes from one server, so that it is no packet of the request's flow.
  */
-static __always_inline int has_asked(const struct packet *pkt)
+__noinline int has_asked(const struct packet *pkt)
 {
-	const __be32 *destination = address_words(&pkt->destination);
+	struct cm_address nobody = {}, all = {};
+	struct tuple request = {};
+	__be32 *words = (__be32 *)all.bytes;
 
-	if (pkt->source.family == CM_IPV6) {
-		struct cm_ct6_key key = { .scope = ct_scope(), .protocol = IPPROTO_UDP };
-
-		if (!is_link_local(&pkt->source))
-			return 0;
-		__builtin_memcpy(&key.local, pkt->destination.bytes, sizeof(key.local));
-		key.remote.words[0] = bpf_htonl(0xff020000);
-		key.remote.words[3] = bpf_htonl(0x00010002);
-		key.local_port = pkt->dport;
-		key.remote_port = pkt->sport;
-		return is_pending(bpf_map_lookup_elem(&cm_ct6, &key));
-	} else {
-		struct cm_ct4_key key = { .scope = ct_scope(), .protocol = IPPROTO_UDP };
-
-		key.remote = 0xffffffff;
-		key.local_port = pkt->dport;
-		key.remote_port = pkt->sport;
-		if (is_pending(bpf_map_lookup_elem(&cm_ct4, &key)))
-			return 1;
-		key.local = destination[0];
-		return is_pending(bpf_map_lookup_elem(&cm_ct4, &key));
-	}
-}
-
-/* A global function, because nearly no packet needs it; so the verifier walks it once. */
-__noinline int keeps_lease(struct __sk_buff *skb, const struct packet *pkt)
-{
 	if (!pkt || config.role != CM_ROLE_CONTAINER)
 		return 0;
+	/* Not by a constant, which would lie beside the configuration. */
+	nobody.family = CM_IPV4;
+	all.family = pkt->source.family;
+	request.local = &pkt->destination;
+	request.remote = &all;
+	request.protocol = IPPROTO_UDP;
+	request.local_port = pkt->dport;
+	request.remote_port = pkt->sport;
+	if (pkt->source.family == CM_IPV6) {
+		if (!is_link_local(&pkt->source))
+			return 0;
+		words[0] = bpf_htonl(0xff020000);
+		words[3] = bpf_htonl(0x00010002);
+	} else {
+		words[0] = 0xffffffff;
+	}
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 2; i++) {
+		if (is_pending(&request))
+			return 1;
+		if (pkt->source.family == CM_IPV6)
+			break;
+		request.local = &nobody;
+	}
+	return 0;
+}
+
+static __always_inline int keeps_lease(struct __sk_buff *skb, const struct packet *pkt)
+{
 	return packet_program(pkt) == CM_FROM_CONTAINER ? is_lease_request(skb, pkt) :
 							  has_asked(pkt);
 }

@@ -18,7 +18,8 @@ enum found {
  * there (barrier()): so it walks on once behind each question, whatever the answer was.
  */
 struct inquiry {
-	struct cm_ct_entry flow; /* as found, or a new one */
+	struct cm_flow flow; /* as found, or a new one */
+	__u32 expires; /* of what was found, or 0 */
 	/* Rules: a number, shifted by its entry's flags; 0 for none. */
 	__u32 own; /* of those about the other end's identity */
 	__u32 any; /* of those about everybody */
@@ -30,6 +31,7 @@ struct inquiry {
 	__u8 passes_by; /* the policy has no say */
 	__u8 is_to_host; /* what a workload sends: this host is at the other end */
 	__u8 tells_host; /* the answer may be another one if it is, and nobody has asked */
+	__u8 place; /* what ct_take() has said */
 	__u8 is_orphan; /* a later fragment whose first one was dropped */
 };
 

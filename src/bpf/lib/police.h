@@ -38,23 +38,26 @@ static __always_inline void step_police(void)
 			   0);
 }
 
-/* Tells of an entry of conntrack or its absence, and whether the packet goes on with it. */
-__noinline int step_ct(const struct packet *pkt, const struct cm_ct_entry *entry, int is_known)
+/* Tells of a flow that conntrack knows, or of none, and whether the packet goes on with it. */
+__noinline int step_ct(const struct packet *pkt, const struct inquiry *inquiry, int is_known)
 {
+	const struct cm_flow *flow;
 	__u64 seen = 0;
 
-	if (!config.explain || !pkt)
+	if (!config.explain || !pkt || !inquiry)
 		return 0;
-	if (!entry)
+	if (!inquiry->place)
 		return write_step(CM_CALL_CT_LOOKUP, NULL, 0, 0, 0);
+	flow = &inquiry->flow;
 	seen |= CM_CT_SEEN_ENTRY;
 	seen |= is_known ? CM_CT_SEEN_VALID : 0;
-	seen |= entry->direction != packet_direction(pkt) ? CM_CT_SEEN_REPLY : 0;
-	seen |= entry->verdict >> 32 != pkt->epoch ? CM_CT_SEEN_STALE : 0;
-	seen |= entry->adopted ? CM_CT_SEEN_ADOPTED : 0;
-	seen |= entry->masqueraded ? CM_CT_SEEN_MASQUERADED : 0;
-	return write_step(CM_CALL_CT_LOOKUP, NULL, entry->verdict, seen | entry->state << 16,
-			  entry->expires - bpf_jiffies64());
+	seen |= flow->direction != packet_direction(pkt) ? CM_CT_SEEN_REPLY : 0;
+	seen |= ct_epoch(flow->verdict) != pkt->epoch ? CM_CT_SEEN_STALE : 0;
+	seen |= flow->adopted ? CM_CT_SEEN_ADOPTED : 0;
+	seen |= flow->masqueraded ? CM_CT_SEEN_MASQUERADED : 0;
+	seen |= ct_is_denied(flow->verdict) ? CM_CT_SEEN_DENIED : 0;
+	return write_step(CM_CALL_CT_LOOKUP, NULL, flow->rule, seen | flow->state << 16,
+			  (__u64)(inquiry->expires - flow_now()) << CM_FLOW_TICK_SHIFT);
 }
 
 /*
@@ -82,18 +85,66 @@ static __always_inline int conclude(struct __sk_buff *skb, struct packet *pkt,
 	return 0;
 }
 
-static __always_inline void write_entry(struct packet *pkt, struct inquiry *inquiry)
+static __always_inline struct new_flow new_flow(const struct inquiry *inquiry)
 {
-	struct tuple tuple = tuple_of(pkt, packet_direction(pkt));
-	int is_new = inquiry->found == FOUND_NOTHING;
-	struct cm_ct_entry entry;
-	long error;
+	return (struct new_flow){
+		.flow = &inquiry->flow,
+		.expires = inquiry->expires,
+		.now = flow_now(),
+		.class = ct_class(&inquiry->flow),
+		.scope = scope_byte(ct_scope()),
+	};
+}
 
-	ct_advance(&inquiry->flow, pkt);
-	entry = inquiry->flow; /* on the stack, for Linux 6.1: see ipcache_lookup() */
-	error = ct_write(&tuple, &entry);
-	if (error || (is_new && !config.ct_local))
-		count_aside(pkt, error ? CM_CT_FAILED : CM_CT_CREATED);
+static __always_inline void count_new_flow(const struct packet *pkt, const struct new_flow *new)
+{
+	if (new->outcome == CM_FLOW_NO_ROOM)
+		count_aside(pkt, CM_FLOW_FAILED);
+	if (new->displaced)
+		count_aside(pkt, CM_FLOW_DISPLACED - 1 + new->displaced);
+}
+
+/* Keeps what has come of a packet in its flow. Global functions, for their stack. */
+__noinline int write_flow4(const struct packet *pkt, struct inquiry *inquiry)
+{
+	struct cm_ct4_key key FLOW_KEY;
+	struct new_flow new;
+	struct tuple tuple;
+
+	if (!pkt || !inquiry || !has_policy())
+		return 0;
+	new = new_flow(inquiry);
+	tuple = tuple_of(pkt, packet_direction(pkt));
+	ct4_key(&key, &tuple);
+	ct4_put(&key, &new, inquiry->place);
+	count_new_flow(pkt, &new);
+	return 0;
+}
+
+__noinline int write_flow6(const struct packet *pkt, struct inquiry *inquiry)
+{
+	struct cm_ct6_key key FLOW_KEY;
+	struct new_flow new;
+	struct tuple tuple;
+
+	if (!pkt || !inquiry || !has_policy())
+		return 0;
+	new = new_flow(inquiry);
+	tuple = tuple_of(pkt, packet_direction(pkt));
+	ct6_key(&key, &tuple);
+	ct6_put(&key, &new, inquiry->place);
+	count_new_flow(pkt, &new);
+	return 0;
+}
+
+static __always_inline void write_flow(const struct packet *pkt, struct inquiry *inquiry)
+{
+	ct_advance(inquiry, pkt);
+	barrier();
+	if (pkt->source.family == CM_IPV4)
+		write_flow4(pkt, inquiry);
+	else
+		write_flow6(pkt, inquiry);
 }
 
 /* Whether a NIC's policy has a say: the host's own packets and those for it, not what it forwards. */
@@ -118,9 +169,9 @@ static __always_inline int is_plain(const struct packet *pkt)
 
 /* The host's own flow, under a name that masquerade has given to a workload's since. */
 static __always_inline int is_left_over(const struct __sk_buff *skb, const struct packet *pkt,
-					const struct cm_ct_entry *entry)
+					const struct cm_flow *flow)
 {
-	return entry->direction == CM_EGRESS && !entry->masqueraded && !is_from_stack(skb, pkt);
+	return flow->direction == CM_EGRESS && !flow->masqueraded && !is_from_stack(skb, pkt);
 }
 
 /*
@@ -220,7 +271,8 @@ __noinline int passes_by(struct __sk_buff *skb, struct packet *pkt, struct inqui
 	if (is_masqueraded(skb, pkt)) {
 		if (begins_masquerade(skb, pkt)) {
 			inquiry->flow.masqueraded = 1;
-			inquiry->flow.verdict = ct_verdict(pkt->epoch, CM_RULE_MASQUERADED, 1);
+			inquiry->flow.verdict = ct_verdict(pkt->epoch, 1);
+			inquiry->flow.rule = CM_RULE_MASQUERADED;
 			inquiry->is_kept = 1;
 		}
 	} else if (inquiry->found == FOUND_NOTHING && is_plain(pkt) && !pkt->is_stacks) {
@@ -231,48 +283,38 @@ __noinline int passes_by(struct __sk_buff *skb, struct packet *pkt, struct inqui
 
 /* The host's own packet under a name that it had lent to a workload's flow. */
 static __always_inline int is_taken_back(const struct __sk_buff *skb, const struct packet *pkt,
-					 const struct cm_ct_entry *entry)
+					 const struct cm_flow *flow)
 {
-	return entry->masqueraded && is_generated_here(skb, pkt);
+	return flow->masqueraded && is_generated_here(skb, pkt);
 }
 
 /* Looks for a packet's flow. */
-__noinline int find_flow(struct __sk_buff *skb, struct packet *pkt, struct inquiry *inquiry)
+static __always_inline void recognise(struct __sk_buff *skb, struct packet *pkt,
+				      struct inquiry *inquiry)
 {
-	struct cm_ct_entry *entry;
-	struct tuple tuple;
+	struct cm_flow *flow = &inquiry->flow;
 	int is_known;
 
-	if (!pkt || !inquiry || !has_policy())
-		return 0;
-	tuple = tuple_of(pkt, packet_direction(pkt));
-	entry = ct_lookup(&tuple);
+	find_flow(pkt, inquiry, packet_direction(pkt));
+	barrier();
 	/*
 	 * What audit has let pass is nothing to enforcement, which would have left no entry: of a
 	 * datagram's flow nobody knows who began, and the other direction's rules may allow it.
 	 */
-	is_known = entry && ct_is_alive(entry) && !ct_begins_anew(entry, pkt) &&
-		   (entry->verdict & 1 || !is_enforced(entry->direction)) &&
+	is_known = inquiry->place && ct_is_alive(inquiry->expires) && !ct_begins_anew(flow, pkt) &&
+		   (!ct_is_denied(flow->verdict) || !is_enforced(flow->direction)) &&
 		   !(packet_program(pkt) == CM_TO_NETDEV &&
-		     (is_taken_back(skb, pkt, entry) || is_left_over(skb, pkt, entry)));
+		     (is_taken_back(skb, pkt, flow) || is_left_over(skb, pkt, flow)));
 	if (config.explain)
-		step_ct(pkt, entry, is_known);
-	if (!is_known) {
-		inquiry->found = entry ? FOUND_ANOTHER : FOUND_NOTHING;
-		return 0;
+		step_ct(pkt, inquiry, is_known);
+	if (is_known) {
+		inquiry->found =
+			ct_is_allowed(flow->verdict, pkt->epoch) ? FOUND_CURRENT : FOUND_FLOW;
+		return;
 	}
-	inquiry->found = FOUND_FLOW;
-	/*
-	 * In place: to replace an entry costs as much as all the rest. Never its verdict, since the place may
-	 * be another flow's by the time it is written.
-	 */
-	if (!config.explain && ct_is_allowed(entry->verdict, pkt->epoch) &&
-	    !ct_may_end(entry, pkt)) {
-		ct_advance(entry, pkt);
-		inquiry->found = FOUND_CURRENT;
-	}
-	inquiry->flow = *entry;
-	return 0;
+	inquiry->found = inquiry->place ? FOUND_ANOTHER : FOUND_NOTHING;
+	*flow = (struct cm_flow){ .direction = packet_direction(pkt), .born = flow_now() };
+	inquiry->expires = 0;
 }
 
 /*
@@ -288,24 +330,28 @@ static __always_inline int is_midstream(const struct packet *pkt)
 static __always_inline void police_flow(struct __sk_buff *skb, struct packet *pkt,
 					struct inquiry *inquiry)
 {
-	struct cm_ct_entry *flow = &inquiry->flow;
+	struct cm_flow *flow = &inquiry->flow;
 
-	pkt->rule = ct_rule(flow->verdict);
-	if (inquiry->found == FOUND_CURRENT)
+	pkt->rule = flow->rule;
+	if (inquiry->found == FOUND_CURRENT) {
+		inquiry->is_kept = 1;
 		return;
+	}
 	if (inquiry->found != FOUND_FLOW && is_failsafe_answer(pkt)) {
 		pkt->rule = CM_RULE_FAILSAFE;
 		return;
 	}
-	if (flow->verdict >> 32 != pkt->epoch) {
+	if (ct_epoch(flow->verdict) != pkt->epoch) {
 		inquiry->is_news = 1;
 		inquiry->verdict = decide_flow(skb, pkt, inquiry);
 		barrier();
 		/* A reply can't tell whether the sender still claims the same identity. */
 		if (flow->direction == packet_direction(pkt) || !flow->claimed_identity ||
-		    flow->adopted)
-			flow->verdict = ct_verdict(pkt->epoch, pkt->rule, !inquiry->verdict);
-	} else if (!(flow->verdict & 1)) {
+		    flow->adopted) {
+			flow->verdict = ct_verdict(pkt->epoch, !inquiry->verdict);
+			flow->rule = pkt->rule;
+		}
+	} else if (ct_is_denied(flow->verdict)) {
 		inquiry->verdict = pkt->rule ? -CM_DROP_POLICY_DENY : -CM_DROP_POLICY;
 	}
 	barrier();
@@ -369,7 +415,7 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct i
 		inquiry->verdict = fragment_find_ports(pkt, inquiry);
 	barrier();
 	if (has_flow(pkt) && !inquiry->verdict)
-		find_flow(skb, pkt, inquiry);
+		recognise(skb, pkt, inquiry);
 	barrier();
 	inquiry->is_enforced = is_enforced(inquiry->flow.direction);
 	barrier();
@@ -391,15 +437,12 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct i
 	if (is_asked_in_vain(skb, pkt, inquiry))
 		inquiry->passes_by = 1;
 	barrier();
-	if (config.explain && inquiry->is_kept)
+	if (config.explain && inquiry->is_kept && inquiry->found != FOUND_CURRENT)
 		write_step(CM_CALL_CT_CREATE, NULL, inquiry->found == FOUND_NOTHING, 0, 0);
 	if (is_passed_by(inquiry))
 		step(CM_CALL_KEEP_MASQUERADED, NULL, 0, 0, 0);
 	else
 		inquiry->verdict = conclude(skb, pkt, inquiry);
-	barrier();
-	if (!config.explain && inquiry->is_kept)
-		write_entry(pkt, inquiry);
 	barrier();
 	if (is_passed_by(inquiry))
 		return 0;
@@ -408,42 +451,62 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct i
 	return inquiry->verdict;
 }
 
-__noinline int explain_settled(const struct packet *pkt, const struct cm_ct_entry *entry)
+/* Tells of it as the slow path would. */
+__noinline int explain_settled(const struct packet *pkt)
 {
+	struct inquiry inquiry = {};
+
 	if (!pkt)
 		return 1;
+	find_flow(pkt, &inquiry, packet_direction(pkt));
 	step_police();
-	step_ct(pkt, entry, 1);
+	step_ct(pkt, &inquiry, 1);
 	step(CM_CALL_CONCLUDE, NULL, 0, pkt->rule, 1);
 	return 1;
+}
+
+/* Pushes the end of a flow back, if it is still the one that was found. */
+static __always_inline void push_end_back(const struct flow_ref *ref, __u32 expires)
+{
+	struct flow_bucket *bucket = ref->bucket;
+
+	bpf_spin_lock(&bucket->lock);
+	if (bucket->seq == ref->seq)
+		bucket->ways.expires[ref->way & (CM_FLOW_WAYS - 1)] = expires;
+	bpf_spin_unlock(&bucket->lock);
 }
 
 /* Whether a packet is one that its flow's entry settles, and counted. */
 static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
 				      enum cm_direction direction)
 {
-	/* All that can be known before the lookup: behind it the verifier walks each family. */
-	__u64 now = bpf_jiffies64();
-	__u64 expires = now + ct_established_lifetime(pkt);
+	__u64 jiffies = bpf_jiffies64();
+	__u32 now = jiffies >> CM_FLOW_TICK_SHIFT;
 	struct tuple tuple = tuple_of(pkt, direction);
-	struct cm_ct_entry *entry = ct_lookup(&tuple);
+	struct flow_ref ref = {};
+	__u32 expires, left;
+	struct cm_flow flow;
 
-	if (!entry)
+	if (!ct_find_quickly(&tuple, &ref))
 		return config.role == CM_ROLE_NETDEV &&
-		       is_known_forwarded(skb, pkt, forwarded_moment(pkt->epoch, now));
-	if (!ct_is_settled(entry, pkt->epoch, now) ||
+		       is_known_forwarded(skb, pkt, forwarded_moment(pkt->epoch, jiffies));
+	flow_copy(&flow, &expires, &ref.bucket->ways, (const __u8 *)ref.flow, 0, 0, ref.way);
+	if (!flow_is_same(&ref) || (__s32)(expires - now) <= 0 ||
+	    !ct_is_settled(&flow, pkt->epoch, (direction ^ flow.direction) & 1) ||
 	    (config.role == CM_ROLE_NETDEV && direction == CM_EGRESS &&
-	     is_taken_back(skb, pkt, entry)))
+	     is_taken_back(skb, pkt, &flow)))
 		return 0;
-	pkt->rule = ct_rule(entry->verdict);
+	pkt->rule = flow.rule;
 	pkt->is_settled = 1;
 	if (config.explain)
-		return explain_settled(pkt, entry);
-	if (config.role == CM_ROLE_NETDEV && entry->masqueraded)
-		expires = now + ct_lifetime(entry, pkt->l4_protocol);
+		return explain_settled(pkt);
 	/* At most once a second, for the sake of the other CPUs' caches. */
-	if (expires - entry->expires >= config.jiffies_per_second)
-		entry->expires = expires;
+	left = is_tcp(pkt) && !(config.role == CM_ROLE_NETDEV && flow.masqueraded) ?
+		       ct_ticks(CM_CT_LIFETIME_ESTABLISHED) :
+		       ct_lifetime(&flow, pkt->l4_protocol, now);
+	if ((__s32)(now + left - expires - ct_ticks(1)) >= 0 &&
+	    ct_pushes_end_back(&flow, direction))
+		push_end_back(&ref, now + left);
 	count_rule(skb, pkt->rule);
 	return 1;
 }
@@ -452,8 +515,13 @@ static __always_inline int inquire(struct __sk_buff *skb, struct packet *pkt,
 				   enum cm_direction direction)
 {
 	struct inquiry inquiry = { .flow.direction = direction };
+	int verdict = police_slowly(skb, pkt, &inquiry);
 
-	return police_slowly(skb, pkt, &inquiry);
+	barrier();
+	/* From here, for its stack. */
+	if (!config.explain && inquiry.is_kept)
+		write_flow(pkt, &inquiry);
+	return verdict;
 }
 
 /*

@@ -226,13 +226,14 @@ impl Teller<'_> {
         format!("ingress {ingress}, egress {egress}")
     }
 
-    fn entry(&self, verdict: u64, flags: u64, left: u64) -> String {
+    fn entry(&self, rule: u64, flags: u64, left: u64) -> String {
         let seen = |flag: cm_ct_seen| flags & u64::from(flag.0) != 0;
         if !seen(cm_ct_seen::CM_CT_SEEN_ENTRY) {
             return "no entry".to_owned();
         }
-        let allowed = if verdict & 1 == 1 { "allowed" } else { "denied" };
-        let mut words = vec![format!("{allowed}{}", self.by(verdict as u32 >> 1))];
+        let denied = seen(cm_ct_seen::CM_CT_SEEN_DENIED);
+        let allowed = if denied { "denied" } else { "allowed" };
+        let mut words = vec![format!("{allowed}{}", self.by(rule as u32))];
         let mut say = |text: &str| words.push(text.to_owned());
         match seen(cm_ct_seen::CM_CT_SEEN_REPLY) {
             true => say("this is a reply"),

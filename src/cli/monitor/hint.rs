@@ -7,14 +7,14 @@ mod words;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::cli::{Context, explain, policy, targets};
 use crate::datapath::abi::{cm_direction, cm_event, cm_reason};
-use crate::datapath::conntrack::{Conntrack, Seen};
+use crate::datapath::conntrack::{Conntrack, Finder, Seen};
 use crate::datapath::pin::Root;
 use crate::datapath::registry::Endpoint;
-use crate::datapath::sys::{self, Hook};
+use crate::datapath::sys::Hook;
 use crate::datapath::{device, netns, sockets};
 use crate::model::endpoint::{EndpointId, Role, Selector};
 use crate::model::frame::{self, Frame, ICMP, ICMP6, SCTP, TCP, UDP};
@@ -29,23 +29,19 @@ const EPHEMERAL: u16 = 32768;
 const PRIVILEGED: u16 = 1024;
 /// Of a protocol without types or ports that a rule could name.
 const NO_SERVICE: u16 = 0xffff;
-/// How long what the kernel's jiffies are is computed and not asked.
-const CLOCK: Duration = Duration::from_secs(60);
-
 /// What monitor knows of endpoints, as far as anybody has asked.
 #[derive(Default)]
 pub struct Hints {
     known: BTreeMap<EndpointId, Option<Known>>,
     asked: HashMap<Question, Option<Began>>,
     budget: Budget,
-    jiffies: Option<(u32, Instant)>,
 }
 
 /// One endpoint.
 pub struct Known {
     /// What runs.
     pub endpoint: Endpoint,
-    flows: Option<(Conntrack, u16)>,
+    flows: Option<(Finder, u16)>,
     policy: Policy,
 }
 
@@ -119,10 +115,9 @@ impl Hints {
         event: &cm_event,
         names: &Names,
     ) -> Option<String> {
-        let now = self.now();
         let known = self.known.get(&id)?.as_ref()?;
         let (packet, peer) = packet_of(event);
-        let seen = known.seen(event, now);
+        let seen = known.seen(event);
         let add = |rule: Rule| allow_it(command("add", known, &rule, names));
         let rule = |is_answer, peer| allow(event, packet, is_answer, peer);
         match known.originator(event, seen) {
@@ -230,17 +225,6 @@ impl Hints {
         self.asked.insert(question, began);
         began
     }
-
-    /// The lower half of the kernel's jiffies.
-    fn now(&mut self) -> u32 {
-        let (jiffies, at) = match self.jiffies {
-            Some((jiffies, at)) if at.elapsed() < CLOCK => (jiffies, at),
-            _ => (sys::jiffies().unwrap_or(0), Instant::now()),
-        };
-        self.jiffies = Some((jiffies, at));
-        let passed = at.elapsed().as_secs_f64() * f64::from(sys::jiffies_per_second());
-        jiffies.wrapping_add(passed as u32)
-    }
 }
 
 impl Known {
@@ -249,6 +233,7 @@ impl Known {
         let owner = (endpoint.config.ct_local != 0).then_some(id);
         let scope = if endpoint.role() == Some(Role::Container) { id.get() } else { 0 };
         let flows = Conntrack::open(&context.root, owner).ok().flatten();
+        let flows = flows.and_then(|flows| flows.finder().ok());
         let rules = || {
             let slot = policy::slot_in_force(endpoint.confirmation().ok()?);
             targets::policy_of(context, &endpoint).ok()?.read(slot).ok()
@@ -257,9 +242,9 @@ impl Known {
         Some(Known { endpoint, flows: flows.map(|flows| (flows, scope)), policy })
     }
 
-    fn seen(&self, event: &cm_event, now: u32) -> Option<Seen> {
+    fn seen(&self, event: &cm_event) -> Option<Seen> {
         let (flows, scope) = self.flows.as_ref()?;
-        flows.seen(event, *scope, now).ok()?
+        flows.seen(event, *scope).ok()?
     }
 
     fn originator(&self, event: &cm_event, seen: Option<Seen>) -> Originator {

@@ -7,10 +7,11 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use libbpf_rs::{MapCore, MapHandle, OpenMapMut};
+use libbpf_rs::{MapCore, MapHandle, MapType, OpenMapMut};
 
 use super::Sizes;
 use crate::datapath::abi::{cm_config, cm_delivery};
+use crate::datapath::conntrack as flows;
 use crate::datapath::pin::Root;
 use crate::datapath::registry::shared::{self, Lost};
 use crate::datapath::skel::OpenCilmarkSkel;
@@ -112,13 +113,15 @@ pub fn share_policy_maps(
         return leave_out_policy_maps(open);
     }
     let maps = &mut open.maps;
-    for map in [&mut maps.cm_ct4, &mut maps.cm_ct6] {
+    for map in [&mut maps.cm_flows4, &mut maps.cm_flows6] {
         let name = map.name().to_string_lossy().into_owned();
         let path = match config.endpoint() {
             Some(id) if config.ct_local != 0 => shared.root.endpoint(id).map(&name),
             _ => shared.root.map(&name),
         };
-        share_map_at(map, &path, sizes.ct, shared)?;
+        map.set_max_entries(flows::buckets(sizes.ct.unwrap_or(flows::ENTRIES)))
+            .with_context(|| format!("size {name}"))?;
+        share_map_at(map, &path, sizes.ct.map(flows::buckets), shared)?;
     }
     share_map(&mut maps.cm_frag4, shared, None)?;
     share_map(&mut maps.cm_frag6, shared, None)
@@ -127,7 +130,7 @@ pub fn share_policy_maps(
 /// For whom nobody has a policy.
 pub fn leave_out_policy_maps(open: &mut OpenCilmarkSkel<'_>) -> Result<()> {
     let maps = &mut open.maps;
-    let flows = [&mut maps.cm_ct4, &mut maps.cm_ct6, &mut maps.cm_frag4, &mut maps.cm_frag6];
+    let flows = [&mut maps.cm_flows4, &mut maps.cm_flows6, &mut maps.cm_frag4, &mut maps.cm_frag6];
     for map in flows.into_iter().chain([&mut maps.cm_frag_dropped, &mut maps.cm_quoted]) {
         map.set_autocreate(false).context("leave out a map")?;
     }
@@ -186,11 +189,14 @@ fn reuse(
     if let Some(entries) = entries
         && entries != pinned.max_entries()
     {
+        let of_flows = map.map_type() == MapType::Array;
+        let told = |entries| if of_flows { flows::entries(entries) } else { entries };
         bail!(
-            "{} has {} entries and can't get {entries}: sizes count when a map is made, and it \
+            "{} has {} entries and can't get {}: sizes count when a map is made, and it \
              stays as it is until nothing is attached, named or in the ipcache",
             path.display(),
-            pinned.max_entries()
+            told(pinned.max_entries()),
+            told(entries)
         );
     }
     map.reuse_fd(pinned.as_fd()).with_context(|| format!("use {}", path.display()))

@@ -170,7 +170,7 @@ impl Reader<'_> {
             for map in &running.facts.map_ids {
                 let Some(name) = self.name(*map)? else { continue };
                 let pin = match name {
-                    "cm_ct4" | "cm_ct6" if has_flows_of_its_own(running)? => {
+                    "cm_flows4" | "cm_flows6" if has_flows_of_its_own(running)? => {
                         self.root.endpoint(id).map(name)
                     }
                     name => self.root.map(name),

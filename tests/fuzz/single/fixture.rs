@@ -207,7 +207,7 @@ impl<'lab> Fixture<'lab> {
     /// Begins anew, without flows.
     pub fn forget(&mut self) {
         self.machine.forget();
-        if self.lab.world.root().map("cm_ct4").exists() {
+        if self.lab.world.root().map("cm_flows4").exists() {
             self.lab.flush_conntrack();
         }
     }

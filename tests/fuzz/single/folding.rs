@@ -4,7 +4,7 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use cilmark::datapath::abi::{self, cm_counters, cm_ct_entry, cm_event, cm_metrics};
+use cilmark::datapath::abi::{cm_counters, cm_event, cm_metrics};
 use cilmark::datapath::load::Folding;
 use cilmark::datapath::{maps, sys};
 
@@ -77,15 +77,13 @@ fn told(event: cm_event) -> String {
 
 /// All maps that frames write.
 fn left(lab: &Lab, fixture: &Fixture<'_>) -> Vec<String> {
-    let now = sys::jiffies64().expect("jiffies");
-    let flow = |bytes: &[u8]| {
-        let flow: cm_ct_entry = abi::from_bytes(bytes).expect("a flow");
-        format!("{:?}", cm_ct_entry { expires: lifetime(flow.expires, now), ..flow })
-    };
+    let now = (sys::jiffies64().expect("jiffies") >> 6) as u32;
     let mut lines = Vec::new();
-    if lab.world.root().map("cm_ct4").exists() {
-        lines.extend(lab.dump("cm_ct4", flow));
-        lines.extend(lab.dump("cm_ct6", flow));
+    if lab.world.root().map("cm_flows4").exists() {
+        for mut known in lab.flows() {
+            known.flow.born = 0;
+            lines.push(format!("{:?} {}", known.flow, lifetime(known.expires, now)));
+        }
         lines.extend(lab.dump("cm_frag4", hex));
         lines.extend(lab.dump("cm_frag6", hex));
     }
@@ -102,10 +100,10 @@ fn left(lab: &Lab, fixture: &Fixture<'_>) -> Vec<String> {
 }
 
 /// Which lifetime a flow has got, in seconds: it was a moment ago.
-fn lifetime(expires: u64, now: u64) -> u64 {
-    let second = u64::from(sys::jiffies_per_second());
-    let of = |seconds: &&u64| expires <= now + **seconds * second;
-    [0, 10, 25, 60, 21600].iter().find(of).copied().unwrap_or(u64::MAX)
+fn lifetime(expires: u32, now: u32) -> u32 {
+    let left = expires.wrapping_sub(now) as i32;
+    let of = |seconds: &&u32| left <= ((**seconds * sys::jiffies_per_second()) >> 6) as i32 + 1;
+    [0, 10, 25, 30, 60, 120, 21600].iter().find(of).copied().unwrap_or(u32::MAX)
 }
 
 /// A world of its own, which goes a round for each seed.

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * What user space does with single flows: it has no lock of a bucket, and so runs a program that takes it
+ * (BPF_PROG_TEST_RUN), with what is to be done in the packet, where it finds what has come of it.
+ */
+#ifndef CILMARK_FLOW_EDIT_H
+#define CILMARK_FLOW_EDIT_H
+
+#include "abi.h"
+#include <bpf/bpf_helpers.h>
+#include "conntrack.h"
+#include "flow_table.h"
+#include "inquiry.h"
+
+/* Never written: what is in no map reaches the object's BTF only through a variable. */
+struct cm_flow_edit flow_edit_layout;
+
+static __always_inline int flow4_delete(const struct cm_ct4_key *key)
+{
+	struct flow_place place;
+	int removed = 0;
+
+	flow_hash(&place, (const __u32 *)key, 2 * FLOW4_WORDS, config.flow_buckets[0]);
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 2; i++) {
+		struct cm_flows4 *bucket = flows4_bucket(&place, i);
+
+		if (bucket)
+			removed |=
+				flow_remove((struct flow_bucket *)bucket,
+					    (const __u8 *)bucket->slots, sizeof(bucket->slots[0]),
+					    (const __u64 *)key, FLOW4_WORDS, place.tag);
+	}
+	return removed;
+}
+
+static __always_inline int flow6_delete(const struct cm_ct6_key *key)
+{
+	struct flow_place place;
+	int removed = 0;
+
+	flow_hash(&place, (const __u32 *)key, 2 * FLOW6_WORDS, config.flow_buckets[1]);
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 2; i++) {
+		struct cm_flows6 *bucket = flows6_bucket(&place, i);
+
+		if (bucket)
+			removed |=
+				flow_remove((struct flow_bucket *)bucket,
+					    (const __u8 *)bucket->slots, sizeof(bucket->slots[0]),
+					    (const __u64 *)key, FLOW6_WORDS, place.tag);
+	}
+	return removed;
+}
+
+static __always_inline void flow4_key_of(struct cm_ct4_key *key, const struct cm_flow_edit *edit)
+{
+	*key = (struct cm_ct4_key){
+		.local = edit->key.local.words[0],
+		.remote = edit->key.remote.words[0],
+		.local_port = edit->key.local_port,
+		.remote_port = edit->key.remote_port,
+		.scope = edit->key.scope,
+		.protocol = edit->key.protocol,
+	};
+}
+
+static __always_inline int edit_take(const struct cm_flow_edit *edit, struct inquiry *inquiry)
+{
+	if (edit->family == CM_IPV4) {
+		struct cm_ct4_key key FLOW_KEY;
+
+		flow4_key_of(&key, edit);
+		return ct4_take(&key, inquiry);
+	}
+	return ct6_take(&edit->key, inquiry);
+}
+
+static __always_inline enum cm_flow_edited edit_delete(const struct cm_flow_edit *edit)
+{
+	if (edit->family == CM_IPV4) {
+		struct cm_ct4_key key FLOW_KEY;
+
+		flow4_key_of(&key, edit);
+		return flow4_delete(&key) ? CM_FLOW_DONE : CM_FLOW_ABSENT;
+	}
+	return flow6_delete(&edit->key) ? CM_FLOW_DONE : CM_FLOW_ABSENT;
+}
+
+static __always_inline enum cm_flow_edited edit_add(const struct cm_flow_edit *edit,
+						    struct inquiry *inquiry, int place)
+{
+	struct new_flow new = {
+		.flow = &edit->flow,
+		.expires = edit->expires,
+		.now = flow_now(),
+		.class = ct_class(&edit->flow),
+		.scope = scope_byte(edit->key.scope),
+	};
+
+	if (place && ct_is_alive(inquiry->expires) && !ct_is_denied(inquiry->flow.verdict))
+		return CM_FLOW_THERE;
+	if (edit->family == CM_IPV4) {
+		struct cm_ct4_key key FLOW_KEY;
+
+		flow4_key_of(&key, edit);
+		ct4_put(&key, &new, place);
+	} else {
+		ct6_put(&edit->key, &new, place);
+	}
+	return new.outcome == CM_FLOW_NO_ROOM ? CM_FLOW_NO_ROOM : CM_FLOW_DONE;
+}
+
+/* Whether there was anything to do. */
+__noinline int edit_flow(struct __sk_buff *skb, __u32 index)
+{
+	__u32 offset = CM_FLOW_EDITS_OFFSET + index * sizeof(struct cm_flow_edit);
+	struct cm_flow_edit edit FLOW_KEY;
+	struct inquiry inquiry = {};
+	int place;
+
+	if (bpf_skb_load_bytes(skb, offset, &edit, sizeof(edit)) || !edit.kind)
+		return 0;
+	if (edit.kind == CM_FLOW_EDIT_DELETE) {
+		edit.edited = edit_delete(&edit);
+	} else {
+		place = edit_take(&edit, &inquiry);
+		if (edit.kind == CM_FLOW_EDIT_ADD) {
+			edit.edited = edit_add(&edit, &inquiry, place);
+		} else {
+			edit.edited = place ? CM_FLOW_THERE : CM_FLOW_ABSENT;
+			edit.flow = inquiry.flow;
+			edit.expires = inquiry.expires;
+		}
+	}
+	return !bpf_skb_store_bytes(skb, offset, &edit, sizeof(edit), 0);
+}
+
+#endif

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The table of flows: buckets of eight ways, of which a flow may be in two. A lookup compares eight tags at
+ * once and takes no lock; whoever writes holds the bucket's.
+ *
+ * That no reader takes another flow's verdict for its own: a writer makes `seq` odd, then writes, then makes it even
+ * again, and its lock keeps others out. A reader looks at `seq`, reads key and verdict, looks again, and believes them
+ * only if it saw the same even number twice. If any of what it read was of a later write, then the second look comes
+ * behind that write's odd number; if any was of an earlier one, then the first look came before its even number, and
+ * the second sees another. So all of it is of one moment, and the key says whose it is. This takes reads and writes
+ * that are seen in their order. On x86 they are; elsewhere (cm_config.weakly_ordered) an atomic operation with a
+ * result stands between them, which the kernel's memory model takes for a full barrier. litmus/flow-table.litmus has it.
+ *
+ * Two locks at once are not to be had. So two CPUs may put one flow into a bucket each: whoever has written looks into
+ * the other bucket behind a full barrier, so that at least one of them sees both, and takes it out of the second.
+ * Until then a reader finds the one in the first.
+ */
+#ifndef CILMARK_FLOW_TABLE_H
+#define CILMARK_FLOW_TABLE_H
+
+#include "abi.h"
+#include <bpf/bpf_helpers.h>
+#include "config.h"
+
+/* Sized by user space: see CM_FLOW_LOAD_PERCENT. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct cm_flows4);
+} cm_flows4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct cm_flows6);
+} cm_flows6 SEC(".maps");
+
+/* What cm_flows4 and cm_flows6 have in common. */
+struct flow_bucket {
+	struct bpf_spin_lock lock;
+	__u32 seq;
+	struct cm_flow_ways ways;
+};
+
+_Static_assert(sizeof(struct flow_bucket) == __builtin_offsetof(struct cm_flows4, slots) &&
+		       sizeof(struct flow_bucket) == __builtin_offsetof(struct cm_flows6, slots),
+	       "one head of both");
+
+/* Where a flow may be, and its tag there. */
+struct flow_place {
+	__u32 buckets[2];
+	__u8 tag;
+	__u8 pad[3];
+};
+
+/* The first bucket, or the second. Not by an index, of which clang makes arithmetic that the verifier refuses. */
+static __always_inline struct cm_flows4 *flows4_bucket(const struct flow_place *place, __u32 second)
+{
+	__u32 index = second & 1 ? place->buckets[1] : place->buckets[0];
+
+	return bpf_map_lookup_elem(&cm_flows4, &index);
+}
+
+static __always_inline struct cm_flows6 *flows6_bucket(const struct flow_place *place, __u32 second)
+{
+	__u32 index = second & 1 ? place->buckets[1] : place->buckets[0];
+
+	return bpf_map_lookup_elem(&cm_flows6, &index);
+}
+
+/* A flow that was found, by a reader without the lock. */
+struct flow_ref {
+	struct flow_bucket *bucket;
+	const struct cm_flow *flow;
+	__u32 seq; /* when it was found */
+	__u32 way;
+};
+
+#define FLOW_ONES 0x0101010101010101ULL
+
+static __always_inline __u32 flow_now(void)
+{
+	return bpf_jiffies64() >> CM_FLOW_TICK_SHIFT;
+}
+
+/* All reads and writes before it are seen by other CPUs before all behind it. */
+static __always_inline void flow_barrier(void)
+{
+	__u32 word = 0;
+
+	/* For clang not to know that nobody else sees it. An exchange, since additions have no order without a result. */
+	asm volatile("" ::"r"(&word) : "memory");
+	__sync_lock_test_and_set(&word, 1);
+	barrier();
+}
+
+/* The same but for a write before and a read behind it, which x86 alone exchanges. */
+static __always_inline void flow_order(void)
+{
+	if (config.weakly_ordered)
+		flow_barrier();
+	else
+		barrier();
+}
+
+/*
+ * NH with a secret (RFC 4418, 5.2): two keys have the same sum with a probability of 2^-32 whoever has chosen them,
+ * and the products below spread sums. A sender who knows no secret can't fill a bucket of his choice.
+ */
+static __always_inline void flow_hash(struct flow_place *place, const __u32 *words, int count,
+				      __u32 buckets)
+{
+	__u64 sum = 0, first, second;
+
+#pragma clang loop unroll(full)
+	for (int i = 0; i < count; i += 2)
+		sum += (__u64)(words[i] + (__u32)config.flow_seed[i / 2]) *
+		       (__u32)(words[i + 1] + (__u32)(config.flow_seed[i / 2] >> 32));
+	first = sum * config.flow_seed[6];
+	second = sum * config.flow_seed[7];
+	place->buckets[0] = (first >> 32) * buckets >> 32;
+	place->buckets[1] = (second >> 32) * buckets >> 32;
+	place->tag = (__u8)(first >> 24) | 1;
+}
+
+/* The top bit of each byte that may be the tag: of all that are, and seldom of one above such a one. */
+static __always_inline __u64 flow_matches(const struct cm_flow_ways *ways, __u8 tag)
+{
+	__u64 differ = *(const volatile __u64 *)ways->tag ^ FLOW_ONES * tag;
+
+	return (differ - FLOW_ONES) & ~differ & FLOW_ONES << 7;
+}
+
+/* Which byte has the lowest of these bits. */
+static __always_inline __u32 lowest_way(__u64 bits)
+{
+	return ((bits & -bits) >> 7) * 0x0001020304050607ULL >> 56 & (CM_FLOW_WAYS - 1);
+}
+
+static __always_inline __u32 count_ways(__u64 bits)
+{
+	return (bits >> 7) * FLOW_ONES >> 56;
+}
+
+static __always_inline __u64 key_differs(const volatile __u64 *there, const __u64 *key, __u32 words)
+{
+	__u64 differ = 0;
+
+#pragma clang loop unroll(full)
+	for (__u32 word = 0; word < words; word++)
+		differ |= there[word] ^ key[word];
+	return differ;
+}
+
+/* Which of a bucket's slots has a key, or CM_FLOW_WAYS. Two tries, which find it but once in some thousand times. */
+static __always_inline __u32 find_way_quickly(const void *slots, __u32 slot_bytes, const __u64 *key,
+					      __u32 words, __u64 matches)
+{
+	__u32 way = lowest_way(matches);
+
+	if (!matches)
+		return CM_FLOW_WAYS;
+	if (!key_differs(slots + way * slot_bytes, key, words))
+		return way;
+	matches &= matches - 1;
+	way = lowest_way(matches);
+	if (matches && !key_differs(slots + way * slot_bytes, key, words))
+		return way;
+	return CM_FLOW_WAYS;
+}
+
+/* The same for certain. */
+static __always_inline __u32 find_way(const void *slots, __u32 slot_bytes, const __u64 *key,
+				      __u32 words, __u64 matches)
+{
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < CM_FLOW_WAYS && matches; i++) {
+		__u32 way = lowest_way(matches);
+
+		if (!key_differs(slots + way * slot_bytes, key, words))
+			return way;
+		matches &= matches - 1;
+	}
+	return CM_FLOW_WAYS;
+}
+
+/* The top bit of each byte whose way is free for certain: what is there has expired. */
+static __always_inline __u64 free_ways(const struct cm_flow_ways *ways, __u32 now)
+{
+	__u64 bits = 0;
+
+	/* Without branches, as all here that goes through the ways: the verifier would walk 2^8 ways through. */
+#pragma clang loop unroll(full)
+	for (int i = 0; i < CM_FLOW_WAYS; i++) {
+		__u32 expires = *(const volatile __u32 *)&ways->expires[i];
+
+		bits |= (__u64)((expires - now - 1) >> 31) << (8 * i + 7);
+		/* One after the other, so that they don't fill the stack. */
+		barrier_var(bits);
+	}
+	return bits;
+}
+
+static __always_inline int is_emptier(const struct cm_flow_ways *ways,
+				      const struct cm_flow_ways *others, __u32 now)
+{
+	return count_ways(free_ways(ways, now)) > count_ways(free_ways(others, now));
+}
+
+/* The low byte of a scope, but that of the host's flows is nobody else's. */
+static __always_inline __u8 scope_byte(__u32 scope)
+{
+	return scope ? scope % 255 + 1 : 0;
+}
+
+/* How many ways belong to a scope. */
+static __always_inline __u64 ways_of_scope(__u64 scopes, __u8 scope)
+{
+	__u64 differ = scopes ^ FLOW_ONES * scope;
+	__u64 high = (differ & ~(FLOW_ONES << 7)) + ~(FLOW_ONES << 7);
+
+	return CM_FLOW_WAYS - ((((high | differ) & FLOW_ONES << 7) >> 7) * FLOW_ONES >> 56);
+}
+
+/*
+ * Who of a full bucket makes room for a new flow, or CM_FLOW_WAYS: what is over; then of the scope that has most of the
+ * ways the lowest class, and of that who has been idle for longest. None that is answered: a flood of first packets
+ * would end connections. But of a scope that has nearly all ways of the bucket one gives way to one that has none there,
+ * else a workload could keep all others out.
+ */
+static __always_inline __u32 flow_to_displace(const struct cm_flow_ways *ways, __u32 now,
+					      __u8 scope)
+{
+	__u64 scopes = *(const volatile __u64 *)ways->scope;
+	__u64 has_none = (ways_of_scope(scopes, scope) + 15) >> 4 ^ 1;
+	__u64 best = ~0ULL >> 1, least = 1ULL << 50;
+
+	/* No memory for eight of each on the stack. */
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < CM_FLOW_WAYS; i++) {
+		__u64 class = ways->class[i];
+		__u64 share = ways_of_scope(scopes, ways->scope[i]);
+		/* 1 for those whose class is at least the named one. */
+		__u64 goes_on = (class + 7) >> 3, is_answered = (class + 5) >> 3;
+		__u64 is_failsafe = (class + 4) >> 3;
+		__u64 nearly_all = (share + 1) >> 3;
+		__u64 stays = (is_answered & ~(nearly_all & has_none)) | is_failsafe;
+		__u64 score = (__u64)(ways->expires[i] - now) << 3 | i;
+
+		score |= class << 36 | (CM_FLOW_WAYS - share) << 40 | goes_on << 45 |
+			 is_answered << 46 | stays << 50;
+		/* The smaller one. */
+		best += (score - best) & (__u64)((__s64)(score - best) >> 63);
+	}
+	return best < least ? best & (CM_FLOW_WAYS - 1) : CM_FLOW_WAYS;
+}
+
+enum {
+	FLOW_DISPLACED_SHIFT = 8,
+};
+
+/*
+ * Where in a bucket a new flow goes: a way, or CM_FLOW_WAYS; << FLOW_DISPLACED_SHIFT the class of who gives way, and 1
+ * more. A global function, since each of four programs and two families does the same.
+ */
+__noinline int flow_choose(const struct cm_flow_ways *ways, __u32 now, __u32 scope)
+{
+	__u64 free;
+	__u32 way;
+
+	if (!ways)
+		return CM_FLOW_WAYS;
+	free = free_ways(ways, now);
+	if (free)
+		return lowest_way(free);
+	way = flow_to_displace(ways, now, scope);
+	if (way == CM_FLOW_WAYS)
+		return way;
+	return way | (ways->class[way & (CM_FLOW_WAYS - 1)] + 1) << FLOW_DISPLACED_SHIFT;
+}
+
+static __always_inline __u32 flow_seq(const struct flow_bucket *bucket)
+{
+	return *(const volatile __u32 *)&bucket->seq;
+}
+
+/* Whether all that was read of a flow since it was found is of one moment. */
+static __always_inline int flow_is_same(const struct flow_ref *ref)
+{
+	flow_order();
+	return flow_seq(ref->bucket) == ref->seq && !(ref->seq & 1);
+}
+
+/* Around what who holds the lock writes. */
+static __always_inline void flow_write_begins(struct flow_bucket *bucket)
+{
+	*(volatile __u32 *)&bucket->seq = bucket->seq + 1;
+	flow_order();
+}
+
+static __always_inline void flow_write_ends(struct flow_bucket *bucket)
+{
+	flow_order();
+	*(volatile __u32 *)&bucket->seq = bucket->seq + 1;
+}
+
+/* A flow that is to be written. */
+struct new_flow {
+	const struct cm_flow *flow;
+	__u32 expires;
+	__u32 now;
+	__u8 tag;
+	__u8 class;
+	__u8 scope;
+	__u8 outcome; /* enum cm_flow_edited */
+	__u8 displaced; /* the class of who gave way, and 1 more; or 0 */
+	__u8 pad[3];
+};
+
+enum flow_put {
+	FLOW_PUT,
+	FLOW_DISTURBED, /* by another writer; try again */
+	FLOW_FULL,
+};
+
+/*
+ * Writes a flow into a bucket, in its place or in that of one which gives way. What is to be found out is found out
+ * before the lock is taken, and counts if nobody has written since.
+ */
+static __always_inline enum flow_put flow_put(struct flow_bucket *bucket, __u8 *slots,
+					      __u32 slot_bytes, const __u64 *key, __u32 words,
+					      struct new_flow *new)
+{
+	struct cm_flow_ways *ways = &bucket->ways;
+	__u32 seq = flow_seq(bucket);
+	__u32 way, chosen;
+	int is_same;
+
+	flow_order();
+	chosen = find_way(slots, slot_bytes, key, words, flow_matches(ways, new->tag));
+	new->outcome = CM_FLOW_THERE;
+	if (chosen == CM_FLOW_WAYS) {
+		chosen = flow_choose(ways, new->now, new->scope);
+		new->outcome = CM_FLOW_DONE;
+	}
+	way = chosen & (2 * CM_FLOW_WAYS - 1);
+	if (way >= CM_FLOW_WAYS) {
+		new->outcome = CM_FLOW_NO_ROOM;
+		return FLOW_FULL;
+	}
+	new->displaced = chosen >> FLOW_DISPLACED_SHIFT;
+	bpf_spin_lock(&bucket->lock);
+	is_same = bucket->seq == seq;
+	if (is_same) {
+		volatile __u64 *slot = (volatile __u64 *)(slots + way * slot_bytes);
+		const __u64 *flow = (const __u64 *)new->flow;
+
+		flow_write_begins(bucket);
+		ways->tag[way] = new->tag;
+		ways->expires[way] = new->expires;
+		ways->class[way] = new->class;
+		ways->scope[way] = new->scope;
+#pragma clang loop unroll(full)
+		for (__u32 word = 0; word < words; word++)
+			slot[word] = key[word];
+#pragma clang loop unroll(full)
+		for (__u32 word = 0; word < sizeof(*new->flow) / sizeof(__u64); word++)
+			slot[words + word] = flow[word];
+		flow_write_ends(bucket);
+	}
+	bpf_spin_unlock(&bucket->lock);
+	return is_same ? FLOW_PUT : FLOW_DISTURBED;
+}
+
+static __always_inline void flow_copy(struct cm_flow *flow, __u32 *expires,
+				      const struct cm_flow_ways *ways, const __u8 *slots,
+				      __u32 slot_bytes, __u32 words, __u32 way)
+{
+	const volatile __u64 *there =
+		(const volatile __u64 *)(slots + way * slot_bytes + words * sizeof(__u64));
+	__u64 *copy = (__u64 *)flow;
+
+#pragma clang loop unroll(full)
+	for (__u32 word = 0; word < sizeof(*flow) / sizeof(__u64); word++)
+		copy[word] = there[word];
+	*expires = *(const volatile __u32 *)&ways->expires[way];
+}
+
+/* Reads a flow of a bucket, all of one moment; whether it is there. */
+static __always_inline int flow_take(struct flow_bucket *bucket, const __u8 *slots,
+				     __u32 slot_bytes, const __u64 *key, __u32 words, __u8 tag,
+				     struct cm_flow *flow, __u32 *expires)
+{
+	const struct cm_flow_ways *ways = &bucket->ways;
+	__u32 seq = flow_seq(bucket);
+	__u32 way;
+
+	flow_order();
+	way = find_way(slots, slot_bytes, key, words, flow_matches(ways, tag));
+	if (way == CM_FLOW_WAYS)
+		return 0;
+	flow_copy(flow, expires, ways, slots, slot_bytes, words, way);
+	flow_order();
+	if (flow_seq(bucket) == seq && !(seq & 1))
+		return 1;
+	/* A writer was there. */
+	bpf_spin_lock(&bucket->lock);
+	way = find_way(slots, slot_bytes, key, words, flow_matches(ways, tag));
+	if (way < CM_FLOW_WAYS)
+		flow_copy(flow, expires, ways, slots, slot_bytes, words, way);
+	bpf_spin_unlock(&bucket->lock);
+	return way < CM_FLOW_WAYS;
+}
+
+/* Takes a flow out of a bucket; whether it was there. */
+static __always_inline int flow_remove(struct flow_bucket *bucket, const __u8 *slots,
+				       __u32 slot_bytes, const __u64 *key, __u32 words, __u8 tag)
+{
+	struct cm_flow_ways *ways = &bucket->ways;
+	__u32 way;
+
+	bpf_spin_lock(&bucket->lock);
+	way = find_way(slots, slot_bytes, key, words, flow_matches(ways, tag));
+	if (way < CM_FLOW_WAYS) {
+		flow_write_begins(bucket);
+		ways->tag[way] = 0;
+		ways->expires[way] = 0;
+		flow_write_ends(bucket);
+	}
+	bpf_spin_unlock(&bucket->lock);
+	return way < CM_FLOW_WAYS;
+}
+
+#endif
