@@ -12,7 +12,7 @@ use cilmark::datapath::load::{self, Features, Inherited, Loaded, Policing, Sizes
 use cilmark::datapath::pin::Root;
 use cilmark::datapath::registry::Endpoint;
 use cilmark::datapath::{device, maps, netns};
-use cilmark::model::endpoint::{EndpointId, Role};
+use cilmark::model::endpoint::{EndpointId, Role, Scope};
 use cilmark::model::identity::Identity;
 use cilmark::model::policing::Mode;
 
@@ -134,6 +134,7 @@ fn spec(wanted: &Wanted, id: EndpointId) -> Result<Spec> {
         id,
         role: Role::Container,
         identity: Identity(IDENTITY),
+        scope: Scope::of(id.get().into()),
         netns: netns::current()?,
         source_mac: None,
         mac: device.mac,

@@ -9,7 +9,7 @@ use cilmark::datapath::pin::Root;
 use cilmark::datapath::policy::PolicyMaps;
 use cilmark::datapath::sys::Hook;
 use cilmark::datapath::{device, netns};
-use cilmark::model::endpoint::{EndpointId, Role};
+use cilmark::model::endpoint::{EndpointId, Role, Scope};
 use cilmark::model::identity::{Identity, Names};
 use cilmark::model::policing::{Failsafe, Mode};
 use cilmark::model::policy::Policy;
@@ -113,6 +113,7 @@ pub fn load_endpoint(root: &Root, role: Role, number: u16, kind: &Kind<'_>) -> R
         id: EndpointId::new(number).context("no endpoint number")?,
         role,
         identity: Identity(1234),
+        scope: Scope::of(if role == Role::Container { number.into() } else { 0 }),
         netns: netns::current()?,
         source_mac: None,
         mac: device.mac,

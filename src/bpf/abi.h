@@ -197,8 +197,10 @@ struct cm_config {
 	__u32 policy_verdict_log; /* 1 << enum cm_direction: its policy verdicts become events */
 	__u32 masqueraded_lifetime[CM_CT_AGES]; /* seconds */
 	__u32 weakly_ordered; /* this machine's CPUs may see each other's writes in another order */
-	__u64 flow_seed[8]; /* of the hash of flows, a secret of the root */
+	__u64 flow_seed[8]; /* of cm_flow_table; zero without a policy */
 	__u32 flow_buckets[2]; /* of cm_flows4 and cm_flows6 */
+	__u32 scope; /* whose flows its own are: see struct cm_flow_table */
+	__u8 pad_behind[4];
 };
 
 /* A pending confirmation, in .bss; all zero: none. */
@@ -346,6 +348,17 @@ enum {
 };
 
 /*
+ * cm_flow_table: what the flows of all endpoints have in common; one element. A scope is 0 for all NICs of a
+ * root, since routes may be asymmetric, and for a container a serial of 24 bits that no other has: so the
+ * next container inherits no flows, whatever number, name or address it gets.
+ */
+struct cm_flow_table {
+	__u64 seed[8]; /* a secret for hashes of flows, made once; zero: not yet */
+	__u32 last_scope; /* that was given to a container; counts on beyond 24 bits, which come again then */
+	__u32 pad;
+};
+
+/*
  * A flow in conntrack. Local is the endpoint's own end (a workload's address; on a NIC the
  * host's), so that both directions have one entry. The identifier of an echo stands in the port of
  * the end that sent the request, and one more than that in the other end's: so no request of that end
@@ -356,9 +369,9 @@ struct cm_ct4_key {
 	__be32 remote;
 	__be16 local_port;
 	__be16 remote_port;
-	__u16 scope; /* the container's endpoint id; 0: all NICs */
+	__u16 scope; /* lower bits of cm_config.scope */
+	__u8 scope_high;
 	__u8 protocol;
-	__u8 pad;
 };
 
 struct cm_ct6_key {
@@ -367,12 +380,12 @@ struct cm_ct6_key {
 	__be16 local_port;
 	__be16 remote_port;
 	__u16 scope;
+	__u8 scope_high;
 	__u8 protocol;
-	__u8 pad;
 };
 
 /*
- * cm_stack_flows: a flow that stays with the stack, as in cm_ct4_key. Without ports what does not show
+ * cm_path_flows: a flow that stays with the stack, as in cm_ct4_key. Without ports what does not show
  * them: later fragments, and ICMP that is no echo.
  */
 struct cm_stack_flow {
@@ -380,9 +393,9 @@ struct cm_stack_flow {
 	struct cm_address remote;
 	__be16 local_port;
 	__be16 remote_port;
-	__u16 scope; /* the container's endpoint id */
+	__u16 scope;
+	__u8 scope_high;
 	__u8 protocol;
-	__u8 pad;
 };
 
 /* What is known of a flow's progress. */
@@ -520,7 +533,7 @@ enum cm_flow_edits {
 };
 
 /*
- * cm_frag4, cm_frag6: the ports of a packet's first fragment, for those that follow. Of ICMP the
+ * cm_frags4, cm_frags6: the ports of a packet's first fragment, for those that follow. Of ICMP the
  * identifier of an echo and, in the place of the destination port, the type. Under the number of an
  * extension header that follows the fragment header: in the place of the source port, in host byte order,
  * the protocol behind the extension headers, under which the ports are.
@@ -530,9 +543,10 @@ struct cm_frag4_key {
 	__be32 destination;
 	__be16 id;
 	__u16 scope;
+	__u8 scope_high;
 	__u8 protocol;
 	__u8 direction;
-	__u8 pad[2];
+	__u8 pad;
 };
 
 struct cm_frag6_key {
@@ -540,8 +554,10 @@ struct cm_frag6_key {
 	struct cm_ipv6 destination;
 	__be32 id;
 	__u16 scope;
+	__u8 scope_high;
 	__u8 protocol;
 	__u8 direction;
+	__u8 pad[3];
 };
 
 struct cm_frag_ports {
@@ -689,6 +705,7 @@ _Static_assert(sizeof(struct cm_endpoint) == 16, "map value without padding");
 _Static_assert(sizeof(struct cm_policy_key) == 12, "hash key without padding");
 _Static_assert(sizeof(struct cm_policy_entry) == 16, "map value without padding");
 _Static_assert(sizeof(struct cm_policy_spans) == 16, "values of one map");
+_Static_assert(sizeof(struct cm_flow_table) == 72, "map value without padding");
 _Static_assert(sizeof(struct cm_ct4_key) == 16, "hash key without padding");
 _Static_assert(sizeof(struct cm_ct6_key) == 40, "hash key without padding");
 _Static_assert(sizeof(struct cm_stack_flow) == 48, "hash key without padding");
@@ -697,7 +714,7 @@ _Static_assert(sizeof(struct cm_flows4) == 64 + 8 * 40, "map value without paddi
 _Static_assert(sizeof(struct cm_flows6) == 64 + 8 * 64, "map value without padding");
 _Static_assert(sizeof(struct cm_flow_edit) == 80, "bytes without padding");
 _Static_assert(sizeof(struct cm_frag4_key) == 16, "hash key without padding");
-_Static_assert(sizeof(struct cm_frag6_key) == 40, "hash key without padding");
+_Static_assert(sizeof(struct cm_frag6_key) == 44, "hash key without padding");
 _Static_assert(sizeof(struct cm_confirm) == 16, "variable without padding");
 _Static_assert(sizeof(struct cm_identity) == 32, "map value without padding");
 _Static_assert(sizeof(struct cm_counters) == 80, "map value without padding");

@@ -26,7 +26,7 @@ use crate::datapath::pin::{Lock, Root};
 use crate::datapath::policy::PolicyMaps;
 use crate::datapath::registry::{Endpoint, shared};
 use crate::datapath::{adoption, delivery, maps, netns, sys};
-use crate::model::endpoint::{EndpointId, Role};
+use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::identity::Names;
 use crate::model::policing::{Confirmation, Fallback, Mode};
 use crate::model::policy::Policy;
@@ -199,7 +199,7 @@ fn attach_locked(
         shared::check_one(root, &BTreeSet::new())?;
     }
     let place = plan::place(args, &device)?;
-    let spec = plan_spec(args, root, device, role, replaced, &names)?;
+    let mut spec = plan_spec(args, root, device, role, replaced, &names)?;
     let config = spec.config();
     let taken = taken_from(has_come.iter().copied().chain(replaced), &config, &names)?;
     ensure!(
@@ -209,6 +209,9 @@ fn attach_locked(
         taken.join("; ")
     );
     let confirmation = replaced.map(Endpoint::confirmation).transpose()?;
+    if config.keeps_flows() && spec.scope == Scope::NOBODY {
+        spec.scope = load::flow_table(root)?.next_scope(root)?;
+    }
     let put_on = put_on(context, &spec, place, args, replaced);
     // Whether it did or was undone: addresses have come and gone, and their identities.
     maps::bump_generation(root)?;
@@ -320,6 +323,7 @@ fn plan_spec(
         id: plan::endpoint_id(args, root, replaced)?,
         role,
         identity: plan::identity(args, role, names)?,
+        scope: plan::scope(role, replaced)?,
         netns,
         mac: args.mac.unwrap_or(device.mac),
         tc_priority: place.tc_priority(),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use clap::Subcommand;
+use log::warn;
 use serde::Serialize;
 
 use super::Context;
@@ -13,7 +14,7 @@ use super::targets::{self, Targets};
 use crate::datapath::conntrack::{Conntrack, Flow, Progress};
 use crate::datapath::maps;
 use crate::datapath::registry::{Endpoint, Found, shared};
-use crate::model::endpoint::{EndpointId, Role, Selector};
+use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::identity::Names;
 use crate::model::policing::Confirmation;
 use crate::model::rule::{Direction, L4};
@@ -37,8 +38,10 @@ pub enum Command {
 
 #[derive(Serialize)]
 struct Line {
-    /// Of a container, or id:N if that has been detached; NICs share their flows.
+    /// Of a container, or a NIC with maps of its own; NICs share their other flows.
     device: Option<String>,
+    /// It was a container's that is no longer attached.
+    gone: bool,
     protocol: String,
     local: IpAddr,
     local_port: u16,
@@ -59,7 +62,7 @@ struct Line {
 /// Where to look, and for whose flows.
 struct Place {
     maps: Conntrack,
-    scope: Option<Option<EndpointId>>,
+    scope: Option<Scope>,
 }
 
 pub fn run(context: &Context, command: Command) -> Result<()> {
@@ -93,20 +96,17 @@ fn places(context: &Context, device: Option<Targets>) -> Result<Vec<Place>> {
     let mut places = BTreeSet::new();
     let endpoints = match &targets {
         Targets::Host => {
-            places.insert((None, None));
+            places.insert((None, Scope::NICS));
             let mut found = context.endpoints()?;
             found.endpoints.retain(|endpoint| endpoint.role() == Some(Role::Netdev));
             found.endpoints
         }
-        Targets::One(Selector::Id(id)) if has_left_flows(context, *id)? => {
-            places.insert((None, Some(*id)));
-            Vec::new()
-        }
         Targets::One(_) => targets.select(context)?,
     };
-    for endpoint in endpoints {
+    // Of one without a configuration nobody can tell whose its flows are.
+    for endpoint in endpoints.iter().filter(|endpoint| endpoint.role().is_some()) {
         let owner = (endpoint.config.ct_local != 0).then_some(endpoint.id);
-        let scope = (endpoint.role() == Some(Role::Container)).then_some(endpoint.id);
+        let scope = endpoint.config.scope();
         places.extend([(owner, scope), (None, scope)]);
     }
     let open = |(owner, scope)| {
@@ -116,24 +116,13 @@ fn places(context: &Context, device: Option<Targets>) -> Result<Vec<Place>> {
     places.into_iter().filter_map(|place| open(place).transpose()).collect()
 }
 
-/// Whether an endpoint is gone, and flows of its are there.
-fn has_left_flows(context: &Context, id: EndpointId) -> Result<bool> {
-    let root = &context.root;
-    if root.endpoints()?.contains(&id) {
-        return Ok(false);
-    }
-    let Some(maps) = Conntrack::open(root, None)? else { return Ok(false) };
-    Ok(maps.flows()?.iter().any(|flow| flow.scope == Some(id)))
-}
-
 fn list(context: &Context, device: Option<Targets>) -> Result<()> {
     let mut lister = Lister::new(context)?;
     let mut lines = Vec::new();
     for Place { maps, scope } in places(context, device)? {
         for flow in maps.flows()? {
             if scope.is_none_or(|scope| flow.scope == scope) {
-                // A NIC with maps of its own has no neighbours there.
-                lines.push(lister.line(&flow, flow.scope.or(maps.owner)));
+                lines.push(lister.line(&flow, maps.owner));
             }
         }
     }
@@ -159,7 +148,7 @@ struct Lister<'a> {
 /// An endpoint, as far as its flows show it.
 struct Owner {
     id: EndpointId,
-    role: Option<Role>,
+    scope: Scope,
     device: String,
     /// From what nobody has confirmed.
     fell_back: bool,
@@ -169,26 +158,29 @@ impl<'a> Lister<'a> {
     fn new(context: &'a Context) -> Result<Lister<'a>> {
         let owner = |endpoint: Endpoint| Owner {
             id: endpoint.id,
-            role: endpoint.role(),
+            scope: endpoint.config.scope(),
             fell_back: matches!(endpoint.confirmation(), Ok(Confirmation::Over(_))),
             device: endpoint.device,
         };
+        let Found { endpoints, errors, .. } = Found::all(&context.root)?;
+        errors.iter().for_each(|error| warn!("{error:#}"));
+        let known = endpoints.into_iter().filter(|endpoint| endpoint.role().is_some());
         Ok(Lister {
             context,
             names: context.names()?,
             generation: maps::generation(&context.root)?.unwrap_or_default(),
-            owners: Found::all(&context.root)?.endpoints.into_iter().map(owner).collect(),
+            owners: known.map(owner).collect(),
             rules: Rules::default(),
         })
     }
 
-    /// A flow of an endpoint, or one that NICs share.
-    fn line(&mut self, flow: &Flow, of: Option<EndpointId>) -> Line {
-        let whose = self.owners.iter().filter(|owner| match of {
-            Some(id) => owner.id == id,
-            None => owner.role == Some(Role::Netdev),
-        });
-        let whose: Vec<&Owner> = whose.collect();
+    /// A flow in the maps of an endpoint, or in those that all share.
+    fn line(&mut self, flow: &Flow, maps_of: Option<EndpointId>) -> Line {
+        let is_whose =
+            |owner: &&Owner| owner.scope == flow.scope && maps_of.is_none_or(|id| owner.id == id);
+        let whose: Vec<&Owner> = self.owners.iter().filter(is_whose).collect();
+        // A NIC with maps of its own has no neighbours there.
+        let is_shared = flow.scope == Scope::NICS && maps_of.is_none();
         // Of NICs that share it one has asked, which may have fallen back or not; who is gone has not.
         let asked = |fell_back| !flow.is_stale(self.generation, fell_back);
         let fresh = match whose.as_slice() {
@@ -196,16 +188,14 @@ impl<'a> Lister<'a> {
             owners => owners.iter().any(|owner| asked(owner.fell_back)),
         };
         let ids: Vec<EndpointId> = whose.iter().map(|owner| owner.id).collect();
-        let device = of.map(|id| match whose.first() {
-            Some(owner) => owner.device.clone(),
-            None => Selector::Id(id).to_string(),
-        });
+        let device = whose.first().filter(|_| !is_shared).map(|owner| owner.device.clone());
         // The number of a stale one may be another rule's by now.
         let rule = match fresh {
             true => self.rules.words(self.context, &ids, flow.rule, &self.names),
             false => None,
         };
         Line {
+            gone: device.is_none() && !is_shared,
             device,
             protocol: L4::Protocol(flow.protocol).to_string(),
             local: flow.local,
@@ -233,7 +223,7 @@ fn row(line: Line) -> [String; 8] {
     let verdict = if line.allowed { "allowed" } else { "denied" };
     let state = serde_json::to_value(line.state).ok();
     [
-        line.device.unwrap_or_else(|| "host".to_owned()),
+        line.device.unwrap_or_else(|| if line.gone { "(gone)" } else { "host" }.to_owned()),
         line.protocol,
         end(line.local, line.local_port),
         end(line.remote, line.remote_port),

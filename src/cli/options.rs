@@ -90,6 +90,8 @@ impl Options {
             weakly_ordered: _,
             flow_seed: _,
             flow_buckets: _,
+            scope: _,
+            pad_behind: _,
             pad: _,
         } = config;
         let left = adopt_until_ns.saturating_sub(sys::coarse_ns()).div_ceil(1_000_000_000);

@@ -9,7 +9,7 @@ use plain::Plain;
 
 pub use super::skel::types::*;
 use super::sys::Hook;
-use crate::model::endpoint::{EndpointId, Role};
+use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::policing::{Failsafe, FailsafePort, Fallback, Mode, VerdictLog};
 use crate::model::policy::effect::Setting;
 use crate::model::text;
@@ -35,6 +35,16 @@ unsafe impl Plain for cm_event {}
 unsafe impl Plain for cm_config {}
 // SAFETY: as above.
 unsafe impl Plain for u32_key {}
+// SAFETY: as above.
+unsafe impl Plain for cm_flow_table {}
+// SAFETY: as above.
+unsafe impl Plain for cm_frag4_key {}
+// SAFETY: as above.
+unsafe impl Plain for cm_frag6_key {}
+// SAFETY: as above.
+unsafe impl Plain for cm_frag_ports {}
+// SAFETY: as above.
+unsafe impl Plain for cm_stack_flow {}
 // SAFETY: as above.
 unsafe impl Plain for cm_ct4_key {}
 // SAFETY: as above.
@@ -198,6 +208,16 @@ impl cm_config {
     /// Whether either direction has a policy, be it for audit only.
     pub fn has_policy(&self) -> bool {
         self.policy.iter().any(|mode| *mode != cm_policy_mode::CM_POLICY_OFF)
+    }
+
+    /// Whether its programs keep anything of flows, and so have to know whose they are.
+    pub fn keeps_flows(&self) -> bool {
+        self.has_policy() || self.delivery != cm_delivery::CM_DELIVERY_NONE
+    }
+
+    /// Whose its flows are.
+    pub fn scope(&self) -> Scope {
+        Scope::of(self.scope)
     }
 
     /// Whether its programs remember what they have asked the routing tables: `remembers_forwarded()`

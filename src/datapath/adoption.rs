@@ -41,8 +41,7 @@ pub fn adopt(root: &Root, spec: &Spec) -> Result<()> {
     };
     // What a workload sends makes its entry anew: if there is no room for all, let it be for the others.
     flows.sort_by_key(|flow| flow.masqueraded);
-    let scope = (spec.role == Role::Container).then_some(spec.id);
-    let adopted = conntrack.adopt(scope, &flows)?;
+    let adopted = conntrack.adopt(spec.scope, &flows)?;
     let device = &spec.device.name;
     info!(
         "{device}: {} flows were taken over of {} that the kernel knows",

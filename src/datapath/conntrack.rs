@@ -21,9 +21,10 @@ use super::abi::{
     cm_flow, cm_flow_class, cm_flow_edit, cm_flow_edit_kind, cm_flow_edited, cm_flow_size,
     cm_flow_ways, cm_flows4, cm_flows6,
 };
+use super::flow_table::FlowTable;
 use super::pin::Root;
 use super::sys;
-use crate::model::endpoint::EndpointId;
+use crate::model::endpoint::{EndpointId, Scope};
 use crate::model::frame::{ICMP, ICMP6};
 use crate::model::rule::Direction;
 
@@ -54,25 +55,11 @@ pub fn entries(buckets: u32) -> u32 {
     (u64::from(buckets) * u64::from(WAYS) * LOAD_PERCENT / 100) as u32
 }
 
-/// What a program has to know of the table, in its configuration.
+/// What a program has to know of the table beside its secret, in its configuration.
 pub fn configure(config: cm_config, buckets: [u32; 2]) -> cm_config {
     // Where reads and writes are seen in their order (Documentation/memory-barriers.txt).
     let strongly_ordered = ["x86", "x86_64", "s390x"].contains(&ARCH);
-    cm_config {
-        flow_seed: [
-            0x9e37_79b9_7f4a_7c15,
-            0xbf58_476d_1ce4_e5b9,
-            0x94d0_49bb_1331_11eb,
-            0xd6e8_feb8_6659_fd93,
-            0xa076_1d64_78bd_642f,
-            0xe703_7ed1_a0b4_28db,
-            0x8ebc_6af0_9c88_c6e3,
-            0x5899_65cc_7537_4cc3,
-        ],
-        flow_buckets: buckets,
-        weakly_ordered: (!strongly_ordered).into(),
-        ..config
-    }
+    cm_config { flow_buckets: buckets, weakly_ordered: (!strongly_ordered).into(), ..config }
 }
 
 /// Ticks of the datapath, in which it tells ages.
@@ -106,8 +93,8 @@ pub enum Progress {
 /// An entry of conntrack.
 #[derive(Debug, Clone)]
 pub struct Flow {
-    /// The container whose flow it is; `None` for those of all NICs.
-    pub scope: Option<EndpointId>,
+    /// Whose it is.
+    pub scope: Scope,
     /// IP protocol.
     pub protocol: u8,
     /// The endpoint's own end.
@@ -158,6 +145,8 @@ pub struct Seen {
 pub struct Conntrack {
     /// Whose they are; `None` if endpoints share them.
     pub owner: Option<EndpointId>,
+    /// Of their hash.
+    seed: [u64; 8],
     v4: Table<cm_flows4>,
     v6: Table<cm_flows6>,
 }
@@ -275,7 +264,10 @@ impl Conntrack {
         };
         let v4 = Table::open(&path("cm_flows4"))?;
         let v6 = Table::open(&path("cm_flows6"))?;
-        Ok(v4.zip(v6).map(|(v4, v6)| Conntrack { owner, v4, v6 }))
+        let Some((v4, v6)) = v4.zip(v6) else { return Ok(None) };
+        let seed =
+            FlowTable::open(root)?.context("the secret of the table of flows is not pinned")?;
+        Ok(Some(Conntrack { owner, seed: seed.seed()?, v4, v6 }))
     }
 
     fn for_each(&self, mut handle: impl FnMut(Parts, &cm_flow, u32, u8)) -> Result<()> {
@@ -296,10 +288,10 @@ impl Conntrack {
     }
 
     /// Forgets all flows, or those of one scope, and tells how many.
-    pub fn flush(&self, scope: Option<Option<EndpointId>>) -> Result<usize> {
+    pub fn flush(&self, scope: Option<Scope>) -> Result<usize> {
         let mut edits = Vec::new();
         self.for_each(|parts, _, _, _| {
-            if scope.is_none_or(|scope| EndpointId::new(parts.scope) == scope) {
+            if scope.is_none_or(|scope| parts.scope == scope) {
                 edits.extend(parts.edit(cm_flow_edit_kind::CM_FLOW_EDIT_DELETE));
             }
         })?;
@@ -308,7 +300,7 @@ impl Conntrack {
     }
 
     fn editor(&self) -> Result<Editor> {
-        Editor::load([&self.v4.handle, &self.v6.handle])
+        Editor::load(self.seed, [&self.v4.handle, &self.v6.handle])
     }
 
     /// Who can look up single flows.
@@ -345,8 +337,8 @@ pub struct Finder {
 
 impl Finder {
     /// What there is of the flow that an event's packet belongs to; `None` if it has expired, or never was.
-    /// `scope` is a container's number, 0 for a NIC.
-    pub fn seen(&self, event: &cm_event, scope: u16) -> Result<Option<Seen>> {
+    /// `scope` is that of the event's endpoint.
+    pub fn seen(&self, event: &cm_event, scope: Scope) -> Result<Option<Seen>> {
         let (Some(source), Some(destination)) = (event.source.to_ip(), event.destination.to_ip())
         else {
             return Ok(None);
@@ -379,7 +371,7 @@ impl Finder {
 
 /// What both kinds of key say.
 struct Parts {
-    scope: u16,
+    scope: Scope,
     protocol: u8,
     local: IpAddr,
     local_port: u16,
@@ -411,9 +403,9 @@ impl Parts {
             remote,
             local_port,
             remote_port,
-            scope,
+            scope: scope.low(),
+            scope_high: scope.high(),
             protocol,
-            ..Default::default()
         };
         Some(cm_flow_edit { kind, family, key, ..Default::default() })
     }
@@ -421,7 +413,7 @@ impl Parts {
 
 fn parts_of_v4(key: &cm_ct4_key) -> Parts {
     Parts {
-        scope: key.scope,
+        scope: Scope::of_key(key.scope, key.scope_high),
         protocol: key.protocol,
         local: Ipv4Addr::from(key.local.to_ne_bytes()).into(),
         local_port: u16::from_be(key.local_port),
@@ -432,7 +424,7 @@ fn parts_of_v4(key: &cm_ct4_key) -> Parts {
 
 fn parts_of_v6(key: &cm_ct6_key) -> Parts {
     Parts {
-        scope: key.scope,
+        scope: Scope::of_key(key.scope, key.scope_high),
         protocol: key.protocol,
         local: Ipv6Addr::from(key.local).into(),
         local_port: u16::from_be(key.local_port),
@@ -457,7 +449,7 @@ fn flow(key: Parts, entry: &cm_flow, left: u32, rate: u32) -> Flow {
     let (local_port, remote_port) = ports(&key);
     let jiffies = f64::from(left) * f64::from(1 << cm_flow_size::CM_FLOW_TICK_SHIFT.0);
     Flow {
-        scope: EndpointId::new(key.scope),
+        scope: key.scope,
         protocol: key.protocol,
         local: key.local,
         local_port,

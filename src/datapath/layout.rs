@@ -12,8 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use libbpf_rs::{MapCore, MapHandle, MapInfo, MapType};
 
 use super::abi::{
-    cm_address, cm_config, cm_endpoint, cm_flows4, cm_flows6, cm_frag_ports, cm_frag4_key,
-    cm_frag6_key, cm_identity, cm_ipcache_entry, cm_metrics, cm_prefix, cm_stack_flow, u32_key,
+    cm_address, cm_config, cm_endpoint, cm_flow_table, cm_flows4, cm_flows6, cm_frag_ports,
+    cm_frag4_key, cm_frag6_key, cm_identity, cm_ipcache_entry, cm_metrics, cm_prefix,
+    cm_stack_flow, u32_key,
 };
 use super::pin::Root;
 use super::sys;
@@ -29,22 +30,26 @@ pub struct Layout {
 }
 
 /// The maps that endpoints share: what goes from a root with the last of them.
-pub const SHARED: [Layout; 14] = [
+pub const SHARED: [Layout; 15] = [
     of::<cm_address, cm_ipcache_entry>("cm_ipcache", MapType::Hash),
     of::<cm_prefix, cm_ipcache_entry>("cm_ipcache_cidr", MapType::LpmTrie),
     of::<u32_key, u32_key>("cm_ipcache_idx", MapType::ArrayOfMaps),
     of::<cm_address, cm_endpoint>("cm_endpoints", MapType::Hash),
     of::<u32_key, cm_identity>("cm_identities", MapType::Hash),
+    of::<u32_key, cm_flow_table>("cm_flow_table", MapType::Array),
     of::<u32_key, cm_flows4>("cm_flows4", MapType::Array),
     of::<u32_key, cm_flows6>("cm_flows6", MapType::Array),
-    of::<cm_frag4_key, cm_frag_ports>("cm_frag4", MapType::LruHash),
-    of::<cm_frag6_key, cm_frag_ports>("cm_frag6", MapType::LruHash),
+    of::<cm_frag4_key, cm_frag_ports>("cm_frags4", MapType::LruHash),
+    of::<cm_frag6_key, cm_frag_ports>("cm_frags6", MapType::LruHash),
     of::<u32_key, cm_metrics>("cm_metrics", MapType::PercpuArray),
     of::<(), ()>("cm_events", MapType::RingBuf),
     of::<u32_key, u32_key>("cm_policy_call", MapType::ProgArray),
-    of::<cm_stack_flow, u32_key>("cm_stack_flows", MapType::LruHash),
+    of::<cm_stack_flow, u32_key>("cm_path_flows", MapType::LruHash),
     of::<u32_key, u32_key>("cm_generation", MapType::Array),
 ];
+
+/// Names under which earlier versions have pinned what has another layout now, and so another name.
+pub const FORMER: [&str; 3] = ["cm_frag4", "cm_frag6", "cm_stack_flows"];
 
 /// What lies in the directory of an endpoint.
 const OF_ENDPOINT: [&str; 6] =
@@ -59,6 +64,12 @@ const fn of<K, V>(name: &'static str, kind: MapType) -> Layout {
 pub fn check(root: &Root) -> Result<()> {
     for name in names(root.path())?.iter().filter(|name| name.starts_with("cm_")) {
         let pin = root.map(name);
+        ensure!(
+            !FORMER.contains(&name.as_str()),
+            "{} is an older cilmark's, whose endpoints this one can't change; nothing has changed: use that \
+             one, or `cilmark detach --all` with it and attach again",
+            pin.display()
+        );
         let Some(layout) = SHARED.iter().find(|layout| layout.name == name) else {
             bail!(
                 "{} is nothing that this cilmark knows: a newer one keeps there what a change by this \

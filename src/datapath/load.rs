@@ -12,19 +12,20 @@ use ipnet::Ipv6Net;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle};
 use share::{
-    Shared, leave_out_policy_maps, share_maps, share_policy_calls, share_policy_maps,
-    share_stack_flows,
+    Shared, leave_out_policy_maps, share_flow_table, share_maps, share_policy_calls,
+    share_policy_maps, share_stack_flows,
 };
 
 use super::abi::{self, cm_config, cm_confirm, cm_delivery, cm_ipv6, cm_program, cm_role};
 use super::conntrack;
 use super::device::{Device, Framing};
+use super::flow_table::FlowTable;
 use super::object;
 pub use super::object::Folding;
 use super::pin::Root;
 use super::skel::{CilmarkSkelBuilder, OpenCilmarkSkel};
 use super::sys::{self, Hook};
-use crate::model::endpoint::{EndpointId, Role};
+use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::identity::Identity;
 use crate::model::policing::{Failsafe, Mode, VerdictLog};
 
@@ -40,6 +41,8 @@ pub struct Spec {
     pub role: Role,
     /// What its packets are stamped with.
     pub identity: Identity,
+    /// Whose its flows are.
+    pub scope: Scope,
     /// Inode of the network namespace of the device.
     pub netns: u64,
     /// Where it is attached.
@@ -135,7 +138,7 @@ pub struct Inherited {
     pub rule_counters: Option<MapHandle>,
     /// What local delivery knows of the workload's MAC: `workload_mac` of the datapath.
     pub workload_mac: u64,
-    /// Whether `cm_stack_flows` has any of its flows: a variable of the datapath, too.
+    /// Whether `cm_path_flows` has any of its flows: a variable of the datapath, too.
     pub has_stack_flows: u64,
     /// `cm_steps`, of the private copy that calls this one.
     pub steps: Option<MapHandle>,
@@ -188,6 +191,7 @@ impl Spec {
                 Role::Netdev => cm_role::CM_ROLE_NETDEV,
             },
             identity: self.identity.0,
+            scope: self.scope.get(),
             identity_nb: self.identity.0.to_be(),
             ifindex: self.device.ifindex,
             tc_priority: self.tc_priority,
@@ -307,6 +311,10 @@ pub fn load_as(
     let start = Instant::now();
     let mut storage = MaybeUninit::uninit();
     let mut open = CilmarkSkelBuilder::default().open(&mut storage).context("open the object")?;
+    let shared = Shared::of(root, config.explain == 0);
+    let mut config = *config;
+    share_flow_table(&mut open, &shared, &mut config)?;
+    let config = &config;
     let rodata = open.maps.rodata_data.as_deref_mut().context("the object has no .rodata")?;
     rodata.config = *config;
     let bss = open.maps.bss_data.as_deref_mut().context("the object has no .bss")?;
@@ -314,7 +322,6 @@ pub fn load_as(
     // The only one that it may send from; else what it has sent from last.
     bss.has_stack_flows = inherited.has_stack_flows;
     bss.workload_mac = config.workload_mac().map_or(inherited.workload_mac, abi::mac_word);
-    let shared = Shared::of(root, config.explain == 0);
     share_maps(&mut open, &shared, sizes)?;
     share_policy_calls(&mut open, &shared, config)?;
     share_stack_flows(&mut open, &shared, config)?;
@@ -353,7 +360,7 @@ pub fn load_as(
     })
 }
 
-/// What the programs have to know of the table of flows: its secret, and its sizes.
+/// What the programs have to know of the table of flows: its sizes.
 fn with_flows(open: &mut OpenCilmarkSkel<'_>, config: cm_config) -> Result<cm_config> {
     let buckets = [open.maps.cm_flows4.max_entries(), open.maps.cm_flows6.max_entries()];
     let config = conntrack::configure(config, buckets);
@@ -363,7 +370,7 @@ fn with_flows(open: &mut OpenCilmarkSkel<'_>, config: cm_config) -> Result<cm_co
 }
 
 /// The program `edit_flows`, over a pair of maps that are there.
-pub fn load_flow_editor(flows: [&MapHandle; 2]) -> Result<OwnedFd> {
+pub fn load_flow_editor(flow_seed: [u64; 8], flows: [&MapHandle; 2]) -> Result<OwnedFd> {
     let mut storage = MaybeUninit::uninit();
     let mut open = CilmarkSkelBuilder::default().open(&mut storage).context("open the object")?;
     for mut map in open.open_object_mut().maps_mut() {
@@ -376,10 +383,15 @@ pub fn load_flow_editor(flows: [&MapHandle; 2]) -> Result<OwnedFd> {
             _ => map.set_autocreate(false)?,
         }
     }
-    let config = with_flows(&mut open, cm_config::default())?;
+    let config = with_flows(&mut open, cm_config { flow_seed, ..cm_config::default() })?;
     let programs = [("edit_flows", cm_program(0))];
     let made = object::load(open, &config, &programs, Folding::of_environment()?)?;
     made.programs.into_iter().next().context("no program was loaded")
+}
+
+/// What the flows of all endpoints have in common; made if it is not there. The caller holds the root's lock.
+pub fn flow_table(root: &Root) -> Result<FlowTable> {
+    share::flow_table(&Shared::of(root, true))
 }
 
 /// Makes the shared maps that are not there, and nothing else.
@@ -390,8 +402,8 @@ pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
     leave_out_policy_maps(&mut open)?;
     let maps = &mut open.maps;
     let private = [&mut maps.cm_policy_sets, &mut maps.cm_rule_stats, &mut maps.cm_steps];
-    let unused = [&mut maps.cm_policy_call, &mut maps.cm_stack_flows, &mut maps.cm_forwarded];
-    for map in private.into_iter().chain(unused) {
+    let unused = [&mut maps.cm_policy_call, &mut maps.cm_path_flows, &mut maps.cm_forwarded];
+    for map in private.into_iter().chain(unused).chain([&mut maps.cm_flow_table]) {
         map.set_autocreate(false)?;
     }
     object::select(&mut open, &[]);

@@ -93,6 +93,15 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
         }
     }
 
+    /// Deletes what is wanted, and tells how much that was.
+    pub(super) fn delete_all(&self, wanted: impl Fn(&K) -> bool) -> Result<usize> {
+        let mut count = 0;
+        for (key, _) in self.entries()? {
+            count += usize::from(wanted(&key) && self.delete(&key)?);
+        }
+        Ok(count)
+    }
+
     pub(super) fn entries(&self) -> Result<Vec<(K, V)>> {
         let mut entries = Vec::new();
         let mut malformed = Ok(());

@@ -17,9 +17,17 @@ use super::skel::OpenCilmarkSkel;
 use super::sys;
 
 /// The maps that are found through a program, whether its instructions name them or not: its
-/// configuration and its variables, what programs that replace it go on with, and a copy's steps.
-const BOUND: [&str; 6] =
-    [".rodata", ".bss", "cm_counters", "cm_policy_sets", "cm_rule_stats", "cm_steps"];
+/// configuration and its variables, what programs that replace it go on with, a copy's steps, and what its
+/// configuration has been taken from.
+const BOUND: [&str; 7] = [
+    ".rodata",
+    ".bss",
+    "cm_counters",
+    "cm_policy_sets",
+    "cm_rule_stats",
+    "cm_steps",
+    "cm_flow_table",
+];
 
 /// The same for what every root has, so that no removed pin takes it away. By these a filter is known for
 /// ours.

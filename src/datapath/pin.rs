@@ -4,9 +4,10 @@
 //! /sys/fs/bpf/cilmark/
 //!   cm_ipcache  cm_ipcache_cidr  cm_ipcache_idx  cm_endpoints  cm_identities  cm_metrics  cm_events
 //!   cm_generation
-//!   cm_flows4  cm_flows6  cm_frag4  cm_frag6    once there is a policy
+//!   cm_flows4  cm_flows6  cm_frags4  cm_frags6    once there is a policy
 //!   cm_policy_call                        once there is local delivery
-//!   cm_stack_flows                        once somebody takes local delivery
+//!   cm_path_flows                         once somebody takes local delivery
+//!   cm_flow_table                         once there is either
 //!   endpoints/<endpoint id>/
 //!     config             the programs' .rodata
 //!     cm_policy          the rules; cm_flows4 and cm_flows6, if they are the endpoint's own
@@ -27,7 +28,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::geteuid;
 
-use super::layout::SHARED;
+use super::layout::{FORMER, SHARED};
 use super::object::HELD_BY_ALL;
 use super::sys::{self, Hook};
 use crate::model::endpoint::EndpointId;
@@ -84,9 +85,12 @@ impl Root {
     /// with others that are there.
     pub fn lacks_pins(&self) -> bool {
         let there = |name: &&str| self.map(name).exists();
-        let of_policies = ["cm_flows4", "cm_flows6", "cm_frag4", "cm_frag6"];
+        let of_policies = ["cm_flows4", "cm_flows6", "cm_frags4", "cm_frags6"];
         let count = of_policies.iter().filter(|name| there(name)).count();
-        !HELD_BY_ALL.iter().all(there) || (1..of_policies.len()).contains(&count)
+        let keeps_flows = count > 0 || there(&"cm_path_flows");
+        !HELD_BY_ALL.iter().all(there)
+            || (1..of_policies.len()).contains(&count)
+            || (keeps_flows && !there(&"cm_flow_table"))
     }
 
     /// Makes the directory usable: on bpffs, which is mounted only if `mount_bpffs`.
@@ -182,7 +186,7 @@ impl Root {
     /// keeps something there.
     pub fn remove(&self) -> Result<()> {
         let remove = || -> io::Result<()> {
-            for map in maps() {
+            for map in maps().chain(FORMER) {
                 match fs::remove_file(self.map(map)) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}

@@ -196,6 +196,24 @@ impl Endpoint {
         !self.is_gone && (self.netns, self.ifindex) == (netns, device.ifindex)
     }
 
+    /// Whether one of its programs is on its device, which is the one that it was attached to, then. Of any
+    /// other, name and number may be those of a device that is gone.
+    pub fn has_a_program_there(&self) -> Result<bool> {
+        if !self.stale {
+            return Ok(true);
+        }
+        let is_there = |(hook, running): (&Hook, &Option<Running>)| match running {
+            Some(Running { link: Some(link), .. }) => link.ifindex != 0,
+            Some(Running { facts, .. }) => {
+                filter_program(self.ifindex, *hook, self.config.tc_priority) == Some(facts.id)
+            }
+            None => false,
+        };
+        let there =
+            netns::within(self.netns, || Ok(HOOKS.iter().zip(&self.programs).any(is_there)));
+        Ok(there?.unwrap_or(false))
+    }
+
     /// Whether one of its links is on a device of the current namespace.
     fn is_linked_to(&self, ifindex: u32) -> Result<bool> {
         let links = links_on(ifindex)?;

@@ -212,6 +212,17 @@ pub fn coarse_ns() -> u64 {
     now.num_nanoseconds() as u64
 }
 
+/// Fills up to 256 bytes, of which getrandom(2) gives all or none.
+pub fn random(bytes: &mut [u8]) -> io::Result<()> {
+    // SAFETY: as many bytes as are said, which nobody else uses meanwhile.
+    let given = unsafe { nix::libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    match usize::try_from(given) {
+        Ok(given) if given == bytes.len() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The lower half of the kernel's jiffies, which no file tells.
 pub fn jiffies() -> io::Result<u32> {
     jiffies_from(0)

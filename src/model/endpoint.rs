@@ -47,6 +47,43 @@ impl fmt::Display for EndpointId {
     }
 }
 
+/// Whose flows are meant: those of all NICs of a root, or of one container, by a serial that is new whenever a
+/// device is attached for the first time. Numbers, names and addresses come again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope(u32);
+
+impl Scope {
+    /// All NICs, so that routes may be asymmetric.
+    pub const NICS: Scope = Scope(0);
+    /// Of a container that has never kept any flow.
+    pub const NOBODY: Scope = Scope(0xff_ffff);
+
+    /// By its number, of which 24 bits count.
+    pub fn of(number: u32) -> Scope {
+        Scope(number & 0xff_ffff)
+    }
+
+    /// By the two fields that a key has for it.
+    pub fn of_key(low: u16, high: u8) -> Scope {
+        Scope(u32::from(high) << 16 | u32::from(low))
+    }
+
+    /// The number.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+
+    /// For the lower field of a key.
+    pub fn low(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// For the upper field of a key.
+    pub fn high(self) -> u8 {
+        (self.0 >> 16) as u8
+    }
+}
+
 /// What a device is to cilmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -116,6 +153,15 @@ mod tests {
         assert_eq!(EndpointId::lowest_free([]).unwrap().get(), 1);
         assert_eq!(EndpointId::lowest_free(ids(&[1, 2, 4])).unwrap().get(), 3);
         assert!(EndpointId::lowest_free((1..=u16::MAX).filter_map(EndpointId::new)).is_none());
+    }
+
+    #[test]
+    fn a_scope_fits_into_the_two_fields_of_a_key() {
+        for scope in [Scope::NICS, Scope::NOBODY, Scope::of(0x12_3456)] {
+            assert_eq!(Scope::of_key(scope.low(), scope.high()), scope);
+        }
+        assert_eq!((Scope::of(0x12_3456).low(), Scope::of(0x12_3456).high()), (0x3456, 0x12));
+        assert_eq!(Scope::of(0x100_0007), Scope::of(7));
     }
 
     #[test]

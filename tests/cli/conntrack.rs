@@ -32,7 +32,7 @@ fn a_flow_is_listed_with_exactly_these_fields() {
                 "device": "red", "protocol": "tcp", "local": local, "local_port": 1000,
                 "remote": remote, "remote_port": 80, "direction": "egress", "state": "reset",
                 "allowed": true, "stale": false, "rule": "allow egress to any tcp/80",
-                "adopted": false, "masqueraded": false, "expires": null,
+                "adopted": false, "masqueraded": false, "gone": false, "expires": null,
             })
         );
     }
@@ -71,14 +71,20 @@ fn what_a_workload_has_left_is_not_the_hosts() {
     world.cilmark_ok("attach red --id 300 --policy audit --ct local");
     assert_eq!(flows(&world, "red").len(), 1, "from before it had maps of its own");
     world.cilmark_ok("detach red");
-    assert_eq!(flows(&world, "")[0]["device"], "id:1");
-    assert_eq!(flows(&world, "id:1").len(), 1);
+    let left = &flows(&world, "")[0];
+    assert_eq!((&left["device"], &left["gone"]), (&json!(null), &json!(true)));
+    assert!(world.cilmark_ok("conntrack list").contains("\n(gone) "));
+    world.cilmark("conntrack list id:1").fails(1, &["id:1", "not attached"]);
     knock(&world, "nic", "10.2.0.1");
     assert_eq!(flows(&world, "host").len(), 1);
     world.cilmark_ok("detach nic");
     assert_eq!(flows(&world, "host").len(), 1, "those of a NIC that is gone, too");
-    assert_eq!(world.cilmark("conntrack flush id:1").stderr, "removed 1 entry\n");
-    world.cilmark("conntrack list id:1").fails(1, &["id:1", "not attached"]);
+    // Another one gets its number, and not its flows.
+    world.veth("green");
+    world.cilmark_ok("attach green --id 300 --policy audit --endpoint-id 1");
+    assert_eq!(flows(&world, "green"), [json!(null); 0]);
+    assert_eq!(world.cilmark("conntrack flush green").stderr, "removed 0 entries\n");
+    assert_eq!(world.cilmark("conntrack flush").stderr, "removed 2 entries\n");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::common::World;
 const ROOT: &str = "/sys/fs/bpf/cilmark";
 
 /// What an endpoint with a policy and local delivery shares with others.
-const SHARED: [&str; 14] = [
+const SHARED: [&str; 15] = [
     "cm_identities",
     "cm_ipcache",
     "cm_ipcache_cidr",
@@ -18,10 +18,11 @@ const SHARED: [&str; 14] = [
     "cm_generation",
     "cm_flows4",
     "cm_flows6",
-    "cm_frag4",
-    "cm_frag6",
+    "cm_frags4",
+    "cm_frags6",
     "cm_policy_call",
-    "cm_stack_flows",
+    "cm_path_flows",
+    "cm_flow_table",
 ];
 
 const EVERYTHING: &str = "--policy enforce --local-delivery";
@@ -238,6 +239,24 @@ fn a_pin_of_a_newer_version_lets_commands_read_and_nothing_else() {
     assert_eq!(world.pins(), ["cilmark", "cilmark/cm_newer", "cilmark/theirs"]);
 }
 
+/// Their maps have other layouts now, and other names.
+#[test]
+fn endpoints_of_the_version_before_are_refused_with_the_cure() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.veth("blue");
+    world.cilmark_ok("attach red --id 300 --ip 10.0.0.1 --policy enforce");
+    let kind = "type lru_hash key 16 value 4 entries 4 name cm_frag4";
+    world.sh(&format!("bpftool map create {ROOT}/cm_frag4 {kind}"));
+    READERS.iter().for_each(|command| _ = world.cilmark_ok(command));
+    for command in WRITERS {
+        let words = ["/cm_frag4 is an older cilmark's", "`cilmark detach --all` with it"];
+        world.cilmark(command).fails(1, &words);
+    }
+    world.cilmark_ok("detach --all");
+    assert!(!world.pins().iter().any(|pin| pin.contains("cilmark")), "{:?}", world.pins());
+}
+
 #[test]
 fn an_endpoint_of_another_version_is_not_replaced_or_cleaned_up() {
     let Some(world) = World::new() else { return };
@@ -260,7 +279,7 @@ fn a_map_of_somebody_else_under_our_name_is_refused_by_the_name_of_its_pin() {
     world.veth("blue");
     world.cilmark_ok("attach red --id 300 --policy enforce");
     // What only local delivery makes is not there.
-    let pins = SHARED.iter().filter(|pin| !["cm_policy_call", "cm_stack_flows"].contains(pin));
+    let pins = SHARED.iter().filter(|pin| !["cm_policy_call", "cm_path_flows"].contains(pin));
     for pin in pins {
         let before = map_id(&world, pin);
         world.sh(&format!(

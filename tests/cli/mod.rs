@@ -28,5 +28,6 @@ mod pinned_maps;
 mod policy;
 mod replace;
 mod role;
+mod scopes;
 mod stale;
 mod verdicts;

@@ -17,7 +17,7 @@ use cilmark::datapath::load::{self, Features, Folding, Inherited, Policing, Size
 use cilmark::datapath::maps::{self, Endpoints};
 use cilmark::datapath::policy::PolicyMaps;
 use cilmark::datapath::{delivery, netns, sys};
-use cilmark::model::endpoint::{EndpointId, Role};
+use cilmark::model::endpoint::{EndpointId, Role, Scope};
 use cilmark::model::identity::{Identity, Names};
 use cilmark::model::policy::Policy;
 use cilmark::model::rule::Rule;
@@ -97,6 +97,7 @@ impl Lab {
             id: EndpointId::new(7).expect("7"),
             role,
             identity: Identity(identity),
+            scope: Scope::NICS,
             netns: self.netns,
             device: device::by_name("lo").expect("lo"),
             source_mac: None,
@@ -263,7 +264,7 @@ impl Lab {
             let zeros = vec![0; size * count as usize];
             map.update_batch(&keys, &zeros, count, MapFlags::ANY, MapFlags::ANY).expect("empty");
         }
-        for map in ["cm_frag4", "cm_frag6"].map(|name| self.pinned(name)) {
+        for map in ["cm_frags4", "cm_frags6"].map(|name| self.pinned(name)) {
             // Not while walking: a walk begins anew behind a key that is gone.
             for key in map.keys().collect::<Vec<_>>() {
                 map.delete(&key).expect("delete");
@@ -280,7 +281,7 @@ impl Lab {
 
     /// How many first fragments' ports are kept.
     pub fn fragments(&self) -> usize {
-        ["cm_frag4", "cm_frag6"].map(|name| self.pinned(name).keys().count()).iter().sum()
+        ["cm_frags4", "cm_frags6"].map(|name| self.pinned(name).keys().count()).iter().sum()
     }
 
     fn pinned(&self, name: &str) -> MapHandle {
@@ -379,7 +380,7 @@ impl<'lab> Setup<'lab> {
         self
     }
 
-    /// Gives it another number, which conntrack tells workloads apart by.
+    /// Gives it another number, which conntrack tells workloads apart by here.
     pub fn id(mut self, id: u16) -> Self {
         self.spec.id = EndpointId::new(id).expect("1 to 65535");
         self
@@ -410,7 +411,10 @@ impl<'lab> Setup<'lab> {
     }
 
     /// Loads its two programs.
-    pub fn load(self) -> Endpoint<'lab> {
+    pub fn load(mut self) -> Endpoint<'lab> {
+        if self.spec.role == Role::Container {
+            self.spec.scope = Scope::of(self.spec.id.get().into());
+        }
         let mut config = self.spec.config();
         // No device here has them.
         config.given_addresses = 1;

@@ -139,11 +139,16 @@ impl World {
     /// the gateways 10.N.0.1 and fd00:N::1, where N is the third argument. Its own addresses are
     /// 10.N.0.10 and fd00:N::10. Forwarding is on.
     pub fn workload(&self, name: &str, number: u8) {
+        self.workload_as(name, number, "");
+    }
+
+    /// The same with options for the device here.
+    pub fn workload_as(&self, name: &str, number: u8, options: &str) {
         // A router whose own link-local address may still be a duplicate asks for no neighbour.
         self.sh(&format!(
             "sysctl -qw net.ipv6.conf.default.accept_dad=0
              ip netns add {name}
-             ip link add {name} type veth peer name eth0 netns {name}"
+             ip link add {name} {options} type veth peer name eth0 netns {name}"
         ));
         self.address(name, number);
         // Until the kernel has noticed the carrier, both ends lose what they send.

@@ -24,6 +24,7 @@ mod pruning;
 mod random_frames;
 mod resolution;
 mod rules;
+mod scopes;
 mod source;
 mod stamping;
 mod unconfigured;

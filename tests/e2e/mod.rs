@@ -8,6 +8,7 @@ mod devices;
 mod forged_marks;
 mod hints;
 mod host_firewall;
+mod inheritance;
 mod lease;
 mod local_delivery;
 mod local_verdicts;

@@ -14,6 +14,7 @@
 #include "inquiry.h"
 #include "packet.h"
 #include "policy.h"
+#include "scope.h"
 
 /* A flow as one of its packets shows it, or as an ICMP error quotes it. */
 struct tuple {
@@ -37,12 +38,6 @@ static __always_inline struct tuple tuple_of(const struct packet *pkt, enum cm_d
 	};
 }
 
-/* One workload's permission is not its neighbour's; all NICs share one, for asymmetric routes. */
-static __always_inline __u16 ct_scope(void)
-{
-	return config.role == CM_ROLE_CONTAINER ? config.endpoint_id : 0;
-}
-
 static __always_inline void ct4_key(struct cm_ct4_key *key, const struct tuple *tuple)
 {
 	*key = (struct cm_ct4_key){
@@ -50,7 +45,8 @@ static __always_inline void ct4_key(struct cm_ct4_key *key, const struct tuple *
 		.remote = address_words(tuple->remote)[0],
 		.local_port = tuple->local_port,
 		.remote_port = tuple->remote_port,
-		.scope = ct_scope(),
+		.scope = ct_scope_low(),
+		.scope_high = ct_scope_high(),
 		.protocol = tuple->protocol,
 	};
 }
@@ -60,7 +56,8 @@ static __always_inline void ct6_key(struct cm_ct6_key *key, const struct tuple *
 	*key = (struct cm_ct6_key){
 		.local_port = tuple->local_port,
 		.remote_port = tuple->remote_port,
-		.scope = ct_scope(),
+		.scope = ct_scope_low(),
+		.scope_high = ct_scope_high(),
 		.protocol = tuple->protocol,
 	};
 	__builtin_memcpy(&key->local, tuple->local->bytes, sizeof(key->local));

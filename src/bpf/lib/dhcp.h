@@ -15,6 +15,7 @@
 #include "endpoint.h"
 #include "host.h"
 #include "packet.h"
+#include "scope.h"
 
 /* Whether a packet may be one of DHCP at all: cheap, since it is asked about each new flow. */
 static __always_inline int has_dhcp_ports(const struct packet *pkt)

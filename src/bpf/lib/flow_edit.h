@@ -61,6 +61,7 @@ static __always_inline void flow4_key_of(struct cm_ct4_key *key, const struct cm
 		.local_port = edit->key.local_port,
 		.remote_port = edit->key.remote_port,
 		.scope = edit->key.scope,
+		.scope_high = edit->key.scope_high,
 		.protocol = edit->key.protocol,
 	};
 }
@@ -95,7 +96,7 @@ static __always_inline enum cm_flow_edited edit_add(const struct cm_flow_edit *e
 		.expires = edit->expires,
 		.now = flow_now(),
 		.class = ct_class(&edit->flow),
-		.scope = scope_byte(edit->key.scope),
+		.scope = scope_byte(edit->key.scope_high << 16 | edit->key.scope),
 	};
 
 	if (place && ct_is_alive(inquiry->expires) && !ct_is_denied(inquiry->flow.verdict))

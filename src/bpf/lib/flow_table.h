@@ -118,8 +118,8 @@ static __always_inline void flow_hash(struct flow_place *place, const __u32 *wor
 	for (int i = 0; i < count; i += 2)
 		sum += (__u64)(words[i] + (__u32)config.flow_seed[i / 2]) *
 		       (__u32)(words[i + 1] + (__u32)(config.flow_seed[i / 2] >> 32));
-	first = sum * config.flow_seed[6];
-	second = sum * config.flow_seed[7];
+	first = sum * (config.flow_seed[6] | 1);
+	second = sum * (config.flow_seed[7] | 1);
 	place->buckets[0] = (first >> 32) * buckets >> 32;
 	place->buckets[1] = (second >> 32) * buckets >> 32;
 	place->tag = (__u8)(first >> 24) | 1;

@@ -17,20 +17,21 @@
 #include "inquiry.h"
 #include "packet.h"
 #include "policy.h"
+#include "scope.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1 << 12);
 	__type(key, struct cm_frag4_key);
 	__type(value, struct cm_frag_ports);
-} cm_frag4 SEC(".maps");
+} cm_frags4 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1 << 12);
 	__type(key, struct cm_frag6_key);
 	__type(value, struct cm_frag_ports);
-} cm_frag6 SEC(".maps");
+} cm_frags6 SEC(".maps");
 
 /* By the packet's family. */
 union fragment_key {
@@ -67,7 +68,8 @@ __noinline int fragment_key(struct packet *pkt, union fragment_key *key)
 			.source = address_words(&pkt->source)[0],
 			.destination = address_words(&pkt->destination)[0],
 			.id = pkt->fragment_id,
-			.scope = ct_scope(),
+			.scope = ct_scope_low(),
+			.scope_high = ct_scope_high(),
 			.protocol = pkt->l4_protocol,
 			.direction = packet_direction(pkt),
 		};
@@ -75,7 +77,8 @@ __noinline int fragment_key(struct packet *pkt, union fragment_key *key)
 	}
 	key->v6 = (struct cm_frag6_key){
 		.id = pkt->fragment_id,
-		.scope = ct_scope(),
+		.scope = ct_scope_low(),
+		.scope_high = ct_scope_high(),
 		.protocol = pkt->l4_protocol,
 		.direction = packet_direction(pkt),
 	};
@@ -87,17 +90,17 @@ __noinline int fragment_key(struct packet *pkt, union fragment_key *key)
 static __always_inline const struct cm_frag_ports *fragment_lookup(const struct packet *pkt,
 								   const union fragment_key *key)
 {
-	return pkt->source.family == CM_IPV4 ? bpf_map_lookup_elem(&cm_frag4, &key->v4) :
-					       bpf_map_lookup_elem(&cm_frag6, &key->v6);
+	return pkt->source.family == CM_IPV4 ? bpf_map_lookup_elem(&cm_frags4, &key->v4) :
+					       bpf_map_lookup_elem(&cm_frags6, &key->v6);
 }
 
 static __always_inline void fragment_update(const struct packet *pkt, const union fragment_key *key,
 					    const struct cm_frag_ports *ports)
 {
 	if (pkt->source.family == CM_IPV4)
-		bpf_map_update_elem(&cm_frag4, &key->v4, ports, BPF_ANY);
+		bpf_map_update_elem(&cm_frags4, &key->v4, ports, BPF_ANY);
 	else
-		bpf_map_update_elem(&cm_frag6, &key->v6, ports, BPF_ANY);
+		bpf_map_update_elem(&cm_frags6, &key->v6, ports, BPF_ANY);
 }
 
 /* Of IPv6 the receiver asks the first one's headers alone what a packet is (RFC 8200, 4.5). */

@@ -15,13 +15,14 @@
 #include "explain.h"
 #include "mark.h"
 #include "packet.h"
+#include "scope.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1 << 13);
 	__type(key, struct cm_stack_flow);
 	__type(value, __u32);
-} cm_stack_flows SEC(".maps");
+} cm_path_flows SEC(".maps");
 
 /* Whether this workload has ever had such a flow: most never have, and ask no map. */
 volatile __u64 has_stack_flows;
@@ -34,7 +35,8 @@ static __always_inline void stack_flow_key(struct cm_stack_flow *key, const stru
 	*key = (struct cm_stack_flow){
 		.local_port = has_ports ? tuple.local_port : 0,
 		.remote_port = has_ports ? tuple.remote_port : 0,
-		.scope = ct_scope(),
+		.scope = ct_scope_low(),
+		.scope_high = ct_scope_high(),
 		.protocol = tuple.protocol,
 	};
 	key->local = *tuple.local;
@@ -45,8 +47,8 @@ static __always_inline void stack_flow_add(const struct cm_stack_flow *key)
 {
 	__u32 present = 1;
 
-	if (!bpf_map_lookup_elem(&cm_stack_flows, key))
-		bpf_map_update_elem(&cm_stack_flows, key, &present, BPF_ANY);
+	if (!bpf_map_lookup_elem(&cm_path_flows, key))
+		bpf_map_update_elem(&cm_path_flows, key, &present, BPF_ANY);
 }
 
 /* With what belongs to the flow and does not show its ports: later fragments, and errors about it. */
@@ -76,7 +78,7 @@ __noinline int is_stack_flow(const struct packet *pkt)
 	if (!pkt || !config.delivery)
 		return 0;
 	stack_flow_key(&key, pkt);
-	return bpf_map_lookup_elem(&cm_stack_flows, &key) != NULL;
+	return bpf_map_lookup_elem(&cm_path_flows, &key) != NULL;
 }
 
 /* Whether a packet of this workload, or for it, is not to leave the stack out. */

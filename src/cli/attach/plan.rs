@@ -12,7 +12,7 @@ use crate::datapath::device::{self, Device, Framing};
 use crate::datapath::pin::Root;
 use crate::datapath::registry::Endpoint;
 use crate::datapath::{load, sys};
-use crate::model::endpoint::{EndpointId, Role};
+use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::identity::{Identity, Names};
 use crate::output;
 
@@ -156,6 +156,19 @@ pub fn endpoint_id(args: &Args, root: &Root, replaced: Option<&Endpoint>) -> Res
         (None, None) => EndpointId::lowest_free(root.endpoints()?)
             .context("all 65535 endpoint numbers are taken"),
     }
+}
+
+/// Whose its flows are: those of its own that it has already, or nobody's yet.
+pub fn scope(role: Role, replaced: Option<&Endpoint>) -> Result<Scope> {
+    Ok(match (role, replaced) {
+        (Role::Netdev, _) => Scope::NICS,
+        (Role::Container, Some(endpoint))
+            if endpoint.role() == Some(role) && endpoint.has_a_program_there()? =>
+        {
+            endpoint.config.scope()
+        }
+        (Role::Container, _) => Scope::NOBODY,
+    })
 }
 
 /// The identity, which has to fit where it is to be written.

@@ -41,7 +41,7 @@ pub struct Hints {
 pub struct Known {
     /// What runs.
     pub endpoint: Endpoint,
-    flows: Option<(Finder, u16)>,
+    flows: Option<Finder>,
     policy: Policy,
 }
 
@@ -231,7 +231,6 @@ impl Known {
     fn of(context: &Context, id: EndpointId) -> Option<Known> {
         let endpoint = Endpoint::read(&context.root, id).ok()?;
         let owner = (endpoint.config.ct_local != 0).then_some(id);
-        let scope = if endpoint.role() == Some(Role::Container) { id.get() } else { 0 };
         let flows = Conntrack::open(&context.root, owner).ok().flatten();
         let flows = flows.and_then(|flows| flows.finder().ok());
         let rules = || {
@@ -239,12 +238,11 @@ impl Known {
             targets::policy_of(context, &endpoint).ok()?.read(slot).ok()
         };
         let policy = rules().unwrap_or_default();
-        Some(Known { endpoint, flows: flows.map(|flows| (flows, scope)), policy })
+        Some(Known { endpoint, flows, policy })
     }
 
     fn seen(&self, event: &cm_event) -> Option<Seen> {
-        let (flows, scope) = self.flows.as_ref()?;
-        flows.seen(event, *scope).ok()?
+        self.flows.as_ref()?.seen(event, self.endpoint.config.scope()).ok()?
     }
 
     fn originator(&self, event: &cm_event, seen: Option<Seen>) -> Originator {

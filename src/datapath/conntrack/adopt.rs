@@ -9,7 +9,7 @@ use crate::datapath::abi::{
     cm_ct_adopted, cm_ct_lifetime, cm_direction, cm_flow, cm_flow_edit, cm_flow_edit_kind,
     cm_flow_edited,
 };
-use crate::model::endpoint::EndpointId;
+use crate::model::endpoint::Scope;
 use crate::model::frame::{TCP, UDP};
 use crate::model::rule::Direction;
 
@@ -54,11 +54,11 @@ impl Conntrack {
     /// Enters flows of a container, or of NICs, the first ones if there is no room for all. A flow that is
     /// known already stays as it is, unless it was denied: audit has let it pass, and enforcement would
     /// have left no entry.
-    pub fn adopt(&self, scope: Option<EndpointId>, flows: &[Existing]) -> Result<Adopted> {
+    pub fn adopt(&self, scope: Scope, flows: &[Existing]) -> Result<Adopted> {
         let now = now()?;
         let edits = flows.iter().filter_map(|flow| {
             let parts = Parts {
-                scope: scope.map_or(0, EndpointId::get),
+                scope,
                 protocol: flow.protocol,
                 local: flow.local.ip(),
                 local_port: flow.local.port(),

@@ -14,9 +14,9 @@ pub struct Editor {
 }
 
 impl Editor {
-    /// Over `cm_flows4` and `cm_flows6`.
-    pub fn load(tables: [&MapHandle; 2]) -> Result<Editor> {
-        let program = load::load_flow_editor(tables).context("load what changes flows")?;
+    /// Over `cm_flows4` and `cm_flows6`, of which the hash has a secret.
+    pub fn load(seed: [u64; 8], tables: [&MapHandle; 2]) -> Result<Editor> {
+        let program = load::load_flow_editor(seed, tables).context("load what changes flows")?;
         Ok(Editor { program })
     }
 

@@ -3,18 +3,23 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::fs;
+use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle, MapType, OpenMapMut};
 
 use super::Sizes;
 use crate::datapath::abi::{cm_config, cm_delivery};
 use crate::datapath::conntrack as flows;
+use crate::datapath::flow_table::FlowTable;
+use crate::datapath::object;
 use crate::datapath::pin::Root;
 use crate::datapath::registry::shared::{self, Lost};
-use crate::datapath::skel::OpenCilmarkSkel;
+use crate::datapath::skel::{CilmarkSkelBuilder, OpenCilmarkSkel};
+use crate::datapath::sys;
 
 /// Where maps are shared.
 pub struct Shared<'a> {
@@ -71,13 +76,60 @@ pub fn share_maps(
     share_map(&mut maps.cm_events, shared, None)
 }
 
+/// The table is there before the programs whose configuration has its secret. A copy has what its original
+/// has, or what that would get.
+pub fn share_flow_table(
+    open: &mut OpenCilmarkSkel<'_>,
+    shared: &Shared<'_>,
+    config: &mut cm_config,
+) -> Result<()> {
+    let map = &mut open.maps.cm_flow_table;
+    let is_copy = config.explain != 0;
+    if config.keeps_flows() && !is_copy {
+        let table = flow_table(shared)?;
+        config.flow_seed = if config.has_policy() { table.seed()? } else { [0; 8] };
+        return share_map(map, shared, None);
+    }
+    if config.has_policy() && config.flow_seed == [0; 8] {
+        let table = FlowTable::open(shared.root)?;
+        config.flow_seed = table.map(|table| table.seed()).transpose()?.unwrap_or_default();
+    }
+    map.set_autocreate(false).context("leave out the table of flows")
+}
+
+/// What the flows of all endpoints have in common; made if it is not there.
+pub fn flow_table(shared: &Shared<'_>) -> Result<FlowTable> {
+    let table = match FlowTable::open(shared.root)? {
+        Some(table) => table,
+        None => FlowTable::of(make_alone(shared, "cm_flow_table")?),
+    };
+    table.fill()?;
+    Ok(table)
+}
+
+/// Makes one of the maps and nothing else of the object.
+fn make_alone(shared: &Shared<'_>, name: &str) -> Result<MapHandle> {
+    let mut storage = MaybeUninit::uninit();
+    let mut open = CilmarkSkelBuilder::default().open(&mut storage).context("open the object")?;
+    object::select(&mut open, &[]);
+    for mut map in open.open_object_mut().maps_mut() {
+        match map.name() == name {
+            true => share_map(&mut map, shared, None)?,
+            false => map.set_autocreate(false)?,
+        }
+    }
+    let made = sys::prepare_object(open.open_object_mut())
+        .with_context(|| format!("make {name}; it takes root or CAP_BPF"))?;
+    made.into_iter().next().with_context(|| format!("the object has no {name}"))
+}
+
 /// What went by the stack is remembered only for whom local delivery is.
 pub fn share_stack_flows(
     open: &mut OpenCilmarkSkel<'_>,
     shared: &Shared<'_>,
     config: &cm_config,
 ) -> Result<()> {
-    let flows = &mut open.maps.cm_stack_flows;
+    let flows = &mut open.maps.cm_path_flows;
     if config.delivery == cm_delivery::CM_DELIVERY_NONE {
         return flows.set_autocreate(false).context("leave out the flows of the stack");
     }
@@ -123,14 +175,15 @@ pub fn share_policy_maps(
             .with_context(|| format!("size {name}"))?;
         share_map_at(map, &path, sizes.ct.map(flows::buckets), shared)?;
     }
-    share_map(&mut maps.cm_frag4, shared, None)?;
-    share_map(&mut maps.cm_frag6, shared, None)
+    share_map(&mut maps.cm_frags4, shared, None)?;
+    share_map(&mut maps.cm_frags6, shared, None)
 }
 
 /// For whom nobody has a policy.
 pub fn leave_out_policy_maps(open: &mut OpenCilmarkSkel<'_>) -> Result<()> {
     let maps = &mut open.maps;
-    let flows = [&mut maps.cm_flows4, &mut maps.cm_flows6, &mut maps.cm_frag4, &mut maps.cm_frag6];
+    let flows =
+        [&mut maps.cm_flows4, &mut maps.cm_flows6, &mut maps.cm_frags4, &mut maps.cm_frags6];
     for map in flows.into_iter().chain([&mut maps.cm_frag_dropped, &mut maps.cm_quoted]) {
         map.set_autocreate(false).context("leave out a map")?;
     }

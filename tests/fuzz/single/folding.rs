@@ -84,8 +84,8 @@ fn left(lab: &Lab, fixture: &Fixture<'_>) -> Vec<String> {
             known.flow.born = 0;
             lines.push(format!("{:?} {}", known.flow, lifetime(known.expires, now)));
         }
-        lines.extend(lab.dump("cm_frag4", hex));
-        lines.extend(lab.dump("cm_frag6", hex));
+        lines.extend(lab.dump("cm_frags4", hex));
+        lines.extend(lab.dump("cm_frags6", hex));
     }
     lines.sort();
     for subject in &fixture.subjects {
