@@ -1,39 +1,33 @@
 //! `cilmark conntrack list|flush`.
 
+mod choice;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::Result;
+use choice::{Choice, Owner, Owners};
 use clap::Subcommand;
-use log::warn;
 use serde::Serialize;
 
 use super::Context;
 use super::decision::Rules;
 use super::targets::{self, Targets};
-use crate::datapath::conntrack::{Conntrack, Flow, Progress};
+use crate::datapath::conntrack::{Conntrack, Flow};
 use crate::datapath::maps;
-use crate::datapath::registry::{Endpoint, Found, shared};
+use crate::datapath::registry::shared;
 use crate::model::endpoint::{EndpointId, Role, Scope};
+use crate::model::flow::Progress;
 use crate::model::identity::Names;
-use crate::model::policing::Confirmation;
 use crate::model::rule::{Direction, L4};
 use crate::output;
 
 #[derive(Subcommand)]
 pub enum Command {
     /// Show the flows that the policy knows
-    List {
-        /// Only those of this device, or id:N; NICs share theirs, which are those of `host`
-        #[arg(value_name = "DEV")]
-        device: Option<Targets>,
-    },
+    List(choice::Args),
     /// Forget flows; what goes on is taken for new, and the rules are asked again
-    Flush {
-        /// Only those of this device, or id:N; NICs share theirs, which are those of `host`
-        #[arg(value_name = "DEV")]
-        device: Option<Targets>,
-    },
+    Flush(choice::Args),
 }
 
 #[derive(Serialize)]
@@ -67,18 +61,15 @@ struct Place {
 
 pub fn run(context: &Context, command: Command) -> Result<()> {
     match command {
-        Command::List { device } => {
+        Command::List(args) => {
             // Flows in a map that has lost its pin are there, too.
             context.repair();
-            list(context, device)
+            list(context, &args)
         }
-        Command::Flush { device } => {
+        Command::Flush(args) => {
             let _lock = context.lock()?;
             shared::check_all(&context.root)?;
-            let mut count = 0;
-            for place in places(context, device)? {
-                count += place.maps.flush(place.scope)?;
-            }
+            let count = flush(context, &args)?;
             let entries = if count == 1 { "entry" } else { "entries" };
             output::note(&format!("removed {count} {entries}"));
             Ok(())
@@ -86,15 +77,30 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
     }
 }
 
+fn flush(context: &Context, args: &choice::Args) -> Result<usize> {
+    let owners = Owners::read(context)?;
+    let choice = Choice::new(context, args.filter(&context.names()?)?, &owners)?;
+    let mut count = 0;
+    for Place { maps, scope } in places(context, args.device.as_ref())? {
+        let is_in = |flow: &Flow| scope.is_none_or(|scope| flow.scope == scope);
+        let wanted = |flow: &Flow| is_in(flow) && choice.takes(flow, &owners.of(flow, maps.owner));
+        count += match choice.takes_all() {
+            true => maps.flush(scope)?,
+            false => maps.flush_some(wanted)?,
+        };
+    }
+    Ok(count)
+}
+
 /// The maps of an endpoint, or all; those that all share as well, where it may have left flows.
-fn places(context: &Context, device: Option<Targets>) -> Result<Vec<Place>> {
+fn places(context: &Context, device: Option<&Targets>) -> Result<Vec<Place>> {
     let root = &context.root;
     let Some(targets) = device else {
         let all = Conntrack::all(root)?.into_iter();
         return Ok(all.map(|maps| Place { maps, scope: None }).collect());
     };
     let mut places = BTreeSet::new();
-    let endpoints = match &targets {
+    let endpoints = match targets {
         Targets::Host => {
             places.insert((None, Scope::NICS));
             let mut found = context.endpoints()?;
@@ -116,13 +122,15 @@ fn places(context: &Context, device: Option<Targets>) -> Result<Vec<Place>> {
     places.into_iter().filter_map(|place| open(place).transpose()).collect()
 }
 
-fn list(context: &Context, device: Option<Targets>) -> Result<()> {
-    let mut lister = Lister::new(context)?;
+fn list(context: &Context, args: &choice::Args) -> Result<()> {
+    let (owners, mut lister) = (Owners::read(context)?, Lister::new(context)?);
+    let choice = Choice::new(context, args.filter(&lister.names)?, &owners)?;
     let mut lines = Vec::new();
-    for Place { maps, scope } in places(context, device)? {
+    for Place { maps, scope } in places(context, args.device.as_ref())? {
         for flow in maps.flows()? {
-            if scope.is_none_or(|scope| flow.scope == scope) {
-                lines.push(lister.line(&flow, maps.owner));
+            let whose = owners.of(&flow, maps.owner);
+            if scope.is_none_or(|scope| flow.scope == scope) && choice.takes(&flow, &whose) {
+                lines.push(lister.line(&flow, &whose, maps.owner.is_none()));
             }
         }
     }
@@ -141,49 +149,26 @@ struct Lister<'a> {
     context: &'a Context,
     names: Names,
     generation: u32,
-    owners: Vec<Owner>,
     rules: Rules,
-}
-
-/// An endpoint, as far as its flows show it.
-struct Owner {
-    id: EndpointId,
-    scope: Scope,
-    device: String,
-    /// From what nobody has confirmed.
-    fell_back: bool,
 }
 
 impl<'a> Lister<'a> {
     fn new(context: &'a Context) -> Result<Lister<'a>> {
-        let owner = |endpoint: Endpoint| Owner {
-            id: endpoint.id,
-            scope: endpoint.config.scope(),
-            fell_back: matches!(endpoint.confirmation(), Ok(Confirmation::Over(_))),
-            device: endpoint.device,
-        };
-        let Found { endpoints, errors, .. } = Found::all(&context.root)?;
-        errors.iter().for_each(|error| warn!("{error:#}"));
-        let known = endpoints.into_iter().filter(|endpoint| endpoint.role().is_some());
         Ok(Lister {
             context,
             names: context.names()?,
             generation: maps::generation(&context.root)?.unwrap_or_default(),
-            owners: known.map(owner).collect(),
             rules: Rules::default(),
         })
     }
 
-    /// A flow in the maps of an endpoint, or in those that all share.
-    fn line(&mut self, flow: &Flow, maps_of: Option<EndpointId>) -> Line {
-        let is_whose =
-            |owner: &&Owner| owner.scope == flow.scope && maps_of.is_none_or(|id| owner.id == id);
-        let whose: Vec<&Owner> = self.owners.iter().filter(is_whose).collect();
+    /// A flow, of these owners, in the maps that all share or not.
+    fn line(&mut self, flow: &Flow, whose: &[&Owner], is_in_shared: bool) -> Line {
         // A NIC with maps of its own has no neighbours there.
-        let is_shared = flow.scope == Scope::NICS && maps_of.is_none();
+        let is_shared = flow.scope == Scope::NICS && is_in_shared;
         // Of NICs that share it one has asked, which may have fallen back or not; who is gone has not.
         let asked = |fell_back| !flow.is_stale(self.generation, fell_back);
-        let fresh = match whose.as_slice() {
+        let fresh = match whose {
             [] => asked(false),
             owners => owners.iter().any(|owner| asked(owner.fell_back)),
         };

@@ -11,7 +11,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use libbpf_rs::{MapCore, MapHandle};
 use plain::Plain;
-use serde::Serialize;
 
 pub use adopt::{Existing, Originator};
 use edit::Editor;
@@ -25,7 +24,9 @@ use super::flow_table::FlowTable;
 use super::pin::Root;
 use super::sys;
 use crate::model::endpoint::{EndpointId, Scope};
+use crate::model::flow::Progress;
 use crate::model::frame::{ICMP, ICMP6};
+use crate::model::identity::Identity;
 use crate::model::rule::Direction;
 
 const ESTABLISHED: u8 = cm_ct_state::CM_CT_ESTABLISHED.0 as u8;
@@ -74,22 +75,6 @@ fn now() -> Result<u32> {
     Ok((jiffies >> cm_flow_size::CM_FLOW_TICK_SHIFT.0) as u32)
 }
 
-/// How far a flow has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Progress {
-    /// TCP: no more than a SYN was seen.
-    Syn,
-    /// Both ends may send; protocols other than TCP are so from the start.
-    Established,
-    /// TCP: one end has sent FIN.
-    HalfClosed,
-    /// TCP: both have, or the endpoint itself has sent RST.
-    Closing,
-    /// TCP: the other end has sent RST, or somebody in its name.
-    Reset,
-}
-
 /// An entry of conntrack.
 #[derive(Debug, Clone)]
 pub struct Flow {
@@ -109,6 +94,8 @@ pub struct Flow {
     pub direction: Direction,
     /// How far it has come.
     pub progress: Progress,
+    /// Who has begun it, as its mark or flow label said.
+    pub claimed: Option<Identity>,
     /// What decided, `enum cm_rule_number`.
     pub rule: u32,
     /// What the policy said when it was asked last.
@@ -280,7 +267,7 @@ impl Conntrack {
     pub fn flows(&self) -> Result<Vec<Flow>> {
         let rate = sys::jiffies_per_second();
         let mut flows = Vec::new();
-        self.for_each(|parts, entry, left, _| flows.push(flow(parts, entry, left, rate)))?;
+        self.for_each(|parts, entry, left, _| flows.push(flow(&parts, entry, left, rate)))?;
         flows.sort_by_key(|flow| {
             (flow.scope, flow.local, flow.remote, flow.protocol, flow.local_port, flow.remote_port)
         });
@@ -289,9 +276,19 @@ impl Conntrack {
 
     /// Forgets all flows, or those of one scope, and tells how many.
     pub fn flush(&self, scope: Option<Scope>) -> Result<usize> {
+        self.delete(|parts, _, _| scope.is_none_or(|scope| parts.scope == scope))
+    }
+
+    /// Forgets the flows that are wanted, and tells how many.
+    pub fn flush_some(&self, wanted: impl Fn(&Flow) -> bool) -> Result<usize> {
+        let rate = sys::jiffies_per_second();
+        self.delete(|parts, entry, left| wanted(&flow(parts, entry, left, rate)))
+    }
+
+    fn delete(&self, wanted: impl Fn(&Parts, &cm_flow, u32) -> bool) -> Result<usize> {
         let mut edits = Vec::new();
-        self.for_each(|parts, _, _, _| {
-            if scope.is_none_or(|scope| parts.scope == scope) {
+        self.for_each(|parts, entry, left, _| {
+            if wanted(&parts, entry, left) {
                 edits.extend(parts.edit(cm_flow_edit_kind::CM_FLOW_EDIT_DELETE));
             }
         })?;
@@ -445,8 +442,8 @@ fn ports(key: &Parts) -> (u16, u16) {
 }
 
 /// `left` in ticks, of which `rate` jiffies are a second.
-fn flow(key: Parts, entry: &cm_flow, left: u32, rate: u32) -> Flow {
-    let (local_port, remote_port) = ports(&key);
+fn flow(key: &Parts, entry: &cm_flow, left: u32, rate: u32) -> Flow {
+    let (local_port, remote_port) = ports(key);
     let jiffies = f64::from(left) * f64::from(1 << cm_flow_size::CM_FLOW_TICK_SHIFT.0);
     Flow {
         scope: key.scope,
@@ -457,6 +454,7 @@ fn flow(key: Parts, entry: &cm_flow, left: u32, rate: u32) -> Flow {
         remote_port,
         direction: direction(entry),
         progress: progress(entry.state),
+        claimed: Some(Identity(entry.claimed_identity)).filter(|it| *it != Identity::UNKNOWN),
         rule: entry.rule,
         allowed: is_allowed(entry),
         epoch: (entry.verdict >> 32) as u32,
@@ -501,7 +499,7 @@ mod tests {
         let of_epoch = |epoch: u64| {
             let key = cm_ct4_key::default();
             let entry = cm_flow { verdict: epoch << 32 | 1 << 16, ..Default::default() };
-            flow(parts_of_v4(&key), &entry, 1, 250)
+            flow(&parts_of_v4(&key), &entry, 1, 250)
         };
         let asked = of_epoch(5 << 2 | 1);
         let stale =

@@ -97,13 +97,13 @@ fn forget(root: &Root, scope: Scope) -> Result<()> {
         flows.flush(Some(scope))?;
     }
     if let Some(map) = TypedMap::<cm_frag4_key, cm_frag_ports>::open(root, "cm_frags4")? {
-        map.delete_all(|key| Scope::of_key(key.scope, key.scope_high) == scope)?;
+        map.delete_all(|key, _| Scope::of_key(key.scope, key.scope_high) == scope)?;
     }
     if let Some(map) = TypedMap::<cm_frag6_key, cm_frag_ports>::open(root, "cm_frags6")? {
-        map.delete_all(|key| Scope::of_key(key.scope, key.scope_high) == scope)?;
+        map.delete_all(|key, _| Scope::of_key(key.scope, key.scope_high) == scope)?;
     }
     if let Some(map) = TypedMap::<cm_stack_flow, u32_key>::open(root, "cm_path_flows")? {
-        map.delete_all(|key| Scope::of_key(key.scope, key.scope_high) == scope)?;
+        map.delete_all(|key, _| Scope::of_key(key.scope, key.scope_high) == scope)?;
     }
     Ok(())
 }

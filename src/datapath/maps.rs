@@ -94,10 +94,10 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
     }
 
     /// Deletes what is wanted, and tells how much that was.
-    pub(super) fn delete_all(&self, wanted: impl Fn(&K) -> bool) -> Result<usize> {
+    pub(super) fn delete_all(&self, wanted: impl Fn(&K, &V) -> bool) -> Result<usize> {
         let mut count = 0;
-        for (key, _) in self.entries()? {
-            count += usize::from(wanted(&key) && self.delete(&key)?);
+        for (key, value) in self.entries()? {
+            count += usize::from(wanted(&key, &value) && self.delete(&key)?);
         }
         Ok(count)
     }

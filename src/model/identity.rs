@@ -50,6 +50,11 @@ impl Identity {
         number.ok().or_else(|| reserved().map(|(number, _)| *number)).map(Identity)
     }
 
+    /// Whether a sender's address tells more than its mark: Cilium's `identity_is_reserved`.
+    pub fn is_reserved(self) -> bool {
+        [0, 1, 2, 6, 7, 9, 10].contains(&self.0)
+    }
+
     fn reserved_name(self) -> Option<&'static str> {
         RESERVED.iter().find(|(number, _)| *number == self.0).map(|(_, name)| *name)
     }

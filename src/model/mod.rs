@@ -2,6 +2,7 @@
 
 pub mod drop_reason;
 pub mod endpoint;
+pub mod flow;
 pub mod frame;
 pub mod identity;
 pub mod interval;

@@ -1,5 +1,6 @@
 //! Address prefixes, and files that give them identities.
 
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
@@ -62,9 +63,52 @@ pub fn parse_ipcache(text: &str, names: &Names) -> Result<Vec<(IpNet, Identity)>
     Ok(entries)
 }
 
+/// What prefixes stand for, of which the longest counts.
+#[derive(Debug)]
+pub struct PrefixTable<T> {
+    values: HashMap<IpNet, T>,
+    /// That there are, of either family.
+    lengths: BTreeSet<u8>,
+}
+
+impl<T> FromIterator<(IpNet, T)> for PrefixTable<T> {
+    fn from_iter<I: IntoIterator<Item = (IpNet, T)>>(entries: I) -> PrefixTable<T> {
+        let values: HashMap<IpNet, T> = entries.into_iter().collect();
+        PrefixTable { lengths: values.keys().map(IpNet::prefix_len).collect(), values }
+    }
+}
+
+impl<T> PrefixTable<T> {
+    /// The value of the longest prefix that has an address.
+    pub fn get(&self, address: IpAddr) -> Option<&T> {
+        self.lengths.iter().rev().find_map(|length| {
+            // A length of the other family is none of this one.
+            let prefix = IpNet::new(address, *length).ok()?;
+            self.values.get(&prefix.trunc())
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_prefix_counts_in_either_family() {
+        let entries = ["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "fd00::/64"];
+        let table: PrefixTable<&str> =
+            entries.into_iter().map(|text| (parse_prefix(text).unwrap(), text)).collect();
+        for (address, wanted) in [
+            ("10.1.2.3", Some("10.1.2.3")),
+            ("10.1.2.4", Some("10.1.0.0/16")),
+            ("10.2.0.1", Some("10.0.0.0/8")),
+            ("192.0.2.1", Some("0.0.0.0/0")),
+            ("fd00::1", Some("fd00::/64")),
+            ("fd01::1", None),
+        ] {
+            assert_eq!(table.get(address.parse().unwrap()).copied(), wanted, "{address}");
+        }
+    }
 
     #[test]
     fn hosts_and_prefixes_of_both_families_are_read_and_written() {

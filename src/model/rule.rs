@@ -15,6 +15,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, bail, ensure};
+use clap::ValueEnum;
 pub use l4::L4;
 use serde::Serialize;
 
@@ -31,7 +32,7 @@ pub enum Action {
 }
 
 /// The direction of a flow's first packet, as the endpoint sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// To the endpoint.

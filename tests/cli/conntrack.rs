@@ -124,3 +124,80 @@ fn maps_of_its_own_go_when_an_endpoint_shares_again() {
     world.cilmark_ok("attach red --id 300 --policy audit");
     assert_eq!(own(), 0);
 }
+
+/// A workload with five flows: three of its own, one of a neighbour's and one of the host's.
+fn busy() -> Option<World> {
+    let world = World::new()?;
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    world.cilmark_ok("attach red --id 300 --ip 10.1.0.10 fd00:1::10 --policy audit");
+    world.cilmark_ok("attach blue --id 301 --ip 10.2.0.10");
+    world.cilmark_ok("ipcache set 198.51.100.0/24 400");
+    world.cilmark_ok("identity set 400 db");
+    knock(&world, "red", "10.1.0.1");
+    knock(&world, "red", "[fd00:1::1]");
+    let tell = |from: &str, to: &str| {
+        world.sh(&format!("echo hello | {from} socat -u - UDP:{to}"));
+    };
+    tell("ip netns exec red", "198.51.100.7:53,bind=:4000");
+    tell("ip netns exec blue", "10.1.0.10:80,bind=:4000");
+    tell("", "10.1.0.10:53,bind=:4000");
+    Some(world)
+}
+
+#[test]
+fn flows_are_chosen_by_identity_address_port_state_and_direction() {
+    let Some(world) = busy() else { return };
+    let chosen = |options: &str| -> Vec<String> {
+        let list = flows(&world, options);
+        let text = |flow: &Value| {
+            let word = |field: &str| flow[field].as_str().unwrap().to_owned();
+            format!("{} {}", word("protocol"), word("remote"))
+        };
+        list.iter().map(text).collect()
+    };
+    let (by_host, by_host6) = ("tcp 10.1.0.1", "tcp fd00:1::1");
+    let (to_db, of_blue, of_host) = ("udp 198.51.100.7", "udp 10.2.0.10", "udp 10.1.0.1");
+    assert_eq!(chosen(""), [by_host, of_host, of_blue, to_db, by_host6]);
+    for (options, wanted) in [
+        ("--identity 400", &[to_db][..]),
+        ("--identity db", &[to_db]),
+        ("--identity 301", &[of_blue]),
+        ("--identity host", &[by_host, of_host, by_host6]),
+        ("--identity 300", &[by_host, of_host, of_blue, to_db, by_host6]),
+        ("--identity world", &[]),
+        ("--address 198.51.100.7", &[to_db]),
+        ("--address 10.0.0.0/14", &[by_host, of_host, of_blue, to_db]),
+        ("--address fd00::/16", &[by_host6]),
+        ("--port 53", &[of_host, to_db]),
+        ("--port tcp/53", &[]),
+        ("--port udp/50-60", &[of_host, to_db]),
+        ("--port 1000", &[by_host, by_host6]),
+        ("--state closing", &[by_host, by_host6]),
+        ("--state established", &[of_host, of_blue, to_db]),
+        ("--direction ingress", &[of_host, of_blue]),
+        ("--direction egress --port 53", &[to_db]),
+        ("red --direction egress --state closing --address 10.1.0.1", &[by_host]),
+        ("blue --port 53", &[]),
+    ] {
+        assert_eq!(chosen(options), wanted, "{options}");
+    }
+    world.cilmark("conntrack list --identity nobody").fails(1, &["`nobody`", "identity list"]);
+}
+
+#[test]
+fn flows_that_are_chosen_are_forgotten_and_no_others() {
+    let Some(world) = busy() else { return };
+    for (options, count) in [
+        ("--identity db --port 54", "0 entries"),
+        ("--identity db", "1 entry"),
+        ("--direction egress", "2 entries"),
+        ("red --port 80", "1 entry"),
+        ("host --port 53", "0 entries"),
+    ] {
+        let run = world.cilmark(&format!("conntrack flush {options}"));
+        assert_eq!(run.stderr, format!("removed {count}\n"), "{options}");
+    }
+    let [left] = &flows(&world, "")[..] else { panic!("not one is left") };
+    assert_eq!((&left["remote"], &left["local_port"]), (&json!("10.1.0.1"), &json!(53)));
+}
