@@ -1,8 +1,12 @@
 //! What tests are made of.
 
+pub mod bpf;
 pub mod code;
+pub mod flood;
+pub mod flow;
 pub mod lab;
 pub mod machine;
+pub mod many;
 pub mod packet;
 pub mod process;
 pub mod program;

@@ -1,14 +1,13 @@
 //! Another tool's program on the hooks that cilmark uses. It sees what the program before it did to
 //! the mark, and whether it was reached at all.
 
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::process::Command;
 use std::sync::LazyLock;
 
 use cilmark::datapath::sys::{self, Hook};
 use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, TC_EGRESS, TC_INGRESS, TcHookBuilder};
+
+use super::bpf;
 
 const FILTER_HANDLE: u32 = 1;
 const LAST_PRIORITY: u32 = 0xffff;
@@ -81,25 +80,7 @@ fn ifindex(device: &str) -> u32 {
 }
 
 fn load() -> Object {
-    static OBJECT: LazyLock<Vec<u8>> = LazyLock::new(compile);
+    static OBJECT: LazyLock<Vec<u8>> = LazyLock::new(|| bpf::compile("stranger"));
     let open = ObjectBuilder::default().open_memory(&OBJECT).expect("open the stranger");
     open.load().expect("load the stranger")
-}
-
-fn compile() -> Vec<u8> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let object = std::env::temp_dir().join(format!("stranger-{}.bpf.o", std::process::id()));
-    let compiler = std::env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
-    let status = Command::new(&compiler)
-        .args(["-target", "bpf", "-O2", "-g", "-Wall", "-Werror", "-c", "-o"])
-        .arg(&object)
-        .arg("-I")
-        .arg(source.join("vmlinux"))
-        .arg(source.join("tests/common/stranger.bpf.c"))
-        .status()
-        .unwrap_or_else(|error| panic!("{compiler}: {error}"));
-    assert!(status.success(), "{compiler} could not compile the stranger");
-    let bytes = fs::read(&object).expect("read the stranger");
-    fs::remove_file(object).expect("remove the stranger's file");
-    bytes
 }
