@@ -55,17 +55,23 @@ pub enum Step {
     Answer,
     /// Of a flow that is under way.
     Next(By),
+    /// The end of a TCP stream.
+    Fin(By),
 }
 
 /// The packets behind which a flow is answered, whoever has begun it.
 pub const OPENING: [Step; 3] = [Step::First, Step::Answer, Step::Next(By::Originator)];
+
+/// The packets behind which a TCP connection is over.
+pub const CLOSING: [Step; 3] =
+    [Step::Fin(By::Originator), Step::Fin(By::Other), Step::Next(By::Originator)];
 
 impl Step {
     fn by(self) -> By {
         match self {
             Step::First => By::Originator,
             Step::Answer => By::Other,
-            Step::Next(by) => by,
+            Step::Next(by) | Step::Fin(by) => by,
         }
     }
 
@@ -74,6 +80,7 @@ impl Step {
             Step::First => "S",
             Step::Answer => "SA",
             Step::Next(_) => "A",
+            Step::Fin(_) => "FA",
         }
     }
 }

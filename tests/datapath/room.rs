@@ -1,11 +1,23 @@
 //! Room in conntrack: who gets it when there is none, and who gives it.
 
-use crate::common::Lab;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde_json::Value;
+
+use super::policing::*;
+use super::*;
 use crate::common::flood::Scene;
+use crate::common::flow::{CLOSING, Flow, Kind, OPENING, RULES};
+use crate::common::machine::repetitions;
+use crate::common::program::Endpoint;
+use crate::common::random::Random;
+use crate::common::{Lab, World};
 
 /// Of a flood's table, for each family. Seven in a hundred flows that it has room for are to stay.
 const ENTRIES: u32 = 4096;
 const OF_EACH: u16 = 16;
+/// Some twenty times what there is room for. The benchmark's soak has ten times as many at the default size.
+const PACKETS: u64 = 200_000;
 
 #[test]
 fn while_there_is_room_every_flow_goes_on() {
@@ -14,4 +26,122 @@ fn while_there_is_room_every_flow_goes_on() {
     scene.first_packets(1).ends_none().refuses_nobody();
     scene.handshakes(1).ends_none().refuses_nobody();
     assert_eq!(scene.listed(&lab.world.cilmark_json("conntrack list")), scene.flows());
+}
+
+#[test]
+fn a_flood_of_first_packets_ends_no_answered_flow() {
+    let Some(lab) = Lab::new() else { return };
+    let scene = Scene::new(&lab, Some(ENTRIES), OF_EACH);
+    scene.first_packets(repetitions(PACKETS) as usize).ends_none().refuses_nobody();
+    assert_eq!(scene.listed(&lab.world.cilmark_json("conntrack list")), scene.flows());
+}
+
+#[test]
+fn a_workload_that_answers_itself_ends_no_flow_of_another() {
+    let Some(lab) = Lab::new() else { return };
+    let scene = Scene::new(&lab, Some(ENTRIES), OF_EACH);
+    scene.handshakes(repetitions(PACKETS) as usize).ends_none();
+}
+
+/// Connections that come and go while as many are up as conntrack was given entries.
+struct Turnover<'a> {
+    workload: &'a Endpoint<'a>,
+    local: IpAddr,
+    /// Those that are up.
+    up: Vec<Flow>,
+    begun: u32,
+    /// Those that were begun and whose handshake did not get through.
+    lost: u32,
+}
+
+impl Turnover<'_> {
+    /// Begins so many at once.
+    fn begin(&mut self, count: usize) {
+        let flow = |number: u32| Flow {
+            kind: Kind::Tcp,
+            begun_here: number.is_multiple_of(2),
+            local: self.local,
+            remote: remote(self.local, number),
+            port: 20_000,
+        };
+        let mut new: Vec<Flow> = (self.begun..).take(count).map(flow).collect();
+        self.begun += count as u32;
+        for step in OPENING {
+            new.retain(|flow| self.workload.lets_pass(flow, step));
+        }
+        self.lost += (count - new.len()) as u32;
+        self.up.extend(new);
+    }
+
+    /// Closes so many, any of them.
+    fn close(&mut self, count: usize, random: &mut Random) {
+        for _ in 0..count {
+            let flow = self.up.swap_remove(random.below(self.up.len()));
+            for step in CLOSING {
+                self.workload.lets_pass(&flow, step);
+            }
+        }
+    }
+}
+
+fn remote(local: IpAddr, number: u32) -> IpAddr {
+    let [a, b, c, d] = number.to_be_bytes();
+    match local {
+        IpAddr::V4(_) => Ipv4Addr::new(100 + a, b, c, d).into(),
+        IpAddr::V6(_) => {
+            let [high, low] = [(number >> 16) as u16, number as u16];
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, high, low).into()
+        }
+    }
+}
+
+/// How often what has this number was counted, in both directions.
+fn counted(world: &World, reason: u64) -> u64 {
+    let lines = world.cilmark_json("metrics");
+    let lines = lines.as_array().expect("a list").iter();
+    let of_reason = lines.filter(|line| line["reason"] == reason);
+    of_reason.filter_map(|line: &Value| line["packets"].as_u64()).sum()
+}
+
+#[test]
+fn where_as_many_flows_are_up_as_there_are_entries_new_ones_find_room_and_answered_ones_stay() {
+    const ENTRIES: usize = 1024;
+    const TURNOVERS: u64 = 8;
+    const AT_ONCE: usize = 32;
+    /// `CM_FLOW_FAILED`; `CM_FLOW_DISPLACED` and the classes of flows that are answered.
+    const FAILED: u64 = 67;
+    const DISPLACED_ANSWERED: u64 = 73;
+    const DISPLACED_FAILSAFE: u64 = 74;
+    let Some(lab) = Lab::new() else { return };
+    let setup = lab.container(ID).policy(enforcing()).conntrack_entries(ENTRIES as u32);
+    let workload = setup.untraced().load();
+    lab.rules(&workload, &RULES);
+    let mut random = Random(15);
+    for local in [IpAddr::from(OWN4), IpAddr::from(OWN6)] {
+        let failed_before = counted(&lab.world, FAILED);
+        let mut turnover =
+            Turnover { workload: &workload, local, up: Vec::new(), begun: 0, lost: 0 };
+        for _ in 0..ENTRIES / AT_ONCE {
+            turnover.begin(AT_ONCE);
+        }
+        for _ in 0..repetitions(TURNOVERS * (ENTRIES / AT_ONCE) as u64) {
+            // Those that were lost are missing.
+            let too_many = (turnover.up.len() + AT_ONCE).saturating_sub(ENTRIES);
+            turnover.close(too_many, &mut random);
+            turnover.begin(AT_ONCE);
+        }
+        let Turnover { up, begun, lost, .. } = turnover;
+        let gone = up.iter().filter(|flow| !workload.lets_go_on(flow)).count();
+        let failed = counted(&lab.world, FAILED) - failed_before;
+        let what = format!(
+            "of {begun} connections over {local} {lost} were lost and {failed} found no room; \
+             of {} that were up {gone} were gone",
+            up.len()
+        );
+        assert_eq!(gone, 0, "{what}");
+        assert!(lost <= begun / 1000 && failed <= u64::from(begun / 1000), "{what}");
+    }
+    for reason in [DISPLACED_ANSWERED, DISPLACED_FAILSAFE] {
+        assert_eq!(counted(&lab.world, reason), 0, "reason {reason}");
+    }
 }
