@@ -4,6 +4,10 @@
 //! section; `--json FILE` writes the figures down. `make bench` runs them all.
 
 mod attach;
+/// The floods of the soak are those of the tests.
+#[path = "../tests/common/mod.rs"]
+#[allow(dead_code)]
+mod common;
 mod control;
 mod endpoints;
 mod figures;
@@ -45,7 +49,7 @@ enum Section {
     Control,
     /// Beside what a user would pick instead, on real packets
     Peers,
-    /// Short connections while programs and rules are replaced
+    /// Short connections while programs and rules are replaced, and floods
     Soak,
 }
 

@@ -4,7 +4,10 @@
 //! Each connection has a handshake, a byte each way and an orderly end, and makes two entries of
 //! conntrack, one of each workload. The maps hold less than a second's connections, so that they are
 //! full nearly all the time.
+//!
+//! After that come floods, of single packets that programs are run on.
 
+mod flood;
 mod generator;
 
 use std::fs;
@@ -56,9 +59,11 @@ pub fn measure(seconds: u64) -> Result<Vec<Figure>> {
         anyhow::Ok((samples?, joined(replacer)?))
     })?;
     let counted = Counters::read(&root)?.since(&before);
-    let figures = figures(&samples, &progress, replaced, &counted);
+    let mut figures = figures(&samples, &progress, replaced, &counted);
+    figures.extend(flood::measure()?);
     figures::print(&figures)?;
     judge(&progress, &counted)?;
+    flood::judge(&figures)?;
     Ok(figures)
 }
 

@@ -113,6 +113,12 @@ class Targets(unittest.TestCase):
         self.assertIn(["soak, connections lost", "at most 0", "1", "no"], rows)
         self.assertIn(["soak, connections", "at least 10000 a second", "10100", "yes"], rows)
 
+    def test_each_flood_has_a_target_of_its_own(self):
+        ended = [figure("flood, answered flows ended", of, median=n) for of, n in [("first packets", 0), ("handshakes", 3)]]
+        rows = bench_targets.rows({"soak": ended})
+        self.assertIn(["flood of first packets, answered flows ended", "at most 0", "0", "yes"], rows)
+        self.assertIn(["flood of handshakes, answered flows ended", "at most 0", "3", "no"], rows)
+
 
 if __name__ == "__main__":
     unittest.main()

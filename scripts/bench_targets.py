@@ -105,6 +105,11 @@ def soak(figures):
     yield "soak, connections", "at least", 10_000, most(figures, "rate"), "a second"
     yield "soak, connections lost", "at most", 0, most(figures, "lost"), ""
     yield "soak, packets dropped", "at most", 0, most(figures, "dropped"), ""
+    for of in ("first packets", "handshakes"):
+        ended = most(figures, "flood, answered flows ended", of)
+        yield f"flood of {of}, answered flows ended", "at most", 0, ended, ""
+    refused = most(figures, "flood, failsafe connections refused", "first packets")
+    yield "flood of first packets, failsafe connections refused", "at most", 0, refused, ""
 
 
 def rows(run):
