@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help deps build static demo test fuzz test-vm test-static test-provision vagrant-validate lint bench clean
+.PHONY: help deps build static demo test fuzz test-vm test-static test-provision vagrant-validate lint litmus bench clean
 # cargo is parallel already, and the order of prerequisites is the order of work.
 .NOTPARALLEL:
 
@@ -71,6 +71,9 @@ lint: ## check formatting, warnings, each C header alone, scripts, licences and 
 	scripts/check-headers
 	cargo clippy --all-targets --locked -- -D warnings
 	scripts/deny
+
+litmus: ## check the order in which CPUs see a flow's reads and writes, by the kernel's memory model: wants herd7
+	scripts/litmus
 
 bench: ## measure everything, and draw docs/performance.md from it: SECTIONS="packet soak" takes some
 	@scripts/deps build bench
