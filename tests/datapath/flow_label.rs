@@ -14,12 +14,16 @@ fn writer(lab: &Lab, identity: u32) -> Endpoint<'_> {
     lab.container(identity).address(OWN4).address(OWN6).features(features).load()
 }
 
-/// A NIC that stamps what it receives, and trusts labels from fd00:2::/32.
+/// A NIC that stamps what it receives, and trusts labels from the peer's network.
 fn reader(lab: &Lab) -> Endpoint<'_> {
-    let prefix = "fd00:2::/32".parse().expect("a prefix");
+    reader_of(lab, 1, "fd00:2::/32")
+}
+
+fn reader_of<'a>(lab: &'a Lab, identity: u32, trusted: &str) -> Endpoint<'a> {
+    let prefix = trusted.parse().expect("a prefix");
     let features =
         Features { trust_flow_label: Some(prefix), stamp_remote: true, ..Features::default() };
-    lab.netdev(1).features(features).load()
+    lab.netdev(identity).features(features).load()
 }
 
 fn from_peer(label: u32) -> Frame {
@@ -93,10 +97,7 @@ fn a_label_of_nobody_or_of_the_host_leaves_it_to_the_ipcache() {
 #[test]
 fn a_label_of_the_nics_own_identity_leaves_it_to_the_ipcache() {
     let Some(lab) = Lab::new() else { return };
-    let prefix = "fd00:2::/32".parse().expect("a prefix");
-    let features =
-        Features { trust_flow_label: Some(prefix), stamp_remote: true, ..Features::default() };
-    let reader = lab.netdev(WIDE_ID).features(features).load();
+    let reader = reader_of(&lab, WIDE_ID, "fd00:2::/32");
     reader.from_netdev(from_peer(ID)).passes_with_mark(ID_MARK);
     reader.from_netdev(from_peer(WIDE_ID)).passes_with_mark(0x0002_0f00).comes_from(2);
     lab.ipcache("fd00:2::/32", 300);
@@ -128,10 +129,7 @@ fn without_a_trusted_prefix_no_label_means_anything() {
 fn every_length_of_trusted_prefix_is_exact() {
     let Some(lab) = Lab::new() else { return };
     for length in [0, 1, 31, 32, 33, 63, 64, 65, 127, 128] {
-        let prefix = format!("{PEER6}/{length}").parse().expect("a prefix");
-        let features =
-            Features { trust_flow_label: Some(prefix), stamp_remote: true, ..Features::default() };
-        let nic = lab.netdev(1).features(features).load();
+        let nic = reader_of(&lab, 1, &format!("{PEER6}/{length}"));
         nic.from_netdev(from_peer(ID)).passes_with_mark(ID_MARK);
         if length > 0 {
             let outside = Ipv6Addr::from_bits(PEER6.to_bits() ^ 1 << (128 - length));
@@ -144,10 +142,7 @@ fn every_length_of_trusted_prefix_is_exact() {
 #[test]
 fn what_one_host_writes_another_reads() {
     let Some(lab) = Lab::new() else { return };
-    let prefix = "fd00:1::/32".parse().expect("a prefix");
-    let features =
-        Features { trust_flow_label: Some(prefix), stamp_remote: true, ..Features::default() };
-    let reader = lab.netdev(1).features(features).load();
+    let reader = reader_of(&lab, 1, "fd00:1::/32");
     let sent = writer(&lab, WIDE_ID).from_container(Frame::ipv6(OWN6, PEER6).tcp(1, 2));
     reader.from_netdev(sent.bytes).passes_with_mark(WIDE_MARK);
 }
