@@ -15,31 +15,40 @@ use crate::common::talk::{Connection, HOST, listen};
 
 const SIZE: u32 = 200_000;
 
-/// Lets a device send such packets, of one family or of both; whether the kernel can.
+/// Lets a device send such packets, of one family or of both; whether the kernel can. One that knows no such
+/// attribute takes it in silence, so that the device is asked afterwards.
 fn allow_large(
     world: &World,
     namespace: &str,
     device: &str,
     attributes: [LinkAttribute; 2],
 ) -> bool {
-    let ask = || {
+    world.inside(namespace, || {
         let mut link = LinkMessage::default();
         link.header.index = nix::net::if_::if_nametoindex(device).expect("the device");
-        link.attributes.extend(attributes);
-        let message = RouteNetlinkMessage::SetLink(link);
-        let mut message = NetlinkMessage::from(message);
-        message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        let socket = Socket::new(NETLINK_ROUTE).expect("a netlink socket");
-        socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).expect("ask");
-        let (answer, _) = socket.recv_from_full().expect("an answer");
-        let answer =
-            NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).expect("an answer");
-        matches!(answer.payload, NetlinkPayload::Error(error) if error.code.is_none())
-    };
-    world.inside(namespace, ask)
+        let get = RouteNetlinkMessage::GetLink(link.clone());
+        link.attributes.extend(attributes.clone());
+        let set = RouteNetlinkMessage::SetLink(link);
+        let NetlinkPayload::Error(error) = exchange(set, NLM_F_ACK) else { return false };
+        let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = exchange(get, 0)
+        else {
+            return false;
+        };
+        error.code.is_none() && attributes.iter().all(|it| link.attributes.contains(it))
+    })
+}
+
+/// The kernel's answer.
+fn exchange(message: RouteNetlinkMessage, flags: u16) -> NetlinkPayload<RouteNetlinkMessage> {
+    let mut message = NetlinkMessage::from(message);
+    message.header.flags = NLM_F_REQUEST | flags;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    let socket = Socket::new(NETLINK_ROUTE).expect("a netlink socket");
+    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).expect("ask");
+    let (answer, _) = socket.recv_from_full().expect("an answer");
+    NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).expect("an answer").payload
 }
 
 /// Transfers between `red` and the host, in both directions, with packets that are larger than they can
