@@ -32,7 +32,7 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
     check_room()?;
     let Some(_lock) = root.lock()? else {
         ensure!(args.all, "nothing is attached: {} is not there", root.path().display());
-        output::note("nothing is attached");
+        output::note(root.blindness()?.as_deref().unwrap_or("nothing is attached"));
         return Ok(());
     };
     // To detach everything is a cure.

@@ -76,6 +76,11 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
         },
         None => found.endpoints.iter().for_each(add),
     }
+    if lines.is_empty()
+        && let Some(blindness) = context.root.blindness()?
+    {
+        output::note(&blindness);
+    }
     print(context, lines, &names)?;
     all_of(errors)
 }

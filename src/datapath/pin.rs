@@ -125,6 +125,17 @@ impl Root {
         check_owner(&directory)
     }
 
+    /// Why an empty answer may be wrong: without a BPF file system here, pins that are elsewhere can't be seen.
+    pub fn blindness(&self) -> Result<Option<String>> {
+        let path = self.path.display();
+        Ok((!self.on_bpffs()?).then(|| {
+            format!(
+                "{path} is not on a BPF file system: what is attached can't be seen from here (`ip netns exec` \
+                 hides it; --netns does not)"
+            )
+        }))
+    }
+
     /// Whether the nearest directory that exists is on bpffs.
     fn on_bpffs(&self) -> Result<bool> {
         let existing = self.path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));

@@ -23,6 +23,21 @@ fn without_bpffs_every_command_that_writes_says_so_and_changes_nothing() {
 }
 
 #[test]
+fn without_bpffs_an_empty_answer_says_that_it_may_be_wrong() {
+    const WORDS: &str = "what is attached can't be seen from here";
+    let Some(world) = World::without_bpffs() else { return };
+    for arguments in ["status", "status --json", "detach --all"] {
+        let run = world.cilmark(arguments);
+        assert!(run.status == Some(0) && run.stderr.contains(WORDS), "{run:?}");
+    }
+    world.sh("mount -t bpf bpf /sys/fs/bpf");
+    for arguments in ["status", "detach --all"] {
+        let run = world.cilmark(arguments);
+        assert!(run.status == Some(0) && !run.stderr.contains(WORDS), "{run:?}");
+    }
+}
+
+#[test]
 fn mount_bpffs_mounts_it_and_is_content_if_it_is_mounted() {
     let Some(world) = World::without_bpffs() else { return };
     world.veth("red");
