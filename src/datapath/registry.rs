@@ -255,7 +255,7 @@ impl Endpoint {
         let Endpoint { id, device, .. } = self;
         ensure!(
             !self.is_gone,
-            "endpoint {id} ({device}) is stale: its device is gone, and one that has its name now is \
+            "endpoint {id} ({device}) is stale: its device is gone, and one that gets its name again is \
              another one; `cilmark attach {device}` gives that an endpoint, and `cilmark detach id:{id}` \
              removes what is left of this"
         );

@@ -53,7 +53,7 @@ fn an_endpoint_whose_device_is_gone_is_refused_also_when_there_is_another_of_its
         world.sh("ip link del red");
         is_refused(&world, "its device is gone");
         world.veth("red");
-        is_refused(&world, "one that has its name now is another one");
+        is_refused(&world, "one that gets its name again is another one");
         world.cilmark_ok("attach red --id 300 --policy enforce");
         world.cilmark_ok("policy add red deny ingress from any");
     });
