@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * What is to be said about a flow, or about a packet of none: by the rules, and by what stands beside
- * them. Verdicts are 0 or a negative reason; what gave them stands in pkt->rule.
+ * The verdict on a flow, or on a packet that belongs to none: by the rules, and by the exceptions to them. A verdict is 0
+ * or a negative reason; pkt->rule names the rule or exception that gave it.
  */
 #ifndef CILMARK_DECIDE_H
 #define CILMARK_DECIDE_H
@@ -24,10 +24,10 @@
 #include "resolve.h"
 #include "socket.h"
 
-/* Which service of the flow's responder it is for: its port, or the type of ICMP message. */
+/* The service of the flow's responder that rules are asked about: its port, or the type of ICMP message. */
 static __always_inline __be16 service_of(const struct packet *pkt, int forward)
 {
-	/* ICMP of the other family has no types: a number that is none, so that only whole protocols match. */
+	/* ICMP of the other family has no types here. 0xffff is none, so that only rules for the whole protocol match. */
 	if (!is_icmp(pkt))
 		return pkt->l4_protocol == IPPROTO_ICMP || pkt->l4_protocol == IPPROTO_ICMPV6 ?
 			       0xffff :
@@ -39,8 +39,9 @@ static __always_inline __be16 service_of(const struct packet *pkt, int forward)
 }
 
 /*
- * Who a flow goes to. What leaves by a NIC does not go to this host; what a workload sends is taken for that, too,
- * and decide_flow() asks the kernel where rules could tell.
+ * The identity that a flow goes to. What leaves by a NIC never goes to this host. What a workload sends is first taken
+ * for another's, too; if the rules could tell the host from others, decide_flow() looks up the route, sets is_to_host
+ * and asks again.
  */
 static __always_inline __u32 destination_identity(const struct cm_address *remote,
 						  struct inquiry *inquiry)
@@ -76,7 +77,7 @@ __noinline int decide(struct packet *pkt, struct inquiry *inquiry, enum cm_direc
 	else
 		pkt->source_identity = peer;
 	if (refuses_host() && forward && direction == CM_INGRESS && peer == IDENTITY_HOST)
-		return -CM_DROP_INVALID_SOURCE; /* if it is: see decide_flow() */
+		return -CM_DROP_INVALID_SOURCE; /* decide_flow() checks whether it really is the host's address */
 	port = service_of(pkt, forward);
 	verdict = ask_policy(pkt, inquiry, direction, peer, port);
 	step(CM_CALL_POLICY_LOOKUP, NULL,
@@ -85,8 +86,8 @@ __noinline int decide(struct packet *pkt, struct inquiry *inquiry, enum cm_direc
 }
 
 /*
- * About a flow that is older than its policy: allowed if the rules of its direction allow it, or none
- * denies it. Where nobody saw who began, those of either direction may allow it.
+ * The verdict on a flow that is older than its policy: allowed if the rules of its direction allow it, or if none
+ * denies it. If it is not known which end began, the rules of either direction may allow it.
  */
 static __always_inline int decide_adopted(struct packet *pkt, struct inquiry *inquiry)
 {
@@ -106,7 +107,7 @@ static __always_inline int decide_adopted(struct packet *pkt, struct inquiry *in
 	return received;
 }
 
-/* Whether a flow that conntrack does not know is a connection of this host that is older than its policy. */
+/* Whether a flow without an entry is a TCP connection of this host that is older than its policy. */
 static __always_inline int may_be_adopted(struct __sk_buff *skb, const struct packet *pkt)
 {
 	return config.role == CM_ROLE_NETDEV && config.adopt_until_ns &&
@@ -115,7 +116,7 @@ static __always_inline int may_be_adopted(struct __sk_buff *skb, const struct pa
 	       find_socket(skb, pkt) == SOCKET_CONNECTED;
 }
 
-/* About a known flow, by whatever of its packets: 0, or a negative reason. */
+/* The verdict on a flow whose direction is known, by a packet of either direction. */
 static __always_inline int decide_again(struct packet *pkt, struct inquiry *inquiry)
 {
 	struct cm_flow *flow = &inquiry->flow;
@@ -138,8 +139,8 @@ static __always_inline int decide_again(struct packet *pkt, struct inquiry *inqu
 }
 
 /*
- * What becomes of a workload's packet that is allowed to others, and denied as one to this host: if its frame is for
- * many, they shall have it.
+ * The verdict on a workload's packet that is allowed to others and denied to this host. If its frame is broadcast or
+ * multicast, the others still get it, and the host's own stack does not (is_hidden).
  */
 static __always_inline int decide_for_many(struct __sk_buff *skb, struct packet *pkt,
 					   const struct inquiry *inquiry, int others, int host)
@@ -151,8 +152,8 @@ static __always_inline int decide_for_many(struct __sk_buff *skb, struct packet 
 }
 
 /*
- * Whether it could make a difference if a workload's flow goes to this host. To look a route up costs as much as all the
- * rest: so the kernel is asked only where a rule could tell.
+ * Whether the verdict could change if a workload's flow goes to this host. A route lookup may cost as much as all the rest
+ * (docs/performance.md), so it is done only if a rule of that direction names host or world.
  */
 static __always_inline int may_be_for_host(const struct inquiry *inquiry)
 {
@@ -161,8 +162,8 @@ static __always_inline int may_be_for_host(const struct inquiry *inquiry)
 }
 
 /*
- * Whether a flow is to be decided about once more, as one to this host. Where that is not told it must be allowed as
- * either: its next packet may go to a neighbour, by another MAC.
+ * Looks up whether a workload's flow goes to this host; if so, it is to be decided about once more. If the lookup can't
+ * tell, it must be allowed both as the host's and as another's: the next packet of the flow may go to a neighbour's MAC.
  */
 static __always_inline int turns_out_to_be_for_host(struct __sk_buff *skb, const struct packet *pkt,
 						    struct inquiry *inquiry, int verdict)
@@ -174,8 +175,8 @@ static __always_inline int turns_out_to_be_for_host(struct __sk_buff *skb, const
 }
 
 /*
- * Whether a NIC's error is about something of which conntrack has no entry: to the host, an answer of a
- * failsafe port or what a socket sent; from it, what it forwards.
+ * Whether an ICMP error at a NIC is about traffic that leaves no entry in conntrack: an error to the host about an answer
+ * of a failsafe port or about what one of its sockets has sent, or an error from the host about what it forwards.
  */
 static __always_inline int is_about_host(struct __sk_buff *skb, const struct packet *answer)
 {
@@ -190,14 +191,14 @@ static __always_inline int is_about_host(struct __sk_buff *skb, const struct pac
 
 enum related {
 	RELATED_NOT,
-	RELATED_TO_NOTHING, /* that conntrack has an entry of */
+	RELATED_TO_NOTHING, /* to no flow that conntrack has an entry of */
 	RELATED_ALLOWED,
 	RELATED_STALE, /* to a flow whose entry, now in the inquiry, is of another epoch */
 };
 
 /*
- * What an ICMP error has to do with a flow: it must go to who sent the packet that it quotes. That packet's
- * answer is quoted_packet() then.
+ * How an ICMP error relates to a known flow. It must be addressed to the sender of the packet that it quotes. Afterwards
+ * quoted_packet() is that packet with its ends swapped, as an answer to it would be.
  */
 __noinline int find_related(struct __sk_buff *skb, struct packet *pkt, struct inquiry *inquiry)
 {
@@ -214,11 +215,11 @@ __noinline int find_related(struct __sk_buff *skb, struct packet *pkt, struct in
 		return RELATED_TO_NOTHING;
 	if (ct_epoch(inquiry->flow.verdict) != pkt->epoch)
 		return RELATED_STALE;
-	/* What audit has left of a flow that is denied is nothing, as in find_flow(). */
+	/* An entry that audit made for a denied flow does not count, as in recognise(). */
 	return ct_is_denied(inquiry->flow.verdict) ? RELATED_TO_NOTHING : RELATED_ALLOWED;
 }
 
-/* Whether an ICMP error is about a flow that is allowed. If its entry is stale, the rules are asked. */
+/* Whether an ICMP error is about a flow that is allowed. If the flow's entry is stale, the rules are asked again. */
 static __always_inline int is_related(struct __sk_buff *skb, struct packet *pkt,
 				      struct inquiry *inquiry)
 {
@@ -246,7 +247,7 @@ static __always_inline int is_related(struct __sk_buff *skb, struct packet *pkt,
 	return related == RELATED_ALLOWED;
 }
 
-/* About a packet that belongs to no flow of its own: 0, or a negative reason. */
+/* The verdict on a packet that belongs to no flow: most of ICMP, IGMP, and what could not be parsed. */
 static __always_inline int decide_alone(struct __sk_buff *skb, struct packet *pkt,
 					struct inquiry *inquiry)
 {
@@ -255,7 +256,7 @@ static __always_inline int decide_alone(struct __sk_buff *skb, struct packet *pk
 	inquiry->is_news = 1;
 	if (pkt->parse_error)
 		return pkt->parse_error;
-	/* Whatever the rules say: the report names who is at the other end. */
+	/* The rules are asked even if an exception below decides: the report names the identity at the other end. */
 	inquiry->flow.claimed_identity = claimed_identity(skb, pkt);
 	verdict = decide(pkt, inquiry, packet_direction(pkt));
 	is_asked = may_be_for_host(inquiry);
@@ -282,7 +283,7 @@ static __always_inline int decide_alone(struct __sk_buff *skb, struct packet *pk
 	return verdict;
 }
 
-/* About a flow that is new, or whose entry does not settle it. */
+/* The verdict on a flow that is new, or whose entry is stale. */
 static __always_inline int decide_flow(struct __sk_buff *skb, struct packet *pkt,
 				       struct inquiry *inquiry)
 {
@@ -294,14 +295,14 @@ static __always_inline int decide_flow(struct __sk_buff *skb, struct packet *pkt
 		flow->claimed_identity = claimed_identity(skb, pkt);
 	if (!flow->verdict && may_be_adopted(skb, pkt))
 		flow->adopted = CM_CT_ADOPTED_UNKNOWN;
-	/* Until its peer sends, and says who it is. */
+	/* Until the peer sends something that tells its identity. */
 	if (config.role == CM_ROLE_CONTAINER && flow->adopted && !flow->claimed_identity)
 		flow->claimed_identity = IDENTITY_WORLD;
 	verdict = decide_again(pkt, inquiry);
 	barrier();
 	/*
-	 * Whatever the rules say: they are asked for the report to name who is at the other end. Of what was
-	 * allowed so a reply is, too.
+	 * DHCP passes whatever the rules said; they were asked so that the report names the identity at the other
+	 * end. A reply of a flow that DHCP's exception has allowed passes, too.
 	 */
 	if (config.role == CM_ROLE_CONTAINER && has_dhcp_ports(pkt) &&
 	    ((!forward && flow->rule == CM_RULE_DHCP) || keeps_lease(skb, pkt))) {

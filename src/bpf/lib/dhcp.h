@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * A workload's lease: what it asks a server on its link, or this host, passes whatever the rules say, and so
- * does the answer to what it has asked. Neither opens anything else: what it asks does not leave the link
- * by this host, and without a request of the last minute nobody answers.
+ * DHCP of a workload passes whatever the rules say: its requests to a server on its link or to this host, and the
+ * answers to them. This opens nothing else: a request is never routed off the link by this host, and an answer
+ * passes only if the workload has sent a request in the last minute.
  */
 #ifndef CILMARK_DHCP_H
 #define CILMARK_DHCP_H
@@ -17,7 +17,7 @@
 #include "packet.h"
 #include "scope.h"
 
-/* Whether a packet may be one of DHCP at all: cheap, since it is asked about each new flow. */
+/* Whether a packet has the ports of DHCP: a cheap test, because every new flow meets it. */
 static __always_inline int has_dhcp_ports(const struct packet *pkt)
 {
 	__u8 is_v6 = pkt->source.family == CM_IPV6;
@@ -29,9 +29,9 @@ static __always_inline int has_dhcp_ports(const struct packet *pkt)
 }
 
 /*
- * To whom a workload may send a request. Past the broadcast only to this host: to any other unicast
- * address it would be a tunnel by whoever routes for the link. A client whose server is elsewhere asks all
- * of the link in the end (RFC 2131, 4.4.5).
+ * Whether a workload may send a request there: to broadcast or link-local multicast, or to this host. To any other
+ * unicast address it could be a tunnel through a router of the link. A client whose server is elsewhere falls back to
+ * broadcast in the end (RFC 2131, 4.4.5).
  */
 __noinline int is_lease_request(struct __sk_buff *skb, const struct packet *pkt)
 {
@@ -58,8 +58,9 @@ static __always_inline int is_pending(const struct tuple *request)
 }
 
 /*
- * Whether the workload has asked all of its link: under 0.0.0.0 or the address that the answer goes to. The
- * answer comes from one server, so that it is no packet of the request's flow.
+ * Whether the workload has sent a request to its whole link, from 0.0.0.0 or from the address that the answer is for.
+ * The request went to broadcast and the answer comes from one server: they are two flows, so that the request's entry
+ * is looked up here.
  */
 __noinline int has_asked(const struct packet *pkt)
 {

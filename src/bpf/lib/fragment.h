@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Fragments are judged as their packet's first one: by its protocol, ports and type of message. That of
- * one that passes is kept until the LRU takes its place, and nobody else's first changes it but one that passes, too:
- * so what is judged is what the receiver puts together.
+ * Later fragments have no transport header. They are judged by the protocol and the ports (or ICMP type) of their packet's
+ * first fragment, which are kept here when it passes. A first fragment that drops never overwrites those of one that has
+ * passed: the receiver has only the latter to reassemble.
  */
 #ifndef CILMARK_FRAGMENT_H
 #define CILMARK_FRAGMENT_H
@@ -33,13 +33,13 @@ struct {
 	__type(value, struct cm_frag_ports);
 } cm_frags6 SEC(".maps");
 
-/* By the packet's family. */
+/* Which of the two follows from the packet's family. */
 union fragment_key {
 	struct cm_frag4_key v4;
 	struct cm_frag6_key v6;
 };
 
-/* What is kept of a first fragment that is dropped. */
+/* What is kept of a first fragment that was dropped. */
 struct dropped_first {
 	struct cm_frag_ports ports;
 	__u8 protocol;
@@ -48,8 +48,8 @@ struct dropped_first {
 };
 
 /*
- * First fragments that were dropped, so that the reports about those that follow tell why. In a map of their
- * own, so that a flood of them takes no place from those that pass; each endpoint has one. Not pinned.
+ * First fragments that were dropped: the fragments that follow are dropped and reported for the same reason. A map of
+ * its own, so that a flood of these evicts none that passed. Each endpoint has one; it is not pinned.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -58,7 +58,7 @@ struct {
 	__type(value, struct dropped_first);
 } cm_frag_dropped SEC(".maps");
 
-/* A global function for both of its callers. */
+/* Fills the key that all fragments of a packet share. A global function, because it has two callers. */
 __noinline int fragment_key(struct packet *pkt, union fragment_key *key)
 {
 	if (!pkt || !key)
@@ -103,13 +103,14 @@ static __always_inline void fragment_update(const struct packet *pkt, const unio
 		bpf_map_update_elem(&cm_frags6, &key->v6, ports, BPF_ANY);
 }
 
-/* Of IPv6 the receiver asks the first one's headers alone what a packet is (RFC 8200, 4.5). */
+/* In IPv6 only the first fragment's headers tell the packet's protocol (RFC 8200, 4.5): so it is no part of this key. */
 static __always_inline void forget_protocol(const struct packet *pkt, union fragment_key *key)
 {
 	if (pkt->source.family == CM_IPV6)
 		key->v6.protocol = 0;
 }
 
+/* Completes a later fragment. For ICMP dport holds the type, and sport the identifier of an echo. */
 static __always_inline void take_ports(struct packet *pkt, const struct cm_frag_ports *ports)
 {
 	if (is_icmp(pkt)) {
@@ -122,13 +123,13 @@ static __always_inline void take_ports(struct packet *pkt, const struct cm_frag_
 	}
 }
 
-/* Of one that has passed: 0, or a negative reason. */
+/* Completes a later fragment whose first one has passed: 0, or a negative reason if none is known. */
 static __always_inline int find_passed(struct packet *pkt, union fragment_key *key)
 {
 	__u8 protocol = pkt->l4_protocol;
 	const struct cm_frag_ports *ports;
 
-	/* What the first one's chain of headers ends with. */
+	/* It names an extension header: the entry under that number has the protocol at the end of the chain. */
 	if (pkt->source.family == CM_IPV6 && is_extension_header(protocol)) {
 		ports = fragment_lookup(pkt, key);
 		if (!ports)
@@ -144,7 +145,7 @@ static __always_inline int find_passed(struct packet *pkt, union fragment_key *k
 	return 0;
 }
 
-/* Of one that was dropped. */
+/* The same for one whose first fragment was dropped. */
 static __always_inline int find_dropped(struct packet *pkt, union fragment_key *key)
 {
 	const struct dropped_first *first;
@@ -160,8 +161,8 @@ static __always_inline int find_dropped(struct packet *pkt, union fragment_key *
 }
 
 /*
- * Gives a later fragment what its first one was: 0, or a negative reason. A global function, for its stack:
- * see is_host_address().
+ * Gives a later fragment the protocol and ports of its first one: 0, or a negative reason if that is not known. A global
+ * function, to keep the key off its caller's stack.
  */
 __noinline int fragment_find_ports(struct packet *pkt, struct inquiry *inquiry)
 {
@@ -181,7 +182,7 @@ __noinline int fragment_find_ports(struct packet *pkt, struct inquiry *inquiry)
 	return verdict;
 }
 
-/* Keeps what a first fragment is. A global function, for its stack, as well. */
+/* Keeps the protocol and ports of a first fragment for those that follow. A global function, for the same reason. */
 __noinline int fragment_keep_ports(struct packet *pkt, int passes)
 {
 	struct dropped_first first = {};
@@ -207,7 +208,7 @@ __noinline int fragment_keep_ports(struct packet *pkt, int passes)
 	fragment_update(pkt, &key, &first.ports);
 	if (pkt->source.family != CM_IPV6 || !is_extension_header(pkt->fragment_protocol))
 		return 0;
-	/* Under what the later ones know. No transport has the number of an extension header. */
+	/* Later fragments name the extension header behind the fragment header: see find_passed(). */
 	key.v6.protocol = pkt->fragment_protocol;
 	first.ports.sport = pkt->l4_protocol;
 	first.ports.dport = 0;

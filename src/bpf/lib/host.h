@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/* What a NIC's packets have to do with this host: who answers on an address, and who sends. */
+/* Whether an address, and with it an end of a flow, is this host's: by lists, and by the kernel's routing tables. */
 #ifndef CILMARK_HOST_H
 #define CILMARK_HOST_H
 
@@ -14,7 +14,10 @@
 #include "resolve.h"
 #include "route.h"
 
-/* For many. To 0.0.0.0 from 0.0.0.0 is a broadcast, too, and from all else nothing (ip_route_input_slow()). */
+/*
+ * Multicast or broadcast. 0.0.0.0 counts as broadcast: the kernel takes it for one if the source is 0.0.0.0, too, and
+ * refuses it otherwise (ip_route_input_slow()).
+ */
 static __always_inline int is_multicast(const struct cm_address *address)
 {
 	const __be32 *words = address_words(address);
@@ -24,7 +27,7 @@ static __always_inline int is_multicast(const struct cm_address *address)
 	return address->bytes[0] >> 4 == 0xe || words[0] == 0xffffffff || !words[0];
 }
 
-/* Whether a MAC, within the packet, is that of the bridge that the device is a port of. */
+/* Whether a MAC in the packet is that of the bridge that the device is a port of. */
 static __always_inline int is_bridges(const __u8 *mac)
 {
 	for (int i = 0; i < ETH_ALEN; i++)
@@ -34,8 +37,8 @@ static __always_inline int is_bridges(const __u8 *mac)
 }
 
 /*
- * A frame to another MAC: the stack drops it, or a bridge hands it on. Without Ethernet there is no
- * such thing, but a test run takes the IP header for one.
+ * A frame to another MAC than the device's: the stack drops it, or a bridge forwards it. On a device without Ethernet
+ * no frame is one; but BPF_PROG_TEST_RUN takes the first bytes of the IP header for a MAC, and sets pkt_type by it.
  */
 static __always_inline int is_for_another(struct __sk_buff *skb)
 {
@@ -53,11 +56,14 @@ static __always_inline int is_for_another(struct __sk_buff *skb)
 
 enum listed {
 	LISTED_NOT,
-	LISTED_BY_ATTACH, /* of a NIC */
-	LISTED_BY_OPERATOR,
+	LISTED_BY_ATTACH, /* a NIC had it when it was attached */
+	LISTED_BY_OPERATOR, /* `ipcache set ADDRESS host` */
 };
 
-/* Whether a line of its own calls an address the host's. A global function, for the stack of its callers. */
+/*
+ * Whether cm_ipcache has the address itself as the host's; prefixes do not count. A global function, to spare the stack
+ * of its callers.
+ */
 __noinline int is_listed_host(const struct cm_address *address)
 {
 	const struct cm_ipcache_entry *entry;
@@ -75,8 +81,8 @@ __noinline int is_listed_host(const struct cm_address *address)
 }
 
 /*
- * Whether an address is listed as the host's: when the device was attached, or in the ipcache. A global function: inline,
- * the addresses stood in a program three times.
+ * Whether an address is listed as the host's, in this program's configuration or in the ipcache. A global function:
+ * inline, the comparisons with all configured addresses would stand in a program three times.
  */
 __noinline int is_listed(const struct cm_address *address)
 {
@@ -85,7 +91,7 @@ __noinline int is_listed(const struct cm_address *address)
 			   is_listed_host(address));
 }
 
-/* Whether this host has an address, by which a packet leaves. */
+/* Whether the source address of a packet that leaves is this host's. `peer` is its destination. */
 __noinline int is_host_address(struct __sk_buff *skb, const struct cm_address *address,
 			       const struct cm_address *peer)
 {
@@ -97,13 +103,14 @@ __noinline int is_host_address(struct __sk_buff *skb, const struct cm_address *a
 }
 
 /*
- * Whether a packet is for this host, as the kernel would answer now. Cheapest first: addresses that are listed
- * are not asked about, see has_moved_away().
+ * Whether a received packet is for this host: its destination is listed, or the kernel would keep the packet rather than
+ * forward it. The list comes first, since it costs less; it may be out of date, see has_moved_away().
  *
- * A frame to another MAC is so, too, if its address is certainly here: the MAC may be that of a macvlan of this
- * host, of a VLAN's device, or of a bridge that has changed it or taken this device in since it was attached. Where
- * the device does not forward, the routing tables tell nothing, and a listed address counts. A host need not have
- * a route to whom it only bridges.
+ * A frame to another MAC can be for this host, too: the MAC may be that of a macvlan or VLAN device on top, or of a
+ * bridge that has changed its MAC or taken this device in since it was attached. But a bridge also forwards frames
+ * for others, to whom the host need not have a route. So such a frame is the host's only if the address is listed and the
+ * kernel would keep the packet, or if the routing tables say for certain that the address is local. On a device that
+ * does not forward they say nothing, and only listed addresses count.
  */
 __noinline int is_for_this_host(struct __sk_buff *skb, const struct packet *pkt)
 {
@@ -134,12 +141,13 @@ static __always_inline int is_for_host(struct __sk_buff *skb, const struct packe
 }
 
 /*
- * Whether the kernel would send on a packet that counts as the host's, because its address was that when a NIC
- * was attached. What the operator has said counts. Only who is about to drop the packet needs to know.
+ * Whether a received packet whose destination is listed as the host's would be forwarded by the kernel: the address was
+ * here when a NIC was attached, and is elsewhere now. What the operator has listed stays the host's. Asked only before a
+ * packet is dropped, because of what a route lookup costs.
  */
 __noinline int has_moved_away(struct __sk_buff *skb, const struct packet *pkt)
 {
-	/* A bridge, and a VRF, may route by a table of its own. */
+	/* The lookup is about this device; a bridge or VRF above it may route by another table. */
 	if (!pkt || config.host_addresses_listed || config.bridge_port || config.in_vrf ||
 	    is_multicast(&pkt->destination) ||
 	    (config.given_addresses && is_own_address(&pkt->destination)) ||
@@ -148,7 +156,7 @@ __noinline int has_moved_away(struct __sk_buff *skb, const struct packet *pkt)
 	return !route_stays_here(route_of_packet(skb, pkt, 0));
 }
 
-/* A frame for all on a link, or for a group of them. Without Ethernet there is none, see is_for_another(). */
+/* A broadcast or multicast frame. A device without Ethernet has none, see is_for_another(). */
 static __always_inline int is_for_many(const struct __sk_buff *skb)
 {
 	return !config.l3_device &&
@@ -158,13 +166,16 @@ static __always_inline int is_for_many(const struct __sk_buff *skb)
 enum remote {
 	REMOTE_ANOTHER,
 	REMOTE_HOST,
-	REMOTE_UNTOLD, /* what goes on by another frame's MAC */
+	REMOTE_UNTOLD, /* the routing tables can't tell; the next frame of the flow may go to another MAC */
 };
 
 /*
- * Whether the other end of a workload's flow is this host, by either of its packets. What is for many is so, too,
- * see decide_for_many(). Where the device does not forward, or another MAC has no route, the routing tables tell nothing:
- * the host has what is listed, and may have what it gets by its MAC.
+ * Whether the remote end of a workload's flow is this host. The packet may be of either direction: one that the workload
+ * sends, or the answer to it. Multicast and broadcast count as to the host, see decide_for_many().
+ *
+ * The routing tables decide where the frame is to the device's own MAC and the device forwards. Elsewhere only an address
+ * that is listed, or certainly local, is the host's: a frame to another MAC may be a bridge's to forward, and a device
+ * that does not forward keeps every packet, whoever it is for. Of the latter nothing is certain (REMOTE_UNTOLD).
  */
 __noinline int is_remote_host(struct __sk_buff *skb, const struct packet *pkt)
 {
@@ -190,8 +201,8 @@ __noinline int is_remote_host(struct __sk_buff *skb, const struct packet *pkt)
 }
 
 /*
- * Whether a packet's source, which the ipcache calls this host's, is that. What the operator has said counts;
- * an address that a NIC had when it was attached may have moved away.
+ * Whether a source address that the ipcache calls this host's really is. What the operator has listed is; an address
+ * that a NIC had when it was attached may have moved elsewhere, and then the kernel has a route to it.
  */
 __noinline int has_listed_source(struct __sk_buff *skb, const struct packet *pkt)
 {
@@ -202,10 +213,12 @@ __noinline int has_listed_source(struct __sk_buff *skb, const struct packet *pkt
 }
 
 /*
- * Whether a packet that this host is going to route comes under an address of its own: sent back to who has
- * made it up, it would look masqueraded. The routing tables answer the same where they know no way back. Of
- * IPv6 the main table then has a route to the networks of the host's addresses; of IPv4 the stack refuses
- * what comes under one, and must not be left out.
+ * Whether a received packet that this host would forward has a forged source: an address of this host. Forwarded, it
+ * would look like a masqueraded one, and its answers would pass.
+ *
+ * A lookup that ends with NOT_FWDED means a local address, or one without any route. For IPv4 the two need not be told
+ * apart, since the stack itself refuses local sources: such a packet is only kept from local delivery, which would
+ * bypass that check. For IPv6 the address is local if the main table has a route to its network.
  */
 __noinline int has_host_source(struct __sk_buff *skb, struct packet *pkt)
 {
@@ -220,16 +233,16 @@ __noinline int has_host_source(struct __sk_buff *skb, struct packet *pkt)
 		pkt->is_stacks = 1;
 		return 0;
 	}
-	/* As if the host sent there: rules for what comes in by the device tell nothing of its addresses. */
+	/* Once more as if the host itself sent there: `ip rule … iif DEV` must not hide that the address is local. */
 	if (!config.in_vrf && route_of(skb, &pkt->source, &pkt->destination,
 				       BPF_FIB_LOOKUP_OUTPUT) != BPF_FIB_LKUP_RET_NOT_FWDED)
 		return 0;
-	/* The table of a VRF has its own addresses, too, and ends with an unreachable route. */
+	/* A VRF's table holds its local addresses, too, and often ends with an unreachable route: no lookup tells more. */
 	return config.in_vrf || route_of(skb, &pkt->source, &pkt->destination,
 					 BPF_FIB_LOOKUP_DIRECT) != BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
-/* Not one that a bridge hands on: this host has made its header. */
+/* Whether this host has routed a frame that leaves: on a bridge's port the source MAC is the bridge's then. */
 static __always_inline int is_routed_frame(struct __sk_buff *skb)
 {
 	__u8 *end = (void *)(long)skb->data_end;
@@ -242,7 +255,7 @@ static __always_inline int is_routed_frame(struct __sk_buff *skb)
 	return is_bridges(mac + ETH_ALEN);
 }
 
-/* A workload's packet under an address of this host: the answer will look like one for the host. */
+/* Whether a forwarded packet leaves under an address of this host (SNAT): its answer will look like one for the host. */
 static __always_inline int is_masqueraded(struct __sk_buff *skb, const struct packet *pkt)
 {
 	return packet_program(pkt) == CM_TO_NETDEV && is_routed_frame(skb) &&

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/* What the kernel's routing tables say of an address, now. */
+/* Lookups in the kernel's routing tables (bpf_fib_lookup()). */
 #ifndef CILMARK_ROUTE_H
 #define CILMARK_ROUTE_H
 
@@ -11,7 +11,7 @@
 #include "explain.h"
 #include "packet.h"
 
-/* Of IPv6: nobody routes what comes from a link-local, multicast or loopback address. */
+/* IPv6 packets from a link-local, multicast or loopback address are never forwarded. */
 static __always_inline int is_never_routed(const struct cm_address *source)
 {
 	const __be32 *words = address_words(source);
@@ -21,7 +21,7 @@ static __always_inline int is_never_routed(const struct cm_address *source)
 		!(words[0] | words[1] | words[2] | (words[3] ^ bpf_htonl(1))));
 }
 
-/* The helper says nothing for such a source: it is left out. */
+/* For a source that is never routed the helper answers NOT_FWDED, whatever the destination is: so it is left out. */
 static __always_inline void route_ends(struct bpf_fib_lookup *fib, const struct cm_address *source,
 				       const struct cm_address *destination)
 {
@@ -32,9 +32,11 @@ static __always_inline void route_ends(struct bpf_fib_lookup *fib, const struct 
 }
 
 /*
- * BPF_FIB_LKUP_RET_*, of an address, or with NULL of one of IPv4 that nobody has (240.0.0.1). The other end is asked
- * for by rules such as `ip rule add from`. A global
- * function for its stack, as all here: kernels round each frame up to 32 bytes, and 512 have to do for a chain of calls.
+ * Looks up the route to an address: BPF_FIB_LKUP_RET_*, or a negative error. NULL stands for an IPv4 address that nobody
+ * can have (240.0.0.1). `peer` is the source of the lookup, on which policy routing (`ip rule add from`) may depend.
+ *
+ * Lookups are global functions, to keep struct bpf_fib_lookup off their callers' stack: a chain of calls has 512 bytes,
+ * and kernels round each frame up to 32.
  */
 __noinline long route_of(struct __sk_buff *skb, const struct cm_address *address,
 			 const struct cm_address *peer, __u32 flags)
@@ -57,8 +59,8 @@ __noinline long route_of(struct __sk_buff *skb, const struct cm_address *address
 }
 
 /*
- * The bits of an IP header that routes may depend on, as bpf_fib_lookup() takes them: TOS or traffic class.
- * 0 where the header does not lie at hand.
+ * TOS or traffic class, on which routes may depend, as bpf_fib_lookup() takes it; 0 if the header is not in the linear
+ * part of the packet.
  */
 static __always_inline __be32 route_class(struct __sk_buff *skb, const struct packet *pkt)
 {
@@ -72,8 +74,10 @@ static __always_inline __be32 route_class(struct __sk_buff *skb, const struct pa
 }
 
 /*
- * BPF_FIB_LKUP_RET_*, of where a packet that comes in by this device goes, by all that rules may ask: its
- * answer is asked about as the packet that it answers. The mark is looked at by Linux 6.10 and later.
+ * Looks up where the kernel would send a packet that comes in by this device, with everything that policy routing may
+ * depend on: BPF_FIB_LKUP_RET_*, or a negative error. With `is_answer` the packet goes out by this device, and the
+ * lookup is about the one that it answers: source and destination swapped. Kernels before 6.10 do not know
+ * BPF_FIB_LOOKUP_MARK (-EINVAL), and look up without the mark.
  */
 __noinline long route_of_packet(struct __sk_buff *skb, const struct packet *pkt, int is_answer)
 {
@@ -101,16 +105,20 @@ __noinline long route_of_packet(struct __sk_buff *skb, const struct packet *pkt,
 	return result;
 }
 
-/* The kernel keeps it: for itself, or for nobody. Without forwarding it keeps all that it gets. */
+/*
+ * Whether the kernel would not forward: the address is local, has no route, or the device has forwarding switched off,
+ * where everything received stays here.
+ */
 static __always_inline int route_stays_here(long route)
 {
 	return route == BPF_FIB_LKUP_RET_NOT_FWDED || route == BPF_FIB_LKUP_RET_FWD_DISABLED;
 }
 
 /*
- * Whether a route that stays here is for certain one to an address of this host, and not that to nobody: of IPv4 any
- * other address has a route, of IPv6 this one has in the main table, or the VRF's. (Of IPv4 the main table is one with
- * that of the local addresses, as long as there are no rules.)
+ * Whether NOT_FWDED means for certain that the address is local, and not that it has no route. A second lookup tells.
+ * For IPv4: if an address that nobody has finds a route (a default route), a missing route can't be the reason. For IPv6:
+ * the main table, or the VRF's, asked alone (BPF_FIB_LOOKUP_DIRECT), has a route to the network of a local address. For
+ * IPv4 that would not do, because without rules main and local are one table.
  */
 static __always_inline int route_is_local(struct __sk_buff *skb, const struct cm_address *address,
 					  const struct cm_address *peer, long route)

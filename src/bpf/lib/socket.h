@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/* What the kernel's own sockets tell of a flow that nobody else knows. */
+/* Lookups of the host's sockets, for flows that conntrack does not know. */
 #ifndef CILMARK_SOCKET_H
 #define CILMARK_SOCKET_H
 
@@ -10,7 +10,7 @@
 #include "endpoint.h"
 #include "packet.h"
 
-/* The sockets that TCP has once both ends have agreed, and until one of them has let go. */
+/* States of TCP from the end of the handshake until the connection is closed. */
 static __always_inline int is_connected(__u32 state)
 {
 	const __u32 connected = 1U << BPF_TCP_ESTABLISHED | 1U << BPF_TCP_FIN_WAIT1 |
@@ -20,7 +20,7 @@ static __always_inline int is_connected(__u32 state)
 	return state < 32 && connected >> state & 1;
 }
 
-/* The kernel looks for who receives: the remote end stands in the source, whoever sends. */
+/* The helper finds the socket that would receive: so the remote end is the source, whichever way the packet goes. */
 static __always_inline __u32 socket_tuple(struct bpf_sock_tuple *wanted, const struct tuple *tuple)
 {
 	if (tuple->local->family == CM_IPV4) {
@@ -39,13 +39,13 @@ static __always_inline __u32 socket_tuple(struct bpf_sock_tuple *wanted, const s
 
 enum socket_kind {
 	SOCKET_NONE,
-	SOCKET_BOUND, /* listening, beginning or ending, or of UDP */
-	SOCKET_CONNECTED, /* of TCP */
+	SOCKET_BOUND, /* UDP; TCP that listens, is in its handshake or in TIME_WAIT */
+	SOCKET_CONNECTED, /* TCP only */
 };
 
 /*
- * Which socket of the device's namespace takes what comes from a packet's remote end, or an answer to it. A
- * global function for its stack.
+ * The kind of socket, in the device's namespace, that receives what a packet's remote end sends on this 5-tuple. A global
+ * function, to keep the tuples off its callers' stack.
  */
 __noinline int find_socket(struct __sk_buff *skb, const struct packet *pkt)
 {
@@ -74,11 +74,13 @@ __noinline int find_socket(struct __sk_buff *skb, const struct packet *pkt)
 }
 
 /*
- * Whether what this host has generated under a foreign address answers for another: a redirect has taken the question
- * away from that address (its socket has another one), or a transparent proxy has. Raw and packet sockets name any
- * source, and of IPv6 anybody may name that of a datagram (IPV6_FREEBIND, IPV6_PKTINFO), but not with another port than
- * the socket's. Of IPv4 the kernel sends from no foreign address without IP_TRANSPARENT. Without a socket it answers by
- * itself.
+ * Whether a packet that this host has generated, from an address that is not its own, is the answer of a nftables
+ * redirect or a transparent proxy to what was sent to that address.
+ *
+ * It is, if it comes from a TCP or UDP socket, or is a RST that the kernel has made by itself. It is not, if the sender
+ * may have chosen the address: with raw and packet sockets anybody may, and in IPv6 with datagram sockets, too
+ * (IPV6_FREEBIND, IPV6_PKTINFO). But nobody chooses another port than the socket's: so an IPv6 datagram counts as an
+ * answer only if its source port is another one. In IPv4 a foreign source takes IP_TRANSPARENT.
  */
 static __always_inline int answers_for_another(struct __sk_buff *skb, const struct packet *pkt)
 {
@@ -86,7 +88,7 @@ static __always_inline int answers_for_another(struct __sk_buff *skb, const stru
 
 	if (socket && socket->family != AF_INET && socket->family != AF_INET6)
 		return 0;
-	/* The kernel's own, which has a raw socket for it, or none. */
+	/* A RST that the kernel makes has a raw socket of its own, or none. */
 	if (pkt->tcp_flags & TCP_RST || !socket)
 		return pkt->tcp_flags & TCP_RST;
 	if (pkt->source.family == CM_IPV6 && pkt->l4_protocol != IPPROTO_TCP &&

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Flows between workloads of one host that the stack has seen, and so may have translated: they stay with
- * it, in both directions, when local delivery becomes possible or their answers alone would take it. A
- * workload's own programs remember, whether it has a policy or not.
+ * Flows between workloads of this host that go through the stack, where NAT may have translated them. Local delivery
+ * leaves them there, in both directions: past the stack its conntrack would see only half of the connection, and answers
+ * would go out untranslated. Each workload's own programs keep them, with or without a policy.
  */
 #ifndef CILMARK_STACK_FLOWS_H
 #define CILMARK_STACK_FLOWS_H
@@ -24,9 +24,10 @@ struct {
 	__type(value, __u32);
 } cm_path_flows SEC(".maps");
 
-/* Whether this workload has ever had such a flow: most never have, and ask no map. */
+/* Whether this workload has ever had such a flow. Most never have, and need no map lookup. */
 volatile __u64 has_stack_flows;
 
+/* Later fragments and ICMP errors show no ports of their flow; they are found by an entry without ports. */
 static __always_inline void stack_flow_key(struct cm_stack_flow *key, const struct packet *pkt)
 {
 	struct tuple tuple = tuple_of(pkt, packet_direction(pkt));
@@ -51,7 +52,7 @@ static __always_inline void stack_flow_add(const struct cm_stack_flow *key)
 		bpf_map_update_elem(&cm_path_flows, key, &present, BPF_ANY);
 }
 
-/* With what belongs to the flow and does not show its ports: later fragments, and errors about it. */
+/* Keeps a packet's flow, and beside it the entries of its later fragments and of ICMP errors about it. */
 __noinline int remember_stack_flow(const struct packet *pkt)
 {
 	struct cm_stack_flow key;
@@ -81,7 +82,7 @@ __noinline int is_stack_flow(const struct packet *pkt)
 	return bpf_map_lookup_elem(&cm_path_flows, &key) != NULL;
 }
 
-/* Whether a packet of this workload, or for it, is not to leave the stack out. */
+/* Whether a packet from or to this workload must go through the stack. */
 static __always_inline int stays_with_stack(const struct packet *pkt)
 {
 	if (!config.delivery || !has_stack_flows || !is_stack_flow(pkt))
@@ -92,13 +93,13 @@ static __always_inline int stays_with_stack(const struct packet *pkt)
 	return 1;
 }
 
-/* What a program of this host has stamped, and the stack has brought. */
+/* Whether a packet was stamped by a program of this host, and came on through the stack. */
 static __always_inline int may_come_by_stack(const struct __sk_buff *skb)
 {
 	return config.delivery && mark_is_proven(skb) && !mark_is_past_stack(skb);
 }
 
-/* From a workload to which the answer would be delivered. */
+/* Whether a packet came through the stack from a workload that the answer would be delivered to directly. */
 static __always_inline int comes_by_stack(const struct __sk_buff *skb, const struct packet *pkt)
 {
 	const struct cm_endpoint *sender;

@@ -1,4 +1,4 @@
-//! What an endpoint has and would no longer have, since an `attach` states the whole.
+//! What an `attach` takes away from an endpoint: its flags state the whole configuration, so that what is left out ends.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use crate::model::endpoint::Role;
 use crate::model::identity::{Identity, Names};
 use crate::model::policing::Mode;
 
-/// Whatever the new configuration takes away, each in a clause about the device.
+/// Each loss between two configurations, as a clause about the device.
 pub fn losses(before: &cm_config, after: &cm_config, names: &Names) -> Vec<String> {
     let mut lost = Vec::new();
     if before.role != after.role {
@@ -38,7 +38,7 @@ fn is_container(config: &cm_config) -> bool {
     config.role == cm_role::CM_ROLE_CONTAINER
 }
 
-/// What a workload may send from, and a NIC's addresses.
+/// Losses of addresses: of a workload's source check, and of those that a NIC counts as the host's.
 fn of_source_check(before: &cm_config, after: &cm_config) -> Vec<String> {
     let (had, has) = (before.addresses(), after.addresses());
     if had.is_empty() {

@@ -16,7 +16,7 @@ use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::identity::{Identity, Names};
 use crate::output;
 
-/// The role, and why, for people; nothing if they said it.
+/// The role, and a sentence that says why it was chosen; an empty one if `--role` was given.
 pub fn role(args: &Args, device: &Device) -> Result<(Role, String)> {
     let name = &device.name;
     ensure!(
@@ -96,7 +96,7 @@ pub fn role(args: &Args, device: &Device) -> Result<(Role, String)> {
     Ok((role, reason))
 }
 
-/// Redirecting into a workload takes an Ethernet header on both sides, and a way in.
+/// Local delivery redirects whole frames: it takes Ethernet on both sides, and a device to redirect into.
 fn check_local_delivery(device: &Device, role: Role) -> Result<()> {
     let name = &device.name;
     ensure!(
@@ -127,7 +127,7 @@ pub fn place(args: &Args, device: &Device) -> Result<Place> {
     Ok(Place { kind, ifindex: device.ifindex, first: args.first })
 }
 
-/// The number: the one that is wanted, that of the endpoint that is replaced, or a free one.
+/// The endpoint's number: as `--endpoint-id` says, as before if it is replaced, or the lowest free one.
 pub fn endpoint_id(args: &Args, root: &Root, replaced: Option<&Endpoint>) -> Result<EndpointId> {
     match (args.endpoint_id, replaced) {
         (Some(wanted), Some(endpoint)) => {
@@ -171,7 +171,7 @@ pub fn scope(role: Role, replaced: Option<&Endpoint>) -> Result<Scope> {
     })
 }
 
-/// The identity, which has to fit where it is to be written.
+/// The identity. It must fit into the mark, and with `--flow-label` into a flow label.
 pub fn identity(args: &Args, role: Role, names: &Names) -> Result<Identity> {
     let identity = match (&args.id, role) {
         (Some(text), _) => names.parse(text)?,
@@ -195,7 +195,7 @@ pub fn identity(args: &Args, role: Role, names: &Names) -> Result<Identity> {
     Ok(identity)
 }
 
-/// The workload's addresses as given, the NIC's own unless others are given.
+/// The addresses of `--ip`; of a NIC without that, those that it has.
 pub fn addresses(args: &Args, device: &Device, role: Role) -> Result<Vec<IpAddr>> {
     let mut addresses = match role {
         Role::Netdev if args.ip.is_empty() => device::addresses(device)?,
@@ -210,7 +210,7 @@ pub fn addresses(args: &Args, device: &Device, role: Role) -> Result<Vec<IpAddr>
         ("IPv4", addresses.iter().filter(|address| address.is_ipv4()).count()),
         ("IPv6", addresses.iter().filter(|address| address.is_ipv6()).count()),
     ] {
-        // A NIC's further addresses are known by the ipcache; a workload's are its source check.
+        // A NIC's addresses are in the ipcache, too, so that some may not fit; a workload's source check needs all.
         ensure!(
             role == Role::Netdev || count <= load::max_addresses(),
             "{count} {family} addresses for one workload; {} are the most",
@@ -220,7 +220,7 @@ pub fn addresses(args: &Args, device: &Device, role: Role) -> Result<Vec<IpAddr>
     Ok(addresses)
 }
 
-/// The addresses of the host that are not the endpoint's own: those that most can reach first.
+/// The host's addresses on other devices. Link-local ones come last, since there may be too many for the configuration.
 pub fn others(own: &[IpAddr]) -> Result<Vec<IpAddr>> {
     let is_link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
     let mut others: Vec<IpAddr> = device::local_addresses()?.into_iter().collect();
@@ -229,8 +229,8 @@ pub fn others(own: &[IpAddr]) -> Result<Vec<IpAddr>> {
     Ok(others)
 }
 
-/// The only MAC that a container may send from: as given, or that of its veth's other end, which it then
-/// can't change. Without addresses nothing is checked.
+/// The only MAC that a workload may send from: that of `--workload-mac`, or of its veth's other end as it is now.
+/// `None` if any may be used, as always without addresses.
 pub fn source_mac(
     args: &Args,
     device: &Device,
@@ -259,7 +259,7 @@ fn is_special(address: &IpAddr) -> bool {
     address.is_unspecified() || address.is_multicast() || address.is_loopback()
 }
 
-/// Takes the text of an identity; names are known later, but for the one that is nobody's.
+/// Takes the text of an identity. Only *unknown* (0) is refused here; names are resolved later.
 pub fn parse_id(text: &str) -> Result<String> {
     let known = Names::default().parse(text);
     ensure!(
@@ -269,8 +269,8 @@ pub fn parse_id(text: &str) -> Result<String> {
     Ok(text.to_owned())
 }
 
-/// Reads an address. What stands in its place most often is said: a device, since `--ip` takes all that
-/// follows it, and what `ip addr` prints.
+/// Reads an address. The error explains the two usual mistakes: DEV behind `--ip`, which takes all words that
+/// follow it, and a prefix as `ip addr` prints it.
 pub fn parse_address(text: &str) -> Result<IpAddr> {
     text.parse().ok().with_context(|| match text.split_once('/') {
         Some((address, _)) if address.parse::<IpAddr>().is_ok() => {

@@ -1,4 +1,4 @@
-//! What `attach` is told of the policy: modes, what stays open, and how to get back.
+//! The flags of `attach` about policy: modes, failsafe ports, existing flows, and confirmation.
 
 use std::env;
 use std::fs;
@@ -20,7 +20,7 @@ use crate::model::policing::{
     Confirmation, Failsafe, FailsafeList, Fallback, MAX_FAILSAFE, Mode, VerdictLog,
 };
 
-/// How long TCP connections that were up before a NIC's first enforcement are let go on.
+/// `--adopt` if it is not given, when a NIC begins to enforce.
 const ADOPT: Duration = Duration::from_secs(30);
 
 /// The flags.
@@ -77,7 +77,7 @@ impl Args {
         self.modes().contains(&Mode::Enforce)
     }
 
-    /// Whether it may be done at all.
+    /// Refuses flags that do not go with each other or with the role.
     pub fn check(&self, device: &str, role: Role) -> Result<()> {
         ensure!(
             self.failsafe.is_none() || role == Role::Netdev,
@@ -98,7 +98,8 @@ impl Args {
         Ok(())
     }
 
-    /// Whether the user wants it, and what it takes from a NIC that enforces. Before anything is locked.
+    /// Asks the user, unless `--yes` or `--confirm` has answered: if a NIC is going to enforce, or if `taken` is taken
+    /// from one that enforces. To be called before the lock is taken, since people take their time.
     pub fn consent(&self, device: &str, role: Role, taken: &[String]) -> Result<()> {
         let taken = taken.join("; ");
         if role == Role::Netdev && self.enforces() {
@@ -115,12 +116,12 @@ impl Args {
         self.consent.obtain_openly(&risk)
     }
 
-    /// Whether the user has said so beforehand.
+    /// Whether flags have consented to what a NIC loses.
     pub fn may_relax(&self) -> bool {
         self.consent.yes || self.consent.confirm.is_some()
     }
 
-    /// Whether the user wants a role that the device does not look like.
+    /// Asks whether the user wants a role that the device does not look like.
     pub fn consent_to_role(&self, risk: &str) -> Result<()> {
         self.consent.obtain_openly(risk)
     }
@@ -148,7 +149,8 @@ impl Args {
         self.failsafe.clone().unwrap_or_default().or(standard)
     }
 
-    /// What has enforced until now knows all flows, unless they were in other maps.
+    /// Until when TCP connections are adopted by their sockets. Programs that enforced before know all flows already,
+    /// unless their conntrack was another map.
     fn adopt_until_ns(
         &self,
         role: Role,
@@ -176,8 +178,9 @@ impl Args {
         }
     }
 
-    /// Whether flows that are up shall go on: a direction begins to ask its rules, so that the programs to
-    /// be replaced know little of them. Without `--adopt` audit reports them, for somebody to allow them.
+    /// Whether flows that are up are taken over from the kernel's conntrack: if a direction begins to ask its rules, so
+    /// that cilmark has no entries of them. Without `--adopt` only a NIC that begins to enforce does: audit is there
+    /// to report such flows.
     pub fn adopts(&self, role: Role, replaced: Option<&Endpoint>) -> bool {
         let least = match self.adopt {
             Some(Duration::ZERO) => return false,
@@ -191,7 +194,7 @@ impl Args {
         before.iter().zip(self.modes()).any(|(before, now)| *before < now && now >= least)
     }
 
-    /// What the programs wait for from their first packet on.
+    /// The confirmation that the programs wait for from their first packet on.
     pub fn confirmation(&self) -> cm_confirm {
         match self.consent.deadline() {
             Some(until_ns) => {
@@ -201,19 +204,21 @@ impl Args {
         }
     }
 
-    /// Of the maps that a policy needs.
+    /// Sizes of the maps that a policy needs.
     pub fn sizes(&self) -> Sizes {
         Sizes { ct: self.ct_entries, policy: self.policy_entries, ..Sizes::default() }
     }
 
-    /// Says what the user may not expect.
+    /// Reminds the user of the confirmation that is due.
     pub fn tell(&self, spec: &Spec) {
         if let Some(time) = self.consent.confirm {
             consent::remind(&spec.device.name, time, "it only audits from then on");
         }
     }
 }
-/// The rules that a fallback has brought back stay, with programs that know nothing of it.
+
+/// Makes the rules to which an unconfirmed change has fallen back the current ones: new programs do not know of the
+/// fallback.
 pub fn settle(context: &Context, endpoint: &Endpoint) -> Result<()> {
     if endpoint.confirmation()? == Confirmation::Over(Fallback::Rules) {
         targets::policy_of(context, endpoint)?.revert()?;
@@ -221,8 +226,8 @@ pub fn settle(context: &Context, endpoint: &Endpoint) -> Result<()> {
     Ok(())
 }
 
-/// Where the SSH server listens through which the user has come. sudo does not hand the variable on,
-/// so that the processes around this one are asked, too.
+/// The port of the SSH server by which the user has logged in. sudo drops SSH_CONNECTION, so the environments of the
+/// parent processes are read, too.
 fn ssh_server_port() -> Option<u16> {
     if let Ok(connection) = env::var("SSH_CONNECTION") {
         return server_port(&connection);
@@ -244,7 +249,7 @@ fn ssh_server_port() -> Option<u16> {
     None
 }
 
-/// Client address, client port, server address, server port.
+/// The last field of SSH_CONNECTION: client address, client port, server address, server port.
 fn server_port(connection: &str) -> Option<u16> {
     connection.split_whitespace().nth(3)?.parse().ok()
 }

@@ -1,7 +1,8 @@
-//! What would let a packet pass: a command, if one does so and lets nothing else pass, else words.
+//! What would let a dropped packet pass: a command, if there is one that lets exactly its flow pass, else words.
 //!
-//! A hint may be followed blindly. So it is about the flow, whose direction is known from conntrack, or
-//! from the packet, or guessed by its ports; and where two guesses are as good as each other, it says so.
+//! Users follow a hint without checking it. So the rule that it proposes is about the flow and not the packet. Which end
+//! began the flow is known from conntrack or from the packet itself, or guessed from the ports; if it can't be guessed,
+//! the hint names both possibilities.
 
 mod words;
 
@@ -24,12 +25,12 @@ use crate::model::rule::{Action, Direction, L4, Rule};
 
 const SYN: u8 = 1 << 1;
 const ACK: u8 = 1 << 4;
-/// What no program has asked for when it may choose (`ip_local_port_range`).
+/// The first port that the kernel picks for clients (`ip_local_port_range`).
 const EPHEMERAL: u16 = 32768;
 const PRIVILEGED: u16 = 1024;
-/// Of a protocol without types or ports that a rule could name.
+/// The service of a protocol that has neither ports nor types for rules to name.
 const NO_SERVICE: u16 = 0xffff;
-/// What monitor knows of endpoints, as far as anybody has asked.
+/// What `monitor` has read about endpoints so far, and asked about flows.
 #[derive(Default)]
 pub struct Hints {
     known: BTreeMap<EndpointId, Option<Known>>,
@@ -39,13 +40,13 @@ pub struct Hints {
 
 /// One endpoint.
 pub struct Known {
-    /// What runs.
+    /// As its running programs are configured.
     pub endpoint: Endpoint,
     flows: Option<Finder>,
     policy: Policy,
 }
 
-/// A flow that conntrack does not know.
+/// A flow that conntrack does not know, seen from its originator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Question {
     id: EndpointId,
@@ -56,14 +57,14 @@ struct Question {
     service: u16,
 }
 
-/// What the rules say of a flow.
+/// What the rules say about a flow, and the identity that they see at the peer.
 #[derive(Debug, Clone, Copy)]
 struct Began {
     peer: Identity,
     allowed: bool,
 }
 
-/// To ask takes a fifth of a second, in which events are lost if there are many.
+/// Limits how often the rules are asked: that takes 0.2 s each time, in which the ring of events may overflow.
 struct Budget {
     left: f64,
     at: Instant,
@@ -72,9 +73,9 @@ struct Budget {
 /// Who began the flow of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Originator {
-    /// Who has sent the packet.
+    /// The packet's sender.
     Sender,
-    /// Whom it is for: an answer.
+    /// The packet's receiver: the packet is an answer.
     Receiver,
     Unknown,
 }
@@ -91,7 +92,7 @@ impl Hints {
         self.known.entry(id).or_insert_with(|| Known::of(context, id)).as_ref()
     }
 
-    /// What to say about a packet that was dropped, or would be but for audit.
+    /// The hint about a packet that was dropped, or in audit would have been.
     pub fn about(
         &mut self,
         context: &Context,
@@ -107,7 +108,7 @@ impl Hints {
         }
     }
 
-    /// No rule allows it.
+    /// The hint about a packet that no rule allows.
     fn missing(
         &mut self,
         root: &Root,
@@ -121,7 +122,7 @@ impl Hints {
         let add = |rule: Rule| allow_it(command("add", known, &rule, names));
         let rule = |is_answer, peer| allow(event, packet, is_answer, peer);
         match known.originator(event, seen) {
-            // In audit what is left of a flow of the other direction was asked about.
+            // Audit has asked the rules of the entry's direction; those of the packet's are still to be asked.
             Originator::Sender if seen.is_some_and(|seen| seen.direction != packet) => {
                 let Began { peer, allowed } = self.ask(root, id, event, false)?;
                 let known = self.known.get(&id)?.as_ref()?;
@@ -131,7 +132,7 @@ impl Hints {
                 })
             }
             Originator::Sender => Some(add(rule(false, peer)?)),
-            // The peer is whom the rules of the flow's direction were asked about, be it in audit.
+            // The rules of the flow's direction were asked: the event has the peer that they are about.
             Originator::Receiver if seen.is_some_and(|seen| seen.direction != packet) => {
                 Some(add(rule(true, peer)?))
             }
@@ -169,8 +170,8 @@ impl Hints {
         }
     }
 
-    /// What the rules say of the flow that a packet begins, or that its other end has begun if it is an
-    /// answer, when they are enforced and conntrack knows nothing of it.
+    /// Asks the rules, as if they were enforced and conntrack had no entry, about the flow that a packet begins; with
+    /// `is_answer`, about the flow that the packet would be an answer of.
     fn ask(
         &mut self,
         root: &Root,
@@ -251,15 +252,15 @@ impl Known {
             true => Originator::Sender,
             false => Originator::Receiver,
         };
-        // Of TCP, audit leaves an entry only where somebody has seen who began.
+        // In audit a denied flow has an entry, too. Only TCP's is certain of its direction.
         match seen {
             Some(seen) if seen.allowed || event.protocol == TCP => by_entry(seen),
             _ => originator(event, || self.listens(event, packet)),
         }
     }
 
-    /// The event of a workload's packet, to this host if the kernel would deliver it here: programs ask that only
-    /// where a rule could tell, and a rule that names the host or the world makes one that can.
+    /// The event with the destination identity *host* if a workload's packet is for a local address. Programs look that
+    /// up only if a rule names host or world; and the rule that a hint proposes may be the first one that does.
     fn with_host(&self, event: &cm_event) -> cm_event {
         let destination = event.destination.to_ip();
         let local = || {
@@ -275,7 +276,7 @@ impl Known {
         cm_event { destination_identity, ..*event }
     }
 
-    /// Whether a socket of this host listens at its end of a TCP connection; a workload's are elsewhere.
+    /// Whether a socket listens on the host's end of a TCP connection. Workloads have theirs in other namespaces.
     fn listens(&self, event: &cm_event, packet: Direction) -> bool {
         let local = if packet == Direction::Ingress { event.dport } else { event.sport };
         let listening = || Ok(sockets::listens(u16::from_be(local)));
@@ -283,7 +284,7 @@ impl Known {
             && netns::within(self.endpoint.config.netns, listening).is_ok_and(|it| it == Some(true))
     }
 
-    /// A rule denies it. To remove that may let more pass.
+    /// The hint about a packet that a rule denies: to remove the rule, unless that would let more than this flow pass.
     fn denied(&self, event: &cm_event, names: &Names) -> Option<String> {
         let number = crate::model::policy::RuleNumber(event.rule);
         let direction = self.policy.get(number)?.direction;
@@ -321,13 +322,13 @@ impl Known {
     }
 }
 
-/// Whether without a deny a rule would allow more than a flow of what the deny matches.
+/// Whether `allow` would let more pass than `flow` if `deny` were gone.
 fn opens(deny: &Rule, allow: &Rule, flow: &Rule) -> bool {
     let both = deny.meet(allow).filter(|_| allow.action == Action::Allow);
     both.is_some_and(|both| both != (flow.peer, flow.l4))
 }
 
-/// The direction of a packet, and who is at its other end.
+/// The direction of a packet, and the identity at its remote end.
 fn packet_of(event: &cm_event) -> (Direction, Identity) {
     match event.direction {
         cm_direction::CM_INGRESS => (Direction::Ingress, Identity(event.source_identity)),
@@ -335,15 +336,15 @@ fn packet_of(event: &cm_event) -> (Direction, Identity) {
     }
 }
 
-/// The narrowest rule that allows the flow of a packet; none if its peer is not known, since 0 would be
-/// everybody.
+/// The narrowest rule that allows the flow of a packet. `None` if the peer's identity is not known: as 0 it would stand
+/// for anybody.
 fn allow(event: &cm_event, packet: Direction, is_answer: bool, peer: Identity) -> Option<Rule> {
     let direction = if is_answer { packet.other() } else { packet };
     let l4 = l4_of(event, is_answer)?;
     (peer != Rule::ANY).then_some(Rule { action: Action::Allow, direction, peer, l4 })
 }
 
-/// What a packet's flow is to the rules: `service_of()` of the datapath.
+/// The protocol and service that rules are asked about, as `service_of()` in the datapath.
 fn l4_of(event: &cm_event, is_answer: bool) -> Option<L4> {
     let service = if is_answer { event.sport } else { event.dport };
     let port = u16::from_be(service);
@@ -354,7 +355,7 @@ fn l4_of(event: &cm_event, is_answer: bool) -> Option<L4> {
         (kind, _) => kind,
     };
     match event.protocol {
-        // A later fragment of which no first one is known has none.
+        // The ports of a later fragment are not known without its first one.
         TCP | UDP | SCTP if port == 0 && event.fragment != 0 => None,
         protocol @ (TCP | UDP | SCTP) => Some(L4::Ports { protocol, first: port, last: port }),
         // In the other family these are protocols without types.
@@ -365,7 +366,7 @@ fn l4_of(event: &cm_event, is_answer: bool) -> Option<L4> {
     }
 }
 
-/// Who began, by what a packet is. `listens` tells whether a socket of the local end listens.
+/// Which end began the flow, by the packet alone. `listens` tells whether a socket listens at the local end.
 fn originator(event: &cm_event, listens: impl Fn() -> bool) -> Originator {
     let (sport, dport) = (u16::from_be(event.sport), u16::from_be(event.dport));
     let answers = |is_answer| if is_answer { Originator::Receiver } else { Originator::Sender };
@@ -377,7 +378,7 @@ fn originator(event: &cm_event, listens: impl Fn() -> bool) -> Originator {
         (_, Some(L4::Ports { .. })) => {}
         _ => return Originator::Sender,
     }
-    // Nobody sends from where a packet goes to many, nor to who has no address yet.
+    // A multicast destination can't have sent the first packet, and 0.0.0.0 can't have received one.
     if is_of_many(event.destination.to_ip()) || is_unspecified(event.source.to_ip()) {
         return Originator::Sender;
     }
@@ -388,7 +389,7 @@ fn originator(event: &cm_event, listens: impl Fn() -> bool) -> Originator {
     match (by(PRIVILEGED), by(EPHEMERAL)) {
         ((true, false), _) | ((false, false), (true, false)) => Originator::Receiver,
         ((false, true), _) | ((false, false), (false, true)) => Originator::Sender,
-        // Between two services, as DHCP and NTP are: a flow of its own, or as good as one.
+        // Both ports are services, as with DHCP and NTP: either end may begin.
         ((true, true), _) => Originator::Sender,
         _ if sport == dport => Originator::Sender,
         _ => Originator::Unknown,
@@ -411,7 +412,7 @@ fn allow_it(commands: String) -> String {
     format!("to allow it: {commands}")
 }
 
-/// A command for a shell, to which a name may be anything.
+/// A shell command. A device whose name the shell could take for something else goes by its number.
 fn command(verb: &str, known: &Known, rule: &Rule, names: &Names) -> String {
     let name = &known.endpoint.device;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
