@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::model::text::{is_byte, is_hidden, visible};
@@ -55,8 +55,8 @@ pub fn lines(text: &str) -> Result<()> {
 
 fn write(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    Ok(stdout.flush()?)
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.context("write to stdout")
 }
 
 /// JSON leaves some characters as they are that a terminal obeys, and there are none outside of its

@@ -427,7 +427,7 @@ fn put_on(
         }
         let callee_before = callee_before.as_ref().map(AsFd::as_fd);
         delivery::set_callee(root, spec.id, callee_before)?;
-        return Err(error);
+        return Err(error.context(format!("attach {}", spec.device.name)));
     }
     addresses.forget(spec.id, &spec.addresses)?;
     delivery::set_callee(root, spec.id, callee)?;
@@ -442,7 +442,7 @@ fn log_costs(device: &str, loaded: &Loaded, all: Duration) -> Result<()> {
     for hook in attach::HOOKS {
         let facts = sys::program_facts(loaded.program(hook))?;
         info!(
-            "{device}: {hook:?} program has {} instructions, {} walked by the verifier",
+            "{device}: the program on its {hook} hook has {} instructions, {} walked by the verifier",
             facts.instructions, facts.verified_instructions
         );
     }

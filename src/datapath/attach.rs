@@ -123,7 +123,8 @@ pub fn replace(
         HookKind::Tcx => {
             let link = sys::open_pin(&pins.hook(hook))
                 .with_context(|| format!("open {}", pins.hook(hook).display()))?;
-            sys::update_link(link.as_fd(), program).with_context(|| format!("replace {hook:?}"))
+            sys::update_link(link.as_fd(), program)
+                .with_context(|| format!("replace the program on its {hook} hook"))
         }
         HookKind::Clsact => {
             let program = put_on_hook(place, hook, program)?;
@@ -141,7 +142,7 @@ pub fn replace(
             if let Some(program) = program
                 && let Err(error) = replace_hook(*hook, program.as_fd())
             {
-                debug!("put the previous program back on {hook:?}: {error:#}");
+                debug!("put the previous program back on the {hook} hook: {error:#}");
             }
         }
     }
@@ -202,7 +203,7 @@ pub fn take_off_filters(ifindex: u32, tc_priority: u32, our_maps: &[u32]) -> Res
         if filter_maps(&mut filter)?.is_some_and(|maps| share_one(&maps, our_maps)) {
             filter
                 .detach()
-                .with_context(|| format!("take the clsact filter off {hook:?} of the device"))?;
+                .with_context(|| format!("take the clsact filter off its {hook} hook"))?;
         }
     }
     Ok(())
@@ -223,7 +224,7 @@ pub fn detach_links(pins: &EndpointPins) {
         let detached =
             sys::open_pin(&pins.hook(hook)).and_then(|link| sys::detach_link(link.as_fd()));
         if let Err(error) = detached {
-            debug!("detach the link of {hook:?}: {error:#}");
+            debug!("detach the link on the {hook} hook: {error:#}");
         }
     }
 }
@@ -252,7 +253,7 @@ fn put_on_hooks(place: Place, pins: &EndpointPins, loaded: &Loaded) -> Result<()
 
 /// What is to be pinned: the link, or the program in the filter.
 fn put_on_hook(place: Place, hook: Hook, program: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let on = || format!("attach to {hook:?} of the device by {:?}", place.kind);
+    let on = || format!("put a program on its {hook} hook by {}", place.kind);
     match place.kind {
         HookKind::Tcx => {
             sys::create_tcx_link(program, place.ifindex, hook, place.first).with_context(on)

@@ -7,6 +7,7 @@ mod object;
 mod pin;
 
 use std::ffi::{CStr, c_void};
+use std::fmt;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::num::NonZeroUsize;
@@ -45,6 +46,15 @@ pub enum Hook {
     Ingress,
     /// What the device is about to send.
     Egress,
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Hook::Ingress => "ingress",
+            Hook::Egress => "egress",
+        })
+    }
 }
 
 impl Hook {

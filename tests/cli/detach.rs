@@ -214,7 +214,7 @@ fn a_filter_that_can_not_be_taken_off_keeps_its_pins() {
         "setpriv --bounding-set=-net_admin --inh-caps=-net_admin {binary} detach red"
     ));
     let said = text(&run.stderr);
-    assert!(said.contains("detach red: take the clsact filter off Ingress"), "{said}");
+    assert!(said.contains("detach red: take the clsact filter off its ingress hook"), "{said}");
     assert_eq!((run.status.code(), world.pins()), (Some(1), before));
     assert_eq!(world.status("red")["stale"], false);
     assert_eq!(world.cilmark_json("ipcache list").as_array().unwrap().len(), 1);

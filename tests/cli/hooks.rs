@@ -176,7 +176,7 @@ fn a_stranger_in_our_very_place_is_not_replaced() {
     let before = world.sh("tc filter show dev red ingress; tc filter show dev red egress");
     world
         .cilmark("attach red --id 301 --hook clsact")
-        .fails(1, &["belongs to somebody else", "--first", "tc filter del"]);
+        .fails(1, &["attach red: ", "belongs to somebody else", "--first", "tc filter del"]);
     assert_eq!(world.sh("tc filter show dev red ingress; tc filter show dev red egress"), before);
     assert!(!world.pins().iter().any(|pin| pin.starts_with("cilmark")));
 }

@@ -182,6 +182,15 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 }
 
 #[test]
+fn what_cannot_be_written_is_an_error_that_says_where_to() {
+    let Some(world) = World::new() else { return };
+    let output = world.try_sh(&format!("{} status >/dev/full", env!("CARGO_BIN_EXE_cilmark")));
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    assert!(told.contains("write to stdout: No space left on device"), "{told}");
+}
+
+#[test]
 fn nobody_is_told_that_this_takes_root() {
     let Some(world) = World::new() else { return };
     world.veth("red");
