@@ -26,7 +26,7 @@ use crate::datapath::pin::{Lock, Root};
 use crate::datapath::policy::PolicyMaps;
 use crate::datapath::registry::{Endpoint, shared};
 use crate::datapath::{adoption, delivery, maps, netns, sys};
-use crate::model::endpoint::{EndpointId, Role, Scope};
+use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Names;
 use crate::model::policing::{Confirmation, Fallback, Mode};
 use crate::model::policy::Policy;
@@ -199,7 +199,7 @@ fn attach_locked(
         shared::check_one(root, &BTreeSet::new())?;
     }
     let place = plan::place(args, &device)?;
-    let mut spec = plan_spec(args, root, device, role, replaced, &names)?;
+    let spec = plan_spec(args, root, device, role, replaced, &names)?;
     let config = spec.config();
     let taken = taken_from(has_come.iter().copied().chain(replaced), &config, &names)?;
     ensure!(
@@ -209,9 +209,6 @@ fn attach_locked(
         taken.join("; ")
     );
     let confirmation = replaced.map(Endpoint::confirmation).transpose()?;
-    if config.keeps_flows() && spec.scope == Scope::NOBODY {
-        spec.scope = load::flow_table(root)?.next_scope(root)?;
-    }
     let put_on = put_on(context, &spec, place, args, replaced);
     // Whether it did or was undone: addresses have come and gone, and their identities.
     maps::bump_generation(root)?;
@@ -390,7 +387,7 @@ fn put_on(
     let loaded = load::load(root, spec.role, &config, &sizes, &inherited)?;
 
     if args.policing.adopts(spec.role, replaced)
-        && let Err(error) = adoption::adopt(root, spec)
+        && let Err(error) = adoption::adopt(root, spec, loaded.scope)
     {
         warn!("{}: flows that are up already are not taken over: {error:#}", spec.device.name);
     }

@@ -11,11 +11,12 @@ use super::device;
 use super::kernel_flows::{self, KernelFlow};
 use super::load::Spec;
 use super::pin::Root;
-use crate::model::endpoint::Role;
+use crate::model::endpoint::{Role, Scope};
 use crate::model::rule::Direction;
 
-/// Enters the flows that an endpoint has already into the maps that its programs were loaded with.
-pub fn adopt(root: &Root, spec: &Spec) -> Result<()> {
+/// Enters the flows that an endpoint has already into the maps that its programs were loaded with, under the
+/// scope that they have there.
+pub fn adopt(root: &Root, spec: &Spec, scope: Scope) -> Result<()> {
     if spec.role == Role::Container && spec.addresses.is_empty() {
         warn!(
             "{}: --adopt finds a workload's flows by its addresses; give them with --ip",
@@ -41,7 +42,7 @@ pub fn adopt(root: &Root, spec: &Spec) -> Result<()> {
     };
     // What a workload sends makes its entry anew: if there is no room for all, let it be for the others.
     flows.sort_by_key(|flow| flow.masqueraded);
-    let adopted = conntrack.adopt(spec.scope, &flows)?;
+    let adopted = conntrack.adopt(scope, &flows)?;
     let device = &spec.device.name;
     info!(
         "{device}: {} flows were taken over of {} that the kernel knows",

@@ -444,7 +444,7 @@ fn ports(key: &Parts) -> (u16, u16) {
 /// `left` in ticks, of which `rate` jiffies are a second.
 fn flow(key: &Parts, entry: &cm_flow, left: u32, rate: u32) -> Flow {
     let (local_port, remote_port) = ports(key);
-    let jiffies = f64::from(left) * f64::from(1 << cm_flow_size::CM_FLOW_TICK_SHIFT.0);
+    let jiffies = u64::from(left) << cm_flow_size::CM_FLOW_TICK_SHIFT.0;
     Flow {
         scope: key.scope,
         protocol: key.protocol,
@@ -460,7 +460,8 @@ fn flow(key: &Parts, entry: &cm_flow, left: u32, rate: u32) -> Flow {
         epoch: (entry.verdict >> 32) as u32,
         adopted: entry.adopted != 0,
         masqueraded: entry.masqueraded != 0,
-        expires: Duration::from_secs_f64(jiffies / f64::from(rate)),
+        // Less than a tick more than it was given.
+        expires: Duration::from_secs(jiffies / u64::from(rate)),
     }
 }
 

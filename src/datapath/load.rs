@@ -19,7 +19,6 @@ use share::{
 use super::abi::{self, cm_config, cm_confirm, cm_delivery, cm_ipv6, cm_program, cm_role};
 use super::conntrack;
 use super::device::{Device, Framing};
-use super::flow_table::FlowTable;
 use super::object;
 pub use super::object::Folding;
 use super::pin::Root;
@@ -41,7 +40,7 @@ pub struct Spec {
     pub role: Role,
     /// What its packets are stamped with.
     pub identity: Identity,
-    /// Whose its flows are.
+    /// Whose its flows are, or nobody's: then loading gives it a scope of its own, if it keeps any.
     pub scope: Scope,
     /// Inode of the network namespace of the device.
     pub netns: u64,
@@ -149,6 +148,8 @@ pub struct Loaded {
     ingress: OwnedFd,
     egress: OwnedFd,
     takes_delivery: bool,
+    /// Whose the flows are that they keep.
+    pub scope: Scope,
     /// The programs' `.rodata`.
     pub config: MapHandle,
     /// `cm_policy_call`, with local delivery. The kernel empties an array of programs when its last
@@ -288,7 +289,8 @@ fn fill<T>(slots: &mut [T], values: impl Iterator<Item = T>) -> u32 {
 }
 
 /// Loads a role's two programs with a configuration, over the shared maps, which are made and pinned
-/// if they are not there, and over those of the programs that these ones replace.
+/// if they are not there, and over those of the programs that these ones replace. Unless it is a copy, the
+/// caller holds the root's lock.
 pub fn load(
     root: &Root,
     role: Role,
@@ -353,6 +355,7 @@ pub fn load_as(
         ingress: next()?,
         egress: next()?,
         takes_delivery: config.delivery != cm_delivery::CM_DELIVERY_NONE,
+        scope: config.scope(),
         config: made.config,
         policy_calls: made.policy_calls,
         open_time,
@@ -387,11 +390,6 @@ pub fn load_flow_editor(flow_seed: [u64; 8], flows: [&MapHandle; 2]) -> Result<O
     let programs = [("edit_flows", cm_program(0))];
     let made = object::load(open, &config, &programs, Folding::of_environment()?)?;
     made.programs.into_iter().next().context("no program was loaded")
-}
-
-/// What the flows of all endpoints have in common; made if it is not there. The caller holds the root's lock.
-pub fn flow_table(root: &Root) -> Result<FlowTable> {
-    share::flow_table(&Shared::of(root, true))
 }
 
 /// Makes the shared maps that are not there, and nothing else.

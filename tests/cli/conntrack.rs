@@ -173,11 +173,11 @@ fn flows_are_chosen_by_identity_address_port_state_and_direction() {
         ("--port tcp/53", &[]),
         ("--port udp/50-60", &[of_host, to_db]),
         ("--port 1000", &[by_host, by_host6]),
-        ("--state closing", &[by_host, by_host6]),
+        ("--state reset", &[by_host, by_host6]),
         ("--state established", &[of_host, of_blue, to_db]),
         ("--direction ingress", &[of_host, of_blue]),
         ("--direction egress --port 53", &[to_db]),
-        ("red --direction egress --state closing --address 10.1.0.1", &[by_host]),
+        ("red --direction egress --state reset --address 10.1.0.1", &[by_host]),
         ("blue --port 53", &[]),
     ] {
         assert_eq!(chosen(options), wanted, "{options}");

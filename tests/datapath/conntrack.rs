@@ -312,6 +312,10 @@ fn an_expired_flow_is_none() {
     }
 }
 
+fn assert_near(seconds: u32, wanted: u32) {
+    assert!(seconds.abs_diff(wanted) <= 2, "{seconds} and not {wanted}");
+}
+
 #[test]
 fn a_flow_lives_by_what_was_seen_of_it() {
     let Some(lab) = Lab::new() else { return };
@@ -326,17 +330,17 @@ fn a_flow_lives_by_what_was_seen_of_it() {
                 .for_each(|flags| drop(workload.from_container(sent(own, peer, flags))));
             answered.iter().for_each(|flags| drop(workload.to_container(answer(own, peer, flags))));
             let [flow] = lab.flows().try_into().expect("a flow");
-            // A tick more, for it to be as long at least.
-            let left = flow.expires - now() - 1;
-            (f64::from(left) * 64.0 / f64::from(sys::jiffies_per_second())).round() as u32
+            // It is a tick more, for it to be as long at least; and some may have gone by.
+            let left = f64::from(flow.expires - now()) * 64.0;
+            (left / f64::from(sys::jiffies_per_second())).round() as u32
         };
-        assert_eq!(lifetime(&["S"], &["SA"]), 60);
-        assert_eq!(lifetime(&["S", "A"], &["A"]), 21600);
-        assert_eq!(lifetime(&["S", "A", "FA"], &["A"]), 21600);
-        assert_eq!(lifetime(&["S", "A", "FA"], &["FA"]), 10);
+        assert_near(lifetime(&["S"], &["SA"]), 60);
+        assert_near(lifetime(&["S", "A"], &["A"]), 21600);
+        assert_near(lifetime(&["S", "A", "FA"], &["A"]), 21600);
+        assert_near(lifetime(&["S", "A", "FA"], &["FA"]), 10);
         // Anybody may have sent it.
-        assert_eq!(lifetime(&["S"], &["R"]), 60);
-        assert_eq!(lifetime(&["S", "R"], &[]), 10);
+        assert_near(lifetime(&["S"], &["R"]), 60);
+        assert_near(lifetime(&["S", "R"], &[]), 10);
     }
 }
 

@@ -20,6 +20,7 @@ use crate::datapath::pin::Root;
 use crate::datapath::registry::shared::{self, Lost};
 use crate::datapath::skel::{CilmarkSkelBuilder, OpenCilmarkSkel};
 use crate::datapath::sys;
+use crate::model::endpoint::Scope;
 
 /// Where maps are shared.
 pub struct Shared<'a> {
@@ -76,8 +77,8 @@ pub fn share_maps(
     share_map(&mut maps.cm_events, shared, None)
 }
 
-/// The table is there before the programs whose configuration has its secret. A copy has what its original
-/// has, or what that would get.
+/// The table is there before the programs whose configuration has its secret, and a scope from it. A copy has
+/// what its original has; the secret also without that, to find the flows of others.
 pub fn share_flow_table(
     open: &mut OpenCilmarkSkel<'_>,
     shared: &Shared<'_>,
@@ -88,6 +89,9 @@ pub fn share_flow_table(
     if config.keeps_flows() && !is_copy {
         let table = flow_table(shared)?;
         config.flow_seed = if config.has_policy() { table.seed()? } else { [0; 8] };
+        if config.scope() == Scope::NOBODY {
+            config.scope = table.next_scope(shared.root)?.get();
+        }
         return share_map(map, shared, None);
     }
     if config.has_policy() && config.flow_seed == [0; 8] {
@@ -98,7 +102,7 @@ pub fn share_flow_table(
 }
 
 /// What the flows of all endpoints have in common; made if it is not there.
-pub fn flow_table(shared: &Shared<'_>) -> Result<FlowTable> {
+fn flow_table(shared: &Shared<'_>) -> Result<FlowTable> {
     let table = match FlowTable::open(shared.root)? {
         Some(table) => table,
         None => FlowTable::of(make_alone(shared, "cm_flow_table")?),
