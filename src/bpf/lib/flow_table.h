@@ -80,6 +80,9 @@ struct flow_ref {
 
 #define FLOW_ONES 0x0101010101010101ULL
 
+_Static_assert(CM_FLOW_OVER == 0 && CM_FLOW_CLASSES <= 128,
+	       "bytes that are told from zero at once");
+
 static __always_inline __u32 flow_now(void)
 {
 	return bpf_jiffies64() >> CM_FLOW_TICK_SHIFT;
@@ -203,10 +206,19 @@ static __always_inline __u64 free_ways(const struct cm_flow_ways *ways, __u32 no
 	return bits;
 }
 
+/* Those and what is over. */
+static __always_inline __u32 count_room(const struct cm_flow_ways *ways, __u32 now)
+{
+	__u64 classes = *(const volatile __u64 *)ways->class;
+	__u64 over = ~(classes + ~(FLOW_ONES << 7)) & FLOW_ONES << 7;
+
+	return count_ways(free_ways(ways, now) | over);
+}
+
 static __always_inline int is_emptier(const struct cm_flow_ways *ways,
 				      const struct cm_flow_ways *others, __u32 now)
 {
-	return count_ways(free_ways(ways, now)) > count_ways(free_ways(others, now));
+	return count_room(ways, now) > count_room(others, now);
 }
 
 /* The low byte of a scope, but that of the host's flows is nobody else's. */

@@ -23,7 +23,7 @@ struct inquiry {
 	/* Rules: a number, shifted by its entry's flags; 0 for none. */
 	__u32 own; /* of those about the other end's identity */
 	__u32 any; /* of those about everybody */
-	int verdict; /* 0, or a negative reason */
+	__s16 verdict; /* 0, or a negative reason */
 	__u8 found; /* enum found */
 	__u8 is_enforced; /* the policy of the flow's direction */
 	__u8 is_news; /* the verdict is none that conntrack had */
