@@ -49,7 +49,7 @@ pub const SHARED: [Layout; 15] = [
 ];
 
 /// Names under which earlier versions have pinned what has another layout now, and so another name.
-pub const FORMER: [&str; 3] = ["cm_frag4", "cm_frag6", "cm_stack_flows"];
+pub const FORMER: [&str; 5] = ["cm_ct4", "cm_ct6", "cm_frag4", "cm_frag6", "cm_stack_flows"];
 
 /// What lies in the directory of an endpoint.
 const OF_ENDPOINT: [&str; 6] =

@@ -16,7 +16,9 @@ use share::{
     share_policy_maps, share_stack_flows,
 };
 
-use super::abi::{self, cm_config, cm_confirm, cm_delivery, cm_ipv6, cm_program, cm_role};
+use super::abi::{
+    self, cm_config, cm_confirm, cm_delivery, cm_ipv6, cm_policy_mode, cm_program, cm_role,
+};
 use super::conntrack;
 use super::device::{Device, Framing};
 use super::object;
@@ -386,7 +388,10 @@ pub fn load_flow_editor(flow_seed: [u64; 8], flows: [&MapHandle; 2]) -> Result<O
             _ => map.set_autocreate(false)?,
         }
     }
-    let config = with_flows(&mut open, cm_config { flow_seed, ..cm_config::default() })?;
+    // There are flows where somebody has a policy.
+    let policy = [cm_policy_mode::CM_POLICY_AUDIT; 2];
+    let config = cm_config { flow_seed, policy, ..cm_config::default() };
+    let config = with_flows(&mut open, config)?;
     let programs = [("edit_flows", cm_program(0))];
     let made = object::load(open, &config, &programs, Folding::of_environment()?)?;
     made.programs.into_iter().next().context("no program was loaded")

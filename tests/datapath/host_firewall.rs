@@ -419,7 +419,7 @@ fn what_masquerade_lends_ends_before_the_kernel_forgets_it() {
         nic.to_netdev(Frame::ip(own, peer).udp(4000, 9)).passes();
         let own_flow = lab.flows()[0].expires;
         // Of 25 seconds and 30.
-        assert!((own_flow - lent).abs_diff(ticks(5)) <= 1, "{own_flow} {lent}");
+        assert!((own_flow - lent).abs_diff(ticks(5)) <= 3, "{own_flow} {lent}");
     }
 }
 

@@ -89,27 +89,24 @@ static __always_inline enum cm_flow_edited edit_delete(const struct cm_flow_edit
 }
 
 static __always_inline enum cm_flow_edited edit_add(const struct cm_flow_edit *edit,
-						    struct inquiry *inquiry, int place)
+						    struct inquiry *inquiry)
 {
-	struct new_flow new = {
-		.flow = &edit->flow,
-		.expires = edit->expires,
-		.now = flow_now(),
-		.class = ct_class(&edit->flow),
-		.scope = scope_byte(edit->key.scope_high << 16 | edit->key.scope),
-	};
+	int was_put;
 
-	if (place && ct_is_alive(inquiry->expires) && !ct_is_denied(inquiry->flow.verdict))
+	if (inquiry->place && ct_is_alive(inquiry->expires) && !ct_is_denied(inquiry->flow.verdict))
 		return CM_FLOW_THERE;
+	inquiry->flow = edit->flow;
+	inquiry->expires = edit->expires;
+	inquiry->class = ct_class(&edit->flow);
 	if (edit->family == CM_IPV4) {
 		struct cm_ct4_key key FLOW_KEY;
 
 		flow4_key_of(&key, edit);
-		ct4_put(&key, &new, place);
+		was_put = ct4_put(&key, inquiry);
 	} else {
-		ct6_put(&edit->key, &new, place);
+		was_put = ct6_put(&edit->key, inquiry);
 	}
-	return new.outcome == CM_FLOW_NO_ROOM ? CM_FLOW_NO_ROOM : CM_FLOW_DONE;
+	return was_put ? CM_FLOW_DONE : CM_FLOW_NO_ROOM;
 }
 
 /* Whether there was anything to do. */
@@ -118,18 +115,17 @@ __noinline int edit_flow(struct __sk_buff *skb, __u32 index)
 	__u32 offset = CM_FLOW_EDITS_OFFSET + index * sizeof(struct cm_flow_edit);
 	struct cm_flow_edit edit FLOW_KEY;
 	struct inquiry inquiry = {};
-	int place;
 
 	if (bpf_skb_load_bytes(skb, offset, &edit, sizeof(edit)) || !edit.kind)
 		return 0;
 	if (edit.kind == CM_FLOW_EDIT_DELETE) {
 		edit.edited = edit_delete(&edit);
 	} else {
-		place = edit_take(&edit, &inquiry);
+		inquiry.place = edit_take(&edit, &inquiry);
 		if (edit.kind == CM_FLOW_EDIT_ADD) {
-			edit.edited = edit_add(&edit, &inquiry, place);
+			edit.edited = edit_add(&edit, &inquiry);
 		} else {
-			edit.edited = place ? CM_FLOW_THERE : CM_FLOW_ABSENT;
+			edit.edited = inquiry.place ? CM_FLOW_THERE : CM_FLOW_ABSENT;
 			edit.flow = inquiry.flow;
 			edit.expires = inquiry.expires;
 		}

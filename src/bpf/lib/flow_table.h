@@ -21,6 +21,7 @@
 #include "abi.h"
 #include <bpf/bpf_helpers.h>
 #include "config.h"
+#include "inquiry.h"
 
 /* Sized by user space: see CM_FLOW_LOAD_PERCENT. */
 struct {
@@ -125,15 +126,16 @@ static __always_inline void flow_hash(struct flow_place *place, const __u32 *wor
 	second = sum * (config.flow_seed[7] | 1);
 	place->buckets[0] = (first >> 32) * buckets >> 32;
 	place->buckets[1] = (second >> 32) * buckets >> 32;
-	place->tag = (__u8)(first >> 24) | 1;
+	place->tag = (__u8)(first >> 24);
+	place->tag += !place->tag; /* 0 stands for nobody */
 }
 
-/* The top bit of each byte that may be the tag: of all that are, and seldom of one above such a one. */
+/* The top bit of each byte that is the tag. */
 static __always_inline __u64 flow_matches(const struct cm_flow_ways *ways, __u8 tag)
 {
 	__u64 differ = *(const volatile __u64 *)ways->tag ^ FLOW_ONES * tag;
 
-	return (differ - FLOW_ONES) & ~differ & FLOW_ONES << 7;
+	return ~(((differ & ~(FLOW_ONES << 7)) + ~(FLOW_ONES << 7)) | differ) & FLOW_ONES << 7;
 }
 
 /* Which byte has the lowest of these bits. */
@@ -157,9 +159,14 @@ static __always_inline __u64 key_differs(const volatile __u64 *there, const __u6
 	return differ;
 }
 
-/* Which of a bucket's slots has a key, or CM_FLOW_WAYS. Two tries, which find it but once in some thousand times. */
-static __always_inline __u32 find_way_quickly(const void *slots, __u32 slot_bytes, const __u64 *key,
-					      __u32 words, __u64 matches)
+enum {
+	/* Ways of a bucket that may have one tag, so that no search has to try more. */
+	FLOW_WAYS_OF_TAG = 2,
+};
+
+/* Which of a bucket's slots has a key, or CM_FLOW_WAYS. */
+static __always_inline __u32 find_way(const void *slots, __u32 slot_bytes, const __u64 *key,
+				      __u32 words, __u64 matches)
 {
 	__u32 way = lowest_way(matches);
 
@@ -171,21 +178,6 @@ static __always_inline __u32 find_way_quickly(const void *slots, __u32 slot_byte
 	way = lowest_way(matches);
 	if (matches && !key_differs(slots + way * slot_bytes, key, words))
 		return way;
-	return CM_FLOW_WAYS;
-}
-
-/* The same for certain. */
-static __always_inline __u32 find_way(const void *slots, __u32 slot_bytes, const __u64 *key,
-				      __u32 words, __u64 matches)
-{
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < CM_FLOW_WAYS && matches; i++) {
-		__u32 way = lowest_way(matches);
-
-		if (!key_differs(slots + way * slot_bytes, key, words))
-			return way;
-		matches &= matches - 1;
-	}
 	return CM_FLOW_WAYS;
 }
 
@@ -247,12 +239,12 @@ static __always_inline __u32 flow_to_displace(const struct cm_flow_ways *ways, _
 {
 	__u64 scopes = *(const volatile __u64 *)ways->scope;
 	__u64 has_none = (ways_of_scope(scopes, scope) + 15) >> 4 ^ 1;
-	__u64 best = ~0ULL >> 1, least = 1ULL << 50;
+	__u64 best = ~0ULL >> 1, least = 1ULL << 50, smaller;
 
 	/* No memory for eight of each on the stack. */
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < CM_FLOW_WAYS; i++) {
-		__u64 class = ways->class[i];
+		__u64 class = *(const volatile __u8 *)&ways->class[i];
 		__u64 share = ways_of_scope(scopes, ways->scope[i]);
 		/* 1 for those whose class is at least the named one. */
 		__u64 goes_on = (class + 7) >> 3, is_answered = (class + 5) >> 3;
@@ -263,8 +255,11 @@ static __always_inline __u32 flow_to_displace(const struct cm_flow_ways *ways, _
 
 		score |= class << 36 | (CM_FLOW_WAYS - share) << 40 | goes_on << 45 |
 			 is_answered << 46 | stays << 50;
-		/* The smaller one. */
-		best += (score - best) & (__u64)((__s64)(score - best) >> 63);
+		/* The smaller one; without a branch, which clang would like to make of it. */
+		score -= best;
+		smaller = (__u64)((__s64)score >> 63);
+		barrier_var(smaller);
+		best += score & smaller;
 	}
 	return best < least ? best & (CM_FLOW_WAYS - 1) : CM_FLOW_WAYS;
 }
@@ -318,19 +313,6 @@ static __always_inline void flow_write_ends(struct flow_bucket *bucket)
 	*(volatile __u32 *)&bucket->seq = bucket->seq + 1;
 }
 
-/* A flow that is to be written. */
-struct new_flow {
-	const struct cm_flow *flow;
-	__u32 expires;
-	__u32 now;
-	__u8 tag;
-	__u8 class;
-	__u8 scope;
-	__u8 outcome; /* enum cm_flow_edited */
-	__u8 displaced; /* the class of who gave way, and 1 more; or 0 */
-	__u8 pad[3];
-};
-
 enum flow_put {
 	FLOW_PUT,
 	FLOW_DISTURBED, /* by another writer; try again */
@@ -343,42 +325,39 @@ enum flow_put {
  */
 static __always_inline enum flow_put flow_put(struct flow_bucket *bucket, __u8 *slots,
 					      __u32 slot_bytes, const __u64 *key, __u32 words,
-					      struct new_flow *new)
+					      struct inquiry *inquiry, __u8 scope)
 {
 	struct cm_flow_ways *ways = &bucket->ways;
 	__u32 seq = flow_seq(bucket);
 	__u32 way, chosen;
+	__u64 matches;
 	int is_same;
 
 	flow_order();
-	chosen = find_way(slots, slot_bytes, key, words, flow_matches(ways, new->tag));
-	new->outcome = CM_FLOW_THERE;
-	if (chosen == CM_FLOW_WAYS) {
-		chosen = flow_choose(ways, new->now, new->scope);
-		new->outcome = CM_FLOW_DONE;
-	}
+	matches = flow_matches(ways, inquiry->tag);
+	chosen = find_way(slots, slot_bytes, key, words, matches);
+	if (chosen == CM_FLOW_WAYS && count_ways(matches) < FLOW_WAYS_OF_TAG)
+		chosen = flow_choose(ways, flow_now(), scope);
 	way = chosen & (2 * CM_FLOW_WAYS - 1);
-	if (way >= CM_FLOW_WAYS) {
-		new->outcome = CM_FLOW_NO_ROOM;
+	if (way >= CM_FLOW_WAYS)
 		return FLOW_FULL;
-	}
-	new->displaced = chosen >> FLOW_DISPLACED_SHIFT;
+	inquiry->displaced = chosen >> FLOW_DISPLACED_SHIFT;
 	bpf_spin_lock(&bucket->lock);
 	is_same = bucket->seq == seq;
 	if (is_same) {
 		volatile __u64 *slot = (volatile __u64 *)(slots + way * slot_bytes);
-		const __u64 *flow = (const __u64 *)new->flow;
+		const __u64 *flow = (const __u64 *)&inquiry->flow;
 
 		flow_write_begins(bucket);
-		ways->tag[way] = new->tag;
-		ways->expires[way] = new->expires;
-		ways->class[way] = new->class;
-		ways->scope[way] = new->scope;
+		ways->tag[way] = inquiry->tag;
+		ways->expires[way] = inquiry->expires;
+		ways->class[way] = inquiry->class;
+		ways->scope[way] = scope;
 #pragma clang loop unroll(full)
 		for (__u32 word = 0; word < words; word++)
 			slot[word] = key[word];
 #pragma clang loop unroll(full)
-		for (__u32 word = 0; word < sizeof(*new->flow) / sizeof(__u64); word++)
+		for (__u32 word = 0; word < sizeof(inquiry->flow) / sizeof(__u64); word++)
 			slot[words + word] = flow[word];
 		flow_write_ends(bucket);
 	}

@@ -32,6 +32,9 @@ struct inquiry {
 	__u8 is_to_host; /* what a workload sends: this host is at the other end */
 	__u8 tells_host; /* the answer may be another one if it is, and nobody has asked */
 	__u8 place; /* what ct_take() has said */
+	__u8 class; /* enum cm_flow_class, of the flow when it is written */
+	__u8 tag; /* of its hash */
+	__u8 displaced; /* the class of whom it has displaced, and 1 more; or 0 */
 	__u8 is_orphan; /* a later fragment whose first one was dropped */
 };
 

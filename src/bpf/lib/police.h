@@ -85,61 +85,47 @@ static __always_inline int conclude(struct __sk_buff *skb, struct packet *pkt,
 	return 0;
 }
 
-static __always_inline struct new_flow new_flow(const struct inquiry *inquiry)
+static __always_inline void count_new_flow(const struct packet *pkt, const struct inquiry *inquiry,
+					   int was_put)
 {
-	return (struct new_flow){
-		.flow = &inquiry->flow,
-		.expires = inquiry->expires,
-		.now = flow_now(),
-		.class = ct_class(&inquiry->flow),
-		.scope = scope_byte(ct_scope()),
-	};
-}
-
-static __always_inline void count_new_flow(const struct packet *pkt, const struct new_flow *new)
-{
-	if (new->outcome == CM_FLOW_NO_ROOM)
+	if (!was_put)
 		count_aside(pkt, CM_FLOW_FAILED);
-	if (new->displaced)
-		count_aside(pkt, CM_FLOW_DISPLACED - 1 + new->displaced);
+	else if (inquiry->displaced)
+		count_aside(pkt, CM_FLOW_DISPLACED - 1 + inquiry->displaced);
 }
 
-/* Keeps what has come of a packet in its flow. Global functions, for their stack. */
+/* Global functions, for their stack. */
 __noinline int write_flow4(const struct packet *pkt, struct inquiry *inquiry)
 {
 	struct cm_ct4_key key FLOW_KEY;
-	struct new_flow new;
 	struct tuple tuple;
 
 	if (!pkt || !inquiry || !has_policy())
 		return 0;
-	new = new_flow(inquiry);
 	tuple = tuple_of(pkt, packet_direction(pkt));
 	ct4_key(&key, &tuple);
-	ct4_put(&key, &new, inquiry->place);
-	count_new_flow(pkt, &new);
+	count_new_flow(pkt, inquiry, ct4_put(&key, inquiry));
 	return 0;
 }
 
 __noinline int write_flow6(const struct packet *pkt, struct inquiry *inquiry)
 {
 	struct cm_ct6_key key FLOW_KEY;
-	struct new_flow new;
 	struct tuple tuple;
 
 	if (!pkt || !inquiry || !has_policy())
 		return 0;
-	new = new_flow(inquiry);
 	tuple = tuple_of(pkt, packet_direction(pkt));
 	ct6_key(&key, &tuple);
-	ct6_put(&key, &new, inquiry->place);
-	count_new_flow(pkt, &new);
+	count_new_flow(pkt, inquiry, ct6_put(&key, inquiry));
 	return 0;
 }
 
+/* Keeps what has come of a packet in its flow. */
 static __always_inline void write_flow(const struct packet *pkt, struct inquiry *inquiry)
 {
 	ct_advance(inquiry, pkt);
+	inquiry->class = ct_class(&inquiry->flow);
 	barrier();
 	if (pkt->source.family == CM_IPV4)
 		write_flow4(pkt, inquiry);
