@@ -19,6 +19,7 @@ use super::{Context, before, consent, detach, monitor, policy, until_interrupted
 use crate::datapath::abi::cm_config;
 use crate::datapath::addresses::Addresses;
 use crate::datapath::attach::{self, HookKind, Place};
+use crate::datapath::conntrack::Conntrack;
 use crate::datapath::device::{self, Device};
 use crate::datapath::events::Events;
 use crate::datapath::load::{self, Features, Loaded, Sizes, Spec};
@@ -475,6 +476,7 @@ fn clean_stale(
                 ));
             }
             detach::detach(root, &endpoint)?;
+            Conntrack::forget(root, &detach::own_scope(&endpoint).into_iter().collect())?;
             if endpoint.role().is_some() && endpoint.device == device.name {
                 left.push(endpoint.config);
             }

@@ -1,6 +1,6 @@
 //! `cilmark detach`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
 use log::warn;
@@ -8,13 +8,14 @@ use log::warn;
 use super::{Context, all_of, check_room};
 use crate::datapath::addresses::Addresses;
 use crate::datapath::attach;
+use crate::datapath::conntrack::Conntrack;
 use crate::datapath::ipcache::Ipcache;
 use crate::datapath::layout;
 use crate::datapath::maps::{self, Identities};
 use crate::datapath::pin::Root;
 use crate::datapath::registry::{Endpoint, shared};
 use crate::datapath::{delivery, netns};
-use crate::model::endpoint::{EndpointId, Role, Selector};
+use crate::model::endpoint::{EndpointId, Role, Scope, Selector};
 use crate::output;
 
 #[derive(clap::Args)]
@@ -55,16 +56,28 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
     if !args.all {
         check_others(root, &chosen)?;
     }
+    let mut scopes = BTreeSet::new();
     for endpoint in chosen.into_values() {
         match detach(root, endpoint) {
-            Ok(()) => output::note(&format!("detached {}", endpoint.device)),
+            Ok(()) => {
+                output::note(&format!("detached {}", endpoint.device));
+                scopes.extend(own_scope(endpoint));
+            }
             Err(error) => errors.push(error.context(format!("detach {}", endpoint.device))),
         }
     }
     if let Err(error) = remove_unused_root(root) {
         errors.push(error);
     }
+    if let Err(error) = Conntrack::forget(root, &scopes) {
+        errors.push(error.context("forget the flows of what is detached"));
+    }
     all_of(errors)
+}
+
+/// Whose flows are a container's alone; those of NICs are all NICs'.
+pub fn own_scope(endpoint: &Endpoint) -> Option<Scope> {
+    (endpoint.role() == Some(Role::Container)).then(|| endpoint.config.scope())
 }
 
 /// Fails if others would go on believing in the addresses of these.

@@ -3,6 +3,7 @@
 mod adopt;
 mod edit;
 
+use std::collections::BTreeSet;
 use std::env::consts::ARCH;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -277,6 +278,16 @@ impl Conntrack {
     /// Forgets all flows, or those of one scope, and tells how many.
     pub fn flush(&self, scope: Option<Scope>) -> Result<usize> {
         self.delete(|parts, _, _| scope.is_none_or(|scope| parts.scope == scope))
+    }
+
+    /// Forgets the flows of endpoints that are gone, which would hold their places for as long as they live.
+    pub fn forget(root: &Root, scopes: &BTreeSet<Scope>) -> Result<()> {
+        match Conntrack::open(root, None)? {
+            Some(shared) if !scopes.is_empty() => {
+                shared.delete(|parts, _, _| scopes.contains(&parts.scope)).map(|_| ())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Forgets the flows that are wanted, and tells how many.
