@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help deps build static demo test fuzz test-vm test-static test-provision vagrant-validate lint litmus bench clean
+.PHONY: help deps build static demo test fuzz test-vm test-static test-provision vagrant-validate lint litmus bench bench-against clean
 # cargo is parallel already, and the order of prerequisites is the order of work.
 .NOTPARALLEL:
 
@@ -79,6 +79,12 @@ bench: ## measure everything, and draw docs/performance.md from it: SECTIONS="pa
 	@scripts/deps build bench
 	$(UNPRIVILEGED)
 	scripts/bench $(RUNNER)
+
+bench-against: ## measure what a packet costs here and in another version, in turn, and compare: BASE=commit RUNS=5
+	@scripts/deps build bench
+	$(UNPRIVILEGED)
+	scripts/bench-against $(addprefix --base ,$(BASE)) $(addprefix --runs ,$(RUNS)) $(if $(SUDO),--runner '$(SUDO)') \
+		--json $${CARGO_TARGET_DIR:-target}/bench/against.json
 
 clean: ## remove what was built
 	cargo clean
