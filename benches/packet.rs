@@ -15,9 +15,13 @@
 //! - conntrack, by established flows, of which every packet is of any one;
 //! - new flows, in a conntrack with room (`FLOWS` 0) and in a full one, where others have to go.
 //!
+//! For some lines conntrack is so small that the bucket of a flow is known: of new ones that find theirs full,
+//! and of an established one that is in its second.
+//!
 //! Beside them stand programs that only look the same key up in a map of their own, as large.
 
 mod bare;
+mod buckets;
 mod case;
 mod hot;
 mod keys;
@@ -59,6 +63,7 @@ pub fn measure() -> Result<Vec<Line>> {
     cases.extend(setting.policy()?);
     cases.extend(setting.conntrack()?);
     cases.extend(setting.new_flows()?);
+    cases.extend(setting.buckets()?);
     let rounds = measure_in_turn(&mut cases, start + TIME)?;
     output::note(&format!("{} figures of {rounds} rounds each", cases.len()));
     let lines: Vec<Line> = cases.iter().map(Case::line).collect();
@@ -104,12 +109,12 @@ fn empty_program(root: &Root) -> Result<Rc<OwnedFd>> {
 }
 
 fn print(lines: &[Line]) -> Result<()> {
-    const HEADING: [&str; 14] = [
-        "PROGRAM", "FAMILY", "POLICY", "FLOW", "KEYS", "IPCACHE", "RULES", "FLOWS", "BEST",
-        "MEDIAN", "SPREAD", "EMPTY", "OVER", "INSNS",
+    const HEADING: [&str; 15] = [
+        "PROGRAM", "FAMILY", "POLICY", "FLOW", "KEYS", "IPCACHE", "RULES", "FLOWS", "BUCKET",
+        "BEST", "MEDIAN", "SPREAD", "EMPTY", "OVER", "INSNS",
     ];
     let number = |number: f64| format!("{number:.0}");
-    let rows: Vec<[String; 14]> = lines
+    let rows: Vec<[String; 15]> = lines
         .iter()
         .map(|line| {
             let of = if line.prefixes { " prefixes" } else { "" };
@@ -122,6 +127,7 @@ fn print(lines: &[Line]) -> Result<()> {
                 format!("{}{of}", line.ipcache),
                 line.rules.to_string(),
                 line.flows.to_string(),
+                line.bucket.to_owned(),
                 number(line.ns),
                 number(line.median_ns),
                 number(line.spread_ns),

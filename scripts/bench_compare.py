@@ -15,7 +15,8 @@ NAMES = {
     "program": None, "family": None, "policy": None, "flow": None, "keys": "hot", "ipcache": 0, "prefixes": False,
     "rules": 0, "flows": 0, "bucket": "",
 }
-# Kinds of lines that versions are judged by: a heading, and what they have in common beside an enforced policy.
+# Kinds of lines that versions are judged by: a heading, and what they have in common beside an enforced policy
+# and any bucket.
 KINDS = [
     ("established, hot", {"flow": "established", "keys": "hot", "ipcache": 400}),
     ("established, a million flows at random", {"flow": "established", "keys": "random", "flows": 1_000_000}),
@@ -67,7 +68,7 @@ def missing(pairs):
 
 
 def of_kind(rows, wanted):
-    fields = {"policy": "enforce", **wanted}
+    fields = {"policy": "enforce", "bucket": "", **wanted}
     found = [row for row in rows if all(row[field] == value for field, value in fields.items())]
     return [row for row in found if row["program"] in tables.PROGRAMS]
 

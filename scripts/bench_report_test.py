@@ -68,6 +68,15 @@ class Tables(unittest.TestCase):
         self.assertIn("| 10 | 16 000 |", bench_tables.table({"packet": packet}, "packet rules"))
         self.assertNotIn("16 000", bench_tables.table({"packet": packet}, "packet new flows"))
 
+    def test_flows_whose_bucket_is_known_have_a_table_of_their_own(self):
+        new = {"keys": "random", "flow": "new", "bucket": "full", "flows": 4}
+        packet = [line(20.0, bucket="second"), line(30.0), line(99.0, **new)]
+        self.assertIn("| from_container | IPv4 |  | 20 |", bench_tables.table({"packet": packet}, "packet hot"))
+        for name in ("packet rules", "packet new flows"):
+            self.assertNotIn("89", bench_tables.table({"packet": packet}, name))
+        rows = bench_tables.table({"packet": packet}, "packet buckets").splitlines()
+        self.assertEqual(rows[2:], ["| established | second | from_container | IPv4 | 10 |", "| new | full | from_container | IPv4 | 89 |"])
+
 
 class Markers(unittest.TestCase):
     def test_what_stands_between_markers_is_replaced_and_nothing_else(self):

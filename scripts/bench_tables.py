@@ -45,12 +45,18 @@ def is_random(line):
     return line.get("keys") == "random"
 
 
+def of_bucket(line):
+    """Whether it is known in which bucket of conntrack the flow is."""
+    return bool(line.get("bucket"))
+
+
 def hot(lines, family, program, policy, flow):
     """The one such line; beside it stand others, of the same over a larger ipcache."""
     found = [
         line
         for line in lines
         if not is_random(line)
+        and not of_bucket(line)
         and (line["family"], line["program"], line["policy"], line["flow"]) == (family, program, policy, flow)
     ]
     return min(found, key=lambda line: line["ipcache"], default=None)
@@ -72,7 +78,8 @@ def of_ipcache(line):
 
 
 def of_rules(line):
-    return is_random(line) and (line["flow"] == "denied" or line["flow"] == "new" and not of_new_flows(line))
+    known = of_new_flows(line) or of_bucket(line)
+    return is_random(line) and (line["flow"] == "denied" or line["flow"] == "new" and not known)
 
 
 def of_flows(line):
@@ -81,7 +88,7 @@ def of_flows(line):
 
 def of_new_flows(line):
     """These are about conntrack: all have the same rules, or are bare lookups that have none."""
-    return is_random(line) and line["flow"] == "new" and line["rules"] in (0, 100)
+    return is_random(line) and line["flow"] == "new" and line["rules"] in (0, 100) and not of_bucket(line)
 
 
 # What grows in the lines that a name stands for.
@@ -121,6 +128,14 @@ def packet_growing(lines, name):
     return rows
 
 
+def packet_buckets(lines):
+    rows = [["flow", "bucket", "program", "family", "ns over empty"]]
+    for line in filter(of_bucket, lines):
+        family = f"IPv{line['family']}"
+        rows.append([line["flow"], line["bucket"], line["program"], family, number(over(line))])
+    return rows
+
+
 def interval(figure):
     if figure["rounds"] == 1:
         return number(figure["median"])
@@ -154,7 +169,7 @@ def table(run, name):
     section, colon, measure = (part.strip() for part in name.partition(":"))
     section, _, what = section.partition(" ")
     known = section in ("machine", "packet", "peers", "attach", "control", "soak")
-    if not known or (section == "packet") != (what == "hot" or what in GROWING):
+    if not known or (section == "packet") != (what in ("hot", "buckets") or what in GROWING):
         raise ValueError(f"no table is called `{name}`")
     if section not in run:
         return EMPTY
@@ -162,7 +177,10 @@ def table(run, name):
     if section == "machine":
         rows = machine(data)
     elif section == "packet":
-        rows = packet_hot(data) if what == "hot" else packet_growing(data, what)
+        if what == "buckets":
+            rows, names = packet_buckets(data), 4
+        else:
+            rows = packet_hot(data) if what == "hot" else packet_growing(data, what)
     elif colon:
         rows, names = figures_of(data, measure), 1
     else:

@@ -29,6 +29,8 @@ pub struct Line {
     pub rules: u32,
     /// Of conntrack: those that the packets belonged to, or among which a new one had to find room.
     pub flows: u32,
+    /// Which of its flow's the packet finds, where that is known: `full` or `second`.
+    pub bucket: &'static str,
     /// `hot` or `random`.
     pub keys: &'static str,
     /// The best round's.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use cilmark::datapath::ipcache::Ipcache;
 use cilmark::datapath::load::Sizes;
 use cilmark::datapath::pin::Root;
@@ -19,7 +19,7 @@ use super::paths::{
     peer, rules,
 };
 
-const REPEAT: u32 = 20_000;
+pub const REPEAT: u32 = 20_000;
 pub const IPCACHE_ENTRIES: u32 = 400;
 pub const RULES: u32 = 100;
 
@@ -125,7 +125,28 @@ fn case(
         mark: None,
         repeat: REPEAT,
     };
+    if flow == Flow::Established {
+        let back = packet((ends.1, ends.0), (ports.1, ports.0), flags)?;
+        answer(pair, path, &trial, back)?;
+    }
     Case::hot(line, pair.program(path), trial, empty)
+}
+
+/// Begins the flow of a packet, answers, and goes on.
+fn answer(pair: &Pair, path: &Path, trial: &Trial, back: Vec<u8>) -> Result<()> {
+    let first = Trial { repeat: 1, ..trial.clone() };
+    let answered = path.back();
+    let back = Trial { packet: back, ingress_ifindex: answered.ingress_ifindex, ..first.clone() };
+    for (path, trial) in [(path, &first), (&answered, &back), (path, &first)] {
+        let (run, _) = trial.run(pair.program(path))?;
+        ensure!(
+            run.action == trial.action,
+            "{}: a flow's packet returned {}",
+            path.program,
+            run.action
+        );
+    }
+    Ok(())
 }
 
 /// What lines call a mode.

@@ -184,6 +184,12 @@ pub fn packet(ends: (IpAddr, IpAddr), ports: (u16, u16), flags: Flags) -> Result
 }
 
 impl Path {
+    /// The path of packets in the other direction.
+    pub fn back(&self) -> Path {
+        let is_back = |path: &&Path| path.role == self.role && path.sends != self.sends;
+        *PATHS.iter().find(is_back).expect("each role sends and receives")
+    }
+
     /// The packet's ends, for a peer.
     pub fn ends(&self, family: u8, peer: IpAddr) -> (IpAddr, IpAddr) {
         let local = local(self.role, family);

@@ -41,7 +41,7 @@ pub struct Setting<'a> {
 
 impl Setting<'_> {
     /// A place of its own, beside the others.
-    fn root(&self, name: &str) -> Result<Root> {
+    pub fn root(&self, name: &str) -> Result<Root> {
         let root = Root::new(self.root.path().with_file_name(format!("cilmark-{name}")));
         root.prepare(false)?;
         Ok(root)
@@ -170,14 +170,19 @@ impl Setting<'_> {
                 for family in [4, 6] {
                     let vary = Vary { keys: flows, ..plain(family, &first) };
                     let opening = segment(&first, family, (OTHER_PORT, OPEN_PORT), flows)?;
-                    bare::fill(pair.program(&first), &opening, &vary)?;
+                    let answer = segment(&reply, family, (OPEN_PORT, OTHER_PORT), flows)?;
+                    // Each is answered, whoever has begun it.
+                    for (path, trial) in [(&first, &opening), (&reply, &answer), (&first, &opening)]
+                    {
+                        let vary = Vary { keys: flows, ..plain(family, path) };
+                        bare::fill(pair.program(path), trial, &vary)?;
+                    }
                     let of = |path: &Path| Line { flows, ..line(path, family, "established") };
                     if first.role == Role::Container {
                         let line = Line { policy: "off", ipcache: 0, rules: 0, ..of(&first) };
                         let opening = opening.clone();
                         all.push(bare::flow(line, size, opening, &vary, &self.empty)?);
                     }
-                    let answer = segment(&reply, family, (OPEN_PORT, OTHER_PORT), flows)?;
                     for (path, trial) in [(&first, opening), (&reply, answer)] {
                         let vary = Vary { keys: flows, ..plain(family, path) };
                         let program = pair.program(path);
@@ -224,7 +229,7 @@ impl Setting<'_> {
     }
 }
 
-fn line(path: &Path, family: u8, flow: &'static str) -> Line {
+pub fn line(path: &Path, family: u8, flow: &'static str) -> Line {
     Line {
         program: path.program,
         family,
@@ -249,12 +254,12 @@ fn plain(family: u8, path: &Path) -> Vary {
     }
 }
 
-fn new_flows(family: u8, path: &Path) -> Vary {
+pub fn new_flows(family: u8, path: &Path) -> Vary {
     Vary { keys: POLICY_PEERS, new_flows: true, ..plain(family, path) }
 }
 
 /// To a port that is open to anybody, unless it varies.
-fn syn(path: &Path, family: u8) -> Result<Trial> {
+pub fn syn(path: &Path, family: u8) -> Result<Trial> {
     Ok(Trial {
         packet: packet(path.ends(family, peer(family)), (OTHER_PORT, OPEN_PORT), Flags::Syn)?,
         ingress_ifindex: path.ingress_ifindex,
@@ -279,7 +284,7 @@ fn load_ipcache(root: &Root, lines: &Lines) -> Result<()> {
     ipcache.load(&lines.lines, |_| Ok(()))
 }
 
-fn conntrack_map(root: &Root, family: u8) -> Result<MapHandle> {
+pub fn conntrack_map(root: &Root, family: u8) -> Result<MapHandle> {
     Ok(MapHandle::from_pinned_path(root.map(&format!("cm_flows{family}")))?)
 }
 
