@@ -97,8 +97,8 @@ impl<'lab> Scene<'lab> {
         });
         let scene = Scene { endpoints, flows: flows.collect() };
         for (who, flow) in &scene.flows {
-            for step in OPENING {
-                assert!(scene.of(*who).lets_pass(flow, step), "{step:?} of {flow:?}");
+            for step in flow.opening() {
+                assert!(scene.of(*who).lets_pass(flow, *step), "{step:?} of {flow:?}");
             }
         }
         scene

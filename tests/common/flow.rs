@@ -59,7 +59,7 @@ pub enum Step {
     Fin(By),
 }
 
-/// The packets behind which a flow is answered, whoever has begun it.
+/// The packets behind which a TCP connection is up.
 pub const OPENING: [Step; 3] = [Step::First, Step::Answer, Step::Next(By::Originator)];
 
 /// The packets behind which a TCP connection is over.
@@ -94,6 +94,15 @@ impl Flow {
             (Kind::Udp, true) => 4433,
             (Kind::Udp, false) => 8080,
             (Kind::Echo, _) => 0,
+        }
+    }
+
+    /// The packets behind which it counts as answered. Who begins from afar has to go on: his address may be
+    /// a lie.
+    pub fn opening(&self) -> &'static [Step] {
+        match self.kind {
+            Kind::Udp | Kind::Echo if self.begun_here => &OPENING[..2],
+            _ => &OPENING,
         }
     }
 
