@@ -7,8 +7,9 @@ use serde_json::Value;
 use super::policing::*;
 use super::*;
 use crate::common::flood::Scene;
-use crate::common::flow::{CLOSING, Flow, Kind, OPENING, RULES};
+use crate::common::flow::{CLOSING, Flow, Kind, OPENING, RULES, Step};
 use crate::common::machine::repetitions;
+use crate::common::many::{End, Many, Numbers};
 use crate::common::program::Endpoint;
 use crate::common::random::Random;
 use crate::common::{Lab, World};
@@ -103,11 +104,11 @@ fn counted(world: &World, reason: u64) -> u64 {
     of_reason.filter_map(|line: &Value| line["packets"].as_u64()).sum()
 }
 
-#[test]
-fn where_as_many_flows_are_up_as_there_are_entries_new_ones_find_room_and_answered_ones_stay() {
+/// Connections come and go, so many at once, until there have been eight times as many as there are entries, while
+/// as many are up.
+fn turn_over(at_once: usize, meanwhile: impl Fn(&Endpoint<'_>, IpAddr) -> Option<Many>) {
     const ENTRIES: usize = 1024;
     const TURNOVERS: u64 = 8;
-    const AT_ONCE: usize = 32;
     /// `CM_FLOW_FAILED`; `CM_FLOW_DISPLACED` and the classes of flows that are answered.
     const FAILED: u64 = 67;
     const DISPLACED_ANSWERED: u64 = 73;
@@ -118,21 +119,27 @@ fn where_as_many_flows_are_up_as_there_are_entries_new_ones_find_room_and_answer
     lab.rules(&workload, &RULES);
     let mut random = Random(15);
     for local in [IpAddr::from(OWN4), IpAddr::from(OWN6)] {
+        let flood = meanwhile(&workload, local);
         let failed_before = counted(&lab.world, FAILED);
         let mut turnover =
             Turnover { workload: &workload, local, up: Vec::new(), begun: 0, lost: 0 };
-        for _ in 0..ENTRIES / AT_ONCE {
-            turnover.begin(AT_ONCE);
-        }
-        for _ in 0..repetitions(TURNOVERS * (ENTRIES / AT_ONCE) as u64) {
+        let batches = ENTRIES / at_once * (1 + repetitions(TURNOVERS) as usize);
+        for _ in 0..batches {
             // Those that were lost are missing.
-            let too_many = (turnover.up.len() + AT_ONCE).saturating_sub(ENTRIES);
+            let too_many = (turnover.up.len() + at_once).saturating_sub(ENTRIES);
             turnover.close(too_many, &mut random);
-            turnover.begin(AT_ONCE);
+            if let Some(flood) = &flood {
+                flood.run(4 * at_once as u32);
+            }
+            turnover.begin(at_once);
         }
         let Turnover { up, begun, lost, .. } = turnover;
         let gone = up.iter().filter(|flow| !workload.lets_go_on(flow)).count();
-        let failed = counted(&lab.world, FAILED) - failed_before;
+        // A flood's packets find no room, either.
+        let failed = match flood {
+            None => counted(&lab.world, FAILED) - failed_before,
+            Some(_) => 0,
+        };
         let what = format!(
             "of {begun} connections over {local} {lost} were lost and {failed} found no room; \
              of {} that were up {gone} were gone",
@@ -144,4 +151,20 @@ fn where_as_many_flows_are_up_as_there_are_entries_new_ones_find_room_and_answer
     for reason in [DISPLACED_ANSWERED, DISPLACED_FAILSAFE] {
         assert_eq!(counted(&lab.world, reason), 0, "reason {reason}");
     }
+}
+
+#[test]
+fn where_as_many_flows_are_up_as_there_are_entries_new_ones_find_room_and_answered_ones_stay() {
+    turn_over(32, |_, _| None);
+}
+
+/// They are spread over the buckets as evenly as without it, though all of them are full of what it sends.
+#[test]
+fn in_a_flood_as_many_new_flows_find_room_as_without_it() {
+    turn_over(1, |workload, local| {
+        let remote = remote(local, 1 << 24);
+        let flow = Flow { kind: Kind::Tcp, begun_here: false, local, remote, port: 10_000 };
+        let (hook, packet) = workload.passage(false, flow.frame(Step::First));
+        Some(workload.many(hook, &packet, End::Source, Numbers::from(0)))
+    });
 }

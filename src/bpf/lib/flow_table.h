@@ -81,8 +81,7 @@ struct flow_ref {
 
 #define FLOW_ONES 0x0101010101010101ULL
 
-_Static_assert(CM_FLOW_OVER == 0 && CM_FLOW_CLASSES <= 128,
-	       "bytes that are told from zero at once");
+_Static_assert(CM_FLOW_CLASSES <= 128, "bytes that are compared at once");
 
 static __always_inline __u32 flow_now(void)
 {
@@ -198,19 +197,31 @@ static __always_inline __u64 free_ways(const struct cm_flow_ways *ways, __u32 no
 	return bits;
 }
 
-/* Those and what is over. */
-static __always_inline __u32 count_room(const struct cm_flow_ways *ways, __u32 now)
+/* The same of each way whose flow is of a lower class. */
+static __always_inline __u64 ways_below(__u64 classes, enum cm_flow_class class)
+{
+	return ~(classes + FLOW_ONES * (0x80 - class)) & FLOW_ONES << 7;
+}
+
+/*
+ * How much room a bucket has for a new flow: the free ways count most, those whose flow gives way the less the less
+ * it does, and those of answered flows not. Under a flood no way is free: by these alone buckets would be chosen
+ * blindly, and answered flows crowd in some.
+ */
+static __always_inline __u32 room_of(const struct cm_flow_ways *ways, __u32 now)
 {
 	__u64 classes = *(const volatile __u64 *)ways->class;
-	__u64 over = ~(classes + ~(FLOW_ONES << 7)) & FLOW_ONES << 7;
+	__u64 free = free_ways(ways, now);
 
-	return count_ways(free_ways(ways, now) | over);
+	return count_ways(free | ways_below(classes, CM_FLOW_UNANSWERED)) +
+	       count_ways(free | ways_below(classes, CM_FLOW_WAITING)) +
+	       count_ways(free | ways_below(classes, CM_FLOW_ANSWERED));
 }
 
 static __always_inline int is_emptier(const struct cm_flow_ways *ways,
 				      const struct cm_flow_ways *others, __u32 now)
 {
-	return count_room(ways, now) > count_room(others, now);
+	return room_of(ways, now) > room_of(others, now);
 }
 
 /* The low byte of a scope, but that of the host's flows is nobody else's. */
