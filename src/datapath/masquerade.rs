@@ -8,9 +8,11 @@ use super::abi::{cm_ct_age, cm_ct_lifetime};
 /// Seconds, by `enum cm_ct_age`.
 pub type Lifetimes = [u32; cm_ct_age::CM_CT_AGES.0 as usize];
 
-/// For each: ours, and the timeouts of the kernel that may count for such a flow, with what they are as long as nobody
-/// has loaded nf_conntrack.
-const TIMEOUTS: [(cm_ct_age, cm_ct_lifetime, &[(&str, u32)]); 6] = [
+/// Ours, and the timeouts of the kernel that may count for such a flow, with what they are as long as nobody has
+/// loaded nf_conntrack.
+type Row = (cm_ct_age, cm_ct_lifetime, &'static [(&'static str, u32)]);
+
+const TIMEOUTS: [Row; 6] = [
     (
         cm_ct_age::CM_CT_AGE_SYN,
         cm_ct_lifetime::CM_CT_LIFETIME_SYN,

@@ -70,7 +70,8 @@ fn what_a_workload_has_left_is_not_the_hosts() {
     world.cilmark_ok("attach other --id 301");
     world.cilmark_ok("attach red --id 300 --policy audit --ct local");
     assert_eq!(flows(&world, "red").len(), 1, "from before it had maps of its own");
-    world.cilmark_ok("detach red");
+    // In an emergency, without cilmark.
+    world.sh("rm -r /sys/fs/bpf/cilmark/endpoints/1");
     let left = &flows(&world, "")[0];
     assert_eq!((&left["device"], &left["gone"]), (&json!(null), &json!(true)));
     assert!(world.cilmark_ok("conntrack list").contains("\n(gone) "));

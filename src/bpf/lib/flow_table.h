@@ -218,9 +218,12 @@ static __always_inline __u32 room_of(const struct cm_flow_ways *ways, __u32 now)
 	       count_ways(free | ways_below(classes, CM_FLOW_ANSWERED));
 }
 
-static __always_inline int is_emptier(const struct cm_flow_ways *ways,
-				      const struct cm_flow_ways *others, __u32 now)
+/* A global function, for the stack of its callers. */
+__noinline int is_emptier(const struct cm_flow_ways *ways, const struct cm_flow_ways *others,
+			  __u32 now)
 {
+	if (!ways || !others)
+		return 0;
 	return room_of(ways, now) > room_of(others, now);
 }
 
@@ -242,14 +245,15 @@ static __always_inline __u64 ways_of_scope(__u64 scopes, __u8 scope)
 /*
  * Who of a full bucket makes room for a new flow, or CM_FLOW_WAYS: what is over; then of the scope that has most of the
  * ways the lowest class, and of that who has been idle for longest. None that is answered: a flood of first packets
- * would end connections. But of a scope that has nearly all ways of the bucket one gives way to one that has none there,
- * else a workload could keep all others out.
+ * would end connections. But of a scope that has all ways of the bucket one gives way to another scope's, else a
+ * workload could keep all others out. Of those that are equally old it is the turn of the next one, by `turn`: else the
+ * newest would give way again and again.
  */
 static __always_inline __u32 flow_to_displace(const struct cm_flow_ways *ways, __u32 now,
-					      __u8 scope)
+					      __u8 scope, __u32 turn)
 {
 	__u64 scopes = *(const volatile __u64 *)ways->scope;
-	__u64 has_none = (ways_of_scope(scopes, scope) + 15) >> 4 ^ 1;
+	__u64 is_there = (ways_of_scope(scopes, scope) + 7) >> 3;
 	__u64 best = ~0ULL >> 1, least = 1ULL << 50, smaller;
 
 	/* No memory for eight of each on the stack. */
@@ -260,9 +264,10 @@ static __always_inline __u32 flow_to_displace(const struct cm_flow_ways *ways, _
 		/* 1 for those whose class is at least the named one. */
 		__u64 goes_on = (class + 7) >> 3, is_answered = (class + 5) >> 3;
 		__u64 is_failsafe = (class + 4) >> 3;
-		__u64 nearly_all = (share + 1) >> 3;
-		__u64 stays = (is_answered & ~(nearly_all & has_none)) | is_failsafe;
-		__u64 score = (__u64)(ways->expires[i] - now) << 3 | i;
+		__u64 has_all = share >> 3;
+		__u64 stays = (is_answered & ~(has_all & ~is_there)) | is_failsafe;
+		__u64 score =
+			(__u64)(ways->expires[i] - now) << 3 | ((i - turn) & (CM_FLOW_WAYS - 1));
 
 		score |= class << 36 | (CM_FLOW_WAYS - share) << 40 | goes_on << 45 |
 			 is_answered << 46 | stays << 50;
@@ -272,7 +277,7 @@ static __always_inline __u32 flow_to_displace(const struct cm_flow_ways *ways, _
 		barrier_var(smaller);
 		best += score & smaller;
 	}
-	return best < least ? best & (CM_FLOW_WAYS - 1) : CM_FLOW_WAYS;
+	return best < least ? (best + turn) & (CM_FLOW_WAYS - 1) : CM_FLOW_WAYS;
 }
 
 enum {
@@ -283,7 +288,7 @@ enum {
  * Where in a bucket a new flow goes: a way, or CM_FLOW_WAYS; << FLOW_DISPLACED_SHIFT the class of who gives way, and 1
  * more. A global function, since each of four programs and two families does the same.
  */
-__noinline int flow_choose(const struct cm_flow_ways *ways, __u32 now, __u32 scope)
+__noinline int flow_choose(const struct cm_flow_ways *ways, __u32 now, __u32 scope, __u32 turn)
 {
 	__u64 free;
 	__u32 way;
@@ -293,7 +298,7 @@ __noinline int flow_choose(const struct cm_flow_ways *ways, __u32 now, __u32 sco
 	free = free_ways(ways, now);
 	if (free)
 		return lowest_way(free);
-	way = flow_to_displace(ways, now, scope);
+	way = flow_to_displace(ways, now, scope, turn);
 	if (way == CM_FLOW_WAYS)
 		return way;
 	return way | (ways->class[way & (CM_FLOW_WAYS - 1)] + 1) << FLOW_DISPLACED_SHIFT;
@@ -348,7 +353,7 @@ static __always_inline enum flow_put flow_put(struct flow_bucket *bucket, __u8 *
 	matches = flow_matches(ways, inquiry->tag);
 	chosen = find_way(slots, slot_bytes, key, words, matches);
 	if (chosen == CM_FLOW_WAYS && count_ways(matches) < FLOW_WAYS_OF_TAG)
-		chosen = flow_choose(ways, flow_now(), scope);
+		chosen = flow_choose(ways, flow_now(), scope, seq >> 1);
 	way = chosen & (2 * CM_FLOW_WAYS - 1);
 	if (way >= CM_FLOW_WAYS)
 		return FLOW_FULL;
