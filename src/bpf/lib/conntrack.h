@@ -367,103 +367,88 @@ __noinline int find_flow(const struct packet *pkt, struct inquiry *inquiry,
 	return 0;
 }
 
-/* One try to write a flow, into a bucket: enum flow_put. A global function, which the verifier walks once. */
-__noinline int flow4_try(const struct cm_ct4_key *key, struct inquiry *inquiry, __u32 index)
-{
-	struct cm_flows4 *bucket;
-
-	if (!key || !inquiry || !has_policy())
-		return FLOW_FULL;
-	bucket = bpf_map_lookup_elem(&cm_flows4, &index);
-	if (!bucket)
-		return FLOW_FULL;
-	return flow_put((struct flow_bucket *)bucket, (__u8 *)bucket->slots,
-			sizeof(bucket->slots[0]), (const __u64 *)key, FLOW4_WORDS, inquiry,
-			scope_byte(key->scope_high << 16 | key->scope));
-}
-
 /*
- * Writes a flow where it is (`place`), or into the emptier of its buckets, and if there is no room into the other.
- * Whether there was any.
+ * One try to write a flow: where it is (`place`), or into the emptier of its buckets; the next try is in the other one if
+ * there is no room in this.
  */
-static __always_inline int ct4_put(const struct cm_ct4_key *key, struct inquiry *inquiry)
+static __always_inline enum flow_put ct4_put(const struct cm_ct4_key *key, struct inquiry *inquiry)
 {
+	int is_new = inquiry->found == FOUND_NOTHING;
 	struct cm_flows4 *bucket, *second;
 	struct flow_place place;
-	int put = FLOW_DISTURBED;
-	__u32 which;
+	enum flow_put put;
 
 	flow_hash(&place, (const __u32 *)key, 2 * FLOW4_WORDS, config.flow_buckets[0]);
-	bucket = flows4_bucket(&place, 0);
-	second = flows4_bucket(&place, 1);
-	if (!bucket || !second)
-		return 0;
 	inquiry->tag = place.tag;
-	which = inquiry->place ? inquiry->place - 1 :
-				 is_emptier(&second->ways, &bucket->ways, flow_now());
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < FLOW_TRIES && put != FLOW_PUT; i++) {
-		put = flow4_try(key, inquiry, which & 1 ? place.buckets[1] : place.buckets[0]);
-		which ^= put == FLOW_FULL;
+	if (!inquiry->place) {
+		bucket = flows4_bucket(&place, 0);
+		second = flows4_bucket(&place, 1);
+		if (!bucket || !second)
+			return FLOW_FULL;
+		inquiry->place = 1 + (is_emptier(&second->ways, &bucket->ways, flow_now()) & 1);
 	}
-	if (inquiry->place || put != FLOW_PUT || place.buckets[0] == place.buckets[1])
-		return put == FLOW_PUT;
-	/* Another CPU may have put the same flow into the other bucket: the first one's counts. */
-	flow_barrier();
-	bucket = flows4_bucket(&place, which ^ 1);
-	if (bucket &&
-	    find_way((const __u8 *)bucket->slots, sizeof(bucket->slots[0]), (const __u64 *)key,
-		     FLOW4_WORDS, flow_matches(&bucket->ways, place.tag)) < CM_FLOW_WAYS)
-		flow_remove((struct flow_bucket *)second, (const __u8 *)second->slots,
-			    sizeof(second->slots[0]), (const __u64 *)key, FLOW4_WORDS, place.tag);
-	return 1;
-}
-
-__noinline int flow6_try(const struct cm_ct6_key *key, struct inquiry *inquiry, __u32 index)
-{
-	struct cm_flows6 *bucket;
-
-	if (!key || !inquiry || !has_policy())
-		return FLOW_FULL;
-	bucket = bpf_map_lookup_elem(&cm_flows6, &index);
+	bucket = flows4_bucket(&place, inquiry->place - 1);
 	if (!bucket)
 		return FLOW_FULL;
-	return flow_put((struct flow_bucket *)bucket, (__u8 *)bucket->slots,
-			sizeof(bucket->slots[0]), (const __u64 *)key, FLOW6_WORDS, inquiry,
-			scope_byte(key->scope_high << 16 | key->scope));
-}
-
-static __always_inline int ct6_put(const struct cm_ct6_key *key, struct inquiry *inquiry)
-{
-	struct cm_flows6 *bucket, *second;
-	struct flow_place place;
-	int put = FLOW_DISTURBED;
-	__u32 which;
-
-	flow_hash(&place, (const __u32 *)key, 2 * FLOW6_WORDS, config.flow_buckets[1]);
-	bucket = flows6_bucket(&place, 0);
-	second = flows6_bucket(&place, 1);
-	if (!bucket || !second)
-		return 0;
-	inquiry->tag = place.tag;
-	which = inquiry->place ? inquiry->place - 1 :
-				 is_emptier(&second->ways, &bucket->ways, flow_now());
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < FLOW_TRIES && put != FLOW_PUT; i++) {
-		put = flow6_try(key, inquiry, which & 1 ? place.buckets[1] : place.buckets[0]);
-		which ^= put == FLOW_FULL;
-	}
-	if (inquiry->place || put != FLOW_PUT || place.buckets[0] == place.buckets[1])
-		return put == FLOW_PUT;
+	put = flow_put((struct flow_bucket *)bucket, (__u8 *)bucket->slots,
+		       sizeof(bucket->slots[0]), (const __u64 *)key, FLOW4_WORDS, inquiry,
+		       scope_byte(key->scope_high << 16 | key->scope));
+	if (put == FLOW_FULL)
+		inquiry->place ^= 3;
+	if (!is_new || put != FLOW_PUT || place.buckets[0] == place.buckets[1])
+		return put;
 	/* Another CPU may have put the same flow into the other bucket: the first one's counts. */
 	flow_barrier();
-	bucket = flows6_bucket(&place, which ^ 1);
-	if (bucket &&
+	bucket = flows4_bucket(&place, inquiry->place);
+	if (!bucket ||
 	    find_way((const __u8 *)bucket->slots, sizeof(bucket->slots[0]), (const __u64 *)key,
-		     FLOW6_WORDS, flow_matches(&bucket->ways, place.tag)) < CM_FLOW_WAYS)
+		     FLOW4_WORDS, flow_matches(&bucket->ways, place.tag)) == CM_FLOW_WAYS)
+		return put;
+	second = flows4_bucket(&place, 1);
+	if (second)
+		flow_remove((struct flow_bucket *)second, (const __u8 *)second->slots,
+			    sizeof(second->slots[0]), (const __u64 *)key, FLOW4_WORDS, place.tag);
+	return put;
+}
+
+static __always_inline enum flow_put ct6_put(const struct cm_ct6_key *key, struct inquiry *inquiry)
+{
+	int is_new = inquiry->found == FOUND_NOTHING;
+	struct cm_flows6 *bucket, *second;
+	struct flow_place place;
+	enum flow_put put;
+
+	flow_hash(&place, (const __u32 *)key, 2 * FLOW6_WORDS, config.flow_buckets[1]);
+	inquiry->tag = place.tag;
+	if (!inquiry->place) {
+		bucket = flows6_bucket(&place, 0);
+		second = flows6_bucket(&place, 1);
+		if (!bucket || !second)
+			return FLOW_FULL;
+		inquiry->place = 1 + (is_emptier(&second->ways, &bucket->ways, flow_now()) & 1);
+	}
+	bucket = flows6_bucket(&place, inquiry->place - 1);
+	if (!bucket)
+		return FLOW_FULL;
+	put = flow_put((struct flow_bucket *)bucket, (__u8 *)bucket->slots,
+		       sizeof(bucket->slots[0]), (const __u64 *)key, FLOW6_WORDS, inquiry,
+		       scope_byte(key->scope_high << 16 | key->scope));
+	if (put == FLOW_FULL)
+		inquiry->place ^= 3;
+	if (!is_new || put != FLOW_PUT || place.buckets[0] == place.buckets[1])
+		return put;
+	/* Another CPU may have put the same flow into the other bucket: the first one's counts. */
+	flow_barrier();
+	bucket = flows6_bucket(&place, inquiry->place);
+	if (!bucket ||
+	    find_way((const __u8 *)bucket->slots, sizeof(bucket->slots[0]), (const __u64 *)key,
+		     FLOW6_WORDS, flow_matches(&bucket->ways, place.tag)) == CM_FLOW_WAYS)
+		return put;
+	second = flows6_bucket(&place, 1);
+	if (second)
 		flow_remove((struct flow_bucket *)second, (const __u8 *)second->slots,
 			    sizeof(second->slots[0]), (const __u64 *)key, FLOW6_WORDS, place.tag);
-	return 1;
+	return put;
 }
 
 #endif

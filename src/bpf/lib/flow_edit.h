@@ -91,22 +91,26 @@ static __always_inline enum cm_flow_edited edit_delete(const struct cm_flow_edit
 static __always_inline enum cm_flow_edited edit_add(const struct cm_flow_edit *edit,
 						    struct inquiry *inquiry)
 {
-	int was_put;
+	enum flow_put put = FLOW_FULL;
 
 	if (inquiry->place && ct_is_alive(inquiry->expires) && !ct_is_denied(inquiry->flow.verdict))
 		return CM_FLOW_THERE;
 	inquiry->flow = edit->flow;
 	inquiry->expires = edit->expires;
 	inquiry->class = ct_class(&edit->flow);
-	if (edit->family == CM_IPV4) {
-		struct cm_ct4_key key FLOW_KEY;
+	inquiry->found = inquiry->place ? FOUND_FLOW : FOUND_NOTHING;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < FLOW_TRIES && put != FLOW_PUT; i++) {
+		if (edit->family == CM_IPV4) {
+			struct cm_ct4_key key FLOW_KEY;
 
-		flow4_key_of(&key, edit);
-		was_put = ct4_put(&key, inquiry);
-	} else {
-		was_put = ct6_put(&edit->key, inquiry);
+			flow4_key_of(&key, edit);
+			put = ct4_put(&key, inquiry);
+		} else {
+			put = ct6_put(&edit->key, inquiry);
+		}
 	}
-	return was_put ? CM_FLOW_DONE : CM_FLOW_NO_ROOM;
+	return put == FLOW_PUT ? CM_FLOW_DONE : CM_FLOW_NO_ROOM;
 }
 
 /* Whether there was anything to do. */

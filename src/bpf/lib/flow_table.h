@@ -110,31 +110,39 @@ static __always_inline void flow_order(void)
 
 /*
  * NH with a secret (RFC 4418, 5.2): two keys have the same sum with a probability of 2^-32 whoever has chosen them,
- * and the products below spread sums. A sender who knows no secret can't fill a bucket of his choice.
+ * and what follows spreads sums. A sender who knows no secret can't fill a bucket of his choice.
  */
 static __always_inline void flow_hash(struct flow_place *place, const __u32 *words, int count,
 				      __u32 buckets)
 {
-	__u64 sum = 0, first, second;
+	__u64 sum = 0;
 
 #pragma clang loop unroll(full)
 	for (int i = 0; i < count; i += 2)
 		sum += (__u64)(words[i] + (__u32)config.flow_seed[i / 2]) *
 		       (__u32)(words[i + 1] + (__u32)(config.flow_seed[i / 2] >> 32));
-	first = sum * (config.flow_seed[6] | 1);
-	second = sum * (config.flow_seed[7] | 1);
-	place->buckets[0] = (first >> 32) * buckets >> 32;
-	place->buckets[1] = (second >> 32) * buckets >> 32;
-	place->tag = (__u8)(first >> 24);
+	/* Of ports in a row a product alone would make buckets in a row. */
+	sum *= config.flow_seed[6] | 1;
+	sum ^= sum >> 32;
+	place->tag = (__u8)(sum >> 24);
 	place->tag += !place->tag; /* 0 stands for nobody */
+	sum *= config.flow_seed[7] | 1;
+	place->buckets[0] = (sum >> 32) * buckets >> 32;
+	place->buckets[1] = (__u64)(__u32)sum * buckets >> 32;
+}
+
+/* The top bit of each byte that is this one. */
+static __always_inline __u64 ways_with(__u64 bytes, __u8 byte)
+{
+	__u64 differ = bytes ^ FLOW_ONES * byte;
+
+	return ~(((differ & ~(FLOW_ONES << 7)) + ~(FLOW_ONES << 7)) | differ) & FLOW_ONES << 7;
 }
 
 /* The top bit of each byte that is the tag. */
 static __always_inline __u64 flow_matches(const struct cm_flow_ways *ways, __u8 tag)
 {
-	__u64 differ = *(const volatile __u64 *)ways->tag ^ FLOW_ONES * tag;
-
-	return ~(((differ & ~(FLOW_ONES << 7)) + ~(FLOW_ONES << 7)) | differ) & FLOW_ONES << 7;
+	return ways_with(*(const volatile __u64 *)ways->tag, tag);
 }
 
 /* Which byte has the lowest of these bits. */
@@ -233,51 +241,72 @@ static __always_inline __u8 scope_byte(__u32 scope)
 	return scope ? scope % 255 + 1 : 0;
 }
 
-/* How many ways belong to a scope. */
-static __always_inline __u64 ways_of_scope(__u64 scopes, __u8 scope)
+/* Of some ways those of the scope that has most of the bucket, or of those that have as many. */
+static __always_inline __u64 ways_of_largest(__u64 scopes, __u64 some)
 {
-	__u64 differ = scopes ^ FLOW_ONES * scope;
-	__u64 high = (differ & ~(FLOW_ONES << 7)) + ~(FLOW_ONES << 7);
+	__u64 shares = 0, most = 0;
 
-	return CM_FLOW_WAYS - ((((high | differ) & FLOW_ONES << 7) >> 7) * FLOW_ONES >> 56);
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < CM_FLOW_WAYS; i++) {
+		__u64 share = count_ways(ways_with(scopes, scopes >> 8 * i));
+		__u64 larger;
+
+		share *= some >> (8 * i + 7) & 1;
+		shares |= share << 8 * i;
+		/* Without branches, which clang would like to make of it. */
+		larger = (most - share) >> 63;
+		barrier_var(larger);
+		most += larger * (share - most);
+	}
+	return ways_with(shares, most) & some;
+}
+
+/* Which of some ways has been idle for longest; of those that are equally old it is the turn of the next one. */
+static __always_inline __u32 oldest_way(const struct cm_flow_ways *ways, __u64 some, __u32 now,
+					__u32 turn)
+{
+	__u64 oldest = ~0ULL >> 1;
+
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < CM_FLOW_WAYS; i++) {
+		__u64 score = (__u64)(ways->expires[i] - now) << 3 |
+			      ((i - turn) & (CM_FLOW_WAYS - 1)) | (~some >> (8 * i + 7) & 1) << 40;
+		__u64 smaller;
+
+		score -= oldest;
+		smaller = (__u64)((__s64)score >> 63);
+		barrier_var(smaller);
+		oldest += score & smaller;
+	}
+	return (oldest + turn) & (CM_FLOW_WAYS - 1);
 }
 
 /*
  * Who of a full bucket makes room for a new flow, or CM_FLOW_WAYS: what is over; then of the scope that has most of the
  * ways the lowest class, and of that who has been idle for longest. None that is answered: a flood of first packets
  * would end connections. But of a scope that has all ways of the bucket one gives way to another scope's, else a
- * workload could keep all others out. Of those that are equally old it is the turn of the next one, by `turn`: else the
- * newest would give way again and again.
+ * workload could keep all others out.
  */
 static __always_inline __u32 flow_to_displace(const struct cm_flow_ways *ways, __u32 now,
 					      __u8 scope, __u32 turn)
 {
 	__u64 scopes = *(const volatile __u64 *)ways->scope;
-	__u64 is_there = (ways_of_scope(scopes, scope) + 7) >> 3;
-	__u64 best = ~0ULL >> 1, least = 1ULL << 50, smaller;
+	__u64 classes = *(const volatile __u64 *)ways->class;
+	int is_of_one = scopes == FLOW_ONES * (__u8)scopes;
+	__u64 some = ways_below(classes, CM_FLOW_UNANSWERED);
+	__u64 lowest;
 
-	/* No memory for eight of each on the stack. */
-#pragma clang loop unroll(disable)
-	for (__u32 i = 0; i < CM_FLOW_WAYS; i++) {
-		__u64 class = *(const volatile __u8 *)&ways->class[i];
-		__u64 share = ways_of_scope(scopes, ways->scope[i]);
-		/* 1 for those whose class is at least the named one. */
-		__u64 goes_on = (class + 7) >> 3, is_answered = (class + 5) >> 3;
-		__u64 is_failsafe = (class + 4) >> 3;
-		__u64 has_all = share >> 3;
-		__u64 stays = (is_answered & ~(has_all & ~is_there)) | is_failsafe;
-		__u64 score =
-			(__u64)(ways->expires[i] - now) << 3 | ((i - turn) & (CM_FLOW_WAYS - 1));
-
-		score |= class << 36 | (CM_FLOW_WAYS - share) << 40 | goes_on << 45 |
-			 is_answered << 46 | stays << 50;
-		/* The smaller one; without a branch, which clang would like to make of it. */
-		score -= best;
-		smaller = (__u64)((__s64)score >> 63);
-		barrier_var(smaller);
-		best += score & smaller;
-	}
-	return best < least ? (best + turn) & (CM_FLOW_WAYS - 1) : CM_FLOW_WAYS;
+	if (some)
+		return lowest_way(some);
+	some = ways_below(classes, CM_FLOW_ANSWERED);
+	if (some && !is_of_one)
+		some = ways_of_largest(scopes, some);
+	if (!some && is_of_one && (__u8)scopes != scope)
+		some = ways_below(classes, CM_FLOW_FAILSAFE);
+	if (!some)
+		return CM_FLOW_WAYS;
+	lowest = some & ways_below(classes, CM_FLOW_WAITING);
+	return oldest_way(ways, lowest ? lowest : some, now, turn);
 }
 
 enum {

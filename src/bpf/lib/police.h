@@ -85,27 +85,17 @@ static __always_inline int conclude(struct __sk_buff *skb, struct packet *pkt,
 	return 0;
 }
 
-static __always_inline void count_new_flow(const struct packet *pkt, const struct inquiry *inquiry,
-					   int was_put)
-{
-	if (!was_put)
-		count_aside(pkt, CM_FLOW_FAILED);
-	else if (inquiry->displaced)
-		count_aside(pkt, CM_FLOW_DISPLACED - 1 + inquiry->displaced);
-}
-
-/* Global functions, for their stack. */
+/* One try to keep what has come of a packet in its flow: enum flow_put. Global functions, for their stack. */
 __noinline int write_flow4(const struct packet *pkt, struct inquiry *inquiry)
 {
 	struct cm_ct4_key key FLOW_KEY;
 	struct tuple tuple;
 
 	if (!pkt || !inquiry || !has_policy())
-		return 0;
+		return FLOW_FULL;
 	tuple = tuple_of(pkt, packet_direction(pkt));
 	ct4_key(&key, &tuple);
-	count_new_flow(pkt, inquiry, ct4_put(&key, inquiry));
-	return 0;
+	return ct4_put(&key, inquiry);
 }
 
 __noinline int write_flow6(const struct packet *pkt, struct inquiry *inquiry)
@@ -114,23 +104,30 @@ __noinline int write_flow6(const struct packet *pkt, struct inquiry *inquiry)
 	struct tuple tuple;
 
 	if (!pkt || !inquiry || !has_policy())
-		return 0;
+		return FLOW_FULL;
 	tuple = tuple_of(pkt, packet_direction(pkt));
 	ct6_key(&key, &tuple);
-	count_new_flow(pkt, inquiry, ct6_put(&key, inquiry));
-	return 0;
+	return ct6_put(&key, inquiry);
 }
 
-/* Keeps what has come of a packet in its flow. */
 static __always_inline void write_flow(const struct packet *pkt, struct inquiry *inquiry)
 {
+	int put = FLOW_FULL;
+
 	ct_advance(inquiry, pkt);
 	inquiry->class = ct_class(&inquiry->flow);
 	barrier();
-	if (pkt->source.family == CM_IPV4)
-		write_flow4(pkt, inquiry);
-	else
-		write_flow6(pkt, inquiry);
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < FLOW_TRIES; i++) {
+		put = pkt->source.family == CM_IPV4 ? write_flow4(pkt, inquiry) :
+						      write_flow6(pkt, inquiry);
+		if (put == FLOW_PUT)
+			break;
+	}
+	if (put != FLOW_PUT)
+		count_aside(pkt, CM_FLOW_FAILED);
+	else if (inquiry->displaced)
+		count_aside(pkt, CM_FLOW_DISPLACED - 1 + inquiry->displaced);
 }
 
 /* Whether a NIC's policy has a say: the host's own packets and those for it, not what it forwards. */
