@@ -345,6 +345,31 @@ fn a_flow_lives_by_what_was_seen_of_it() {
 }
 
 #[test]
+fn datagrams_that_are_answered_for_two_seconds_are_a_stream() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow egress to any"]);
+    for (own, peer) in OWN_TO_PEER {
+        lab.flush_conntrack();
+        let asks = || _ = workload.from_container(Frame::ip(own, peer).udp(9, 53)).passes();
+        let left = || (lab.flows()[0].expires - now()) * 64 / sys::jiffies_per_second();
+        let grows_older = || lab.change_flows(|flow| flow.born -= ticks(3));
+        asks();
+        grows_older();
+        asks();
+        assert_near(left(), 30);
+        lab.flush_conntrack();
+        asks();
+        workload.to_container(Frame::ip(peer, own).udp(53, 9).forwarded()).passes();
+        asks();
+        assert_near(left(), 30);
+        grows_older();
+        asks();
+        assert_near(left(), 120);
+    }
+}
+
+#[test]
 fn each_packet_of_an_established_flow_pushes_its_end_back() {
     let Some(lab) = Lab::new() else { return };
     let workload = lab.container(ID).policy(enforcing()).load();

@@ -404,6 +404,28 @@ fn a_vlans_own_mac_hides_no_address_of_the_host() {
     }
 }
 
+/// The kernel may have forgotten it, and what the sender goes on with would be the host's.
+#[test]
+fn what_arrives_keeps_no_masqueraded_flow_alive() {
+    let Some(lab) = Lab::new() else { return };
+    lab.router();
+    let nic = nic(&lab);
+    for (own, peer) in OWN_TO_PEER {
+        lab.flush_conntrack();
+        let leaves =
+            || drop(nic.to_netdev(Frame::ip(own, peer).udp(4000, 53).forwarded()).passes());
+        leaves();
+        lab.change_flows(|flow| flow.expires -= ticks(10));
+        let before = lab.flows()[0].expires;
+        for _ in 0..2 {
+            nic.from_netdev(Frame::ip(peer, own).udp(53, 4000).forwarded()).passes();
+        }
+        assert_eq!(lab.flows()[0].expires, before);
+        leaves();
+        assert!(lab.flows()[0].expires > before);
+    }
+}
+
 #[test]
 fn what_masquerade_lends_ends_before_the_kernel_forgets_it() {
     let Some(lab) = Lab::new() else { return };
