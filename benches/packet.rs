@@ -9,7 +9,7 @@
 //! a RST for another flow. What is forwarded by a NIC is a workload's.
 //!
 //! Where keys are random a wrapper writes another address, and for a new flow another port, into the
-//! packet before each repetition; then the empty program has the same wrapper. Measured so are
+//! packet before each repetition, and takes its mark off; then the empty program has the same wrapper. Measured so are
 //! - the ipcache, of hosts and of prefixes, by a NIC that stamps what it receives with what it finds;
 //! - the rules, by new flows and denied ones between many peers, each of which a rule is about;
 //! - conntrack, by established flows, of which every packet is of any one;

@@ -132,6 +132,9 @@ int vary_packet(struct __sk_buff *skb)
 
 	if (!set_address(skb, number) || (vary.new_flows && !set_ports(skb, turn, number)))
 		return PACKET_BROKEN;
+	/* As from a wire: what the turn before has stamped, with its proof, would spare the lookup. */
+	skb->mark = 0;
+	skb->tc_index = 0;
 	tail_call(skb, &programs, 0);
 	return NOT_REACHED;
 }

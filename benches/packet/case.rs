@@ -102,8 +102,30 @@ impl Case {
         vary: &Vary,
         empty: &Rc<OwnedFd>,
     ) -> Result<Case> {
+        Case::wrapped(Line { keys: "random", ..line }, program, trial, vary, empty)
+    }
+
+    /// With the same packet each time, unmarked: for a program that looks up only what has no mark yet.
+    pub fn unmarked(
+        line: Line,
+        program: BorrowedFd<'_>,
+        trial: Trial,
+        vary: &Vary,
+        empty: &Rc<OwnedFd>,
+    ) -> Result<Case> {
+        let same = Vary { keys: 1, ..*vary };
+        Case::wrapped(Line { keys: "hot", ..line }, program, trial, &same, empty)
+    }
+
+    fn wrapped(
+        line: Line,
+        program: BorrowedFd<'_>,
+        trial: Trial,
+        vary: &Vary,
+        empty: &Rc<OwnedFd>,
+    ) -> Result<Case> {
         let ways = [Way::Wrapped(vary.wrap(program)?), Way::Wrapped(vary.wrap(empty.as_fd())?)];
-        Case::new(Line { keys: "random", ..line }, program, trial, ways)
+        Case::new(line, program, trial, ways)
     }
 
     fn new(

@@ -93,16 +93,10 @@ impl Setting<'_> {
         let program = nic.program(FROM_NETDEV.hook);
         let bare = bare::address(line.clone(), lines, size, trial.clone(), &vary, &self.empty)?;
         let stamped = Trial { mark: Some(Mark::encode(keys::identity(0))?.0), ..trial };
-        let first = packet(
-            FROM_NETDEV.ends(family, keys::address(family, 0)),
-            (OTHER_PORT, OPEN_PORT),
-            Flags::Ack,
-        )?;
-        let hot = Trial { packet: first, ..stamped.clone() };
         let mut all = vec![
             bare,
-            Case::random(line.clone(), program, stamped, &vary, &self.empty)?,
-            Case::hot(line, program, hot, &self.empty)?,
+            Case::random(line.clone(), program, stamped.clone(), &vary, &self.empty)?,
+            Case::unmarked(line, program, stamped, &vary, &self.empty)?,
         ];
         if !prefixes && IPCACHE_SIZES.last() == Some(&entries) {
             all.extend(hot::established(&root, family, entries, &self.empty)?);
