@@ -6,7 +6,8 @@
 //!
 //! Where keys are hot the packet stays the same, and so does the mark that the first repetition leaves. The
 //! packet of a flow that is new each time is a SYN that is a RST, too: conntrack takes what comes after
-//! a RST for another flow. What is forwarded by a NIC is a workload's.
+//! a RST for another flow. What is forwarded by a NIC is a workload's. A workload's new flow is measured once
+//! more with rules that tell this host from the world, for which the program looks up a route.
 //!
 //! Where keys are random a wrapper writes another address, and for a new flow another port, into the
 //! packet before each repetition, and takes its mark off; then the empty program has the same wrapper. Measured so are
@@ -84,7 +85,7 @@ fn measure_in_turn(cases: &mut [Case], end: Instant) -> Result<usize> {
     Ok(ROUNDS)
 }
 
-/// Makes this namespace a router, with the workload behind one of its devices.
+/// Makes this namespace a router, with the workload and its peer behind one of its devices.
 fn route() -> Result<()> {
     const ROUTES: &str = "
         ip link set lo up; ip link add veth0 type veth peer name veth1
@@ -92,7 +93,10 @@ fn route() -> Result<()> {
         sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
         ip route add 10.0.0.0/8 dev veth0; ip route add fd00::/16 dev veth0
         ip neigh add 10.0.1.10 lladdr 02:00:00:00:00:02 dev veth0
-        ip neigh add fd00:1::10 lladdr 02:00:00:00:00:02 dev veth0";
+        ip neigh add fd00:1::10 lladdr 02:00:00:00:00:02 dev veth0
+        ip neigh add 10.0.2.20 lladdr 02:00:00:00:00:03 dev veth0
+        ip neigh add fd00:2::20 lladdr 02:00:00:00:00:03 dev veth0
+        ip address add 10.0.3.1/32 dev lo; ip address add fd00:3::1/128 dev lo nodad";
     run(ROUTES)
 }
 

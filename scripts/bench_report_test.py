@@ -56,6 +56,12 @@ class Tables(unittest.TestCase):
         text = bench_tables.table({"packet": packet}, "packet hot")
         self.assertIn("| from_container | IPv4 |  | 20 |  |  |  | 1500 |", text)
 
+    def test_what_a_route_costs_stands_below_the_same_flow_without_one(self):
+        told = "new, rules name host or world"
+        packet = [line(70.0, flow="new"), line(80.0, flow="new", family=6), line(200.0, flow=told, rules=101)]
+        text = bench_tables.table({"packet": packet}, "packet host")
+        self.assertEqual(text.splitlines()[2:4], ["| new | 60 | 70 |", f"| {told} | 190 |  |"])
+
     def test_lines_that_differ_in_size_alone_are_a_row(self):
         fields = {"keys": "random", "flow": "none", "policy": "off", "program": "from_netdev"}
         hosts = [line(30.0, ipcache=10, **fields), line(50.0, ipcache=1000, **fields)]

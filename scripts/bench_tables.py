@@ -16,6 +16,8 @@ FLOWS = [
     ("denied", "enforce", "denied"),
     ("forwarded", "enforce", "forwarded"),
 ]
+# A workload's new flow without a look at a route, and with one (benches/packet/hot.rs).
+HOST_FLOWS = ["new", "new, rules name host or world", "new to the host, rules name host or world"]
 
 
 def number(value):
@@ -70,6 +72,14 @@ def packet_hot(lines):
             cells = [number(over(line)) if line else "" for line in found]
             largest = max((line["insns"] for line in found if line), default="")
             rows.append([program, f"IPv{family}", *cells, largest])
+    return rows
+
+
+def packet_host(lines):
+    rows = [["from_container, ns over empty", "IPv4", "IPv6"]]
+    for flow in HOST_FLOWS:
+        found = [hot(lines, family, "from_container", "enforce", flow) for family in (4, 6)]
+        rows.append([flow] + [number(over(line)) if line else "" for line in found])
     return rows
 
 
@@ -169,7 +179,9 @@ def table(run, name):
     section, colon, measure = (part.strip() for part in name.partition(":"))
     section, _, what = section.partition(" ")
     known = section in ("machine", "packet", "peers", "attach", "control", "soak")
-    if not known or (section == "packet") != (what in ("hot", "buckets") or what in GROWING):
+    if not known or (section == "packet") != (
+        what in ("hot", "host", "buckets") or what in GROWING
+    ):
         raise ValueError(f"no table is called `{name}`")
     if section not in run:
         return EMPTY
@@ -179,6 +191,8 @@ def table(run, name):
     elif section == "packet":
         if what == "buckets":
             rows, names = packet_buckets(data), 4
+        elif what == "host":
+            rows, names = packet_host(data), 1
         else:
             rows = packet_hot(data) if what == "hot" else packet_growing(data, what)
     elif colon:

@@ -1,7 +1,7 @@
 //! The same packet each time: what the code costs, with all that it reads in the nearest cache.
 
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
@@ -15,8 +15,8 @@ use ipnet::IpNet;
 use super::case::{ACTION_DROP, ACTION_PASS, Case, Line, Trial};
 use super::keys;
 use super::paths::{
-    FROM_NETDEV, Flags, Kind, OPEN_PORT, OTHER_PORT, PATHS, Pair, Path, TO_NETDEV, local, packet,
-    peer, rules,
+    FROM_CONTAINER, FROM_NETDEV, Flags, Kind, OPEN_PORT, OTHER_PORT, PATHS, Pair, Path, TO_NETDEV,
+    host, load_endpoint, local, packet, peer, rules, rules_that_name_the_host,
 };
 
 pub const REPEAT: u32 = 20_000;
@@ -28,6 +28,10 @@ pub const RULES: u32 = 100;
 enum Flow {
     None,
     New,
+    /// New, where a rule tells this host from the world: a route is looked up.
+    NewByRoute,
+    /// The same, and it goes to this host.
+    NewToHost,
     Established,
     Denied,
     Forwarded,
@@ -54,9 +58,33 @@ pub fn cases(root: &Root, empty: &Rc<OwnedFd>) -> Result<Vec<Case>> {
             for (family, path) in [4, 6].into_iter().flat_map(|f| paths.iter().map(move |p| (f, p)))
             {
                 let line = Line { ipcache: IPCACHE_ENTRIES, ..line(path, family, mode, *flow) };
-                all.push(case(line, &pair, path, (mode, *flow), empty)?);
+                all.push(case(
+                    line,
+                    [pair.program(path), pair.program(&path.back())],
+                    path,
+                    (mode, *flow),
+                    empty,
+                )?);
             }
         }
+    }
+    all.extend(host_verdicts(root, empty)?);
+    Ok(all)
+}
+
+/// What it costs a workload's new flow that its rules tell this host from the world.
+fn host_verdicts(root: &Root, empty: &Rc<OwnedFd>) -> Result<Vec<Case>> {
+    let (path, mode) = (FROM_CONTAINER, Mode::Enforce);
+    let rules = rules_that_name_the_host(RULES)?;
+    let kind = Kind { mode, rules: Some(&rules), stamp_remote: false, sizes: Sizes::default() };
+    let container = load_endpoint(root, path.role, 7, &kind)?;
+    let mut all = Vec::new();
+    for (family, flow) in
+        [4, 6].into_iter().flat_map(|f| [Flow::NewByRoute, Flow::NewToHost].map(|flow| (f, flow)))
+    {
+        let line =
+            Line { ipcache: IPCACHE_ENTRIES, rules: RULES + 1, ..line(&path, family, mode, flow) };
+        all.push(case(line, [container.program(path.hook); 2], &path, (mode, flow), empty)?);
     }
     Ok(all)
 }
@@ -75,7 +103,7 @@ pub fn established(
     let pair = Pair::load(root, 3, &kind)?;
     let of = |path: &Path| {
         let line = Line { ipcache: entries, ..line(path, family, mode, flow) };
-        case(line, &pair, path, (mode, flow), empty)
+        case(line, [pair.program(path), pair.program(&path.back())], path, (mode, flow), empty)
     };
     PATHS.iter().map(of).collect()
 }
@@ -88,6 +116,8 @@ fn line(path: &Path, family: u8, mode: Mode, flow: Flow) -> Line {
         flow: match flow {
             Flow::None => "none",
             Flow::New => "new",
+            Flow::NewByRoute => "new, rules name host or world",
+            Flow::NewToHost => "new to the host, rules name host or world",
             Flow::Established => "established",
             Flow::Denied => "denied",
             Flow::Forwarded => "forwarded",
@@ -98,9 +128,10 @@ fn line(path: &Path, family: u8, mode: Mode, flow: Flow) -> Line {
     }
 }
 
+/// By a program, and one that gets the answers.
 fn case(
     line: Line,
-    pair: &Pair,
+    programs: [BorrowedFd<'_>; 2],
     path: &Path,
     (mode, flow): (Mode, Flow),
     empty: &Rc<OwnedFd>,
@@ -110,11 +141,14 @@ fn case(
         // A workload's.
         Flow::Forwarded if path.sends => (local(Role::Container, line.family), peer),
         Flow::Forwarded => (peer, local(Role::Container, line.family)),
+        Flow::NewToHost => path.ends(line.family, host(line.family)),
         _ => path.ends(line.family, peer),
     };
     let (ports, flags) = match flow {
         Flow::None | Flow::Established | Flow::Forwarded => ((OTHER_PORT, OPEN_PORT), Flags::Ack),
-        Flow::New => ((OTHER_PORT + 1, OPEN_PORT), Flags::SynRst),
+        Flow::New | Flow::NewByRoute | Flow::NewToHost => {
+            ((OTHER_PORT + 1, OPEN_PORT), Flags::SynRst)
+        }
         Flow::Denied => ((OTHER_PORT + 2, OPEN_PORT + 1), Flags::SynRst),
     };
     let is_dropped = flow == Flow::Denied && mode == Mode::Enforce;
@@ -127,18 +161,23 @@ fn case(
     };
     if flow == Flow::Established {
         let back = packet((ends.1, ends.0), (ports.1, ports.0), flags)?;
-        answer(pair, path, &trial, back)?;
+        answer(programs, path, &trial, back)?;
     }
-    Case::hot(line, pair.program(path), trial, empty)
+    Case::hot(line, programs[0], trial, empty)
 }
 
 /// Begins the flow of a packet, answers, and goes on.
-fn answer(pair: &Pair, path: &Path, trial: &Trial, back: Vec<u8>) -> Result<()> {
+fn answer(
+    [program, answering]: [BorrowedFd<'_>; 2],
+    path: &Path,
+    trial: &Trial,
+    back: Vec<u8>,
+) -> Result<()> {
     let first = Trial { repeat: 1, ..trial.clone() };
     let answered = path.back();
     let back = Trial { packet: back, ingress_ifindex: answered.ingress_ifindex, ..first.clone() };
-    for (path, trial) in [(path, &first), (&answered, &back), (path, &first)] {
-        let (run, _) = trial.run(pair.program(path))?;
+    for (program, trial) in [(program, &first), (answering, &back), (program, &first)] {
+        let (run, _) = trial.run(program)?;
         ensure!(
             run.action == trial.action,
             "{}: a flow's packet returned {}",

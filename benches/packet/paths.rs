@@ -64,6 +64,15 @@ pub fn peer(family: u8) -> IpAddr {
     if family == 4 { Ipv4Addr::new(10, 0, 2, 20).into() } else { PEER_IPV6.into() }
 }
 
+/// An address of this host's that no endpoint was told of.
+pub fn host(family: u8) -> IpAddr {
+    if family == 4 {
+        Ipv4Addr::new(10, 0, 3, 1).into()
+    } else {
+        Ipv6Addr::new(0xfd00, 3, 0, 0, 0, 0, 0, 1).into()
+    }
+}
+
 /// A role's own address.
 pub fn local(role: Role, family: u8) -> IpAddr {
     match (role, family) {
@@ -135,6 +144,16 @@ pub fn load_endpoint(root: &Root, role: Role, number: u16, kind: &Kind<'_>) -> R
 /// Of each direction half: one that allows anybody one port, and all others a peer and a port of its
 /// own.
 pub fn rules(count: u32) -> Result<Policy> {
+    parsed(rule_texts(count))
+}
+
+/// The same, and one that tells this host from the rest of the world, so that an egress verdict looks a
+/// route up.
+pub fn rules_that_name_the_host(count: u32) -> Result<Policy> {
+    parsed(rule_texts(count).chain(["allow egress to host tcp/22".to_owned()]))
+}
+
+fn rule_texts(count: u32) -> impl Iterator<Item = String> {
     let others = (0..count / 2 - 1).flat_map(|place| {
         let (identity, port) = (keys::identity(place), u32::from(FIRST_PORT) + place);
         [
@@ -146,7 +165,11 @@ pub fn rules(count: u32) -> Result<Policy> {
         format!("allow ingress from any tcp/{OPEN_PORT}"),
         format!("allow egress to any tcp/{OPEN_PORT}"),
     ];
-    let rules = others.chain(open).map(|text| Rule::parse(&text, &Names::default()));
+    others.chain(open)
+}
+
+fn parsed(texts: impl Iterator<Item = String>) -> Result<Policy> {
+    let rules = texts.map(|text| Rule::parse(&text, &Names::default()));
     let rules: Vec<Rule> = rules.collect::<Result<_>>()?;
     Ok(Policy::default().replaced_by(&rules, &Policy::default()))
 }
