@@ -419,6 +419,18 @@ fn a_connection_from_the_other_side_is_a_new_flow() {
 }
 
 #[test]
+fn a_flow_that_began_with_a_reset_is_no_connection_that_opens() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow ingress from any"]);
+    for (own, peer) in OWN_TO_PEER {
+        workload.to_container(answer(own, peer, "R")).passes();
+        workload.from_container(sent(own, peer, "A")).passes();
+        workload.from_container(sent(own, peer, "S")).is_dropped(POLICY);
+    }
+}
+
+#[test]
 fn a_reset_that_nobody_meant_does_not_shorten_a_flow() {
     let Some(lab) = Lab::new() else { return };
     let workload = lab.container(ID).policy(enforcing()).load();

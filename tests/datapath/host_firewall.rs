@@ -412,8 +412,7 @@ fn what_arrives_keeps_no_masqueraded_flow_alive() {
     let nic = nic(&lab);
     for (own, peer) in OWN_TO_PEER {
         lab.flush_conntrack();
-        let leaves =
-            || drop(nic.to_netdev(Frame::ip(own, peer).udp(4000, 53).forwarded()).passes());
+        let leaves = || _ = nic.to_netdev(Frame::ip(own, peer).udp(4000, 53).forwarded()).passes();
         leaves();
         lab.change_flows(|flow| flow.expires -= ticks(10));
         let before = lab.flows()[0].expires;

@@ -206,7 +206,9 @@ static __always_inline void ct_advance(struct inquiry *inquiry, const struct pac
 	told = ct_progress(flow, backward);
 	/* A SYN of the other end answers, and begins nothing. */
 	told &= ~((flags & TCP_SYN) / TCP_SYN * (CM_CT_ESTABLISHED | CM_CT_CONFIRMED));
-	state |= told & (reset - 1);
+	/* A RST is no answer. */
+	told &= ~(reset * (CM_CT_ANSWERED | CM_CT_CONFIRMED));
+	state |= told;
 	state |= (flags & TCP_FIN) * CM_CT_FIN_ORIGINATOR << backward;
 	both = state / CM_CT_FIN_ORIGINATOR & state / CM_CT_FIN_REPLY & 1;
 	/* Not for ever after a RST: an attacker may have sent it, and the flow goes on. */

@@ -197,20 +197,24 @@ enum related {
 };
 
 /*
- * How an ICMP error relates to a known flow. It must be addressed to the sender of the packet that it quotes. Afterwards
- * quoted_packet() is that packet with its ends swapped, as an answer to it would be.
+ * Whether an ICMP error quotes a packet of a flow, and is addressed to that packet's sender. Afterwards quoted_packet()
+ * is that packet with its ends swapped, as an answer to it would be.
  */
-__noinline int find_related(struct __sk_buff *skb, struct packet *pkt, struct inquiry *inquiry)
+__noinline int quotes_flow(struct __sk_buff *skb, struct packet *pkt)
 {
 	struct packet *answer;
 
-	if (!pkt || !inquiry || !has_policy())
-		return RELATED_NOT;
+	if (!pkt || !has_policy())
+		return 0;
 	answer = quoted_packet();
-	if (!answer || icmp_parse_quoted(skb, pkt, answer) < 0 || answer->is_flowless ||
-	    !words_equal(address_words(&answer->destination), address_words(&pkt->destination)))
-		return RELATED_NOT;
-	find_flow(answer, inquiry, packet_direction(pkt));
+	return answer && icmp_parse_quoted(skb, pkt, answer) >= 0 && !answer->is_flowless &&
+	       words_equal(address_words(&answer->destination), address_words(&pkt->destination));
+}
+
+/* How an ICMP error relates to the flow of the packet that it quotes, which is in the inquiry now. */
+static __always_inline enum related related_to(const struct packet *pkt,
+					       const struct inquiry *inquiry)
+{
 	if (!inquiry->place || !ct_is_alive(inquiry->expires))
 		return RELATED_TO_NOTHING;
 	if (ct_epoch(inquiry->flow.verdict) != pkt->epoch)
@@ -223,10 +227,16 @@ __noinline int find_related(struct __sk_buff *skb, struct packet *pkt, struct in
 static __always_inline int is_related(struct __sk_buff *skb, struct packet *pkt,
 				      struct inquiry *inquiry)
 {
-	int related = find_related(skb, pkt, inquiry);
 	struct packet *answer = quoted_packet();
+	int related = RELATED_NOT;
 	int verdict;
 
+	if (quotes_flow(skb, pkt) && answer) {
+		/* From here, for its stack. */
+		find_flow(answer, inquiry, packet_direction(pkt));
+		barrier();
+		related = related_to(pkt, inquiry);
+	}
 	barrier();
 	if (related == RELATED_STALE && answer) {
 		verdict = decide_again(answer, inquiry);
