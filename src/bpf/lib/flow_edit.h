@@ -66,8 +66,11 @@ static __always_inline void flow4_key_of(struct cm_ct4_key *key, const struct cm
 	};
 }
 
-static __always_inline int edit_take(const struct cm_flow_edit *edit, struct inquiry *inquiry)
+/* Global functions, which the verifier walks once each. Where the flow is, as ct4_take() says it. */
+__noinline int edit_take(const struct cm_flow_edit *edit, struct inquiry *inquiry)
 {
+	if (!edit || !inquiry)
+		return 0;
 	if (edit->family == CM_IPV4) {
 		struct cm_ct4_key key FLOW_KEY;
 
@@ -77,8 +80,10 @@ static __always_inline int edit_take(const struct cm_flow_edit *edit, struct inq
 	return ct6_take(&edit->key, inquiry);
 }
 
-static __always_inline enum cm_flow_edited edit_delete(const struct cm_flow_edit *edit)
+__noinline int edit_delete(const struct cm_flow_edit *edit)
 {
+	if (!edit)
+		return CM_FLOW_ABSENT;
 	if (edit->family == CM_IPV4) {
 		struct cm_ct4_key key FLOW_KEY;
 
@@ -88,28 +93,34 @@ static __always_inline enum cm_flow_edited edit_delete(const struct cm_flow_edit
 	return flow6_delete(&edit->key) ? CM_FLOW_DONE : CM_FLOW_ABSENT;
 }
 
+/* One try: enum flow_put. */
+__noinline int edit_put(const struct cm_flow_edit *edit, struct inquiry *inquiry)
+{
+	if (!edit || !inquiry)
+		return FLOW_FULL;
+	if (edit->family == CM_IPV4) {
+		struct cm_ct4_key key FLOW_KEY;
+
+		flow4_key_of(&key, edit);
+		return ct4_put(&key, inquiry);
+	}
+	return ct6_put(&edit->key, inquiry);
+}
+
 static __always_inline enum cm_flow_edited edit_add(const struct cm_flow_edit *edit,
 						    struct inquiry *inquiry)
 {
-	enum flow_put put = FLOW_FULL;
+	int put = FLOW_FULL;
 
 	if (inquiry->place && ct_is_alive(inquiry->expires) && !ct_is_denied(inquiry->flow.verdict))
 		return CM_FLOW_THERE;
+	inquiry->found = inquiry->place ? FOUND_FLOW : FOUND_NOTHING;
 	inquiry->flow = edit->flow;
 	inquiry->expires = edit->expires;
 	inquiry->class = ct_class(&edit->flow);
-	inquiry->found = inquiry->place ? FOUND_FLOW : FOUND_NOTHING;
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < FLOW_TRIES && put != FLOW_PUT; i++) {
-		if (edit->family == CM_IPV4) {
-			struct cm_ct4_key key FLOW_KEY;
-
-			flow4_key_of(&key, edit);
-			put = ct4_put(&key, inquiry);
-		} else {
-			put = ct6_put(&edit->key, inquiry);
-		}
-	}
+	for (int i = 0; i < FLOW_TRIES && put != FLOW_PUT; i++)
+		put = edit_put(edit, inquiry);
 	return put == FLOW_PUT ? CM_FLOW_DONE : CM_FLOW_NO_ROOM;
 }
 
