@@ -61,7 +61,7 @@ fn a_workload_keeps_its_scope_and_another_one_gets_another() {
             attach("red", options);
             assert_eq!(scope(&world, "red"), 1, "{options}");
         }
-        world.sh("ip link set red down name pink && ip link set pink up");
+        world.sh("ip link set red down && ip link set red name pink && ip link set pink up");
         attach("pink", "--policy audit");
         assert_eq!(scope(&world, "pink"), 1, "the same device under another name");
         world.cilmark_ok("detach pink");
