@@ -43,6 +43,26 @@ fn a_reply_passes_without_a_rule_of_its_own() {
     }
 }
 
+/// Who begins before the policy is there, or by another way, is a stranger to it: the answer that passes by other rules
+/// allows nothing that comes back.
+#[test]
+fn an_answer_to_what_was_not_seen_begins_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    lab.rules(&workload, &["allow egress to any"]);
+    for (own, peer) in OWN_TO_PEER {
+        for flags in ["SA", "R", "RA"] {
+            workload.from_container(sent(own, peer, flags)).passes();
+            assert!(lab.flows().is_empty(), "{flags}");
+            workload.to_container(answer(own, peer, "A")).is_dropped(POLICY);
+        }
+        let later = Frame::ip(own, peer).protocol(6, [7; 16]).fragment(24, false);
+        workload.from_container(sent(own, peer, "SA").fragment(0, true)).passes();
+        workload.from_container(later).passes();
+        workload.to_container(answer(own, peer, "A")).is_dropped(POLICY);
+    }
+}
+
 /// Whether the answer finds the flow: where nearly all entries are in use, the LRU gives up the newest of
 /// those that nobody has looked up, which a SYN's would be.
 #[test]
@@ -419,12 +439,12 @@ fn a_connection_from_the_other_side_is_a_new_flow() {
 }
 
 #[test]
-fn a_flow_that_began_with_a_reset_is_no_connection_that_opens() {
+fn a_flow_that_began_with_its_end_is_no_connection_that_opens() {
     let Some(lab) = Lab::new() else { return };
     let workload = lab.container(ID).policy(enforcing()).load();
     lab.rules(&workload, &["allow ingress from any"]);
     for (own, peer) in OWN_TO_PEER {
-        workload.to_container(answer(own, peer, "R")).passes();
+        workload.to_container(answer(own, peer, "FA")).passes();
         workload.from_container(sent(own, peer, "A")).passes();
         workload.from_container(sent(own, peer, "S")).is_dropped(POLICY);
     }

@@ -309,6 +309,17 @@ static __always_inline int is_midstream(const struct packet *pkt)
 	return (pkt->l4_protocol == IPPROTO_TCP && !is_syn(pkt)) || pkt->echo == ECHO_ANSWERED;
 }
 
+/*
+ * Whether a packet begins no flow: it answers what was not seen here, resets it, or continues its first fragment. With an
+ * entry the far end's next segment would pass as an answer to it, though no rule has ever allowed what that belongs to.
+ */
+static __always_inline int begins_nothing(const struct packet *pkt)
+{
+	return pkt->echo == ECHO_ANSWERED || pkt->fragment == FRAGMENT_LATER ||
+	       pkt->tcp_flags & TCP_RST ||
+	       (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
+}
+
 /* About a flow that is new, or known and to be decided about again, or denied. */
 static __always_inline void police_flow(struct __sk_buff *skb, struct packet *pkt,
 					struct inquiry *inquiry)
@@ -339,11 +350,9 @@ static __always_inline void police_flow(struct __sk_buff *skb, struct packet *pk
 	}
 	barrier();
 	/* Else the entry would say that the host, too, may have the next one. */
-	inquiry->is_kept =
-		!pkt->is_hidden &&
-		((!inquiry->verdict &&
-		  (inquiry->found == FOUND_FLOW || pkt->echo != ECHO_ANSWERED)) ||
-		 (!inquiry->is_enforced && (inquiry->found == FOUND_FLOW || !is_midstream(pkt))));
+	inquiry->is_kept = !pkt->is_hidden && (!inquiry->verdict || !inquiry->is_enforced) &&
+			   (inquiry->found == FOUND_FLOW ||
+			    !(begins_nothing(pkt) || (inquiry->verdict && is_midstream(pkt))));
 	/* Answers by themselves begin nothing: what they leave would outlive the request. */
 	if (pkt->rule == CM_RULE_DHCP && packet_direction(pkt) == CM_INGRESS &&
 	    inquiry->found != FOUND_FLOW)

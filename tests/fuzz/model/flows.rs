@@ -237,6 +237,14 @@ pub fn is_midstream(ip: &Ip) -> bool {
     ip.protocol == super::wire::TCP && !ip.flags().opens()
 }
 
+/// Whether it answers who opens a connection, resets one, or continues a first fragment. Where that was not seen, it begins
+/// nothing.
+pub fn begins_nothing(ip: &Ip) -> bool {
+    let flags = ip.flags();
+    ip.fragment == Fragment::Later
+        || ip.protocol == super::wire::TCP && (flags.rst() || flags.syn() && !flags.opens())
+}
+
 /// A first fragment, with the ports that those behind it have.
 pub fn is_readable_first(ip: &Ip) -> bool {
     ip.fragment == Fragment::First && ip.transport != Transport::Unreadable

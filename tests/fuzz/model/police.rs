@@ -215,7 +215,7 @@ impl Machine {
         } else {
             self.ask(endpoint, (direction, direction), ip, arrival, claimed, service)
         };
-        if is_echo_reply(case.ports) {
+        if is_echo_reply(case.ports) || flows::begins_nothing(ip) {
             return judgement;
         }
         let is_audited = judgement.why == "audited";
