@@ -140,6 +140,7 @@ fn spec(wanted: &Wanted, id: EndpointId) -> Result<Spec> {
         mac: device.mac,
         others: Vec::new(),
         addresses: vec![IpAddr::from(wanted.address())],
+        nic_slot: 0,
         tc_priority: anywhere.tc_priority(),
         features: Features::default(),
         policy: Policing { ingress: wanted.mode, egress: wanted.mode, ..Policing::default() },

@@ -129,6 +129,7 @@ pub fn load_endpoint(root: &Root, role: Role, number: u16, kind: &Kind<'_>) -> R
         others: Vec::new(),
         addresses: vec![local(role, 4), local(role, 6)],
         tc_priority: 0,
+        nic_slot: (number / 2 % 16) as u8,
         features: Features { stamp_remote: kind.stamp_remote, ..Features::default() },
         policy: Policing { ingress: kind.mode, egress: kind.mode, failsafe, ..Policing::default() },
         device,

@@ -14,6 +14,7 @@ enum {
 	CM_MAX_FAILSAFE = 16, /* ports of one direction */
 	CM_DEVICE_NAME = 16, /* IFNAMSIZ */
 	CM_IDENTITY_NAME = 32,
+	CM_NICS = 16, /* of a root, that have a policy */
 };
 
 enum cm_role {
@@ -180,7 +181,7 @@ struct cm_config {
 	__u8 other_ipv4_count; /* behind its own in ipv4: what other devices of the host had then */
 	__u8 other_ipv6_count;
 	__u8 given_addresses; /* those below were named, and count wherever they are */
-	__u8 pad[1];
+	__u8 nic_slot; /* in cm_nics, of a NIC with a policy; else 0 */
 	__u32 failsafe_count[2]; /* indexed by enum cm_direction */
 	struct cm_failsafe failsafe_ingress[CM_MAX_FAILSAFE];
 	struct cm_failsafe failsafe_egress[CM_MAX_FAILSAFE];
@@ -203,11 +204,30 @@ struct cm_config {
 	__u8 pad_behind[4];
 };
 
-/* A pending confirmation, in .bss; all zero: none. */
+/* A pending confirmation, of a container in .bss, of a NIC in cm_nics; all zero: none. */
 struct cm_confirm {
 	__u64 until_ns; /* coarse monotonic clock; from then on the fallback counts */
 	enum cm_fallback fallback;
 	__u32 pad;
+};
+
+/*
+ * What the policy of a NIC is, but for its rules: for the programs of the other NICs of the root, which
+ * judge by it the flows that have passed this one. Its own were loaded with all of it but the clock.
+ */
+struct cm_nic {
+	struct cm_confirm confirm;
+	__u32 endpoint_id; /* 0: the slot is free */
+	enum cm_policy_mode policy[2]; /* indexed by enum cm_direction */
+	__u32 failsafe_count[2];
+	struct cm_failsafe failsafe_ingress[CM_MAX_FAILSAFE];
+	struct cm_failsafe failsafe_egress[CM_MAX_FAILSAFE];
+	__u32 pad;
+};
+
+/* cm_nics: the NICs with a policy, by their slots. Written word by word, while programs read it. */
+struct cm_nics {
+	struct cm_nic nics[CM_NICS];
 };
 
 /* cm_ipcache: cm_address -> cm_ipcache_entry; cm_ipcache_cidr: cm_prefix -> the same. */
@@ -342,9 +362,10 @@ struct cm_policy_spans {
 };
 
 enum {
-	CM_POLICY_CURRENT = 0, /* slots of cm_policy_sets */
+	CM_POLICY_CURRENT = 0, /* in cm_policy_sets; in cm_nic_policies for each slot */
 	CM_POLICY_PREVIOUS = 1,
 	CM_POLICIES = 2,
+	CM_NIC_POLICIES = CM_NICS * CM_POLICIES,
 };
 
 /*
@@ -716,6 +737,8 @@ _Static_assert(sizeof(struct cm_flow_edit) == 80, "bytes without padding");
 _Static_assert(sizeof(struct cm_frag4_key) == 16, "hash key without padding");
 _Static_assert(sizeof(struct cm_frag6_key) == 44, "hash key without padding");
 _Static_assert(sizeof(struct cm_confirm) == 16, "variable without padding");
+_Static_assert(sizeof(struct cm_nic) == 168, "map value without padding");
+_Static_assert(sizeof(struct cm_nics) == CM_NICS * 168, "map value without padding");
 _Static_assert(sizeof(struct cm_identity) == 32, "map value without padding");
 _Static_assert(sizeof(struct cm_counters) == 80, "map value without padding");
 _Static_assert(sizeof(struct cm_event) == 112, "event without padding");

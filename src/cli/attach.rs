@@ -23,8 +23,9 @@ use crate::datapath::conntrack::Conntrack;
 use crate::datapath::device::{self, Device};
 use crate::datapath::events::Events;
 use crate::datapath::load::{self, Features, Loaded, Sizes, Spec};
+use crate::datapath::nics::Nics;
 use crate::datapath::pin::{Lock, Root};
-use crate::datapath::policy::PolicyMaps;
+use crate::datapath::policy::{PolicyMaps, Slot};
 use crate::datapath::registry::{Endpoint, shared};
 use crate::datapath::{adoption, delivery, maps, netns, sys};
 use crate::model::endpoint::{EndpointId, Role};
@@ -317,14 +318,17 @@ fn plan_spec(
     let netns = netns::current()?;
     let place = plan::place(args, &device)?;
     let addresses = plan::addresses(args, &device, role)?;
+    let id = plan::endpoint_id(args, root, replaced)?;
+    let policy = args.policing.plan(role, replaced)?;
     Ok(Spec {
-        id: plan::endpoint_id(args, root, replaced)?,
+        id,
         role,
         identity: plan::identity(args, role, names)?,
         scope: plan::scope(role, replaced)?,
         netns,
         mac: args.mac.unwrap_or(device.mac),
         tc_priority: place.tc_priority(),
+        nic_slot: plan::nic_slot(root, id, role, &policy, &device)?,
         features: Features {
             arp_responder: args.arp_responder,
             trust_proxy: args.trust_proxy,
@@ -341,7 +345,7 @@ fn plan_spec(
         source_mac: plan::source_mac(args, &device, role, &addresses),
         others: plan::others(&addresses)?,
         addresses,
-        policy: args.policing.plan(role, replaced)?,
+        policy,
         device,
     })
 }
@@ -397,12 +401,17 @@ fn put_on(
     let before = addresses.operators_lines(&spec.addresses)?;
     let callee = loaded.callee();
     let callee_before = delivery::callee(root, spec.id)?;
-    let left = match (replaced, &inherited.policies) {
-        (Some(endpoint), None) => PolicyMaps::pinned(root, endpoint.id)?,
-        _ => Policy::default(),
-    };
+    let left = replaced.map(|endpoint| rules_elsewhere(root, endpoint, &loaded)).transpose()?;
+    let is_same = matches!(left, Some(None));
+    let left = left.flatten().unwrap_or_default();
+    let nics = Nics::open(root)?;
+    let slot = config.nic_slot().filter(|_| is_same);
+    let nic_before = nics.as_ref().zip(slot).map(|(nics, slot)| nics.get(slot)).transpose()?;
     // The program first: whoever finds an address calls it.
     let register = || {
+        if let Some(nics) = &nics {
+            nics.enter(&config, inherited.confirm, is_same)?;
+        }
         if !left.rules().is_empty() {
             PolicyMaps::of(root, spec.id, loaded.map_ids()?)?.swap(&left)?;
         }
@@ -425,7 +434,13 @@ fn put_on(
         }
         let callee_before = callee_before.as_ref().map(AsFd::as_fd);
         delivery::set_callee(root, spec.id, callee_before)?;
+        if let Some((nics, slot)) = nics.zip(config.nic_slot()) {
+            nics.restore(slot, &nic_before.unwrap_or_default())?;
+        }
         return Err(error.context(format!("attach {}", spec.device.name)));
+    }
+    if let Some(nics) = nics {
+        nics.settle(spec.id, &config, inherited.confirm)?;
     }
     addresses.forget(spec.id, &spec.addresses)?;
     delivery::set_callee(root, spec.id, callee)?;
@@ -434,6 +449,20 @@ fn put_on(
         pins.remove_map("cm_flows6")?;
     }
     log_costs(&spec.device.name, &loaded, start.elapsed())
+}
+
+/// The rules that new programs do not find where they look, of an endpoint that has become a NIC with a policy,
+/// or is none any more; by their pin those of an endpoint without programs. `None`: they find them.
+fn rules_elsewhere(root: &Root, replaced: &Endpoint, loaded: &Loaded) -> Result<Option<Policy>> {
+    let here = PolicyMaps::of(root, replaced.id, loaded.map_ids()?)?;
+    Ok(match PolicyMaps::of(root, replaced.id, replaced.map_ids()) {
+        Ok(there) if here.are_those_of(&there)? => None,
+        Ok(there) => Some(there.read(Slot::Current)?),
+        Err(error) => {
+            debug!("endpoint {}: {error:#}", replaced.id);
+            Some(PolicyMaps::pinned(root, replaced.id)?)
+        }
+    })
 }
 
 fn log_costs(device: &str, loaded: &Loaded, all: Duration) -> Result<()> {

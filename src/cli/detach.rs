@@ -12,6 +12,7 @@ use crate::datapath::conntrack::Conntrack;
 use crate::datapath::ipcache::Ipcache;
 use crate::datapath::layout;
 use crate::datapath::maps::{self, Identities};
+use crate::datapath::nics::Nics;
 use crate::datapath::pin::Root;
 use crate::datapath::registry::{Endpoint, shared};
 use crate::datapath::{delivery, netns};
@@ -92,6 +93,7 @@ fn check_others(root: &Root, chosen: &BTreeMap<EndpointId, &Endpoint>) -> Result
 pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
     // What can't be opened fails before anything has changed.
     let addresses = Addresses::open(root)?;
+    let nics = Nics::open(root)?;
     let pins = root.endpoint(endpoint.id);
     attach::detach_links(&pins);
     netns::within(endpoint.netns, || {
@@ -104,6 +106,9 @@ pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
         (Some(addresses), _) => addresses.hand_on(endpoint.id)?,
     }
     delivery::set_callee(root, endpoint.id, None)?;
+    if let Some(nics) = nics {
+        nics.leave(endpoint.id, None)?;
+    }
     pins.remove()?;
     // Its addresses have lost their identities.
     maps::bump_generation(root)

@@ -92,7 +92,7 @@ impl Options {
             flow_buckets: _,
             scope: _,
             pad_behind: _,
-            pad: _,
+            nic_slot: _,
         } = config;
         let left = adopt_until_ns.saturating_sub(sys::coarse_ns()).div_ceil(1_000_000_000);
         Options {

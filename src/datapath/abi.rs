@@ -60,6 +60,10 @@ unsafe impl Plain for cm_flow_edit {}
 // SAFETY: as above.
 unsafe impl Plain for cm_confirm {}
 // SAFETY: as above.
+unsafe impl Plain for cm_nic {}
+// SAFETY: as above.
+unsafe impl Plain for cm_nics {}
+// SAFETY: as above.
 unsafe impl Plain for cm_policy_key {}
 // SAFETY: as above.
 unsafe impl Plain for cm_policy_entry {}
@@ -218,6 +222,12 @@ impl cm_config {
     /// Whose its flows are.
     pub fn scope(&self) -> Scope {
         Scope::of(self.scope)
+    }
+
+    /// The slot of a NIC with a policy among these; `None` for all other endpoints.
+    pub fn nic_slot(&self) -> Option<u8> {
+        let is_nic = self.role == cm_role::CM_ROLE_NETDEV;
+        (is_nic && self.has_policy()).then_some(self.nic_slot)
     }
 
     /// Whether its programs remember what they have asked the routing tables: `remembers_forwarded()`

@@ -16,6 +16,7 @@ use super::delivery;
 use super::load::{self, Inherited, Loaded, Sizes};
 use super::maps;
 use super::netns;
+use super::nics;
 use super::pin::Root;
 use super::registry::Endpoint;
 use super::sys::{self, Hook, SharedValue};
@@ -161,6 +162,11 @@ impl Copied {
         let Original { role, config, ifindex, inherited, .. } = original;
         let loaded = load::load(root, role, &config, &Sizes::default(), &inherited)?;
         let copy = Copied { loaded, config, ifindex };
+        if config.nic_slot().is_some() {
+            let to = copy.map(nics::NICS)?;
+            nics::copy(inherited.nics.as_ref(), &to, &config, inherited.confirm)
+                .context("copy what is known of NICs")?;
+        }
         let variables = SharedValue::of(&copy.map(".bss")?).context("map its .bss")?;
         variables.u64_at(offset_of!(bss, trace_until_ns)).store(u64::MAX, Ordering::Relaxed);
         Ok(copy)

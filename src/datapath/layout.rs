@@ -13,7 +13,7 @@ use libbpf_rs::{MapCore, MapHandle, MapInfo, MapType};
 
 use super::abi::{
     cm_address, cm_config, cm_endpoint, cm_flow_table, cm_flows4, cm_flows6, cm_frag_ports,
-    cm_frag4_key, cm_frag6_key, cm_identity, cm_ipcache_entry, cm_metrics, cm_prefix,
+    cm_frag4_key, cm_frag6_key, cm_identity, cm_ipcache_entry, cm_metrics, cm_nics, cm_prefix,
     cm_stack_flow, u32_key,
 };
 use super::pin::Root;
@@ -30,7 +30,7 @@ pub struct Layout {
 }
 
 /// The maps that endpoints share: what goes from a root with the last of them.
-pub const SHARED: [Layout; 15] = [
+pub const SHARED: [Layout; 17] = [
     of::<cm_address, cm_ipcache_entry>("cm_ipcache", MapType::Hash),
     of::<cm_prefix, cm_ipcache_entry>("cm_ipcache_cidr", MapType::LpmTrie),
     of::<u32_key, u32_key>("cm_ipcache_idx", MapType::ArrayOfMaps),
@@ -41,6 +41,8 @@ pub const SHARED: [Layout; 15] = [
     of::<u32_key, cm_flows6>("cm_flows6", MapType::Array),
     of::<cm_frag4_key, cm_frag_ports>("cm_frags4", MapType::LruHash),
     of::<cm_frag6_key, cm_frag_ports>("cm_frags6", MapType::LruHash),
+    of::<u32_key, cm_nics>("cm_nics", MapType::Array),
+    of::<u32_key, u32_key>("cm_nic_policies", MapType::ArrayOfMaps),
     of::<u32_key, cm_metrics>("cm_metrics", MapType::PercpuArray),
     of::<(), ()>("cm_events", MapType::RingBuf),
     of::<u32_key, u32_key>("cm_policy_call", MapType::ProgArray),

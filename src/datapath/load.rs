@@ -12,7 +12,7 @@ use ipnet::Ipv6Net;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle};
 use share::{
-    Shared, leave_out_policy_maps, share_flow_table, share_maps, share_policy_calls,
+    Shared, leave_out_policy_maps, share_flow_table, share_maps, share_nics, share_policy_calls,
     share_policy_maps, share_stack_flows,
 };
 
@@ -58,6 +58,8 @@ pub struct Spec {
     pub others: Vec<IpAddr>,
     /// The priority of the clsact filter; 0 with TCX.
     pub tc_priority: u32,
+    /// Of a NIC with a policy, in `cm_nics`: [`super::nics::slot_for`].
+    pub nic_slot: u8,
     /// What is switched on.
     pub features: Features,
     /// What its policy does.
@@ -133,8 +135,10 @@ pub struct Inherited {
     pub confirm: cm_confirm,
     /// `cm_counters`.
     pub counters: Option<MapHandle>,
-    /// `cm_policy_sets`.
+    /// `cm_policy_sets`; the rules of a NIC with a policy stay where they are.
     pub policies: Option<MapHandle>,
+    /// `cm_nics`, of which a private copy gets one of its own.
+    pub nics: Option<MapHandle>,
     /// `cm_rule_stats`.
     pub rule_counters: Option<MapHandle>,
     /// What local delivery knows of the workload's MAC: `workload_mac` of the datapath.
@@ -198,6 +202,7 @@ impl Spec {
             identity_nb: self.identity.0.to_be(),
             ifindex: self.device.ifindex,
             tc_priority: self.tc_priority,
+            nic_slot: self.nic_slot,
             device: abi::chars_of(&self.device.name),
             mac: self.mac,
             l3_device: (self.device.framing == Some(Framing::Ip)).into(),
@@ -331,6 +336,7 @@ pub fn load_as(
     share_stack_flows(&mut open, &shared, config)?;
     share_policy_maps(&mut open, &shared, config, sizes)?;
     let config = &with_flows(&mut open, *config)?;
+    share_nics(&mut open, &shared, config)?;
     inherit(&mut open, config, sizes, inherited)?;
     let programs = match role {
         Role::Container => [
@@ -405,8 +411,9 @@ pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
     leave_out_policy_maps(&mut open)?;
     let maps = &mut open.maps;
     let private = [&mut maps.cm_policy_sets, &mut maps.cm_rule_stats, &mut maps.cm_steps];
+    let of_nics = [&mut maps.cm_nics, &mut maps.cm_nic_policies];
     let unused = [&mut maps.cm_policy_call, &mut maps.cm_path_flows, &mut maps.cm_forwarded];
-    for map in private.into_iter().chain(unused).chain([&mut maps.cm_flow_table]) {
+    for map in private.into_iter().chain(of_nics).chain(unused).chain([&mut maps.cm_flow_table]) {
         map.set_autocreate(false)?;
     }
     object::select(&mut open, &[]);
@@ -426,7 +433,9 @@ fn inherit(
     if let Some(counters) = &inherited.counters {
         maps.cm_counters.reuse_fd(counters.as_fd()).context("hand on the counters")?;
     }
-    if let Some(policies) = &inherited.policies {
+    if config.nic_slot().is_some() {
+        maps.cm_policy_sets.set_autocreate(false).context("leave out the rules of others")?;
+    } else if let Some(policies) = &inherited.policies {
         maps.cm_policy_sets.reuse_fd(policies.as_fd()).context("hand on the rules")?;
     }
     match &inherited.steps {

@@ -19,11 +19,13 @@ use super::sys;
 /// The maps that are found through a program, whether its instructions name them or not: its
 /// configuration and its variables, what programs that replace it go on with, a copy's steps, and what its
 /// configuration has been taken from.
-const BOUND: [&str; 7] = [
+const BOUND: [&str; 9] = [
     ".rodata",
     ".bss",
     "cm_counters",
     "cm_policy_sets",
+    "cm_nic_policies",
+    "cm_nics",
     "cm_rule_stats",
     "cm_steps",
     "cm_flow_table",

@@ -5,6 +5,7 @@
 //!   cm_ipcache  cm_ipcache_cidr  cm_ipcache_idx  cm_endpoints  cm_identities  cm_metrics  cm_events
 //!   cm_generation
 //!   cm_flows4  cm_flows6  cm_frags4  cm_frags6    once there is a policy
+//!   cm_nics  cm_nic_policies                      once a NIC has one
 //!   cm_policy_call                        once there is local delivery
 //!   cm_path_flows                         once somebody takes local delivery
 //!   cm_flow_table                         once there is either
@@ -29,6 +30,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::geteuid;
 
 use super::layout::{FORMER, SHARED};
+use super::nics;
 use super::object::HELD_BY_ALL;
 use super::sys::{self, Hook};
 use crate::model::endpoint::EndpointId;
@@ -86,10 +88,13 @@ impl Root {
     pub fn lacks_pins(&self) -> bool {
         let there = |name: &&str| self.map(name).exists();
         let of_policies = ["cm_flows4", "cm_flows6", "cm_frags4", "cm_frags6"];
-        let count = of_policies.iter().filter(|name| there(name)).count();
-        let keeps_flows = count > 0 || there(&"cm_path_flows");
+        let of_nics = [nics::NICS, nics::POLICIES];
+        let count = |names: &[&str]| names.iter().filter(|name| there(name)).count();
+        let lacks_some = |names: &[&str]| (1..names.len()).contains(&count(names));
+        let keeps_flows = count(&of_policies) > 0 || there(&"cm_path_flows");
         !HELD_BY_ALL.iter().all(there)
-            || (1..of_policies.len()).contains(&count)
+            || lacks_some(&of_policies)
+            || lacks_some(&of_nics)
             || (keeps_flows && !there(&"cm_flow_table"))
     }
 

@@ -1,5 +1,6 @@
-//! An endpoint's rules in the kernel: `cm_policy_sets` with its two slots, each a hash map `cm_policy`
-//! that is written once and then only replaced, and `cm_rule_stats`, what each rule has decided.
+//! An endpoint's rules in the kernel: two sets, each a hash map `cm_policy` that is written once and then only
+//! replaced, and `cm_rule_stats`, what each rule has decided. The sets of NICs with a policy lie in
+//! `cm_nic_policies`, those of another endpoint in a map of maps of its own, `cm_policy_sets`.
 
 mod set;
 
@@ -14,7 +15,9 @@ use libbpf_sys as bpf;
 use super::abi::{self, cm_metrics, cm_policy_entry, cm_policy_key, u32_key};
 use super::load::POLICY_ENTRIES;
 use super::maps::{self, TypedMap};
+use super::nics;
 use super::pin::{self, Root};
+use super::registry;
 use super::sys;
 use crate::model::endpoint::EndpointId;
 use crate::model::policy::{Listed, Policy, RuleNumber};
@@ -36,6 +39,8 @@ pub struct PolicyMaps {
     root: Root,
     id: EndpointId,
     sets: MapHandle,
+    /// Where in `sets` the endpoint's lie, if others have some there, too.
+    nic_slot: Option<u8>,
     counters: MapHandle,
 }
 
@@ -46,20 +51,32 @@ impl PolicyMaps {
         id: EndpointId,
         map_ids: impl IntoIterator<Item = u32>,
     ) -> Result<PolicyMaps> {
-        let (mut sets, mut counters) = (None, None);
+        let (mut sets, mut of_nics, mut slot, mut counters) = (None, None, None, None);
         for map_id in map_ids {
             let map = MapHandle::from_map_id(map_id)
                 .with_context(|| format!("open map {map_id} of endpoint {id}"))?;
             match map.name().to_str() {
                 Some("cm_policy_sets") => sets = Some(map),
+                Some(nics::POLICIES) => of_nics = Some(map),
                 Some("cm_rule_stats") => counters = Some(map),
+                Some(name) if name.ends_with(".rodata") => {
+                    slot = registry::read_config(&map)?.nic_slot().or(slot);
+                }
                 _ => {}
             }
         }
-        let (sets, counters) = sets.zip(counters).with_context(|| {
+        let of_nics = of_nics.zip(slot).map(|(sets, slot)| (sets, Some(slot)));
+        let sets = of_nics.or(sets.map(|sets| (sets, None)));
+        let ((sets, nic_slot), counters) = sets.zip(counters).with_context(|| {
             format!("the programs of endpoint {id} know no rules; attach its device again")
         })?;
-        Ok(PolicyMaps { root: root.clone(), id, sets, counters })
+        Ok(PolicyMaps { root: root.clone(), id, sets, nic_slot, counters })
+    }
+
+    /// Whether these lie where those do, of other programs of the endpoint.
+    pub fn are_those_of(&self, others: &PolicyMaps) -> Result<bool> {
+        let number = |maps: &PolicyMaps| Ok::<_, anyhow::Error>(maps.sets.info()?.info.id);
+        Ok(number(self)? == number(others)? && self.nic_slot == others.nic_slot)
     }
 
     /// The rules that were in force when they were changed last, by their pin: it outlives the programs.
@@ -129,7 +146,7 @@ impl PolicyMaps {
     }
 
     fn set(&self, slot: Slot) -> Result<Option<RuleSet>> {
-        let key = u32_key(slot as u32);
+        let key = u32_key(nics::set_of(self.nic_slot, slot));
         // A map of maps takes descriptors and gives numbers.
         let id = self.sets.lookup(abi::bytes_of(&key), MapFlags::ANY);
         let Some(id) = id.with_context(|| self.failed("look up", slot))? else {
@@ -149,7 +166,7 @@ impl PolicyMaps {
 
     /// The kernel returns when no program sees what was there before.
     fn put(&self, slot: Slot, set: Option<&RuleSet>) -> Result<()> {
-        let key = u32_key(slot as u32);
+        let key = u32_key(nics::set_of(self.nic_slot, slot));
         let key = abi::bytes_of(&key);
         let done = match set {
             Some(set) => {

@@ -25,7 +25,7 @@ use super::load::Inherited;
 use super::order::{self, Before};
 use super::pin::Root;
 use super::sys::{self, Hook, ProgramFacts};
-use super::{maps, netns};
+use super::{maps, netns, nics};
 use crate::model::endpoint::{EndpointId, Role};
 
 /// An attached endpoint, or what is left of one.
@@ -268,8 +268,8 @@ impl Endpoint {
         Ok(())
     }
 
-    /// A map that no other endpoint has, and that outlives the programs that fill it.
-    fn own_map(&self, name: &str) -> Option<MapHandle> {
+    /// A map that its programs use; those that no other endpoint has outlive the programs that fill them.
+    pub(super) fn own_map(&self, name: &str) -> Option<MapHandle> {
         self.programs.iter().flatten().find_map(|running| running.map(name).ok()?)
     }
 
@@ -289,6 +289,7 @@ impl Endpoint {
             policies: self.own_map("cm_policy_sets"),
             rule_counters: self.own_map("cm_rule_stats"),
             steps: None,
+            nics: self.own_map(nics::NICS),
             workload_mac: self.variable(offset_of!(bss, workload_mac)).unwrap_or(0),
             has_stack_flows: self.variable(offset_of!(bss, has_stack_flows)).unwrap_or(0),
         })
@@ -329,12 +330,16 @@ impl Endpoint {
         let running = index.and_then(|index| self.programs[index].as_ref());
         let running = running.with_context(|| format!("endpoint {} is stale", self.id))?;
         let config = running.map(".rodata")?.context("its program has no .rodata")?;
-        let words = running.map(".bss")?.context("its program has no .bss")?;
+        let config = read_config(&config)?;
+        let (words, at) = match config.nic_slot() {
+            Some(slot) => (nics::NICS, nics::clock_offset(slot)),
+            None => (".bss", offset_of!(bss, confirm)),
+        };
+        let words = running.map(words)?.with_context(|| format!("its program has no {words}"))?;
         let key = u32_key(0);
         let value = words.lookup(abi::bytes_of(&key), MapFlags::ANY)?.context("an empty .bss")?;
-        let at = offset_of!(bss, confirm);
         let confirm = value.get(at..at + size_of::<cm_confirm>()).context("a short .bss")?;
-        Ok((read_config(&config)?, abi::from_bytes(confirm)?))
+        Ok((config, abi::from_bytes(confirm)?))
     }
 
     /// What other programs get its packets first on its hooks; nothing of one that is stale.
@@ -470,6 +475,11 @@ fn pinned_config(root: &Root, id: EndpointId) -> Option<cm_config> {
     known.then_some(config)
 }
 
+/// The name that an endpoint's device had when it was attached, if the pinned configuration tells it.
+pub(super) fn device_name(root: &Root, id: EndpointId) -> Option<String> {
+    pinned_config(root, id).map(|config| config.device_name())
+}
+
 fn role(config: &cm_config) -> Option<Role> {
     match config.role {
         cm_role::CM_ROLE_CONTAINER => Some(Role::Container),
@@ -478,7 +488,7 @@ fn role(config: &cm_config) -> Option<Role> {
     }
 }
 
-fn read_config(map: &MapHandle) -> Result<cm_config> {
+pub(super) fn read_config(map: &MapHandle) -> Result<cm_config> {
     if map.map_type() != MapType::Array {
         bail!("a configuration is an array, not {:?}", map.map_type());
     }

@@ -1,5 +1,5 @@
-//! The words in the `.bss` of an endpoint's programs, which are written while these run: until when to
-//! trace, the clock of a confirmation, and what local delivery has learned.
+//! The words that are written while programs run: those in the `.bss` of an endpoint's programs, until when to
+//! trace, the clock of a confirmation, and what local delivery has learned; and of a NIC the clock in `cm_nics`.
 
 use std::mem::offset_of;
 use std::sync::atomic::Ordering;
@@ -9,12 +9,45 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::MapCore;
 
 use super::abi::{bss, cm_confirm, cm_fallback};
+use super::nics;
 use super::registry::{Endpoint, Running};
 use super::sys::{self, SharedValue};
 use crate::model::policing::{Confirmation, Fallback, Mode};
 
-const UNTIL: usize = offset_of!(bss, confirm) + offset_of!(cm_confirm, until_ns);
-const FALLBACK: usize = offset_of!(bss, confirm) + offset_of!(cm_confirm, fallback);
+/// A pending confirmation, `struct cm_confirm`, in memory that programs read.
+pub(super) struct Clock<'a> {
+    pub(super) memory: &'a SharedValue,
+    /// Where it stands there.
+    pub(super) at: usize,
+}
+
+impl Clock<'_> {
+    pub(super) fn get(&self) -> Confirmation {
+        let fallback = self.memory.u32_at(self.at + offset_of!(cm_confirm, fallback));
+        let fallback = match cm_fallback(fallback.load(Ordering::Acquire)) {
+            cm_fallback::CM_FALLBACK_AUDIT => Fallback::Audit,
+            cm_fallback::CM_FALLBACK_RULES => Fallback::Rules,
+            _ => return Confirmation::None,
+        };
+        let until = self.memory.u64_at(self.at + offset_of!(cm_confirm, until_ns));
+        match until.load(Ordering::Relaxed).saturating_sub(sys::coarse_ns()) {
+            0 => Confirmation::Over(fallback),
+            left => Confirmation::Pending(fallback, Duration::from_nanos(left)),
+        }
+    }
+
+    /// The word that says to what comes last: whoever dies half way has changed nothing, or no more than
+    /// the time.
+    pub(super) fn set(&self, cm_confirm { until_ns, fallback: to, .. }: cm_confirm) {
+        let fallback = self.memory.u32_at(self.at + offset_of!(cm_confirm, fallback));
+        if fallback.load(Ordering::Relaxed) != to.0 {
+            fallback.store(cm_fallback::CM_FALLBACK_NONE.0, Ordering::SeqCst);
+        }
+        let until = self.memory.u64_at(self.at + offset_of!(cm_confirm, until_ns));
+        until.store(until_ns, Ordering::SeqCst);
+        fallback.store(to.0, Ordering::SeqCst);
+    }
+}
 
 impl Endpoint {
     /// Makes the programs report what passes until a moment of CLOCK_MONOTONIC, in ns.
@@ -27,37 +60,21 @@ impl Endpoint {
 
     /// How its last change stands.
     pub fn confirmation(&self) -> Result<Confirmation> {
-        for bss in self.bss()? {
-            let fallback = match cm_fallback(bss.u32_at(FALLBACK).load(Ordering::Acquire)) {
-                cm_fallback::CM_FALLBACK_AUDIT => Fallback::Audit,
-                cm_fallback::CM_FALLBACK_RULES => Fallback::Rules,
-                _ => continue,
-            };
-            let until = bss.u64_at(UNTIL).load(Ordering::Relaxed);
-            return Ok(match until.saturating_sub(sys::coarse_ns()) {
-                0 => Confirmation::Over(fallback),
-                left => Confirmation::Pending(fallback, Duration::from_nanos(left)),
-            });
-        }
-        Ok(Confirmation::None)
+        let (memories, at) = self.clocks()?;
+        let stands = memories.iter().map(|memory| Clock { memory, at }.get());
+        Ok(stands.into_iter().find(|it| *it != Confirmation::None).unwrap_or(Confirmation::None))
     }
 
     /// Makes the programs go back by themselves at a moment of the coarse monotonic clock, in ns;
-    /// `None` never. The word that says to what comes last: whoever dies half way has changed
-    /// nothing, or no more than the time.
+    /// `None` never.
     pub fn confirm_by(&self, deadline: Option<(u64, Fallback)>) -> Result<()> {
-        let (until_ns, to) = match deadline {
-            Some((until_ns, to)) => (until_ns, cm_fallback::from(to)),
-            None => (0, cm_fallback::CM_FALLBACK_NONE),
-        };
-        for bss in self.bss()? {
-            let fallback = bss.u32_at(FALLBACK);
-            if fallback.load(Ordering::Relaxed) != to.0 {
-                fallback.store(cm_fallback::CM_FALLBACK_NONE.0, Ordering::SeqCst);
-            }
-            bss.u64_at(UNTIL).store(until_ns, Ordering::SeqCst);
-            fallback.store(to.0, Ordering::SeqCst);
-        }
+        let (memories, at) = self.clocks()?;
+        let confirm = deadline.map(|(until_ns, to)| cm_confirm {
+            until_ns,
+            fallback: to.into(),
+            ..cm_confirm::default()
+        });
+        memories.iter().for_each(|memory| Clock { memory, at }.set(confirm.unwrap_or_default()));
         Ok(())
     }
 
@@ -65,6 +82,14 @@ impl Endpoint {
     pub fn modes_in_force(&self) -> Result<[Mode; 2]> {
         let confirmation = self.confirmation()?;
         Ok(self.config.modes().map(|mode| confirmation.in_force(mode)))
+    }
+
+    /// Where its clock stands, and at which offset.
+    fn clocks(&self) -> Result<(Vec<SharedValue>, usize)> {
+        let nics = self.config.nic_slot().zip(self.own_map(nics::NICS));
+        let Some((slot, nics)) = nics else { return Ok((self.bss()?, offset_of!(bss, confirm))) };
+        let nics = SharedValue::of(&nics).with_context(|| format!("map {}", nics::NICS))?;
+        Ok((vec![nics], nics::clock_offset(slot)))
     }
 
     /// The variables of its programs; both have the same, unless a command died between them.

@@ -23,6 +23,7 @@ mod lost_pins;
 mod mark;
 mod names;
 mod netns;
+mod nics;
 mod output;
 mod pinned_maps;
 mod policy;

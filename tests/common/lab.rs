@@ -7,14 +7,15 @@ use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use cilmark::datapath::abi::{
-    self, bss, cm_config, cm_direction, cm_endpoint, cm_event, cm_flow, cm_flow_size, cm_flows4,
-    cm_flows6,
+    self, bss, cm_config, cm_confirm, cm_direction, cm_endpoint, cm_event, cm_flow, cm_flow_size,
+    cm_flows4, cm_flows6,
 };
 use cilmark::datapath::addresses::Addresses;
 use cilmark::datapath::device::{self, Framing};
 use cilmark::datapath::ipcache::Ipcache;
 use cilmark::datapath::load::{self, Features, Folding, Inherited, Policing, Sizes, Spec};
 use cilmark::datapath::maps::{self, Endpoints};
+use cilmark::datapath::nics::Nics;
 use cilmark::datapath::policy::PolicyMaps;
 use cilmark::datapath::{delivery, netns, sys};
 use cilmark::model::endpoint::{EndpointId, Role, Scope};
@@ -105,6 +106,7 @@ impl Lab {
             others: Vec::new(),
             addresses: Vec::new(),
             tc_priority: 0,
+            nic_slot: 0,
             features: Features::default(),
             policy: Policing::default(),
         };
@@ -386,6 +388,12 @@ impl<'lab> Setup<'lab> {
         self
     }
 
+    /// Gives it another slot than 0, which a NIC with a policy has to have for its own.
+    pub fn slot(mut self, slot: u8) -> Self {
+        self.spec.nic_slot = slot;
+        self
+    }
+
     /// How many flows each map of conntrack takes, if it makes them.
     pub fn conntrack_entries(mut self, entries: u32) -> Self {
         self.sizes.ct = Some(entries);
@@ -423,6 +431,9 @@ impl<'lab> Setup<'lab> {
         let (role, inherited) = (self.spec.role, Inherited::default());
         let loaded = load::load_as(self.folding, &root, role, &config, &self.sizes, &inherited);
         let loaded = loaded.unwrap_or_else(|error| panic!("{error:#}"));
+        if let Some(nics) = Nics::open(&root).expect("open the NICs") {
+            nics.enter(&config, cm_confirm::default(), false).expect("enter the NIC");
+        }
         let endpoint = Endpoint {
             lab: self.lab,
             id: self.spec.id,

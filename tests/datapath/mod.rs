@@ -17,6 +17,7 @@ mod ipcache;
 mod l3;
 mod local_delivery;
 mod netdev;
+mod nics;
 mod parsing;
 mod policing;
 mod policy_property;

@@ -20,21 +20,13 @@ volatile __u64 trace_until_ns;
 
 /*
  * A command that may cut its user off starts this clock, and `confirm` stops it: if nobody is left
- * to confirm, the datapath falls back by itself.
+ * to confirm, the datapath falls back by itself. That of a NIC stands in cm_nics.
  */
 volatile struct cm_confirm confirm;
 
 static __always_inline int configured(void)
 {
 	return config.endpoint_id != 0;
-}
-
-/* What is not confirmed and over its time, and so counts instead of what was asked for. */
-static __always_inline enum cm_fallback fallback(void)
-{
-	enum cm_fallback wanted = confirm.fallback;
-
-	return wanted && bpf_ktime_get_coarse_ns() >= confirm.until_ns ? wanted : CM_FALLBACK_NONE;
 }
 
 #endif

@@ -10,6 +10,7 @@
 #include "explain.h"
 #include "inquiry.h"
 #include "metrics.h"
+#include "nic.h"
 #include "packet.h"
 
 /* A set of rules, compiled. A hash table, because a trie gets slower with every rule. */
@@ -26,8 +27,8 @@ struct cm_policy_entry policy_entry_layout;
 struct cm_policy_spans policy_spans_layout;
 
 /*
- * The endpoint's rule sets. A change builds a set of its own and puts it into its slot in one step.
- * Not pinned: user space finds it through the program.
+ * The rule sets of an endpoint, but for a NIC with a policy. A change builds a set of its own and puts it
+ * into its place in one step. Not pinned: user space finds it through the program.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
@@ -35,6 +36,14 @@ struct {
 	__type(key, __u32);
 	__array(values, struct cm_policy);
 } cm_policy_sets SEC(".maps");
+
+/* Those of all NICs with a policy, which ask each other's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, CM_NIC_POLICIES);
+	__type(key, __u32);
+	__array(values, struct cm_policy);
+} cm_nic_policies SEC(".maps");
 
 /* What each rule has decided about, by its number; found through the program, too. */
 struct {
@@ -148,14 +157,30 @@ static __always_inline void ask_rules(void *rules, struct inquiry *inquiry, __u3
 		ask_wider_rules(rules, inquiry, identity, service);
 }
 
+/* The rules in force. Two calls, since only one of the maps is there; see STAYS_A_CALL_OF_ITS_OWN. */
+static __always_inline void *rules_in_force(void)
+{
+	__u32 set = fallback() == CM_FALLBACK_RULES ? CM_POLICY_PREVIOUS : CM_POLICY_CURRENT;
+	void *rules;
+
+	if (config.role == CM_ROLE_NETDEV) {
+		set += config.nic_slot * CM_POLICIES;
+		rules = bpf_map_lookup_elem(&cm_nic_policies, &set);
+		asm volatile("" ::"i"(CM_ROLE_NETDEV));
+	} else {
+		rules = bpf_map_lookup_elem(&cm_policy_sets, &set);
+		asm volatile("" ::"i"(CM_ROLE_CONTAINER));
+	}
+	return rules;
+}
+
 /*
  * The rule that decides, with its flags, or 0. `service` is direction << 24 | protocol << 16 | port or
  * ICMP type in host byte order.
  */
 static __always_inline __u32 policy_lookup(struct inquiry *inquiry, __u32 identity, __u32 service)
 {
-	__u32 slot = fallback() == CM_FALLBACK_RULES ? CM_POLICY_PREVIOUS : CM_POLICY_CURRENT;
-	void *rules = bpf_map_lookup_elem(&cm_policy_sets, &slot);
+	void *rules = rules_in_force();
 
 	if (!rules)
 		return 0;

@@ -9,11 +9,13 @@ use log::{debug, warn};
 use super::{Args, HookChoice, HostAddresses, WorkloadMac};
 use crate::datapath::attach::{HookKind, Place};
 use crate::datapath::device::{self, Device, Framing};
+use crate::datapath::load::Policing;
 use crate::datapath::pin::Root;
 use crate::datapath::registry::Endpoint;
-use crate::datapath::{load, sys};
+use crate::datapath::{load, nics, sys};
 use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::identity::{Identity, Names};
+use crate::model::policing::Mode;
 use crate::output;
 
 /// The role, and a sentence that says why it was chosen; an empty one if `--role` was given.
@@ -155,6 +157,22 @@ pub fn endpoint_id(args: &Args, root: &Root, replaced: Option<&Endpoint>) -> Res
         (None, Some(endpoint)) => Ok(endpoint.id),
         (None, None) => EndpointId::lowest_free(root.endpoints()?)
             .context("all 65535 endpoint numbers are taken"),
+    }
+}
+
+/// The slot of a NIC with a policy among those of its root.
+pub fn nic_slot(
+    root: &Root,
+    id: EndpointId,
+    role: Role,
+    policy: &Policing,
+    device: &Device,
+) -> Result<u8> {
+    match role {
+        Role::Netdev if [policy.ingress, policy.egress] != [Mode::Off; 2] => {
+            nics::slot_for(root, id, &device.name)
+        }
+        _ => Ok(0),
     }
 }
 

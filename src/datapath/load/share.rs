@@ -183,6 +183,27 @@ pub fn share_policy_maps(
     share_map(&mut maps.cm_frags6, shared, None)
 }
 
+/// What NICs with a policy know of each other, each other's rules among it, exists only for them.
+pub fn share_nics(
+    open: &mut OpenCilmarkSkel<'_>,
+    shared: &Shared<'_>,
+    config: &cm_config,
+) -> Result<()> {
+    let maps = &mut open.maps;
+    if config.nic_slot().is_none() {
+        let leave_out = |map: &mut OpenMapMut<'_>| map.set_autocreate(false);
+        leave_out(&mut maps.cm_nics)
+            .and_then(|()| leave_out(&mut maps.cm_nic_policies))
+            .context("leave out the other NICs")?;
+        return Ok(());
+    }
+    // A copy may have another mode than what it is one of.
+    if config.explain == 0 {
+        share_map(&mut maps.cm_nics, shared, None)?;
+    }
+    share_map(&mut maps.cm_nic_policies, shared, None)
+}
+
 /// For whom nobody has a policy.
 pub fn leave_out_policy_maps(open: &mut OpenCilmarkSkel<'_>) -> Result<()> {
     let maps = &mut open.maps;

@@ -1,0 +1,221 @@
+//! The NICs of a root that have a policy, each under its slot: `cm_nics`, by which their programs judge the
+//! flows that have passed another one, and with their rules in `cm_nic_policies`.
+
+use std::mem::offset_of;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result, bail};
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+
+use super::abi::{self, cm_config, cm_confirm, cm_fallback, cm_nic, cm_nics, u32_key};
+use super::pin::Root;
+use super::policy::Slot;
+use super::registry;
+use super::sys::SharedValue;
+use super::words::Clock;
+use crate::model::endpoint::EndpointId;
+use crate::model::policing::Confirmation;
+
+/// The name of the map.
+pub(super) const NICS: &str = "cm_nics";
+/// That of their rules.
+pub(super) const POLICIES: &str = "cm_nic_policies";
+
+/// `CM_NICS`.
+const COUNT: u8 = 16;
+/// `CM_POLICIES`.
+const SETS: u32 = 2;
+
+/// The slots, which only the holder of the root's lock changes.
+pub struct Nics {
+    memory: SharedValue,
+    policies: MapHandle,
+}
+
+impl Nics {
+    /// `None` if nobody has made the maps yet.
+    pub fn open(root: &Root) -> Result<Option<Nics>> {
+        let open = |name: &str| -> Result<Option<MapHandle>> {
+            let path = root.map(name);
+            if !path.try_exists().with_context(|| format!("look at {}", path.display()))? {
+                return Ok(None);
+            }
+            let map = MapHandle::from_pinned_path(&path);
+            map.map(Some).with_context(|| format!("open {}", path.display()))
+        };
+        let Some((nics, policies)) = open(NICS)?.zip(open(POLICIES)?) else { return Ok(None) };
+        let memory = SharedValue::of(&nics).with_context(|| format!("map {NICS}"))?;
+        Ok(Some(Nics { memory, policies }))
+    }
+
+    /// What is known of the NIC of a slot; all zero if nobody has it.
+    pub fn get(&self, slot: u8) -> Result<cm_nic> {
+        let words = (0..size_of::<cm_nic>()).step_by(4);
+        let word = |at| self.memory.u32_at(offset(slot) + at).load(Ordering::Acquire);
+        abi::from_bytes(&words.flat_map(|at| word(at).to_ne_bytes()).collect::<Vec<u8>>())
+    }
+
+    /// Makes known what a NIC's programs are going to be loaded with, before they are on its hooks. A clock that
+    /// has run out goes on until they are, so that those before do not enforce once more; any other is the new
+    /// one from now on. Whoever had the slot before leaves nothing, unless that is the same NIC.
+    pub fn enter(&self, config: &cm_config, confirm: cm_confirm, is_same: bool) -> Result<()> {
+        let Some(slot) = config.nic_slot() else { return Ok(()) };
+        if !is_same {
+            self.clear(slot)?;
+        }
+        let is_new = confirm.fallback != cm_fallback::CM_FALLBACK_NONE;
+        if is_new && !matches!(self.clock(slot).get(), Confirmation::Over(_)) {
+            self.clock(slot).set(confirm);
+        }
+        self.write(slot, &nic(config));
+        Ok(())
+    }
+
+    /// Ends that when they are on them. The endpoint gives up any other slot that it had.
+    pub fn settle(&self, id: EndpointId, config: &cm_config, confirm: cm_confirm) -> Result<()> {
+        if let Some(slot) = config.nic_slot() {
+            self.clock(slot).set(confirm);
+        }
+        self.leave(id, config.nic_slot())
+    }
+
+    /// Puts back what was known before, if they are not; all zero: the slot is free.
+    pub fn restore(&self, slot: u8, before: &cm_nic) -> Result<()> {
+        if before.endpoint_id == 0 {
+            return self.clear(slot);
+        }
+        self.clock(slot).set(before.confirm);
+        self.write(slot, before);
+        Ok(())
+    }
+
+    /// Gives up the slots of an endpoint but this one.
+    pub fn leave(&self, id: EndpointId, but: Option<u8>) -> Result<()> {
+        for slot in (0..COUNT).filter(|slot| Some(*slot) != but) {
+            if self.get(slot)?.endpoint_id == u32::from(id.get()) {
+                self.clear(slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// From whose flows nobody must take anything for allowed any more: the generation grows behind this.
+    fn clear(&self, slot: u8) -> Result<()> {
+        self.write_word(slot, offset_of!(cm_nic, endpoint_id), 0);
+        self.clock(slot).set(cm_confirm::default());
+        self.write(slot, &cm_nic::default());
+        for set in [Slot::Current, Slot::Previous] {
+            let key = u32_key(set_of(Some(slot), set));
+            match self.policies.delete(abi::bytes_of(&key)) {
+                Err(error) if error.kind() != libbpf_rs::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("empty slot {slot} of {POLICIES}"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// All but the clock, and last whose it is.
+    fn write(&self, slot: u8, nic: &cm_nic) {
+        let whose = offset_of!(cm_nic, endpoint_id);
+        let words =
+            abi::bytes_of(nic).chunks_exact(4).enumerate().skip(size_of::<cm_confirm>() / 4);
+        for (index, word) in words {
+            if index * 4 != whose {
+                let word = u32::from_ne_bytes(word.try_into().expect("a chunk of four"));
+                self.write_word(slot, index * 4, word);
+            }
+        }
+        self.write_word(slot, whose, nic.endpoint_id);
+    }
+
+    fn write_word(&self, slot: u8, at: usize, word: u32) {
+        self.memory.u32_at(offset(slot) + at).store(word, Ordering::SeqCst);
+    }
+
+    /// The clock of its confirmation.
+    fn clock(&self, slot: u8) -> Clock<'_> {
+        Clock { memory: &self.memory, at: clock_offset(slot) }
+    }
+}
+
+/// The slot that an endpoint has, else the lowest that is free: also of those whose endpoint a killed
+/// command has left without a directory.
+pub fn slot_for(root: &Root, id: EndpointId, device: &str) -> Result<u8> {
+    let Some(nics) = Nics::open(root)? else { return Ok(0) };
+    let known = (0..COUNT).map(|slot| nics.get(slot)).collect::<Result<Vec<_>>>()?;
+    let there = root.endpoints()?;
+    let owner = |nic: &cm_nic| u16::try_from(nic.endpoint_id).ok().and_then(EndpointId::new);
+    let owners: Vec<Option<EndpointId>> =
+        known.iter().map(|nic| owner(nic).filter(|id| there.contains(id))).collect();
+    let own = owners.iter().position(|owner| *owner == Some(id));
+    if let Some(slot) = own.or_else(|| owners.iter().position(Option::is_none)) {
+        return Ok(slot as u8);
+    }
+    let name = |id: &EndpointId| registry::device_name(root, *id).unwrap_or(format!("id:{id}"));
+    let names: Vec<String> = owners.iter().flatten().map(name).collect();
+    bail!(
+        "{device} can't have a policy: {COUNT} NICs of one root may, and {} have one; `cilmark detach` or \
+         `attach --policy off` for one of these makes room, or attach {device} with another --bpffs; nothing \
+         has changed",
+        names.join(", ")
+    )
+}
+
+/// What of a configuration other NICs have to know.
+pub fn nic(config: &cm_config) -> cm_nic {
+    cm_nic {
+        endpoint_id: config.endpoint_id,
+        policy: config.policy,
+        failsafe_count: config.failsafe_count,
+        failsafe_ingress: config.failsafe_ingress,
+        failsafe_egress: config.failsafe_egress,
+        ..cm_nic::default()
+    }
+}
+
+/// Of the maps of a private copy those that others have, too, but for the copy's own slot.
+pub fn copy(
+    from: Option<&MapHandle>,
+    to: &MapHandle,
+    config: &cm_config,
+    confirm: cm_confirm,
+) -> Result<()> {
+    let Some(slot) = config.nic_slot() else { return Ok(()) };
+    let key = u32_key(0);
+    let key = abi::bytes_of(&key);
+    let there = from.map(|map| map.lookup(key, MapFlags::ANY)).transpose()?.flatten();
+    let mut nics: cm_nics =
+        there.map(|bytes| abi::from_bytes(&bytes)).transpose()?.unwrap_or_default();
+    nics.nics[usize::from(slot)] = cm_nic { confirm, ..nic(config) };
+    Ok(to.update(key, abi::bytes_of(&nics), MapFlags::ANY)?)
+}
+
+/// Where the clock of a slot stands in `cm_nics`.
+pub(super) fn clock_offset(slot: u8) -> usize {
+    offset(slot) + offset_of!(cm_nic, confirm)
+}
+
+/// Under which key the rules of a NIC lie in `cm_nic_policies`, or those of another endpoint in its own
+/// `cm_policy_sets`.
+pub(super) fn set_of(slot: Option<u8>, set: Slot) -> u32 {
+    u32::from(slot.unwrap_or(0)) * SETS + set as u32
+}
+
+fn offset(slot: u8) -> usize {
+    offset_of!(cm_nics, nics) + usize::from(slot) * size_of::<cm_nic>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_constants_are_those_of_the_header() {
+        let header = include_str!("../bpf/abi.h");
+        assert!(header.contains(&format!("\tCM_NICS = {COUNT},")));
+        assert!(header.contains(&format!("\tCM_POLICIES = {SETS},")));
+        assert_eq!(cm_nics::default().nics.len(), usize::from(COUNT));
+    }
+}
