@@ -110,6 +110,8 @@ enum cm_rule_number {
 	CM_RULE_MASQUERADED = 5, /* a workload's, under an address of this host */
 	CM_RULE_IGMP = 6, /* between listeners and multicast routers of a link */
 	CM_RULE_DHCP = 7, /* a workload's request for a lease, and the answer */
+	CM_RULE_ANOTHER_NIC =
+		8, /* what another NIC says about a flow of the host that has passed it */
 	CM_RULE_FIRST = 16, /* the lowest number of a rule that somebody wrote */
 };
 
@@ -220,13 +222,17 @@ struct cm_nic {
 	__u32 endpoint_id; /* 0: the slot is free */
 	enum cm_policy_mode policy[2]; /* indexed by enum cm_direction */
 	__u32 failsafe_count[2];
-	struct cm_failsafe failsafe_ingress[CM_MAX_FAILSAFE];
-	struct cm_failsafe failsafe_egress[CM_MAX_FAILSAFE];
-	__u32 pad;
+	struct cm_failsafe failsafe[2][CM_MAX_FAILSAFE];
+	__u32 ifindex; /* of the device, also of the last one that had the slot */
+	__u64 netns; /* inode of the network namespace that it lives in */
 };
 
 /* cm_nics: the NICs with a policy, by their slots. Written word by word, while programs read it. */
 struct cm_nics {
+	__u32 taken; /* 1 << slot of each */
+	__u32 clocks; /* the same of those that wait to be confirmed, or were not in time */
+	__u32 used; /* the same of those that flows may have passed, also whoever had them before */
+	__u32 pad;
 	struct cm_nic nics[CM_NICS];
 };
 
@@ -470,9 +476,11 @@ struct cm_flow {
 	 * them whose rules deny it, and only audit. A workload's own policy is slot 0.
 	 */
 	__u64 verdict;
-	__u32 rule; /* which decided */
+	__u32 rule; /* which decided: of the host's the first NIC's, whose slot is << CM_FLOW_NIC_SHIFT */
 	__u32 claimed_identity; /* of the originator, as mark or flow label said it; 0: ask the ipcache */
-	__u32 born; /* ticks of CM_FLOW_TICK jiffies */
+	/* The same of a second NIC, << CM_FLOW_SECOND_SHIFT; 0 if there is none, or the number is too large. */
+	__u16 second_rule;
+	__u16 born; /* the lower half of ticks */
 	__u8 direction; /* of the first packet: enum cm_direction */
 	__u8 state; /* enum cm_ct_state */
 	__u8 adopted; /* enum cm_ct_adopted; 0: its first packet was seen */
@@ -481,6 +489,8 @@ struct cm_flow {
 
 enum cm_flow_size {
 	CM_FLOW_WAYS = 8, /* flows in a bucket */
+	CM_FLOW_NIC_SHIFT = 28, /* no policy has as many rules */
+	CM_FLOW_SECOND_SHIFT = 12,
 	CM_FLOW_TICK_SHIFT = 6, /* jiffies >> this are ticks, in which a flow's age is told */
 	CM_FLOW_LOAD_PERCENT =
 		60, /* of all ways are used when there are as many flows as were asked for */
@@ -528,6 +538,7 @@ enum cm_flow_edit_kind {
 	CM_FLOW_EDIT_FIND = 1, /* reads it */
 	CM_FLOW_EDIT_ADD = 2, /* if it is not there, or only as audit has left it */
 	CM_FLOW_EDIT_DELETE = 3,
+	CM_FLOW_EDIT_LEAVE = 4, /* forgets that it has passed a slot, that of `flow.rule` */
 };
 
 /* What has come of it. */
@@ -648,7 +659,8 @@ enum cm_call {
 	CM_CALL_FIB_LOOKUP = 9, /* an address; BPF_FIB_LKUP_RET_* */
 	/* reason, or 0; source port << 16 | destination port; whether the first one was dropped */
 	CM_CALL_FRAGMENT_FIND_PORTS = 10,
-	CM_CALL_DECIDE = 11, /* enum cm_direction; up to its CM_CALL_POLICY_LOOKUP */
+	/* enum cm_direction, by which other NIC's slot and 1 more, or 0; up to its CM_CALL_POLICY_LOOKUP */
+	CM_CALL_DECIDE = 11,
 	CM_CALL_RESOLVE_SRCID = 12, /* the source; identity that was claimed, identity */
 	CM_CALL_IPCACHE_LOOKUP = 13, /* an address; identity, enum cm_ipcache_source, is_host */
 	CM_CALL_POLICY_LOOKUP = 14, /* direction << 24 | protocol << 16 | port, peer, reason */
@@ -678,7 +690,7 @@ enum cm_ct_seen {
 };
 
 enum {
-	CM_MAX_STEPS = 64, /* of one packet; no way through the programs is that long */
+	CM_MAX_STEPS = 128, /* of one packet; no way through the programs is that long */
 };
 
 struct cm_step {
@@ -737,14 +749,14 @@ _Static_assert(sizeof(struct cm_flow_edit) == 80, "bytes without padding");
 _Static_assert(sizeof(struct cm_frag4_key) == 16, "hash key without padding");
 _Static_assert(sizeof(struct cm_frag6_key) == 44, "hash key without padding");
 _Static_assert(sizeof(struct cm_confirm) == 16, "variable without padding");
-_Static_assert(sizeof(struct cm_nic) == 168, "map value without padding");
-_Static_assert(sizeof(struct cm_nics) == CM_NICS * 168, "map value without padding");
+_Static_assert(sizeof(struct cm_nic) == 176, "map value without padding");
+_Static_assert(sizeof(struct cm_nics) == 16 + CM_NICS * 176, "map value without padding");
 _Static_assert(sizeof(struct cm_identity) == 32, "map value without padding");
 _Static_assert(sizeof(struct cm_counters) == 80, "map value without padding");
 _Static_assert(sizeof(struct cm_event) == 112, "event without padding");
 _Static_assert(sizeof(struct cm_step_enums) % 8 == 0, "variable without tail padding");
 _Static_assert(sizeof(struct cm_step) == 56, "map value without padding");
-_Static_assert(sizeof(struct cm_explanation) == 8 + 64 * 56 + 112, "map value without padding");
+_Static_assert(sizeof(struct cm_explanation) == 8 + 128 * 56 + 112, "map value without padding");
 _Static_assert(sizeof(struct cm_config) % 8 == 0, "configuration without tail padding");
 
 #endif

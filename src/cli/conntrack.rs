@@ -13,8 +13,9 @@ use serde::Serialize;
 use super::Context;
 use super::decision::Rules;
 use super::targets::{self, Targets};
-use crate::datapath::conntrack::{Conntrack, Flow};
+use crate::datapath::conntrack::{Conntrack, Epoch, Flow};
 use crate::datapath::maps;
+use crate::datapath::nics::Nics;
 use crate::datapath::registry::shared;
 use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::flow::Progress;
@@ -44,6 +45,9 @@ struct Line {
     direction: Direction,
     state: Progress,
     allowed: bool,
+    /// Of the host's: those that it has passed on its originator's way, and whose rules have to allow it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nics: Option<Vec<String>>,
     /// Something has changed: the next packet asks the rules again, and `rule` is not known.
     stale: bool,
     rule: Option<String>,
@@ -149,12 +153,18 @@ struct Lister<'a> {
     context: &'a Context,
     names: Names,
     generation: u32,
+    /// By their slots.
+    nics: Vec<Option<EndpointId>>,
+    nics_fallen_back: u32,
     rules: Rules,
 }
 
 impl<'a> Lister<'a> {
     fn new(context: &'a Context) -> Result<Lister<'a>> {
+        let nics = Nics::open(&context.root)?;
         Ok(Lister {
+            nics_fallen_back: nics.as_ref().map_or(0, Nics::fallen_back),
+            nics: nics.map(|nics| nics.owners()).transpose()?.unwrap_or_default(),
             context,
             names: context.names()?,
             generation: maps::generation(&context.root)?.unwrap_or_default(),
@@ -166,13 +176,24 @@ impl<'a> Lister<'a> {
     fn line(&mut self, flow: &Flow, whose: &[&Owner], is_in_shared: bool) -> Line {
         // A NIC with maps of its own has no neighbours there.
         let is_shared = flow.scope == Scope::NICS && is_in_shared;
-        // Of NICs that share it one has asked, which may have fallen back or not; who is gone has not.
-        let asked = |fell_back| !flow.is_stale(self.generation, fell_back);
-        let fresh = match whose {
-            [] => asked(false),
-            owners => owners.iter().any(|owner| asked(owner.fell_back)),
+        let is_nics = flow.scope == Scope::NICS;
+        let epoch = match is_nics {
+            true => Epoch::of_nics(self.generation, self.nics_fallen_back),
+            false => Epoch::of_workload(self.generation, whose.iter().any(|owner| owner.fell_back)),
         };
-        let ids: Vec<EndpointId> = whose.iter().map(|owner| owner.id).collect();
+        let fresh = !flow.is_stale(epoch);
+        let nic = |slot: u8| self.nics.get(usize::from(slot)).copied().flatten();
+        // Of NICs each numbers its own rules.
+        let ids: Vec<EndpointId> = match is_nics {
+            true => Vec::from_iter(nic(flow.nic)),
+            false => whose.iter().map(|owner| owner.id).collect(),
+        };
+        let has_passed = |owner: &&&Owner| {
+            let slot = self.nics.iter().position(|nic| *nic == Some(owner.id));
+            slot.is_some_and(|slot| flow.passed >> slot & 1 != 0)
+        };
+        let nics = whose.iter().filter(has_passed).map(|owner| owner.device.clone());
+        let nics = is_nics.then(|| nics.collect());
         let device = whose.first().filter(|_| !is_shared).map(|owner| owner.device.clone());
         // The number of a stale one may be another rule's by now.
         let rule = match fresh {
@@ -190,6 +211,7 @@ impl<'a> Lister<'a> {
             direction: flow.direction,
             state: flow.progress,
             allowed: flow.allowed,
+            nics,
             stale: !fresh,
             rule,
             adopted: flow.adopted,

@@ -12,7 +12,7 @@ use crate::model::policy::{Policy, RuleNumber};
 use crate::model::rule::Rule;
 
 /// What stands beside the rules, by the number that conntrack, events and counters know it by.
-pub const NOT_BY_A_RULE: [(u32, &str); 8] = [
+pub const NOT_BY_A_RULE: [(u32, &str); 9] = [
     (cm_rule_number::CM_RULE_NONE.0, "no rule"),
     (cm_rule_number::CM_RULE_FAILSAFE.0, "failsafe"),
     (cm_rule_number::CM_RULE_ICMP.0, "icmp"),
@@ -21,6 +21,7 @@ pub const NOT_BY_A_RULE: [(u32, &str); 8] = [
     (cm_rule_number::CM_RULE_MASQUERADED.0, "masqueraded"),
     (cm_rule_number::CM_RULE_IGMP.0, "igmp"),
     (cm_rule_number::CM_RULE_DHCP.0, "dhcp"),
+    (cm_rule_number::CM_RULE_ANOTHER_NIC.0, "another NIC"),
 ];
 
 /// The word for what decided in place of a rule; `None` for the number of a rule.

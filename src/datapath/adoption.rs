@@ -42,7 +42,7 @@ pub fn adopt(root: &Root, spec: &Spec, scope: Scope) -> Result<()> {
     };
     // What a workload sends makes its entry anew: if there is no room for all, let it be for the others.
     flows.sort_by_key(|flow| flow.masqueraded);
-    let adopted = conntrack.adopt(scope, &flows)?;
+    let adopted = conntrack.adopt(scope, spec.nic_slot, &flows)?;
     let device = &spec.device.name;
     info!(
         "{device}: {} flows were taken over of {} that the kernel knows",

@@ -44,6 +44,7 @@ pub const ENTRIES: u32 = 1 << 16;
 /// Buckets that one batch call reads.
 const BATCH: usize = 1 << 10;
 
+const NIC_SHIFT: u32 = cm_flow_size::CM_FLOW_NIC_SHIFT.0;
 const WAYS: u32 = cm_flow_size::CM_FLOW_WAYS.0;
 const LOAD_PERCENT: u64 = cm_flow_size::CM_FLOW_LOAD_PERCENT.0 as u64;
 
@@ -99,6 +100,10 @@ pub struct Flow {
     pub claimed: Option<Identity>,
     /// What decided, `enum cm_rule_number`.
     pub rule: u32,
+    /// Of the host's: the slot of the NIC whose rule that is.
+    pub nic: u8,
+    /// 1 << slot of each NIC that it has passed on its originator's way.
+    pub passed: u16,
     /// What the policy said when it was asked last.
     pub allowed: bool,
     /// Under which epoch that was.
@@ -112,10 +117,26 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Whether the next packet asks the rules again: rules, ipcache or endpoints have changed, of which
-    /// this is the generation, or its endpoint has fallen back. `policy_epoch()` of the datapath.
-    pub fn is_stale(&self, generation: u32, fell_back: bool) -> bool {
-        self.epoch != generation << 2 | u32::from(fell_back) << 1 | 1
+    /// Whether the next packet asks the rules again: they were asked in another epoch than this.
+    pub fn is_stale(&self, epoch: Epoch) -> bool {
+        self.epoch != epoch.0
+    }
+}
+
+/// What the verdicts that count have in common: `policy_epoch()` of the datapath. It is of the generation, which every
+/// change of rules, ipcache or endpoints lets grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epoch(u32);
+
+impl Epoch {
+    /// Of a workload, which may have fallen back.
+    pub fn of_workload(generation: u32, fell_back: bool) -> Epoch {
+        Epoch(generation << 2 | u32::from(fell_back) << 1 | 1)
+    }
+
+    /// Of NICs, of which so many have.
+    pub fn of_nics(generation: u32, fallen_back: u32) -> Epoch {
+        Epoch(((generation << 5).wrapping_add(fallen_back)) << 2 | 1)
     }
 }
 
@@ -127,6 +148,8 @@ pub struct Seen {
     /// What the policy said last. What audit has left of a flow that is denied is nothing once the rules are
     /// enforced: of what is not TCP, nobody knows who began.
     pub allowed: bool,
+    /// Of the host's: 1 << slot of each NIC that it has passed.
+    pub passed: u16,
 }
 
 /// A pair of tables, one for each family.
@@ -307,6 +330,22 @@ impl Conntrack {
         Ok(done.iter().filter(|edit| edit.edited == cm_flow_edited::CM_FLOW_DONE).count())
     }
 
+    /// Takes the slot of a NIC that is gone out of what flows have passed. Those that have passed no other are over.
+    fn forget_nic(&self, slot: u8) -> Result<()> {
+        let mut edits = Vec::new();
+        self.for_each(|parts, flow, _, _| {
+            if flow.verdict >> (16 + slot) & 1 != 0 {
+                let edit = parts.edit(cm_flow_edit_kind::CM_FLOW_EDIT_LEAVE);
+                let flow = cm_flow { rule: u32::from(slot) << NIC_SHIFT, ..cm_flow::default() };
+                edits.extend(edit.map(|edit| cm_flow_edit { flow, ..edit }));
+            }
+        })?;
+        if !edits.is_empty() {
+            self.editor()?.run(&edits)?;
+        }
+        Ok(())
+    }
+
     fn editor(&self) -> Result<Editor> {
         Editor::load(self.seed, [&self.v4.handle, &self.v6.handle])
     }
@@ -335,6 +374,14 @@ impl Conntrack {
         self.v4.for_each(now, |_, _, _, class| count(&mut v4, class))?;
         self.v6.for_each(now, |_, _, _, class| count(&mut v6, class))?;
         Ok([v4, v6])
+    }
+}
+
+/// Lets the flows that NICs share forget the one that had a slot.
+pub(super) fn forget_nic(root: &Root, slot: u8) -> Result<()> {
+    match Conntrack::open(root, None)? {
+        Some(conntrack) => conntrack.forget_nic(slot),
+        None => Ok(()),
     }
 }
 
@@ -373,6 +420,7 @@ impl Finder {
         Ok(alive.map(|found| Seen {
             direction: direction(&found.flow),
             allowed: is_allowed(&found.flow),
+            passed: (found.flow.verdict >> 16) as u16,
         }))
     }
 }
@@ -466,7 +514,9 @@ fn flow(key: &Parts, entry: &cm_flow, left: u32, rate: u32) -> Flow {
         direction: direction(entry),
         progress: progress(entry.state),
         claimed: Some(Identity(entry.claimed_identity)).filter(|it| *it != Identity::UNKNOWN),
-        rule: entry.rule,
+        rule: entry.rule & ((1 << NIC_SHIFT) - 1),
+        nic: (entry.rule >> NIC_SHIFT) as u8,
+        passed: (entry.verdict >> 16) as u16,
         allowed: is_allowed(entry),
         epoch: (entry.verdict >> 32) as u32,
         adopted: entry.adopted != 0,
@@ -513,12 +563,21 @@ mod tests {
             let entry = cm_flow { verdict: epoch << 32 | 1 << 16, ..Default::default() };
             flow(&parts_of_v4(&key), &entry, 1, 250)
         };
-        let asked = of_epoch(5 << 2 | 1);
-        let stale =
-            [(5, false), (5, true), (6, false)].map(|(now, fell)| asked.is_stale(now, fell));
-        assert_eq!(stale, [false, true, true]);
-        assert!(!of_epoch(5 << 2 | 3).is_stale(5, true));
-        assert!(of_epoch(0).is_stale(0, false), "never asked");
+        let epoch = Epoch::of_workload(5, false);
+        let asked = of_epoch(u64::from(epoch.0));
+        let later = [epoch, Epoch::of_workload(5, true), Epoch::of_workload(6, false)];
+        assert_eq!(later.map(|now| asked.is_stale(now)), [false, true, true]);
+        assert!(of_epoch(0).is_stale(Epoch::of_workload(0, false)), "never asked");
+    }
+
+    #[test]
+    fn with_each_nic_that_falls_back_what_all_have_said_is_stale_and_never_comes_back() {
+        let mut seen = std::collections::BTreeSet::new();
+        for generation in 0..3 {
+            for fallen_back in 0..=16 {
+                assert!(seen.insert(Epoch::of_nics(generation, fallen_back).0));
+            }
+        }
     }
 
     #[test]

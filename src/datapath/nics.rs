@@ -6,8 +6,11 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use log::warn;
 
 use super::abi::{self, cm_config, cm_confirm, cm_fallback, cm_nic, cm_nics, u32_key};
+use super::conntrack;
+use super::device::Device;
 use super::pin::Root;
 use super::policy::Slot;
 use super::registry;
@@ -28,8 +31,17 @@ const SETS: u32 = 2;
 
 /// The slots, which only the holder of the root's lock changes.
 pub struct Nics {
+    root: Root,
     memory: SharedValue,
     policies: MapHandle,
+}
+
+/// A word of `cm_nics` with a bit for each slot.
+#[derive(Clone, Copy)]
+enum Bits {
+    Taken = offset_of!(cm_nics, taken) as isize,
+    Clocks = offset_of!(cm_nics, clocks) as isize,
+    Used = offset_of!(cm_nics, used) as isize,
 }
 
 impl Nics {
@@ -45,7 +57,7 @@ impl Nics {
         };
         let Some((nics, policies)) = open(NICS)?.zip(open(POLICIES)?) else { return Ok(None) };
         let memory = SharedValue::of(&nics).with_context(|| format!("map {NICS}"))?;
-        Ok(Some(Nics { memory, policies }))
+        Ok(Some(Nics { root: root.clone(), memory, policies }))
     }
 
     /// What is known of the NIC of a slot; all zero if nobody has it.
@@ -62,13 +74,31 @@ impl Nics {
         let Some(slot) = config.nic_slot() else { return Ok(()) };
         if !is_same {
             self.clear(slot)?;
+            self.forget_others(slot, (config.ifindex, config.netns));
         }
         let is_new = confirm.fallback != cm_fallback::CM_FALLBACK_NONE;
         if is_new && !matches!(self.clock(slot).get(), Confirmation::Over(_)) {
             self.clock(slot).set(confirm);
         }
+        self.set_bit(Bits::Used, slot, true);
         self.write(slot, &nic(config));
         Ok(())
+    }
+
+    /// How many have gone back to what was before, since nobody confirmed in time.
+    pub fn fallen_back(&self) -> u32 {
+        let over = |slot: &u8| matches!(self.clock(*slot).get(), Confirmation::Over(_));
+        (0..COUNT).filter(over).count() as u32
+    }
+
+    /// Whose the slots are.
+    pub fn owners(&self) -> Result<Vec<Option<EndpointId>>> {
+        (0..COUNT).map(|slot| self.owner(slot)).collect()
+    }
+
+    fn owner(&self, slot: u8) -> Result<Option<EndpointId>> {
+        let number = self.get(slot)?.endpoint_id;
+        Ok(u16::try_from(number).ok().and_then(EndpointId::new))
     }
 
     /// Ends that when they are on them. The endpoint gives up any other slot that it had.
@@ -99,11 +129,12 @@ impl Nics {
         Ok(())
     }
 
-    /// From whose flows nobody must take anything for allowed any more: the generation grows behind this.
+    /// The caller lets the generation grow behind this, so that no flow counts as allowed by whoever had the slot.
     fn clear(&self, slot: u8) -> Result<()> {
-        self.write_word(slot, offset_of!(cm_nic, endpoint_id), 0);
+        self.set_bit(Bits::Taken, slot, false);
         self.clock(slot).set(cm_confirm::default());
-        self.write(slot, &cm_nic::default());
+        let cm_nic { ifindex, netns, .. } = self.get(slot)?;
+        self.write(slot, &cm_nic { ifindex, netns, ..cm_nic::default() });
         for set in [Slot::Current, Slot::Previous] {
             let key = u32_key(set_of(Some(slot), set));
             match self.policies.delete(abi::bytes_of(&key)) {
@@ -116,51 +147,87 @@ impl Nics {
         Ok(())
     }
 
-    /// All but the clock, and last whose it is.
+    /// Lets flows forget whoever had a slot before, unless it was the same device: its flows go on, if its rules still
+    /// allow them.
+    fn forget_others(&self, slot: u8, device: (u32, u64)) {
+        let last = self.get(slot).map(|nic| (nic.ifindex, nic.netns)).ok();
+        if self.bits(Bits::Used) >> slot & 1 == 0 || last == Some(device) {
+            return;
+        }
+        match conntrack::forget_nic(&self.root, slot) {
+            Ok(()) => self.set_bit(Bits::Used, slot, false),
+            // Its own rules will be asked about them.
+            Err(error) => warn!("flows still know the NIC that had slot {slot}: {error:#}"),
+        }
+    }
+
+    /// All but the clock, and last that somebody has the slot.
     fn write(&self, slot: u8, nic: &cm_nic) {
-        let whose = offset_of!(cm_nic, endpoint_id);
         let words =
             abi::bytes_of(nic).chunks_exact(4).enumerate().skip(size_of::<cm_confirm>() / 4);
         for (index, word) in words {
-            if index * 4 != whose {
-                let word = u32::from_ne_bytes(word.try_into().expect("a chunk of four"));
-                self.write_word(slot, index * 4, word);
-            }
+            let word = u32::from_ne_bytes(word.try_into().expect("a chunk of four"));
+            self.memory.u32_at(offset(slot) + index * 4).store(word, Ordering::SeqCst);
         }
-        self.write_word(slot, whose, nic.endpoint_id);
+        self.set_bit(Bits::Taken, slot, nic.endpoint_id != 0);
     }
 
-    fn write_word(&self, slot: u8, at: usize, word: u32) {
-        self.memory.u32_at(offset(slot) + at).store(word, Ordering::SeqCst);
+    fn bits(&self, which: Bits) -> u32 {
+        self.memory.u32_at(which as usize).load(Ordering::SeqCst)
+    }
+
+    fn set_bit(&self, which: Bits, slot: u8, on: bool) {
+        let (word, bit) = (self.memory.u32_at(which as usize), 1 << slot);
+        match on {
+            true => word.fetch_or(bit, Ordering::SeqCst),
+            false => word.fetch_and(!bit, Ordering::SeqCst),
+        };
     }
 
     /// The clock of its confirmation.
     fn clock(&self, slot: u8) -> Clock<'_> {
-        Clock { memory: &self.memory, at: clock_offset(slot) }
+        clock(&self.memory, slot)
     }
 }
 
-/// The slot that an endpoint has, else the lowest that is free: also of those whose endpoint a killed
-/// command has left without a directory.
-pub fn slot_for(root: &Root, id: EndpointId, device: &str) -> Result<u8> {
+/// The clock of a slot, in the memory of `cm_nics`.
+pub(super) fn clock(memory: &SharedValue, slot: u8) -> Clock<'_> {
+    Clock { memory, at: clock_offset(slot), runs: Some((Bits::Clocks as usize, 1 << slot)) }
+}
+
+/// The slot that an endpoint has, else that which its device had last, else the lowest of those that nobody has: an endpoint
+/// of which a killed command has left no directory is nobody.
+pub fn slot_for(root: &Root, id: EndpointId, device: &Device, netns: u64) -> Result<u8> {
     let Some(nics) = Nics::open(root)? else { return Ok(0) };
-    let known = (0..COUNT).map(|slot| nics.get(slot)).collect::<Result<Vec<_>>>()?;
-    let there = root.endpoints()?;
-    let owner = |nic: &cm_nic| u16::try_from(nic.endpoint_id).ok().and_then(EndpointId::new);
-    let owners: Vec<Option<EndpointId>> =
-        known.iter().map(|nic| owner(nic).filter(|id| there.contains(id))).collect();
-    let own = owners.iter().position(|owner| *owner == Some(id));
-    if let Some(slot) = own.or_else(|| owners.iter().position(Option::is_none)) {
-        return Ok(slot as u8);
+    let (mut owners, there) = (nics.owners()?, root.endpoints()?);
+    for owner in &mut owners {
+        *owner = owner.filter(|id| there.contains(id));
+    }
+    let free = || (0..COUNT).filter(|slot| owners[usize::from(*slot)].is_none());
+    let was_its = |slot: &u8| {
+        let last = nics.get(*slot).map(|nic| (nic.ifindex, nic.netns));
+        last.is_ok_and(|last| last == (device.ifindex, netns))
+    };
+    let own = owners.iter().position(|owner| *owner == Some(id)).map(|slot| slot as u8);
+    if let Some(slot) = own.or_else(|| free().find(was_its)).or_else(|| free().next()) {
+        return Ok(slot);
     }
     let name = |id: &EndpointId| registry::device_name(root, *id).unwrap_or(format!("id:{id}"));
     let names: Vec<String> = owners.iter().flatten().map(name).collect();
     bail!(
-        "{device} can't have a policy: {COUNT} NICs of one root may, and {} have one; `cilmark detach` or \
-         `attach --policy off` for one of these makes room, or attach {device} with another --bpffs; nothing \
+        "{0} can't have a policy: {COUNT} NICs of one root may, and {1} have one; `cilmark detach` or \
+         `attach --policy off` for one of these makes room, or attach {0} with another --bpffs; nothing \
          has changed",
+        device.name,
         names.join(", ")
     )
+}
+
+/// The names that the NICs had when they were attached, by their slots.
+pub fn names(root: &Root) -> Result<Vec<Option<String>>> {
+    let owners = Nics::open(root)?.map(|nics| nics.owners()).transpose()?.unwrap_or_default();
+    let name = |id: EndpointId| registry::device_name(root, id).unwrap_or(format!("id:{id}"));
+    Ok(owners.into_iter().map(|owner| owner.map(name)).collect())
 }
 
 /// What of a configuration other NICs have to know.
@@ -169,8 +236,9 @@ pub fn nic(config: &cm_config) -> cm_nic {
         endpoint_id: config.endpoint_id,
         policy: config.policy,
         failsafe_count: config.failsafe_count,
-        failsafe_ingress: config.failsafe_ingress,
-        failsafe_egress: config.failsafe_egress,
+        failsafe: [config.failsafe_ingress, config.failsafe_egress],
+        ifindex: config.ifindex,
+        netns: config.netns,
         ..cm_nic::default()
     }
 }
@@ -189,6 +257,8 @@ pub fn copy(
     let mut nics: cm_nics =
         there.map(|bytes| abi::from_bytes(&bytes)).transpose()?.unwrap_or_default();
     nics.nics[usize::from(slot)] = cm_nic { confirm, ..nic(config) };
+    nics.taken |= 1 << slot;
+    nics.clocks |= 1 << slot;
     Ok(to.update(key, abi::bytes_of(&nics), MapFlags::ANY)?)
 }
 

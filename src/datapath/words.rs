@@ -19,6 +19,8 @@ pub(super) struct Clock<'a> {
     pub(super) memory: &'a SharedValue,
     /// Where it stands there.
     pub(super) at: usize,
+    /// The word, and the bit of it, that tells whether it stands there.
+    pub(super) runs: Option<(usize, u32)>,
 }
 
 impl Clock<'_> {
@@ -45,7 +47,19 @@ impl Clock<'_> {
         }
         let until = self.memory.u64_at(self.at + offset_of!(cm_confirm, until_ns));
         until.store(until_ns, Ordering::SeqCst);
+        let runs = to != cm_fallback::CM_FALLBACK_NONE;
+        let tell = |(at, bit)| match runs {
+            true => self.memory.u32_at(at).fetch_or(bit, Ordering::SeqCst),
+            false => self.memory.u32_at(at).fetch_and(!bit, Ordering::SeqCst),
+        };
+        // Set as long as anybody has to look.
+        if let (true, Some(told)) = (runs, self.runs) {
+            tell(told);
+        }
         fallback.store(to.0, Ordering::SeqCst);
+        if let (false, Some(told)) = (runs, self.runs) {
+            tell(told);
+        }
     }
 }
 
@@ -60,22 +74,24 @@ impl Endpoint {
 
     /// How its last change stands.
     pub fn confirmation(&self) -> Result<Confirmation> {
-        let (memories, at) = self.clocks()?;
-        let stands = memories.iter().map(|memory| Clock { memory, at }.get());
-        Ok(stands.into_iter().find(|it| *it != Confirmation::None).unwrap_or(Confirmation::None))
+        let mut stands = Confirmation::None;
+        self.for_each_clock(|clock| {
+            if stands == Confirmation::None {
+                stands = clock.get();
+            }
+        })?;
+        Ok(stands)
     }
 
     /// Makes the programs go back by themselves at a moment of the coarse monotonic clock, in ns;
     /// `None` never.
     pub fn confirm_by(&self, deadline: Option<(u64, Fallback)>) -> Result<()> {
-        let (memories, at) = self.clocks()?;
         let confirm = deadline.map(|(until_ns, to)| cm_confirm {
             until_ns,
             fallback: to.into(),
             ..cm_confirm::default()
         });
-        memories.iter().for_each(|memory| Clock { memory, at }.set(confirm.unwrap_or_default()));
-        Ok(())
+        self.for_each_clock(|clock| clock.set(confirm.unwrap_or_default()))
     }
 
     /// What its policy really does to it and from it.
@@ -84,12 +100,16 @@ impl Endpoint {
         Ok(self.config.modes().map(|mode| confirmation.in_force(mode)))
     }
 
-    /// Where its clock stands, and at which offset.
-    fn clocks(&self) -> Result<(Vec<SharedValue>, usize)> {
-        let nics = self.config.nic_slot().zip(self.own_map(nics::NICS));
-        let Some((slot, nics)) = nics else { return Ok((self.bss()?, offset_of!(bss, confirm))) };
-        let nics = SharedValue::of(&nics).with_context(|| format!("map {}", nics::NICS))?;
-        Ok((vec![nics], nics::clock_offset(slot)))
+    fn for_each_clock(&self, mut action: impl FnMut(Clock<'_>)) -> Result<()> {
+        if let Some((slot, nics)) = self.config.nic_slot().zip(self.own_map(nics::NICS)) {
+            let memory = SharedValue::of(&nics).with_context(|| format!("map {}", nics::NICS))?;
+            action(nics::clock(&memory, slot));
+            return Ok(());
+        }
+        for memory in self.bss()? {
+            action(Clock { memory: &memory, at: offset_of!(bss, confirm), runs: None });
+        }
+        Ok(())
     }
 
     /// The variables of its programs; both have the same, unless a command died between them.

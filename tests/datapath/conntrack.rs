@@ -373,7 +373,8 @@ fn datagrams_that_are_answered_for_two_seconds_are_a_stream() {
         lab.flush_conntrack();
         let asks = || _ = workload.from_container(Frame::ip(own, peer).udp(9, 53)).passes();
         let left = || (lab.flows()[0].expires - now()) * 64 / sys::jiffies_per_second();
-        let grows_older = || lab.change_flows(|flow| flow.born -= ticks(3));
+        let grows_older =
+            || lab.change_flows(|flow| flow.born = flow.born.wrapping_sub(ticks(3) as u16));
         asks();
         grows_older();
         asks();

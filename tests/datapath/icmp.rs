@@ -19,7 +19,7 @@ fn nic(lab: &Lab) -> Endpoint<'_> {
 
 /// An error of this type and code from a router, about a packet. It need not quote more than eight bytes of
 /// the transport header.
-fn error(to: IpAddr, [kind, code]: [u8; 2], about: Frame) -> Frame {
+pub fn error(to: IpAddr, [kind, code]: [u8; 2], about: Frame) -> Frame {
     let header = if to.is_ipv4() { 20 } else { 40 };
     let quote = &about.without_ethernet().bytes()[..header + 8];
     let message = [&[kind, code, 0, 0, 0, 0, 0, 0], quote].concat();

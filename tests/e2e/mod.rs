@@ -16,6 +16,7 @@ mod moved;
 mod multicast;
 mod nat;
 mod neighbours;
+mod nics;
 mod policy;
 mod receivers;
 mod replacing;

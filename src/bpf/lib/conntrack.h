@@ -80,15 +80,26 @@ enum {
 #define FLOW_KEY __attribute__((aligned(8)))
 
 /* In the verdict of a flow: the policy of a workload, or of a NIC. */
-static __always_inline __u64 own_slot(void)
+static __always_inline __u32 own_slot(void)
 {
-	return 1;
+	return 1U << config.nic_slot % CM_NICS;
 }
 
-/* All that a flow's verdict has in common with one that allows it today. */
+static __always_inline __u64 ct_verdict_of(__u32 epoch, __u32 passed, __u32 denied)
+{
+	return (__u64)epoch << 32 | passed << 16 | denied;
+}
+
+/* The same verdict where nobody has but these slots. */
+static __always_inline __u64 ct_within(__u64 verdict, __u32 slots)
+{
+	return verdict & (~0xffffffffULL | slots << 16 | slots);
+}
+
+/* Of a flow that has passed here. */
 static __always_inline __u64 ct_verdict(__u32 epoch, int allowed)
 {
-	return (__u64)epoch << 32 | own_slot() << 16 | (allowed ? 0 : own_slot());
+	return ct_verdict_of(epoch, own_slot(), allowed ? 0 : own_slot());
 }
 
 static __always_inline __u32 ct_epoch(__u64 verdict)
@@ -96,15 +107,56 @@ static __always_inline __u32 ct_epoch(__u64 verdict)
 	return verdict >> 32;
 }
 
-static __always_inline int ct_is_denied(__u64 verdict)
+/* Which slots a flow has passed on its originator's way. */
+static __always_inline __u32 ct_passed(__u64 verdict)
+{
+	return (__u32)verdict >> 16;
+}
+
+/* Those of them whose rules deny it. */
+static __always_inline __u32 ct_denied(__u64 verdict)
 {
 	return verdict & 0xffff;
 }
 
-/* Whether a verdict allows its flow, and still counts. */
-static __always_inline int ct_is_allowed(__u64 verdict, __u32 epoch)
+/*
+ * Whether a verdict allows its flow, still counts, and is this policy's, too: on its originator's way a flow has passed here.
+ * An answer may go by another NIC.
+ */
+static __always_inline int ct_is_allowed(__u64 verdict, __u32 epoch, __u32 backward)
 {
-	return ct_epoch(verdict) == epoch && !ct_is_denied(verdict);
+	__u64 here = config.role == CM_ROLE_NETDEV ?
+			     (__u64)own_slot() << 16 & ((__u64)(backward & 1) - 1) :
+			     0;
+
+	return (verdict & (~0xffff0000ULL | here)) == ((__u64)epoch << 32 | here);
+}
+
+enum {
+	RULE_MASK = (1 << CM_FLOW_NIC_SHIFT) - 1,
+	SECOND_RULE_MASK = (1 << CM_FLOW_SECOND_SHIFT) - 1,
+};
+
+/* The rule that decided here about a flow. Another NIC's number says nothing here. */
+static __always_inline __u32 ct_rule(const struct cm_flow *flow)
+{
+	if (config.role != CM_ROLE_NETDEV || flow->rule >> CM_FLOW_NIC_SHIFT == config.nic_slot)
+		return flow->rule & RULE_MASK;
+	if (flow->second_rule && flow->second_rule >> CM_FLOW_SECOND_SHIFT == config.nic_slot)
+		return flow->second_rule & SECOND_RULE_MASK;
+	return CM_RULE_ANOTHER_NIC;
+}
+
+/* Lets a flow remember the rule of the NIC of a slot, as far as there is room beside those of `others`. */
+static __always_inline void ct_keep_rule(struct cm_flow *flow, __u32 slot, __u32 rule, __u32 others)
+{
+	__u32 second = flow->second_rule >> CM_FLOW_SECOND_SHIFT;
+
+	if (!(others >> (flow->rule >> CM_FLOW_NIC_SHIFT) & 1))
+		flow->rule = slot << CM_FLOW_NIC_SHIFT | rule;
+	else if (!flow->second_rule || !(others >> second & 1))
+		flow->second_rule =
+			rule <= SECOND_RULE_MASK ? slot << CM_FLOW_SECOND_SHIFT | rule : 0;
 }
 
 static __always_inline int ct_is_alive(__u32 expires)
@@ -132,7 +184,8 @@ static __always_inline enum cm_ct_age ct_age(const struct cm_flow *flow, __u8 pr
 							 CM_CT_AGE_SYN;
 	if (protocol != IPPROTO_UDP)
 		return CM_CT_AGE_OTHER;
-	return flow->state & CM_CT_ANSWERED && now - flow->born > ct_ticks(CM_CT_STREAM_AGE) ?
+	return flow->state & CM_CT_ANSWERED &&
+			       (__u16)(now - flow->born) > ct_ticks(CM_CT_STREAM_AGE) ?
 		       CM_CT_AGE_UDP_STREAM :
 		       CM_CT_AGE_UDP;
 }
@@ -185,7 +238,7 @@ static __always_inline int ct_is_settled(const struct cm_flow *flow, __u32 epoch
 {
 	__u32 told = ct_progress(flow, backward);
 
-	return ct_is_allowed(flow->verdict, epoch) &&
+	return ct_is_allowed(flow->verdict, epoch, backward) &&
 	       (flow->state & (told | CM_CT_FIN_ORIGINATOR | CM_CT_FIN_REPLY | CM_CT_CLOSING |
 			       CM_CT_RESET)) == told;
 }
@@ -232,7 +285,7 @@ static __always_inline enum cm_flow_class ct_class(const struct cm_flow *flow)
 		return begun_here ? CM_FLOW_WAITING : CM_FLOW_UNANSWERED;
 	if (!begun_here && !(flow->state & CM_CT_CONFIRMED))
 		return CM_FLOW_WAITING;
-	return flow->rule == CM_RULE_FAILSAFE ? CM_FLOW_FAILSAFE : CM_FLOW_ANSWERED;
+	return (flow->rule & RULE_MASK) == CM_RULE_FAILSAFE ? CM_FLOW_FAILSAFE : CM_FLOW_ANSWERED;
 }
 
 /* Whether a packet begins a flow anew, under a name that an older one still holds. */

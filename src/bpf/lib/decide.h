@@ -65,9 +65,9 @@ __noinline int decide(struct packet *pkt, struct inquiry *inquiry, enum cm_direc
 	__be16 port;
 	__u32 peer;
 
-	if (!pkt || !inquiry || policy_mode(direction) == CM_POLICY_OFF)
+	if (!pkt || !inquiry || nic_mode(inquiry->nic, direction) == CM_POLICY_OFF)
 		return 0;
-	step(CM_CALL_DECIDE, NULL, direction, 0, 0);
+	step(CM_CALL_DECIDE, NULL, direction, is_own_nic(inquiry->nic) ? 0 : inquiry->nic + 1, 0);
 	forward = packet_direction(pkt) == direction;
 	remote = packet_remote(pkt);
 	peer = direction == CM_EGRESS ? destination_identity(remote, inquiry) :
@@ -76,7 +76,8 @@ __noinline int decide(struct packet *pkt, struct inquiry *inquiry, enum cm_direc
 		pkt->destination_identity = peer;
 	else
 		pkt->source_identity = peer;
-	if (refuses_host() && forward && direction == CM_INGRESS && peer == IDENTITY_HOST)
+	if (refuses_host() && forward && direction == CM_INGRESS && peer == IDENTITY_HOST &&
+	    is_own_nic(inquiry->nic))
 		return -CM_DROP_INVALID_SOURCE; /* decide_flow() checks whether it really is the host's address */
 	port = service_of(pkt, forward);
 	verdict = ask_policy(pkt, inquiry, direction, peer, port);
@@ -116,6 +117,21 @@ static __always_inline int may_be_adopted(struct __sk_buff *skb, const struct pa
 	       find_socket(skb, pkt) == SOCKET_CONNECTED;
 }
 
+/* Whether the policy that is asked has adopted an adopted flow: of the host's another NIC's may have. */
+static __always_inline int has_adopted(const struct inquiry *inquiry)
+{
+	return config.role != CM_ROLE_NETDEV || config.adopt_until_ns ||
+	       ct_passed(inquiry->flow.verdict) >> inquiry->nic % CM_NICS & 1;
+}
+
+/* About a known flow that no failsafe port is about: 0, or a negative reason. */
+static __always_inline int decide_by_rules(struct packet *pkt, struct inquiry *inquiry)
+{
+	if (inquiry->flow.adopted && has_adopted(inquiry))
+		return decide_adopted(pkt, inquiry);
+	return decide(pkt, inquiry, inquiry->flow.direction);
+}
+
 /* The verdict on a flow whose direction is known, by a packet of either direction. */
 static __always_inline int decide_again(struct packet *pkt, struct inquiry *inquiry)
 {
@@ -133,9 +149,106 @@ static __always_inline int decide_again(struct packet *pkt, struct inquiry *inqu
 		pkt->rule = CM_RULE_FAILSAFE;
 		return 0;
 	}
-	if (flow->adopted)
-		return decide_adopted(pkt, inquiry);
-	return decide(pkt, inquiry, flow->direction);
+	return decide_by_rules(pkt, inquiry);
+}
+
+/* Which other NICs a flow of the host has passed. */
+static __always_inline __u32 other_nics(const struct cm_flow *flow)
+{
+	return config.role == CM_ROLE_NETDEV ? ct_passed(flow->verdict) & ~own_slot() : 0;
+}
+
+/* Whether a flow has passed another NIC first, which names the rule, and knows who has begun it. */
+static __always_inline int is_first_elsewhere(const struct cm_flow *flow)
+{
+	return other_nics(flow) >> (flow->rule >> CM_FLOW_NIC_SHIFT) & 1;
+}
+
+static __always_inline int has_passed_here(const struct cm_flow *flow)
+{
+	return config.role != CM_ROLE_NETDEV || ct_passed(flow->verdict) & own_slot();
+}
+
+static __always_inline int others_were_asked(const struct inquiry *inquiry)
+{
+	return config.role == CM_ROLE_NETDEV && inquiry->other_nics >= OTHER_NICS_ASKED;
+}
+
+/* 0, or the negative reason for which another NIC denies a flow that enforces. */
+static __always_inline int others_verdict(const struct inquiry *inquiry)
+{
+	return config.role == CM_ROLE_NETDEV && inquiry->other_nics > OTHER_NICS_ASKED ?
+		       -inquiry->other_nics :
+		       0;
+}
+
+/* Whether other NICs are to be asked first about a flow whose entry is stale. */
+static __always_inline int asks_others(struct inquiry *inquiry)
+{
+	if (others_were_asked(inquiry) || !other_nics(&inquiry->flow) || inquiry->flow.masqueraded)
+		return 0;
+	inquiry->other_nics = OTHER_NICS_ASK;
+	return 1;
+}
+
+/*
+ * Asks another NIC that a flow has passed, by whatever of its packets. What it says goes into the flow's verdict; but that
+ * it denies it, and enforces, into inquiry->other_nics. Where that NIC has only audited the flow, enforcement would have
+ * left nothing of it.
+ */
+__noinline int ask_nic(struct packet *pkt, struct inquiry *inquiry, __u32 slot)
+{
+	__u64 denies = 1ULL << slot % CM_NICS;
+	struct cm_flow *flow;
+	int verdict;
+
+	if (!pkt || !inquiry || config.role != CM_ROLE_NETDEV || !has_policy())
+		return 0;
+	flow = &inquiry->flow;
+	inquiry->nic = slot;
+	inquiry->fallback = nic_fallback(slot);
+	if (nic_is_failsafe(slot, flow->direction, pkt->l4_protocol,
+			    service_of(pkt, flow->direction == packet_direction(pkt)))) {
+		pkt->rule = CM_RULE_FAILSAFE;
+		verdict = 0;
+	} else {
+		verdict = decide_by_rules(pkt, inquiry);
+	}
+	barrier();
+	if (!verdict)
+		flow->verdict &= ~denies;
+	else if (!nic_enforces(inquiry, flow->direction))
+		flow->verdict |= denies;
+	else if (flow->verdict & denies)
+		flow->verdict &= ~(denies << 16 | denies);
+	else
+		inquiry->other_nics = -verdict;
+	ct_keep_rule(flow, slot, pkt->rule, ct_passed(flow->verdict) & ~(1U << slot % CM_NICS));
+	return 0;
+}
+
+/*
+ * Asks all of them but those that are gone, with their rules. `pkt` is the packet, or the answer to one that it quotes. A
+ * global function, for its stack.
+ */
+__noinline int ask_other_nics(struct packet *pkt, struct inquiry *inquiry)
+{
+	const volatile struct cm_nics *all;
+	__u32 others;
+
+	if (!pkt || !inquiry || config.role != CM_ROLE_NETDEV)
+		return 0;
+	all = all_nics();
+	inquiry->flow.verdict = ct_within(inquiry->flow.verdict, all ? all->taken : 0);
+	inquiry->other_nics = OTHER_NICS_ASKED;
+	others = other_nics(&inquiry->flow);
+#pragma clang loop unroll(disable)
+	for (__u32 slot = 0; slot < CM_NICS; slot++)
+		if (others >> slot & 1)
+			ask_nic(pkt, inquiry, slot);
+	inquiry->nic = config.nic_slot;
+	inquiry->fallback = fallback();
+	return 0;
 }
 
 /*
@@ -220,7 +333,7 @@ static __always_inline enum related related_to(const struct packet *pkt,
 	if (ct_epoch(inquiry->flow.verdict) != pkt->epoch)
 		return RELATED_STALE;
 	/* An entry that audit made for a denied flow does not count, as in recognise(). */
-	return ct_is_denied(inquiry->flow.verdict) ? RELATED_TO_NOTHING : RELATED_ALLOWED;
+	return ct_denied(inquiry->flow.verdict) & own_slot() ? RELATED_TO_NOTHING : RELATED_ALLOWED;
 }
 
 /* Whether an ICMP error is about a flow that is allowed. If the flow's entry is stale, the rules are asked again. */
@@ -231,22 +344,31 @@ static __always_inline int is_related(struct __sk_buff *skb, struct packet *pkt,
 	int related = RELATED_NOT;
 	int verdict;
 
-	if (quotes_flow(skb, pkt) && answer) {
+	if (others_were_asked(inquiry)) {
+		related = RELATED_STALE;
+	} else if (quotes_flow(skb, pkt) && answer) {
 		/* From here, for its stack. */
 		find_flow(answer, inquiry, packet_direction(pkt));
 		barrier();
 		related = related_to(pkt, inquiry);
 	}
 	barrier();
+	if (related == RELATED_STALE && asks_others(inquiry))
+		return 0;
+	barrier();
 	if (related == RELATED_STALE && answer) {
-		verdict = decide_again(answer, inquiry);
+		verdict = others_verdict(inquiry);
+		if (!verdict && has_passed_here(&inquiry->flow))
+			verdict = decide_again(answer, inquiry);
+		if (!ct_passed(inquiry->flow.verdict))
+			verdict = -CM_DROP_POLICY;
 		barrier();
 		if (may_be_for_host(inquiry) &&
 		    turns_out_to_be_for_host(skb, answer, inquiry, verdict))
 			verdict = decide_again(answer, inquiry);
-		related = !verdict			       ? RELATED_ALLOWED :
-			  is_enforced(inquiry->flow.direction) ? RELATED_NOT :
-								 RELATED_TO_NOTHING;
+		related = !verdict					? RELATED_ALLOWED :
+			  is_enforced(inquiry, inquiry->flow.direction) ? RELATED_NOT :
+									  RELATED_TO_NOTHING;
 	}
 	barrier();
 	if (related == RELATED_TO_NOTHING && config.role == CM_ROLE_NETDEV && answer)
@@ -261,26 +383,28 @@ static __always_inline int is_related(struct __sk_buff *skb, struct packet *pkt,
 static __always_inline int decide_alone(struct __sk_buff *skb, struct packet *pkt,
 					struct inquiry *inquiry)
 {
-	int verdict, is_asked;
+	int verdict = inquiry->verdict, is_asked = 0;
 
-	inquiry->is_news = 1;
-	if (pkt->parse_error)
-		return pkt->parse_error;
-	/* The rules are asked even if an exception below decides: the report names the identity at the other end. */
-	inquiry->flow.claimed_identity = claimed_identity(skb, pkt);
-	verdict = decide(pkt, inquiry, packet_direction(pkt));
-	is_asked = may_be_for_host(inquiry);
-	if (icmp_keeps_link_up(skb, pkt)) {
-		pkt->rule = CM_RULE_ICMP;
-		return 0;
-	}
-	if (igmp_keeps_link_up(skb, pkt)) {
-		pkt->rule = CM_RULE_IGMP;
-		return 0;
-	}
-	if (icmp_is_forbidden(pkt)) {
-		pkt->rule = CM_RULE_NONE;
-		return -CM_DROP_FORBIDDEN_ICMP6;
+	if (!others_were_asked(inquiry)) {
+		inquiry->is_news = 1;
+		if (pkt->parse_error)
+			return pkt->parse_error;
+		/* The rules are asked even if an exception below decides: the report names the identity at the other end. */
+		inquiry->flow.claimed_identity = claimed_identity(skb, pkt);
+		verdict = decide(pkt, inquiry, packet_direction(pkt));
+		is_asked = may_be_for_host(inquiry);
+		if (icmp_keeps_link_up(skb, pkt)) {
+			pkt->rule = CM_RULE_ICMP;
+			return 0;
+		}
+		if (igmp_keeps_link_up(skb, pkt)) {
+			pkt->rule = CM_RULE_IGMP;
+			return 0;
+		}
+		if (icmp_is_forbidden(pkt)) {
+			pkt->rule = CM_RULE_NONE;
+			return -CM_DROP_FORBIDDEN_ICMP6;
+		}
 	}
 	if (icmp_is_error(pkt) && is_related(skb, pkt, inquiry)) {
 		pkt->rule = CM_RULE_RELATED;
@@ -301,7 +425,8 @@ static __always_inline int decide_flow(struct __sk_buff *skb, struct packet *pkt
 	int forward = flow->direction == packet_direction(pkt);
 	int verdict;
 
-	if (packet_direction(pkt) == CM_INGRESS && (forward || flow->adopted))
+	if (packet_direction(pkt) == CM_INGRESS && (forward || flow->adopted) &&
+	    !(is_first_elsewhere(flow) && flow->claimed_identity))
 		flow->claimed_identity = claimed_identity(skb, pkt);
 	if (!flow->verdict && may_be_adopted(skb, pkt))
 		flow->adopted = CM_CT_ADOPTED_UNKNOWN;

@@ -5,6 +5,7 @@
 
 #include "abi.h"
 #include "config.h"
+#include "nic.h"
 #include "packet.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ &&
@@ -26,6 +27,24 @@ static __always_inline int failsafe_has(const volatile struct cm_failsafe *ports
 #pragma clang loop unroll(full)
 	for (__u32 i = 0; i < CM_MAX_FAILSAFE; i++)
 		if (i < count && failsafe_word(&ports[i]) == wanted)
+			return 1;
+	return 0;
+}
+
+/* Whether a flow of this direction is one to a failsafe port of another NIC. */
+static __always_inline int nic_is_failsafe(__u32 slot, enum cm_direction direction, __u8 protocol,
+					   __be16 port)
+{
+	const volatile struct cm_nic *nic = nic_of(slot);
+	__u32 wanted = (__u32)port << 16 | protocol;
+	__u32 count;
+
+	if (!nic)
+		return 0;
+	count = nic->failsafe_count[direction & 1];
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < CM_MAX_FAILSAFE && i < count; i++)
+		if (failsafe_word(&nic->failsafe[direction & 1][i]) == wanted)
 			return 1;
 	return 0;
 }

@@ -112,7 +112,7 @@ static __always_inline enum cm_flow_edited edit_add(const struct cm_flow_edit *e
 {
 	int put = FLOW_FULL;
 
-	if (inquiry->place && ct_is_alive(inquiry->expires) && !ct_is_denied(inquiry->flow.verdict))
+	if (inquiry->place && ct_is_alive(inquiry->expires) && !ct_denied(inquiry->flow.verdict))
 		return CM_FLOW_THERE;
 	inquiry->found = inquiry->place ? FOUND_FLOW : FOUND_NOTHING;
 	inquiry->flow = edit->flow;
@@ -122,6 +122,29 @@ static __always_inline enum cm_flow_edited edit_add(const struct cm_flow_edit *e
 	for (int i = 0; i < FLOW_TRIES && put != FLOW_PUT; i++)
 		put = edit_put(edit, inquiry);
 	return put == FLOW_PUT ? CM_FLOW_DONE : CM_FLOW_NO_ROOM;
+}
+
+/* Takes the slot of a NIC that is gone out of what a flow has passed. */
+static __always_inline enum cm_flow_edited edit_leave(const struct cm_flow_edit *edit,
+						      struct inquiry *inquiry)
+{
+	__u32 slot = 1U << (edit->flow.rule >> CM_FLOW_NIC_SHIFT) % CM_NICS;
+
+	if (!inquiry->place)
+		return CM_FLOW_ABSENT;
+	inquiry->flow.verdict = ct_within(inquiry->flow.verdict, 0xffff & ~slot);
+	if (!ct_passed(inquiry->flow.verdict))
+		return edit_delete(edit);
+	inquiry->class = ct_class(&inquiry->flow);
+	if (edit->family == CM_IPV4) {
+		struct cm_ct4_key key FLOW_KEY;
+
+		flow4_key_of(&key, edit);
+		ct4_put(&key, inquiry);
+	} else {
+		ct6_put(&edit->key, inquiry);
+	}
+	return CM_FLOW_DONE;
 }
 
 /* Whether there was anything to do. */
@@ -139,6 +162,8 @@ __noinline int edit_flow(struct __sk_buff *skb, __u32 index)
 		inquiry.place = edit_take(&edit, &inquiry);
 		if (edit.kind == CM_FLOW_EDIT_ADD) {
 			edit.edited = edit_add(&edit, &inquiry);
+		} else if (edit.kind == CM_FLOW_EDIT_LEAVE) {
+			edit.edited = edit_leave(&edit, &inquiry);
 		} else {
 			edit.edited = inquiry.place ? CM_FLOW_THERE : CM_FLOW_ABSENT;
 			edit.flow = inquiry.flow;

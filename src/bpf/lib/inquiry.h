@@ -13,6 +13,13 @@ enum found {
 	FOUND_CURRENT, /* the flow, allowed by the rules of today; its entry knows of this packet already */
 };
 
+/* Whether other NICs that a flow of the host has passed are asked about it, and what they have said. */
+enum other_nics {
+	OTHER_NICS_HAVE_NO_SAY,
+	OTHER_NICS_ASK, /* first, then come again */
+	OTHER_NICS_ASKED, /* or a reason for which one of them denies it that enforces */
+};
+
 /*
  * Answers go into this memory of the caller's, of which the verifier knows nothing, and are read from
  * there (barrier()): so it walks on once behind each question, whatever the answer was.
@@ -36,6 +43,9 @@ struct inquiry {
 	__u8 tag; /* of its hash */
 	__u8 displaced; /* the class of whom it has displaced, and 1 more; or 0 */
 	__u8 is_orphan; /* a later fragment whose first one was dropped */
+	__u8 nic; /* whose policy is asked: its slot; 0 for a workload */
+	__u8 other_nics; /* enum other_nics, or a reason */
+	__u8 fallback; /* enum cm_fallback: what counts there instead of what was asked for */
 };
 
 #endif

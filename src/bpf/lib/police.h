@@ -31,11 +31,11 @@
 #include "socket.h"
 
 /* Tells which directions are enforced now. */
-static __always_inline void step_police(void)
+static __always_inline void step_police(const struct inquiry *inquiry)
 {
 	if (config.explain)
-		write_step(CM_CALL_POLICE, NULL, is_enforced(CM_INGRESS), is_enforced(CM_EGRESS),
-			   0);
+		write_step(CM_CALL_POLICE, NULL, is_enforced(inquiry, CM_INGRESS),
+			   is_enforced(inquiry, CM_EGRESS), 0);
 }
 
 /* Tells of a flow that conntrack knows, or of none, and whether the packet goes on with it. */
@@ -55,7 +55,7 @@ __noinline int step_ct(const struct packet *pkt, const struct inquiry *inquiry, 
 	seen |= ct_epoch(flow->verdict) != pkt->epoch ? CM_CT_SEEN_STALE : 0;
 	seen |= flow->adopted ? CM_CT_SEEN_ADOPTED : 0;
 	seen |= flow->masqueraded ? CM_CT_SEEN_MASQUERADED : 0;
-	seen |= ct_is_denied(flow->verdict) ? CM_CT_SEEN_DENIED : 0;
+	seen |= ct_denied(flow->verdict) & own_slot() ? CM_CT_SEEN_DENIED : 0;
 	return write_step(CM_CALL_CT_LOOKUP, NULL, flow->rule, seen | flow->state << 16,
 			  (__u64)(inquiry->expires - flow_now()) << CM_FLOW_TICK_SHIFT);
 }
@@ -255,7 +255,7 @@ __noinline int passes_by(struct __sk_buff *skb, struct packet *pkt, struct inqui
 		if (begins_masquerade(skb, pkt)) {
 			inquiry->flow.masqueraded = 1;
 			inquiry->flow.verdict = ct_verdict(pkt->epoch, 1);
-			inquiry->flow.rule = CM_RULE_MASQUERADED;
+			ct_keep_rule(&inquiry->flow, config.nic_slot, CM_RULE_MASQUERADED, 0);
 			inquiry->is_kept = 1;
 		}
 	} else if (inquiry->found == FOUND_NOTHING && is_plain(pkt) && !pkt->is_stacks) {
@@ -269,6 +269,29 @@ static __always_inline int is_taken_back(const struct __sk_buff *skb, const stru
 					 const struct cm_flow *flow)
 {
 	return flow->masqueraded && is_generated_here(skb, pkt);
+}
+
+/*
+ * Whether nothing is to be found out about a flow by one of its packets, but for what the packet tells of its progress. What
+ * other NICs only audit is theirs.
+ */
+static __always_inline int is_current(const struct packet *pkt, const struct cm_flow *flow)
+{
+	__u64 others = config.role == CM_ROLE_NETDEV ? 0xffff & ~own_slot() : 0;
+
+	return ct_is_allowed(flow->verdict & ~others, pkt->epoch,
+			     packet_direction(pkt) ^ flow->direction);
+}
+
+/* Takes a packet for the first one of a flow. */
+static __always_inline void begin_flow(const struct packet *pkt, struct inquiry *inquiry)
+{
+	inquiry->found = inquiry->place ? FOUND_ANOTHER : FOUND_NOTHING;
+	inquiry->flow = (struct cm_flow){
+		.direction = packet_direction(pkt),
+		.born = flow_now(),
+	};
+	inquiry->expires = 0;
 }
 
 /* Looks for a packet's flow. */
@@ -285,19 +308,17 @@ static __always_inline void recognise(struct __sk_buff *skb, struct packet *pkt,
 	 * datagram's flow nobody knows who began, and the other direction's rules may allow it.
 	 */
 	is_known = inquiry->place && ct_is_alive(inquiry->expires) && !ct_begins_anew(flow, pkt) &&
-		   (!ct_is_denied(flow->verdict) || !is_enforced(flow->direction)) &&
+		   (!(ct_denied(flow->verdict) & own_slot()) ||
+		    !is_enforced(inquiry, flow->direction)) &&
 		   !(packet_program(pkt) == CM_TO_NETDEV &&
 		     (is_taken_back(skb, pkt, flow) || is_left_over(skb, pkt, flow)));
 	if (config.explain)
 		step_ct(pkt, inquiry, is_known);
 	if (is_known) {
-		inquiry->found =
-			ct_is_allowed(flow->verdict, pkt->epoch) ? FOUND_CURRENT : FOUND_FLOW;
+		inquiry->found = is_current(pkt, flow) ? FOUND_CURRENT : FOUND_FLOW;
 		return;
 	}
-	inquiry->found = inquiry->place ? FOUND_ANOTHER : FOUND_NOTHING;
-	*flow = (struct cm_flow){ .direction = packet_direction(pkt), .born = flow_now() };
-	inquiry->expires = 0;
+	begin_flow(pkt, inquiry);
 }
 
 /*
@@ -320,13 +341,60 @@ static __always_inline int begins_nothing(const struct packet *pkt)
 	       (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
 }
 
+/* Whether what was found out about a flow is good for its next packet: an answer can't tell who its sender claims to be. */
+static __always_inline int is_for_good(const struct packet *pkt, const struct cm_flow *flow)
+{
+	return flow->direction == packet_direction(pkt) || !flow->claimed_identity || flow->adopted;
+}
+
+/* Asks this policy about a flow, and keeps what it says. */
+static __always_inline void ask_about_flow(struct __sk_buff *skb, struct packet *pkt,
+					   struct inquiry *inquiry)
+{
+	struct cm_flow *flow = &inquiry->flow;
+	__u32 others;
+
+	inquiry->is_news = 1;
+	inquiry->verdict = decide_flow(skb, pkt, inquiry);
+	barrier();
+	others = other_nics(flow);
+	if (!is_for_good(pkt, flow))
+		return;
+	flow->verdict = ct_verdict(pkt->epoch, !inquiry->verdict) |
+			(flow->verdict & (others << 16 | others));
+	ct_keep_rule(flow, config.nic_slot, pkt->rule, others);
+}
+
+/*
+ * What another NIC that enforces denies is no answer here any more. On its originator's way the flow is that NIC's to
+ * drop, where it comes there, and nothing of this is kept.
+ */
+static __always_inline void heed_others(struct packet *pkt, struct inquiry *inquiry)
+{
+	enum cm_direction direction = packet_direction(pkt);
+
+	inquiry->is_kept = 0;
+	if (inquiry->flow.direction == direction || (inquiry->verdict && inquiry->is_enforced))
+		return;
+	inquiry->is_news = 1;
+	inquiry->verdict = others_verdict(inquiry);
+	pkt->rule = CM_RULE_ANOTHER_NIC;
+	inquiry->is_enforced |= is_enforced(inquiry, direction);
+	if (is_failsafe_answer(pkt)) {
+		inquiry->verdict = 0;
+		pkt->rule = CM_RULE_FAILSAFE;
+	}
+}
+
 /* About a flow that is new, or known and to be decided about again, or denied. */
 static __always_inline void police_flow(struct __sk_buff *skb, struct packet *pkt,
 					struct inquiry *inquiry)
 {
 	struct cm_flow *flow = &inquiry->flow;
+	int is_stale = ct_epoch(flow->verdict) != pkt->epoch;
+	int is_answer = flow->direction != packet_direction(pkt);
 
-	pkt->rule = flow->rule;
+	pkt->rule = ct_rule(flow);
 	if (inquiry->found == FOUND_CURRENT) {
 		inquiry->is_kept = 1;
 		return;
@@ -335,18 +403,16 @@ static __always_inline void police_flow(struct __sk_buff *skb, struct packet *pk
 		pkt->rule = CM_RULE_FAILSAFE;
 		return;
 	}
-	if (ct_epoch(flow->verdict) != pkt->epoch) {
-		inquiry->is_news = 1;
-		inquiry->verdict = decide_flow(skb, pkt, inquiry);
-		barrier();
-		/* A reply can't tell whether the sender still claims the same identity. */
-		if (flow->direction == packet_direction(pkt) || !flow->claimed_identity ||
-		    flow->adopted) {
-			flow->verdict = ct_verdict(pkt->epoch, !inquiry->verdict);
-			flow->rule = pkt->rule;
-		}
-	} else if (ct_is_denied(flow->verdict)) {
+	if (is_stale && asks_others(inquiry))
+		return;
+	if (has_passed_here(flow) && !is_stale && pkt->rule != CM_RULE_ANOTHER_NIC) {
 		inquiry->verdict = pkt->rule ? -CM_DROP_POLICY_DENY : -CM_DROP_POLICY;
+	} else if (has_passed_here(flow) || !is_answer) {
+		ask_about_flow(skb, pkt, inquiry);
+	} else if (is_for_good(pkt, flow)) {
+		/* An answer of a flow that other NICs alone know. */
+		flow->verdict = ct_verdict_of(pkt->epoch, ct_passed(flow->verdict),
+					      ct_denied(flow->verdict));
 	}
 	barrier();
 	/* Else the entry would say that the host, too, may have the next one. */
@@ -357,6 +423,8 @@ static __always_inline void police_flow(struct __sk_buff *skb, struct packet *pk
 	if (pkt->rule == CM_RULE_DHCP && packet_direction(pkt) == CM_INGRESS &&
 	    inquiry->found != FOUND_FLOW)
 		inquiry->is_kept = 0;
+	if (others_verdict(inquiry))
+		heed_others(pkt, inquiry);
 }
 
 /* What passes_by() has said. The role is a constant, so that a workload's programs have nothing of it. */
@@ -393,36 +461,48 @@ static __always_inline void refuse_orphan(struct packet *pkt, struct inquiry *in
 	}
 	inquiry->is_news = 1;
 	inquiry->is_kept = 0;
-	inquiry->is_enforced |= is_enforced(packet_direction(pkt));
+	inquiry->is_enforced |= is_enforced(inquiry, packet_direction(pkt));
 }
 
-/* Everything but the next packet of a settled flow: 0, or the negative reason to drop it. */
+/*
+ * Everything but the next packet of a settled flow: 0, or the negative reason to drop it. Where other NICs are to be
+ * asked first it says so, and has done nothing else.
+ */
 __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct inquiry *inquiry)
 {
 	/* Without a policy there are no maps for it either. */
 	if (!pkt || !inquiry || !has_policy())
 		return -CM_DROP_INVALID_PACKET;
-	step_police();
-	if (pkt->fragment == FRAGMENT_LATER)
-		inquiry->verdict = fragment_find_ports(pkt, inquiry);
+	if (!others_were_asked(inquiry)) {
+		step_police(inquiry);
+		if (pkt->fragment == FRAGMENT_LATER)
+			inquiry->verdict = fragment_find_ports(pkt, inquiry);
+		barrier();
+		if (has_flow(pkt) && !inquiry->verdict)
+			recognise(skb, pkt, inquiry);
+	} else if (has_flow(pkt) && !ct_passed(inquiry->flow.verdict)) {
+		/* None of the NICs that it had passed is left. */
+		begin_flow(pkt, inquiry);
+	}
 	barrier();
-	if (has_flow(pkt) && !inquiry->verdict)
-		recognise(skb, pkt, inquiry);
-	barrier();
-	inquiry->is_enforced = is_enforced(inquiry->flow.direction);
+	/* What belongs to no flow may have found the one that it is about. */
+	inquiry->is_enforced = is_enforced(inquiry, has_flow(pkt) ? inquiry->flow.direction :
+								    packet_direction(pkt));
 	barrier();
 	if (config.role == CM_ROLE_NETDEV &&
 	    (inquiry->found == FOUND_NOTHING || inquiry->found == FOUND_ANOTHER ||
 	     inquiry->is_orphan))
 		inquiry->passes_by = passes_by(skb, pkt, inquiry);
 	barrier();
-	if (!inquiry->verdict && !is_passed_by(inquiry)) {
+	if ((!inquiry->verdict || others_were_asked(inquiry)) && !is_passed_by(inquiry)) {
 		if (has_flow(pkt))
 			police_flow(skb, pkt, inquiry);
 		else
 			inquiry->verdict = decide_alone(skb, pkt, inquiry);
 	}
 	barrier();
+	if (config.role == CM_ROLE_NETDEV && inquiry->other_nics == OTHER_NICS_ASK)
+		return 0;
 	if (inquiry->is_orphan && !is_passed_by(inquiry))
 		refuse_orphan(pkt, inquiry);
 	barrier();
@@ -446,12 +526,12 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct i
 /* Tells of it as the slow path would. */
 __noinline int explain_settled(const struct packet *pkt)
 {
-	struct inquiry inquiry = {};
+	struct inquiry inquiry = { .fallback = fallback() };
 
 	if (!pkt)
 		return 1;
 	find_flow(pkt, &inquiry, packet_direction(pkt));
-	step_police();
+	step_police(&inquiry);
 	step_ct(pkt, &inquiry, 1);
 	step(CM_CALL_CONCLUDE, NULL, 0, pkt->rule, 1);
 	return 1;
@@ -488,7 +568,7 @@ static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
 	    (config.role == CM_ROLE_NETDEV && direction == CM_EGRESS &&
 	     is_taken_back(skb, pkt, &flow)))
 		return 0;
-	pkt->rule = flow.rule;
+	pkt->rule = ct_rule(&flow);
 	pkt->is_settled = 1;
 	if (config.explain)
 		return explain_settled(pkt);
@@ -506,10 +586,19 @@ static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
 static __always_inline int inquire(struct __sk_buff *skb, struct packet *pkt,
 				   enum cm_direction direction)
 {
-	struct inquiry inquiry = { .flow.direction = direction };
+	struct inquiry inquiry = {
+		.flow.direction = direction,
+		.nic = config.nic_slot,
+		.fallback = fallback(),
+	};
 	int verdict = police_slowly(skb, pkt, &inquiry);
 
 	barrier();
+	if (config.role == CM_ROLE_NETDEV && inquiry.other_nics == OTHER_NICS_ASK) {
+		ask_other_nics(has_flow(pkt) ? pkt : quoted_packet(), &inquiry);
+		verdict = police_slowly(skb, pkt, &inquiry);
+		barrier();
+	}
 	/* From here, for its stack. */
 	if (!config.explain && inquiry.is_kept)
 		write_flow(pkt, &inquiry);

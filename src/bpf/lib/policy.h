@@ -76,18 +76,36 @@ static __always_inline enum cm_policy_mode policy_mode(enum cm_direction directi
 	return config.policy[direction & 1];
 }
 
-static __always_inline int is_enforced(enum cm_direction direction)
+static __always_inline int is_enforced(const struct inquiry *inquiry, enum cm_direction direction)
 {
-	return policy_mode(direction) == CM_POLICY_ENFORCE && fallback() != CM_FALLBACK_AUDIT;
+	return policy_mode(direction) == CM_POLICY_ENFORCE &&
+	       inquiry->fallback != CM_FALLBACK_AUDIT;
 }
 
-/* What every cached verdict is compared with; never 0. To be read before the rules are asked. */
+/* The same of the NIC that is asked. */
+static __always_inline int nic_enforces(const struct inquiry *inquiry, enum cm_direction direction)
+{
+	return nic_mode(inquiry->nic, direction) == CM_POLICY_ENFORCE &&
+	       inquiry->fallback != CM_FALLBACK_AUDIT;
+}
+
+enum {
+	FALLBACKS_SHIFT = 5, /* of more than CM_NICS */
+};
+
+/*
+ * What every cached verdict is compared with; never 0. To be read before the rules are asked. That of a NIC is that of
+ * all, which share flows: it also grows with each that falls back.
+ */
 static __always_inline __u32 policy_epoch(void)
 {
 	__u32 key = 0;
 	const volatile __u32 *generation = bpf_map_lookup_elem(&cm_generation, &key);
+	__u32 epoch = generation ? *generation : 0;
 
-	return (generation ? *generation : 0) << 2 | !!fallback() << 1 | 1;
+	if (config.role == CM_ROLE_NETDEV)
+		return ((epoch << FALLBACKS_SHIFT) + nics_fallen_back()) << 2 | 1;
+	return epoch << 2 | !!fallback() << 1 | 1;
 }
 
 static __always_inline void count_rule(struct __sk_buff *skb, __u32 rule)
@@ -157,14 +175,17 @@ static __always_inline void ask_rules(void *rules, struct inquiry *inquiry, __u3
 		ask_wider_rules(rules, inquiry, identity, service);
 }
 
-/* The rules in force. Two calls, since only one of the maps is there; see STAYS_A_CALL_OF_ITS_OWN. */
-static __always_inline void *rules_in_force(void)
+/*
+ * The rules in force of the NIC that is asked, or of a workload. Two calls, since only one of the maps is there; see
+ * STAYS_A_CALL_OF_ITS_OWN.
+ */
+static __always_inline void *rules_in_force(const struct inquiry *inquiry)
 {
-	__u32 set = fallback() == CM_FALLBACK_RULES ? CM_POLICY_PREVIOUS : CM_POLICY_CURRENT;
+	__u32 set = inquiry->fallback == CM_FALLBACK_RULES ? CM_POLICY_PREVIOUS : CM_POLICY_CURRENT;
 	void *rules;
 
 	if (config.role == CM_ROLE_NETDEV) {
-		set += config.nic_slot * CM_POLICIES;
+		set += inquiry->nic % CM_NICS * CM_POLICIES;
 		rules = bpf_map_lookup_elem(&cm_nic_policies, &set);
 		asm volatile("" ::"i"(CM_ROLE_NETDEV));
 	} else {
@@ -180,7 +201,7 @@ static __always_inline void *rules_in_force(void)
  */
 static __always_inline __u32 policy_lookup(struct inquiry *inquiry, __u32 identity, __u32 service)
 {
-	void *rules = rules_in_force();
+	void *rules = rules_in_force(inquiry);
 
 	if (!rules)
 		return 0;

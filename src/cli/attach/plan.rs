@@ -12,7 +12,7 @@ use crate::datapath::device::{self, Device, Framing};
 use crate::datapath::load::Policing;
 use crate::datapath::pin::Root;
 use crate::datapath::registry::Endpoint;
-use crate::datapath::{load, nics, sys};
+use crate::datapath::{load, netns, nics, sys};
 use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::identity::{Identity, Names};
 use crate::model::policing::Mode;
@@ -170,7 +170,7 @@ pub fn nic_slot(
 ) -> Result<u8> {
     match role {
         Role::Netdev if [policy.ingress, policy.egress] != [Mode::Off; 2] => {
-            nics::slot_for(root, id, &device.name)
+            nics::slot_for(root, id, device, netns::current()?)
         }
         _ => Ok(0),
     }

@@ -7,10 +7,11 @@ use super::{monitor, parsed};
 use crate::cli::claim::Owners;
 use crate::cli::decision;
 use crate::datapath::abi::{
-    cm_address, cm_call, cm_config, cm_ct_seen, cm_direction, cm_ipcache_source, cm_reason,
-    cm_rule_number, cm_step,
+    cm_address, cm_call, cm_config, cm_ct_seen, cm_direction, cm_flow_size, cm_ipcache_source,
+    cm_reason, cm_rule_number, cm_step,
 };
 use crate::datapath::explain::{Answer, Fate};
+use crate::datapath::nics;
 use crate::datapath::pin::Root;
 use crate::datapath::policy::{PolicyMaps, Slot};
 use crate::datapath::registry::Endpoint;
@@ -42,6 +43,8 @@ pub struct Teller<'a> {
     names: &'a Names,
     /// The rules in force, and those that an unconfirmed change falls back to.
     policies: [Policy; 2],
+    /// The names of NICs, by their slots.
+    nics: Vec<Option<String>>,
 }
 
 impl<'a> Teller<'a> {
@@ -54,7 +57,8 @@ impl<'a> Teller<'a> {
     ) -> Result<Teller<'a>> {
         let maps = PolicyMaps::of(root, endpoint.id, endpoint.map_ids())?;
         let policies = [maps.read(Slot::Current)?, maps.read(Slot::Previous)?];
-        Ok(Teller { root, owners: Owners::open(root), config, names, policies })
+        let nics = nics::names(root)?;
+        Ok(Teller { root, owners: Owners::open(root), config, names, policies, nics })
     }
 
     /// A rule by its number; `None` if none decided.
@@ -174,7 +178,7 @@ impl Teller<'_> {
             cm_call::CM_CALL_IS_FOR_HOST => ("is_for_host", format!("to {address}: {}", yes(a))),
             cm_call::CM_CALL_FIB_LOOKUP => ("fib_lookup", format!("{address}: {}", route(a))),
             cm_call::CM_CALL_FRAGMENT_FIND_PORTS => ("fragment_find_ports", fragment(a, b, c)),
-            cm_call::CM_CALL_DECIDE => ("decide", direction(a).to_owned()),
+            cm_call::CM_CALL_DECIDE => ("decide", self.asking(a, b)),
             cm_call::CM_CALL_RESOLVE_SRCID => {
                 ("resolve_srcid", self.sender(step.address, &address, a, b))
             }
@@ -192,6 +196,20 @@ impl Teller<'_> {
             cm_call::CM_CALL_TRACE => ("trace", "for this report only".to_owned()),
             _ => ("?", format!("{a:#x} {b:#x} {c:#x}")),
         }
+    }
+
+    /// Whose rules are asked: of a NIC's those of others, too, which the flow has passed.
+    fn asking(&self, a: u64, nic: u64) -> String {
+        let other = u8::try_from(nic).ok().and_then(|nic| nic.checked_sub(1));
+        match other {
+            None => direction(a).to_owned(),
+            Some(slot) => format!("{}, by the rules of {}", direction(a), self.nic(slot)),
+        }
+    }
+
+    /// The NIC of a slot.
+    fn nic(&self, slot: u8) -> String {
+        self.nics.get(usize::from(slot)).cloned().flatten().unwrap_or(format!("slot {slot}"))
     }
 
     fn label(&self, identity: u64) -> String {
@@ -233,7 +251,12 @@ impl Teller<'_> {
         }
         let denied = seen(cm_ct_seen::CM_CT_SEEN_DENIED);
         let allowed = if denied { "denied" } else { "allowed" };
-        let mut words = vec![format!("{allowed}{}", self.by(rule as u32))];
+        let nic = (rule >> cm_flow_size::CM_FLOW_NIC_SHIFT.0) as u8;
+        let by = match self.config.nic_slot() {
+            Some(own) if own != nic => format!(" by {}", self.nic(nic)),
+            _ => self.by(rule as u32 & ((1 << cm_flow_size::CM_FLOW_NIC_SHIFT.0) - 1)),
+        };
+        let mut words = vec![format!("{allowed}{by}")];
         let mut say = |text: &str| words.push(text.to_owned());
         match seen(cm_ct_seen::CM_CT_SEEN_REPLY) {
             true => say("this is a reply"),

@@ -11,12 +11,12 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::cli::{Context, explain, policy, targets};
-use crate::datapath::abi::{cm_direction, cm_event, cm_reason};
+use crate::datapath::abi::{cm_direction, cm_event, cm_reason, cm_rule_number};
 use crate::datapath::conntrack::{Conntrack, Finder, Seen};
 use crate::datapath::pin::Root;
 use crate::datapath::registry::Endpoint;
 use crate::datapath::sys::Hook;
-use crate::datapath::{device, netns, sockets};
+use crate::datapath::{device, netns, nics, sockets};
 use crate::model::endpoint::{EndpointId, Role, Selector};
 use crate::model::frame::{self, Frame, ICMP, ICMP6, SCTP, TCP, UDP};
 use crate::model::identity::{Identity, Names};
@@ -101,6 +101,9 @@ impl Hints {
         names: &Names,
     ) -> Option<String> {
         let event = &self.known(context, id)?.with_host(event);
+        if event.rule == cm_rule_number::CM_RULE_ANOTHER_NIC.0 {
+            return Some(self.known(context, id)?.others(&context.root, event));
+        }
         match event.reason {
             cm_reason::CM_DROP_POLICY => self.missing(&context.root, id, event, names),
             cm_reason::CM_DROP_POLICY_DENY => self.known(context, id)?.denied(event, names),
@@ -244,6 +247,18 @@ impl Known {
 
     fn seen(&self, event: &cm_event) -> Option<Seen> {
         self.flows.as_ref()?.seen(event, self.endpoint.config.scope()).ok()?
+    }
+
+    /// Which NICs have a say in the flow of an answer.
+    fn others(&self, root: &Root, event: &cm_event) -> String {
+        let passed = self.seen(event).map_or(0, |seen| seen.passed);
+        let all = nics::names(root).unwrap_or_default().into_iter().enumerate();
+        let names: Vec<String> =
+            all.filter(|(slot, _)| passed >> slot & 1 != 0).filter_map(|(_, name)| name).collect();
+        match names.is_empty() {
+            true => "the rules of another NIC, which its flow has passed, deny it".to_owned(),
+            false => format!("its flow has passed {}, whose rules deny it", names.join(" and ")),
+        }
     }
 
     fn originator(&self, event: &cm_event, seen: Option<Seen>) -> Originator {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{ANSWERED, CONFIRMED, Conntrack, ESTABLISHED, Parts, now, ticks};
+use super::{ANSWERED, CONFIRMED, Conntrack, ESTABLISHED, NIC_SHIFT, Parts, now, ticks};
 use crate::datapath::abi::{
     cm_ct_adopted, cm_ct_lifetime, cm_direction, cm_flow, cm_flow_edit, cm_flow_edit_kind,
     cm_flow_edited,
@@ -51,10 +51,10 @@ pub struct Adopted {
 }
 
 impl Conntrack {
-    /// Enters flows of a container, or of NICs, the first ones if there is no room for all. A flow that is
+    /// Enters flows of a container, or of NICs, by the one in a slot, the first ones if there is no room for all. A flow that is
     /// known already stays as it is, unless it was denied: audit has let it pass, and enforcement would
     /// have left no entry.
-    pub fn adopt(&self, scope: Scope, flows: &[Existing]) -> Result<Adopted> {
+    pub fn adopt(&self, scope: Scope, slot: u8, flows: &[Existing]) -> Result<Adopted> {
         let now = now()?;
         let edits = flows.iter().filter_map(|flow| {
             let parts = Parts {
@@ -67,7 +67,7 @@ impl Conntrack {
             };
             let edit = parts.edit(cm_flow_edit_kind::CM_FLOW_EDIT_ADD)?;
             let expires = now.wrapping_add(ticks(lifetime(flow)));
-            Some(cm_flow_edit { expires, flow: entry(flow, now), ..edit })
+            Some(cm_flow_edit { expires, flow: entry(flow, slot, now), ..edit })
         });
         let edits: Vec<cm_flow_edit> = edits.collect();
         let done = self.editor()?.run(&edits)?;
@@ -90,15 +90,16 @@ fn lifetime(flow: &Existing) -> u32 {
     flow.seconds_left.map_or(most.0, |left| left.saturating_sub(1).min(most.0))
 }
 
-fn entry(flow: &Existing, now: u32) -> cm_flow {
+fn entry(flow: &Existing, slot: u8, now: u32) -> cm_flow {
     let direction = match flow.direction {
         Direction::Ingress => cm_direction::CM_INGRESS,
         Direction::Egress => cm_direction::CM_EGRESS,
     };
     cm_flow {
         // Allowed in an epoch that never was: the next packet asks the rules.
-        verdict: 1 << 16,
-        born: now,
+        verdict: 1 << (16 + slot),
+        rule: u32::from(slot) << NIC_SHIFT,
+        born: now as u16,
         direction: direction.0 as u8,
         state: ESTABLISHED | ANSWERED | CONFIRMED,
         adopted: match flow.originator {

@@ -1,5 +1,6 @@
 //! What packets leave behind: flows, and the ports of first fragments.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::wire::{Fragment, Ip, Transport, UDP, is_extension};
@@ -16,7 +17,7 @@ pub enum Ports {
 /// A flow, as its endpoint sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// A container's number; 0 for all NICs.
+    /// A container's number; 0 for all NICs, which share them.
     scope: u16,
     protocol: u8,
     pub local: IpAddr,
@@ -42,10 +43,9 @@ enum Ends {
 pub struct Flow {
     /// Of its first packet.
     pub direction: Direction,
-    pub is_allowed: bool,
     pub epoch: u32,
-    /// What its originator's packet said about its identity.
-    pub claimed: Option<u32>,
+    /// By the numbers of those that it has passed in that direction.
+    pub said: BTreeMap<u16, Said>,
     pub is_masqueraded: bool,
     /// Of a request for a lease.
     pub is_lease: bool,
@@ -54,6 +54,15 @@ pub struct Flow {
     is_established: bool,
     fins: [bool; 2],
     has_reset: bool,
+}
+
+/// What an endpoint says about a flow that it has let pass.
+#[derive(Debug, Clone)]
+pub struct Said {
+    /// By the rules, and not because they are only audited.
+    pub is_allowed: bool,
+    /// What its originator's packet said there about its identity.
+    pub claimed: Option<u32>,
 }
 
 /// What names the packet that a fragment is of.
@@ -167,12 +176,11 @@ impl Kept {
 }
 
 impl Flow {
-    pub fn new(direction: Direction, epoch: u32, claimed: Option<u32>) -> Flow {
+    pub fn new(direction: Direction, epoch: u32) -> Flow {
         Flow {
             direction,
-            is_allowed: true,
             epoch,
-            claimed,
+            said: BTreeMap::new(),
             is_masqueraded: false,
             is_lease: false,
             is_certain: true,
@@ -180,6 +188,29 @@ impl Flow {
             fins: [false; 2],
             has_reset: false,
         }
+    }
+
+    /// The same flow, let pass by an endpoint.
+    pub fn passing(mut self, endpoint: &Endpoint, is_allowed: bool, claimed: Option<u32>) -> Flow {
+        self.said.insert(endpoint.id, Said { is_allowed, claimed });
+        self
+    }
+
+    pub fn has_passed(&self, endpoint: &Endpoint) -> bool {
+        self.said.contains_key(&endpoint.id)
+    }
+
+    /// What an endpoint's rules deny, and only audit lets pass.
+    pub fn is_audited(&self, endpoint: &Endpoint) -> bool {
+        self.said.get(&endpoint.id).is_some_and(|said| !said.is_allowed)
+    }
+
+    /// Whatever its packets have said about who sends them.
+    pub fn claims(&self) -> Vec<Option<u32>> {
+        let mut claims: Vec<Option<u32>> = self.said.values().map(|said| said.claimed).collect();
+        claims.sort();
+        claims.dedup();
+        claims
     }
 
     /// Both ends have sent a FIN, or the last packet was a RST.

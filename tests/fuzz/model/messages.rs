@@ -114,7 +114,7 @@ impl Machine {
         let related = Judgement::pass("an error about a flow that is allowed");
         if flow.is_masqueraded || flow.epoch == self.epoch {
             // What audit has left of a denied one is nothing.
-            return if flow.is_allowed || flow.is_masqueraded { Some(related) } else { of_no_flow };
+            return if flow.is_audited(endpoint) { of_no_flow } else { Some(related) };
         }
         if is_netdev && flow.direction == Direction::Ingress && self.is_listed_host(key.remote) {
             return Some(Judgement::either("about a flow with whom the ipcache calls the host"));
@@ -122,15 +122,24 @@ impl Machine {
         // Asked anew, as a reply would.
         let is_reply = flow.direction == direction;
         let service = flows::service(&quoted, Ports::of(&quoted), is_reply);
-        if self.is_failsafe(endpoint, flow.direction, service) {
-            return Some(related);
-        }
         let of = flow.direction;
-        let answers = self
-            .peers(endpoint, of, key.remote, flow.claimed, arrival)
-            .into_iter()
-            .map(|peer| allow(&endpoint.rules, endpoint.mode(of), of, peer, service));
-        match merge(answers) {
+        let mut flow = flow.clone();
+        let others = self.ask_others(endpoint, key.remote, &mut flow, arrival, service);
+        let is_failsafe = self.is_failsafe(endpoint, of, service);
+        let own = if is_failsafe || !flow.has_passed(endpoint) {
+            Must::Pass
+        } else {
+            let claims = flow.claims().into_iter();
+            let peers =
+                claims.flat_map(|claimed| self.peers(endpoint, of, key.remote, claimed, arrival));
+            merge(peers.map(|peer| allow(&endpoint.rules, endpoint.mode(of), of, peer, service)))
+        };
+        let both = match (own, others) {
+            (Must::Pass, says) | (says, Must::Pass) => says,
+            (Must::Drop, _) | (_, Must::Drop) => Must::Drop,
+            _ => Must::Either,
+        };
+        match both {
             Must::Pass => Some(related),
             Must::Drop if endpoint.enforces(of) => None,
             Must::Drop => of_no_flow,

@@ -146,6 +146,8 @@ pub struct Machine {
     pub local: Vec<IpAddr>,
     pub ipcache: Vec<Line>,
     pub owners: HashMap<IpAddr, Owner>,
+    /// Those with a policy, by their numbers.
+    pub nics: HashMap<u16, Endpoint>,
     /// Grows with each change of rules, ipcache and endpoints.
     pub epoch: u32,
     flows: HashMap<Key, Flow>,

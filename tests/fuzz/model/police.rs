@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::flows::{self, Flow, FragmentKey, Kept, Key, Ports};
 use super::host::{is_for_another, is_from_stack, is_link_local, is_multicast};
-use super::rules::Service;
+use super::rules::{Service, allow};
 use super::wire::{Fragment, Ip, TCP, Transport, UDP, is_extension};
 use super::{Arrival, Change, Direction, Endpoint, Judgement, Machine, Must, Program};
 
@@ -134,7 +134,7 @@ impl Machine {
                 && flow.direction == Direction::Egress
                 && !flow.is_masqueraded
                 && !is_from_stack(arrival);
-            let is_void = !flow.is_allowed && endpoint.enforces(flow.direction);
+            let is_void = flow.is_audited(endpoint) && endpoint.enforces(flow.direction);
             !flow.is_certain
                 || !(flow.is_replaced_by(ip, direction)
                     || is_void
@@ -150,7 +150,7 @@ impl Machine {
             Some(_) if is_left_over => {
                 // Its place is masquerade's from now on, or from the next packet that is not plain.
                 let mut judgement = Judgement::pass("under a name that was the host's");
-                let mut flow = Flow::new(direction, self.epoch, None);
+                let mut flow = Flow::new(direction, self.epoch).passing(endpoint, true, None);
                 flow.is_certain = false;
                 judgement.change.push(Change::Flow(key, flow));
                 judgement
@@ -184,7 +184,8 @@ impl Machine {
         }
         let is_hosts = self.has_address(endpoint, ip.source);
         if is_hosts != Some(false) {
-            let mut flow = Flow::new(Direction::Egress, self.epoch, None);
+            let flow = Flow::new(Direction::Egress, self.epoch);
+            let mut flow = flow.passing(endpoint, true, None);
             flow.is_masqueraded = true;
             // What came in by this very NIC was not masqueraded.
             flow.is_certain = is_hosts.is_some() && arrival.ingress_ifindex != endpoint.ifindex;
@@ -204,7 +205,8 @@ impl Machine {
         let lease = self.lease(case);
         if let Some(mut judgement) = lease {
             if program == Program::FromContainer {
-                let mut flow = Flow::new(direction, self.epoch, claimed);
+                let flow = Flow::new(direction, self.epoch);
+                let mut flow = flow.passing(endpoint, true, claimed);
                 flow.is_lease = true;
                 judgement.change.push(Change::Flow(key, flow));
             }
@@ -220,8 +222,8 @@ impl Machine {
         }
         let is_audited = judgement.why == "audited";
         if judgement.must != Must::Drop && !(is_audited && flows::is_midstream(ip)) {
-            let mut flow = Flow::new(direction, self.epoch, claimed);
-            flow.is_allowed = !is_audited;
+            let flow = Flow::new(direction, self.epoch);
+            let mut flow = flow.passing(endpoint, !is_audited, claimed);
             flow.advance(ip, direction);
             judgement.change.push(Change::Flow(key, flow));
         }
@@ -229,7 +231,7 @@ impl Machine {
     }
 
     fn police_known(&self, case: &Case<'_>, key: Key, flow: &Flow) -> Judgement {
-        let &Case { endpoint, program, direction, ip, arrival, .. } = case;
+        let &Case { endpoint, direction, ip, .. } = case;
         let mut flow = flow.clone();
         let is_reply = flow.direction != direction;
         let mut judgement = if flow.is_masqueraded {
@@ -239,32 +241,125 @@ impl Machine {
             Judgement::pass("about a lease")
         } else if self.lease(case).is_some() {
             return Judgement { must: Must::Either, ..self.police_new(case, key) };
-        } else if flow.epoch == self.epoch {
-            Judgement::pass(if flow.is_allowed { "a known flow's" } else { "audited" })
+        } else if flow.epoch == self.epoch && (is_reply || flow.has_passed(endpoint)) {
+            Judgement::pass(if flow.is_audited(endpoint) { "audited" } else { "a known flow's" })
         } else {
-            if direction == Direction::Ingress && !is_reply {
-                flow.claimed = self.claim(endpoint, program, ip, arrival);
+            match self.judge_again(case, &key, &mut flow) {
+                Again::Judged(judgement) => judgement,
+                Again::Unkept(judgement) => return self.unless_left(case, judgement),
+                Again::New => return self.police_new(case, key),
             }
-            let service = flows::service(ip, case.ports, is_reply);
-            let judgement = if self.is_failsafe(endpoint, flow.direction, service) {
-                self.to_failsafe(flow.direction, &key)
-            } else {
-                self.ask(endpoint, (flow.direction, direction), ip, arrival, flow.claimed, service)
-            };
-            // A reply can't tell whether the sender still claims the same.
-            if !is_reply || flow.claimed.is_none() {
-                flow.epoch = self.epoch;
-                flow.is_allowed = judgement.why != "audited";
-            }
-            judgement
         };
-        let is_hosts = self.is_policed(endpoint, program, ip, arrival);
-        if judgement.must == Must::Drop && !endpoint.is_container && is_hosts != Some(true) {
-            judgement = Judgement::either("of a flow that was the host's");
-        }
+        judgement = self.unless_left(case, judgement);
         flow.advance(ip, direction);
         judgement.change.push(Change::Flow(key, flow));
         judgement
+    }
+
+    /// A flow may have come to somebody else.
+    fn unless_left(&self, case: &Case<'_>, judgement: Judgement) -> Judgement {
+        let is_hosts = self.is_policed(case.endpoint, case.program, case.ip, case.arrival);
+        if judgement.must == Must::Drop && !case.endpoint.is_container && is_hosts != Some(true) {
+            return Judgement::either("of a flow that was the host's");
+        }
+        judgement
+    }
+
+    /// About a flow whose entry is stale, or that has not passed this NIC yet.
+    fn judge_again(&self, case: &Case<'_>, key: &Key, flow: &mut Flow) -> Again {
+        let &Case { endpoint, program, direction, ip, arrival, .. } = case;
+        let is_reply = flow.direction != direction;
+        let service = flows::service(ip, case.ports, is_reply);
+        let others = match flow.epoch == self.epoch {
+            true => Must::Pass,
+            false => self.ask_others(endpoint, key.remote, flow, arrival, service),
+        };
+        if flow.said.is_empty() {
+            return Again::New;
+        }
+        let has_passed = flow.has_passed(endpoint);
+        let mut judgement = Judgement::pass("an answer of a flow of other NICs");
+        if !is_reply || has_passed {
+            if direction == Direction::Ingress && !is_reply {
+                let claimed = self.claim(endpoint, program, ip, arrival);
+                *flow = flow.clone().passing(endpoint, true, claimed);
+            }
+            judgement = if self.is_failsafe(endpoint, flow.direction, service) {
+                self.to_failsafe(flow.direction, key)
+            } else {
+                let directions = (flow.direction, direction);
+                let claims = flow.claims();
+                let claims = if claims.is_empty() { vec![None] } else { claims };
+                let ask = |claimed| self.ask(endpoint, directions, ip, arrival, claimed, service);
+                merge(claims.into_iter().map(ask))
+            };
+            let is_allowed = judgement.why != "audited";
+            let claimed = flow.said.get(&endpoint.id).and_then(|said| said.claimed);
+            *flow = flow.clone().passing(endpoint, is_allowed, claimed);
+        }
+        // What a NIC that enforces denies is no answer at others any more; elsewhere it is that NIC's to drop.
+        if others != Must::Pass && is_reply && judgement.must != Must::Drop {
+            let enforces = endpoint.enforces(flow.direction) || endpoint.enforces(direction);
+            judgement = match others {
+                _ if self.is_failsafe_answer(case) => Judgement::pass("a failsafe port's answer"),
+                _ if !enforces => Judgement::pass("denied by another NIC, and audited here"),
+                Must::Drop => Judgement::new(Must::Drop, "an answer that another NIC denies"),
+                _ => Judgement::either("an answer that another NIC may deny"),
+            };
+        }
+        match others {
+            Must::Drop => return Again::Unkept(judgement),
+            Must::Pass => {}
+            _ => flow.is_certain = false,
+        }
+        // A reply can't tell whether the sender still claims the same.
+        match flow.claims()[..] {
+            [None] => flow.epoch = self.epoch,
+            _ if !is_reply => flow.epoch = self.epoch,
+            [_] => {}
+            _ => flow.is_certain = false,
+        }
+        Again::Judged(judgement)
+    }
+
+    /// Whether the other NICs that a flow has passed let it pass still.
+    pub fn ask_others(
+        &self,
+        endpoint: &Endpoint,
+        remote: IpAddr,
+        flow: &mut Flow,
+        arrival: &Arrival<'_>,
+        service: Service,
+    ) -> Must {
+        let mut all = Must::Pass;
+        let of = flow.direction;
+        for nic in self.nics.values().filter(|nic| nic.id != endpoint.id) {
+            if !flow.has_passed(nic) {
+                continue;
+            }
+            // Who sends is found out as the NIC does that asks.
+            let known = |claimed| {
+                let by_its_own = self.peers(nic, of, remote, claimed, arrival);
+                by_its_own.into_iter().chain(self.peers(endpoint, of, remote, claimed, arrival))
+            };
+            let peers = flow.claims().into_iter().flat_map(known);
+            let mut says = peers.map(|peer| allow(&nic.rules, nic.mode(of), of, peer, service));
+            let first = says.next().expect("at least one peer");
+            let is_open = says.any(|another| another != first);
+            let claimed = flow.said[&nic.id].claimed;
+            if self.is_failsafe(nic, of, service) || (first && !is_open) {
+                *flow = flow.clone().passing(nic, true, claimed);
+            } else if !is_open && !nic.enforces(of) {
+                *flow = flow.clone().passing(nic, false, claimed);
+            } else if !is_open {
+                all = Must::Drop;
+            } else if !nic.enforces(of) {
+                flow.is_certain = false;
+            } else if all == Must::Pass {
+                all = Must::Either;
+            }
+        }
+        all
     }
 
     /// What a workload asks its link for a lease, or this host, and the answer, if it has asked all of its link.
@@ -328,6 +423,23 @@ impl Machine {
             && case.ip.protocol == TCP
             && !case.ip.flags().opens()
             && case.endpoint.failsafe_ingress.contains(&(TCP, source))
+    }
+}
+
+/// What becomes of a flow that is asked about again.
+enum Again {
+    Judged(Judgement),
+    /// Nothing of this is kept.
+    Unkept(Judgement),
+    New,
+}
+
+/// What is open is what differs.
+fn merge(mut judgements: impl Iterator<Item = Judgement>) -> Judgement {
+    let first = judgements.next().expect("at least one claim");
+    match judgements.any(|other| (other.must, other.why) != (first.must, first.why)) {
+        true => Judgement::either("of an open claim"),
+        false => first,
     }
 }
 

@@ -163,7 +163,15 @@ impl<'lab> Fixture<'lab> {
             fixture.subjects.push(subject);
         }
         fixture.register();
+        fixture.tell_of_nics();
         fixture
+    }
+
+    /// Tells the model of the NICs that judge each other's flows.
+    fn tell_of_nics(&mut self) {
+        let nics = self.subjects.iter().map(|subject| &subject.model);
+        let nics = nics.filter(|model| !model.is_container && model.has_policy());
+        self.machine.nics = nics.map(|model| (model.id, model.clone())).collect();
     }
 
     /// Tells the datapath and the model whose the workloads' addresses are.
@@ -260,6 +268,7 @@ impl<'lab> Fixture<'lab> {
         subject.model.rules = policy::rules(random, &PORTS);
         let texts: Vec<String> = subject.model.rules.iter().map(ToString::to_string).collect();
         self.lab.rules(&subject.loaded, &texts);
+        self.tell_of_nics();
     }
 
     /// What becomes of a frame that its sender's program lets pass and delivers.
@@ -373,6 +382,7 @@ fn load<'lab>(
     };
     let setup =
         if model.is_container { lab.container(model.identity) } else { lab.netdev(model.identity) };
+    let setup = if model.is_container { setup } else { setup.slot(which as u8) };
     let policing = Policing {
         ingress: policed(model.ingress),
         egress: policed(model.egress),
@@ -423,8 +433,12 @@ fn load<'lab>(
     }
     let loaded = setup.load();
     model.ifindex = loaded.ifindex;
-    let own =
-        if model.is_container { addresses(&WORKLOADS[which]) } else { addresses(&HOSTS[which]) };
+    let own = match model.is_container {
+        true => addresses(&WORKLOADS[which]),
+        // What comes by one NIC may have the other's address.
+        false if random.once_in(2) => addresses(&HOSTS.concat()),
+        false => addresses(&HOSTS[which]),
+    };
     let scene = Scene {
         mac: MACS[which],
         sender: SENDERS[which],
