@@ -110,8 +110,7 @@ enum cm_rule_number {
 	CM_RULE_MASQUERADED = 5, /* a workload's, under an address of this host */
 	CM_RULE_IGMP = 6, /* between listeners and multicast routers of a link */
 	CM_RULE_DHCP = 7, /* a workload's request for a lease, and the answer */
-	CM_RULE_ANOTHER_NIC =
-		8, /* what another NIC says about a flow of the host that has passed it */
+	CM_RULE_ANOTHER_NIC = 8, /* what another NIC says about a flow that has passed it */
 	CM_RULE_FIRST = 16, /* the lowest number of a rule that somebody wrote */
 };
 

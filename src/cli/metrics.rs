@@ -35,9 +35,8 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
         return output::json(&lines);
     }
     let usage = conntrack_usage(context)?;
-    let displaced = displaced(&metrics);
     if args.prometheus {
-        return output::lines(&prometheus(&lines, &usage, displaced));
+        return output::lines(&prometheus(&lines, &usage, &metrics));
     }
     let rows: Vec<[String; 5]> = lines
         .iter()
@@ -55,20 +54,45 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
     if usage.is_empty() {
         return Ok(());
     }
-    let rows: Vec<[String; 4]> = usage
-        .iter()
-        .map(|usage| {
-            [
-                usage.map.to_owned(),
-                whose(usage),
-                usage.entries().to_string(),
-                usage.max_entries.to_string(),
-            ]
-        })
-        .collect();
+    let rows: Vec<[String; 9]> = usage.iter().map(row).collect();
     output::line("")?;
-    output::table(["MAP", "OF", "ENTRIES", "MAXIMUM"], &rows)?;
-    output::line(&format!("{displaced} flows gave way to new ones"))
+    output::table(
+        [
+            "MAP",
+            "OF",
+            "ENTRIES",
+            "MAXIMUM",
+            "FAILSAFE",
+            "ANSWERED",
+            "WAITING",
+            "UNANSWERED",
+            "OVER",
+        ],
+        &rows,
+    )?;
+    let (displaced, failed) = (displaced(&metrics), failed(&metrics));
+    let displaced: u64 = displaced.iter().sum();
+    output::line(&format!("{displaced} flows gave way to new ones, {failed} found no room"))
+}
+
+/// The classes of flows, by `enum cm_flow_class`: who gives way first is first.
+const CLASSES: [&str; cm_flow_class::CM_FLOW_CLASSES.0 as usize] =
+    ["over", "unanswered", "waiting", "answered", "failsafe"];
+
+fn row(usage: &Usage) -> [String; 9] {
+    let [over, unanswered, waiting, answered, failsafe] =
+        usage.of_class.map(|count| count.to_string());
+    [
+        usage.map.to_owned(),
+        whose(usage),
+        usage.entries().to_string(),
+        usage.max_entries.to_string(),
+        failsafe,
+        answered,
+        waiting,
+        unanswered,
+        over,
+    ]
 }
 
 /// How full the maps of conntrack are.
@@ -80,12 +104,18 @@ fn conntrack_usage(context: &Context) -> Result<Vec<Usage>> {
     Ok(all)
 }
 
-/// Flows that have made room for others.
-fn displaced(metrics: &[Metric]) -> u64 {
-    let first = cm_reason::CM_FLOW_DISPLACED.0;
-    let classes = first..first + cm_flow_class::CM_FLOW_CLASSES.0;
-    let lines = metrics.iter().filter(|line| classes.contains(&line.reason));
-    lines.map(|line| line.sum.packets).sum()
+/// Flows that have made room for others, by their class.
+fn displaced(metrics: &[Metric]) -> [u64; CLASSES.len()] {
+    std::array::from_fn(|class| packets(metrics, cm_reason::CM_FLOW_DISPLACED.0 + class as u32))
+}
+
+/// Flows that have found no room.
+fn failed(metrics: &[Metric]) -> u64 {
+    packets(metrics, cm_reason::CM_FLOW_FAILED.0)
+}
+
+fn packets(metrics: &[Metric], reason: u32) -> u64 {
+    metrics.iter().filter(|line| line.reason == reason).map(|line| line.sum.packets).sum()
 }
 
 fn whose(usage: &Usage) -> String {
@@ -106,7 +136,7 @@ fn line(metric: &Metric) -> Line {
     }
 }
 
-fn prometheus(lines: &[Line], usage: &[Usage], displaced: u64) -> String {
+fn prometheus(lines: &[Line], usage: &[Usage], metrics: &[Metric]) -> String {
     let mut text = String::new();
     let mut family = |name: &str, help: &str, value: fn(&Line) -> u64| {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
@@ -126,17 +156,29 @@ fn prometheus(lines: &[Line], usage: &[Usage], displaced: u64) -> String {
     if usage.is_empty() {
         return text;
     }
-    let mut family = |name: &str, help: &str, value: fn(&Usage) -> u64| {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
-        for usage in usage {
-            let (map, of) = (usage.map, whose(usage));
-            let _ = writeln!(text, "{name}{{map=\"{map}\",of=\"{of}\"}} {}", value(usage));
+    let name = "cilmark_conntrack_entries";
+    let _ = writeln!(text, "# HELP {name} Flows that have not expired.\n# TYPE {name} gauge");
+    for usage in usage {
+        let (map, of) = (usage.map, whose(usage));
+        for (class, entries) in CLASSES.iter().zip(usage.of_class) {
+            let labels = format!("map=\"{map}\",of=\"{of}\",class=\"{class}\"");
+            let _ = writeln!(text, "{name}{{{labels}}} {entries}");
         }
-    };
-    family("cilmark_conntrack_entries", "Flows that have not expired.", |usage| usage.entries());
-    family("cilmark_conntrack_entries_max", "The most flows.", |usage| usage.max_entries.into());
+    }
+    let name = "cilmark_conntrack_entries_max";
+    let _ = writeln!(text, "# HELP {name} The most flows.\n# TYPE {name} gauge");
+    for usage in usage {
+        let (map, of) = (usage.map, whose(usage));
+        let _ = writeln!(text, "{name}{{map=\"{map}\",of=\"{of}\"}} {}", usage.max_entries);
+    }
     let name = "cilmark_conntrack_displaced_total";
     let _ = writeln!(text, "# HELP {name} Flows that made room for others.");
-    let _ = writeln!(text, "# TYPE {name} counter\n{name} {displaced}");
+    let _ = writeln!(text, "# TYPE {name} counter");
+    for (class, count) in CLASSES.iter().zip(displaced(metrics)) {
+        let _ = writeln!(text, "{name}{{class=\"{class}\"}} {count}");
+    }
+    let name = "cilmark_conntrack_failed_total";
+    let _ = writeln!(text, "# HELP {name} Flows that found no room.");
+    let _ = writeln!(text, "# TYPE {name} counter\n{name} {}", failed(metrics));
     text
 }

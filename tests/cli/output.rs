@@ -130,6 +130,28 @@ fn metrics_have_exactly_these_fields_and_a_text_for_prometheus() {
 }
 
 #[test]
+fn metrics_tell_flows_by_class() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.cilmark_ok("attach red --id 300 --policy audit");
+    world.sh("ip netns exec red ping -qc 1 10.1.0.1");
+    world.try_sh("ip netns exec red ping -qc 1 -W 0.1 192.0.2.99");
+    let text = world.cilmark_ok("metrics --prometheus");
+    for (class, entries) in [("answered", 1), ("waiting", 1), ("failsafe", 0)] {
+        let line = format!(
+            r#"cilmark_conntrack_entries{{map="cm_flows4",of="all",class="{class}"}} {entries}"#
+        );
+        assert!(text.contains(&line), "{line}: {text}");
+    }
+    assert!(text.contains("cilmark_conntrack_displaced_total{class=\"answered\"} 0\n"), "{text}");
+    assert!(text.contains("cilmark_conntrack_failed_total 0\n"), "{text}");
+    let table = world.cilmark_ok("metrics");
+    let row = table.lines().find(|line| line.starts_with("cm_flows4")).expect("a row");
+    let row: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(row, ["cm_flows4", "all", "2", "65539", "0", "1", "1", "0", "0"]);
+}
+
+#[test]
 fn commands_that_change_something_print_no_data() {
     let Some(world) = World::new() else { return };
     world.veth("red");
