@@ -1,5 +1,6 @@
 //! How long the ipcache and rules take to change, by the binary, and whether every flow obeys at once.
 
+mod flows;
 mod ipcache;
 mod obeyed;
 mod rules;
@@ -20,6 +21,7 @@ pub fn measure() -> Result<Vec<Figure>> {
     let mut samples = Samples::default();
     obeyed::measure(&root, &mut samples)?;
     rules::measure(&root, &mut samples)?;
+    flows::measure(&root, &mut samples)?;
     ipcache::measure(&mut samples)?;
     let figures = samples.figures();
     figures::print(&figures)?;

@@ -1,8 +1,8 @@
 //! The only writer of stdout: tables and JSON. Messages go to stderr, by `note`. What comes from outside
 //! does nothing to a terminal on this way.
 
-use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::fmt::{Display, Write as _};
+use std::io::{self, BufWriter, StdoutLock, Write};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -19,25 +19,124 @@ pub fn json_line(value: &impl Serialize) -> Result<()> {
     write(&(escaped(&serde_json::to_string(value)?) + "\n"))
 }
 
+/// One JSON document, a list of very many, each on a line of its own.
+#[derive(Default)]
+pub struct JsonList {
+    out: Stdout,
+    has_any: bool,
+    text: Vec<u8>,
+}
+
+impl JsonList {
+    /// Writes one more.
+    pub fn push(&mut self, value: &impl Serialize) -> Result<()> {
+        self.out.write(if self.has_any { ",\n" } else { "[\n" })?;
+        self.has_any = true;
+        self.text.clear();
+        serde_json::to_writer(&mut self.text, value)?;
+        let text = std::str::from_utf8(&self.text)?;
+        if is_plain(text) { self.out.write(text) } else { self.out.write(&escaped(text)) }
+    }
+
+    /// Writes its end, and a newline.
+    pub fn end(mut self) -> Result<()> {
+        self.out.write(if self.has_any { "\n]\n" } else { "[]\n" })?;
+        self.out.end()
+    }
+}
+
+/// Columns wide enough for their longest cell.
+pub struct Table<const N: usize> {
+    /// All cells, one behind the other, and how many bytes each has.
+    text: String,
+    lengths: Vec<u32>,
+    widths: [usize; N],
+}
+
+impl<const N: usize> Table<N> {
+    /// With a heading.
+    pub fn new(heading: [&str; N]) -> Table<N> {
+        let mut table = Table { text: String::new(), lengths: Vec::new(), widths: [0; N] };
+        table.push(heading.each_ref().map(|cell| cell as &dyn Display));
+        table
+    }
+
+    /// One more row.
+    pub fn push(&mut self, row: [&dyn Display; N]) {
+        for (cell, width) in row.into_iter().zip(&mut self.widths) {
+            let begin = self.text.len();
+            let _ = write!(self.text, "{cell}");
+            let written = &self.text[begin..];
+            if !is_plain(written) {
+                let seen = visible(written).into_owned();
+                self.text.replace_range(begin.., &seen);
+            }
+            *width = (*width).max(columns(&self.text[begin..]));
+            self.lengths.push((self.text.len() - begin) as u32);
+        }
+    }
+
+    /// Writes it; nothing but the heading if there are no rows.
+    pub fn print(self) -> Result<()> {
+        let mut out = Stdout::default();
+        let mut line = String::new();
+        let gaps = " ".repeat(self.widths.into_iter().max().unwrap_or(0) + 2);
+        let mut rest = self.text.as_str();
+        for lengths in self.lengths.chunks_exact(N) {
+            line.clear();
+            for (length, width) in lengths.iter().zip(self.widths) {
+                let (cell, behind) = rest.split_at(*length as usize);
+                line.push_str(cell);
+                line.push_str(&gaps[..width - columns(cell) + 2]);
+                rest = behind;
+            }
+            line.truncate(line.trim_end().len());
+            line.push('\n');
+            out.write(&line)?;
+        }
+        out.end()
+    }
+}
+
 /// Writes columns wide enough for their longest cell; nothing but the heading if there are no rows.
 pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Result<()> {
-    let heading = heading.map(str::to_owned);
-    let seen = |row: &[String; N]| std::array::from_fn(|column| visible(&row[column]).into_owned());
-    let rows: Vec<[String; N]> = rows.iter().map(seen).collect();
-    let width = |column: usize| {
-        let cells = rows.iter().chain([&heading]).map(|row| row[column].chars().count());
-        cells.max().unwrap_or(0)
-    };
-    let widths: [usize; N] = std::array::from_fn(width);
-    let mut text = String::new();
-    for row in [&heading].into_iter().chain(&rows) {
-        let cells: Vec<String> =
-            row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
+    let mut table = Table::new(heading);
+    for row in rows {
+        table.push(row.each_ref().map(|cell| cell as &dyn Display));
     }
-    write(&text)
+    table.print()
 }
+
+/// Of a text that has been made visible.
+fn columns(text: &str) -> usize {
+    if text.is_ascii() { text.len() } else { text.chars().count() }
+}
+
+/// Whether a text is seen as it stands, which is quickly told of most.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+}
+
+/// Writes much, piece by piece.
+struct Stdout(BufWriter<StdoutLock<'static>>);
+
+impl Default for Stdout {
+    fn default() -> Stdout {
+        Stdout(BufWriter::with_capacity(1 << 16, io::stdout().lock()))
+    }
+}
+
+impl Stdout {
+    fn write(&mut self, text: &str) -> Result<()> {
+        self.0.write_all(text.as_bytes()).context(TO_STDOUT)
+    }
+
+    fn end(mut self) -> Result<()> {
+        self.0.flush().context(TO_STDOUT)
+    }
+}
+
+const TO_STDOUT: &str = "write to stdout";
 
 /// Writes a line.
 pub fn line(text: &str) -> Result<()> {
@@ -56,7 +155,7 @@ pub fn lines(text: &str) -> Result<()> {
 fn write(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    written.context("write to stdout")
+    written.context(TO_STDOUT)
 }
 
 /// JSON leaves some characters as they are that a terminal obeys, and there are none outside of its

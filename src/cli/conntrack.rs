@@ -2,13 +2,14 @@
 
 mod choice;
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use choice::{Choice, Owner, Owners};
 use clap::Subcommand;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::Context;
 use super::decision::Rules;
@@ -21,7 +22,7 @@ use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::flow::Progress;
 use crate::model::identity::Names;
 use crate::model::rule::{Direction, L4};
-use crate::output;
+use crate::output::{self, JsonList, Table};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -32,12 +33,13 @@ pub enum Command {
 }
 
 #[derive(Serialize)]
-struct Line {
+struct Line<'a> {
     /// Of a container, or a NIC with maps of its own; NICs share their other flows.
-    device: Option<String>,
+    device: Option<&'a str>,
     /// It was a container's that is no longer attached.
     gone: bool,
-    protocol: String,
+    #[serde(serialize_with = "as_text")]
+    protocol: L4,
     local: IpAddr,
     local_port: u16,
     remote: IpAddr,
@@ -47,10 +49,10 @@ struct Line {
     allowed: bool,
     /// Of the host's: those that it has passed on its originator's way, and whose rules have to allow it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    nics: Option<Vec<String>>,
+    nics: Option<Vec<&'a str>>,
     /// Something has changed: the next packet asks the rules again, and `rule` is not known.
     stale: bool,
-    rule: Option<String>,
+    rule: Option<&'a str>,
     adopted: bool,
     masqueraded: bool,
     /// Seconds.
@@ -129,23 +131,38 @@ fn places(context: &Context, device: Option<&Targets>) -> Result<Vec<Place>> {
 fn list(context: &Context, args: &choice::Args) -> Result<()> {
     let (owners, mut lister) = (Owners::read(context)?, Lister::new(context)?);
     let choice = Choice::new(context, args.filter(&lister.names)?, &owners)?;
-    let mut lines = Vec::new();
+    let mut json = context.json.then(JsonList::default);
+    let mut table = Table::new([
+        "DEVICE",
+        "PROTOCOL",
+        "LOCAL",
+        "REMOTE",
+        "DIRECTION",
+        "STATE",
+        "VERDICT",
+        "EXPIRES",
+    ]);
     for Place { maps, scope } in places(context, args.device.as_ref())? {
-        for flow in maps.flows()? {
-            let whose = owners.of(&flow, maps.owner);
-            if scope.is_none_or(|scope| flow.scope == scope) && choice.takes(&flow, &whose) {
-                lines.push(lister.line(&flow, &whose, maps.owner.is_none()));
+        let flows = maps.flows_where(|flow| {
+            scope.is_none_or(|scope| flow.scope == scope)
+                && (choice.takes_all() || choice.takes(flow, &owners.of(flow, maps.owner)))
+        })?;
+        for flows in flows.chunk_by(|one, other| one.scope == other.scope) {
+            let whose = owners.of(&flows[0], maps.owner);
+            let mut of = lister.of(&whose, flows[0].scope, maps.owner.is_none());
+            for flow in flows {
+                let line = lister.line(flow, &mut of);
+                match &mut json {
+                    Some(json) => json.push(&line)?,
+                    None => push(&mut table, &line),
+                }
             }
         }
     }
-    if context.json {
-        return output::json(&lines);
+    match json {
+        Some(json) => json.end(),
+        None => table.print(),
     }
-    let rows: Vec<[String; 8]> = lines.into_iter().map(row).collect();
-    output::table(
-        ["DEVICE", "PROTOCOL", "LOCAL", "REMOTE", "DIRECTION", "STATE", "VERDICT", "EXPIRES"],
-        &rows,
-    )
 }
 
 /// What the lines of flows are told by.
@@ -157,6 +174,20 @@ struct Lister<'a> {
     nics: Vec<Option<EndpointId>>,
     nics_fallen_back: u32,
     rules: Rules,
+}
+
+/// Whose flows they are.
+struct Of<'a> {
+    /// `None` of what NICs share, and of what is gone.
+    device: Option<&'a str>,
+    is_gone: bool,
+    epoch: Epoch,
+    /// Whose rules have decided; of NICs each numbers its own, and a flow tells which.
+    ids: Option<Vec<EndpointId>>,
+    /// The NICs that share them, and their slots.
+    nics: Vec<(u8, &'a str)>,
+    /// What rules' numbers mean, by the slot of the NIC whose rule it is.
+    words: HashMap<(u8, u32), Option<String>>,
 }
 
 impl<'a> Lister<'a> {
@@ -172,38 +203,43 @@ impl<'a> Lister<'a> {
         })
     }
 
-    /// A flow, of these owners, in the maps that all share or not.
-    fn line(&mut self, flow: &Flow, whose: &[&Owner], is_in_shared: bool) -> Line {
+    /// Of a scope and these owners, in the maps that all share or not.
+    fn of<'o>(&self, whose: &[&'o Owner], scope: Scope, is_in_shared: bool) -> Of<'o> {
+        let is_nics = scope == Scope::NICS;
         // A NIC with maps of its own has no neighbours there.
-        let is_shared = flow.scope == Scope::NICS && is_in_shared;
-        let is_nics = flow.scope == Scope::NICS;
-        let epoch = match is_nics {
-            true => Epoch::of_nics(self.generation, self.nics_fallen_back),
-            false => Epoch::of_workload(self.generation, whose.iter().any(|owner| owner.fell_back)),
-        };
-        let fresh = !flow.is_stale(epoch);
-        let nic = |slot: u8| self.nics.get(usize::from(slot)).copied().flatten();
-        // Of NICs each numbers its own rules.
-        let ids: Vec<EndpointId> = match is_nics {
-            true => Vec::from_iter(nic(flow.nic)),
-            false => whose.iter().map(|owner| owner.id).collect(),
-        };
-        let has_passed = |owner: &&&Owner| {
-            let slot = self.nics.iter().position(|nic| *nic == Some(owner.id));
-            slot.is_some_and(|slot| flow.passed >> slot & 1 != 0)
-        };
-        let nics = whose.iter().filter(has_passed).map(|owner| owner.device.clone());
-        let nics = is_nics.then(|| nics.collect());
-        let device = whose.first().filter(|_| !is_shared).map(|owner| owner.device.clone());
-        // The number of a stale one may be another rule's by now.
-        let rule = match fresh {
-            true => self.rules.words(self.context, &ids, flow.rule, &self.names),
-            false => None,
-        };
-        Line {
-            gone: device.is_none() && !is_shared,
+        let is_shared = is_nics && is_in_shared;
+        let device = whose.first().filter(|_| !is_shared).map(|owner| owner.device.as_str());
+        let slot = |owner: &Owner| self.nics.iter().position(|nic| *nic == Some(owner.id));
+        Of {
             device,
-            protocol: L4::Protocol(flow.protocol).to_string(),
+            is_gone: device.is_none() && !is_shared,
+            epoch: match is_nics {
+                true => Epoch::of_nics(self.generation, self.nics_fallen_back),
+                false => {
+                    Epoch::of_workload(self.generation, whose.iter().any(|owner| owner.fell_back))
+                }
+            },
+            ids: (!is_nics).then(|| whose.iter().map(|owner| owner.id).collect()),
+            nics: (whose.iter())
+                .filter_map(|owner| Some((slot(owner)? as u8, owner.device.as_str())))
+                .collect(),
+            words: HashMap::new(),
+        }
+    }
+
+    fn line<'l>(&mut self, flow: &Flow, of: &'l mut Of<'_>) -> Line<'l> {
+        let stale = flow.is_stale(of.epoch);
+        let key = (flow.nic, flow.rule);
+        if !stale && !of.words.contains_key(&key) {
+            let words = self.read_words(flow, of);
+            of.words.insert(key, words);
+        }
+        let has_passed = |nic: &&(u8, &'l str)| flow.passed >> nic.0 & 1 != 0;
+        let nics = of.nics.iter().filter(has_passed).map(|nic| nic.1);
+        Line {
+            gone: of.is_gone,
+            device: of.device,
+            protocol: L4::Protocol(flow.protocol),
             local: flow.local,
             local_port: flow.local_port,
             remote: flow.remote,
@@ -211,36 +247,55 @@ impl<'a> Lister<'a> {
             direction: flow.direction,
             state: flow.progress,
             allowed: flow.allowed,
-            nics,
-            stale: !fresh,
-            rule,
+            nics: of.ids.is_none().then(|| nics.collect()),
+            stale,
+            // The number of a stale one may be another rule's by now.
+            rule: of.words.get(&key).and_then(Option::as_deref).filter(|_| !stale),
             adopted: flow.adopted,
             masqueraded: flow.masqueraded,
             expires: targets::seconds(flow.expires),
         }
     }
+
+    /// What a rule's number means.
+    fn read_words(&mut self, flow: &Flow, of: &Of<'_>) -> Option<String> {
+        let nic = self.nics.get(usize::from(flow.nic)).copied().flatten();
+        let ids = of.ids.clone().unwrap_or_else(|| Vec::from_iter(nic));
+        self.rules.words(self.context, &ids, flow.rule, &self.names)
+    }
 }
 
-fn row(line: Line) -> [String; 8] {
-    let end = |address: IpAddr, port: u16| match (address, port) {
-        (address, 0) => address.to_string(),
-        (IpAddr::V4(address), port) => format!("{address}:{port}"),
-        (IpAddr::V6(address), port) => format!("[{address}]:{port}"),
-    };
+fn push(table: &mut Table<8>, line: &Line<'_>) {
     let verdict = if line.allowed { "allowed" } else { "denied" };
-    let state = serde_json::to_value(line.state).ok();
-    [
-        line.device.unwrap_or_else(|| if line.gone { "(gone)" } else { "host" }.to_owned()),
-        line.protocol,
-        end(line.local, line.local_port),
-        end(line.remote, line.remote_port),
-        line.direction.to_string(),
-        state.as_ref().and_then(|state| state.as_str()).unwrap_or_default().to_owned(),
-        match line.rule {
-            Some(rule) => format!("{verdict}: {rule}"),
-            None if line.stale => format!("{verdict}, to be asked again"),
-            None => verdict.to_owned(),
-        },
-        format!("{} s", line.expires),
-    ]
+    let why = match line.rule {
+        Some(_) => ": ",
+        None if line.stale => ", to be asked again",
+        None => "",
+    };
+    table.push([
+        &line.device.unwrap_or(if line.gone { "(gone)" } else { "host" }),
+        &line.protocol,
+        &End(line.local, line.local_port),
+        &End(line.remote, line.remote_port),
+        &line.direction,
+        &line.state,
+        &format_args!("{verdict}{why}{}", line.rule.unwrap_or_default()),
+        &format_args!("{} s", line.expires),
+    ]);
+}
+
+/// An address and a port, if there is one.
+struct End(IpAddr, u16);
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            End(address, 0) => address.fmt(f),
+            End(address, port) => SocketAddr::new(address, port).fmt(f),
+        }
+    }
+}
+
+fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }

@@ -289,11 +289,24 @@ impl Conntrack {
 
     /// The flows that have not expired.
     pub fn flows(&self) -> Result<Vec<Flow>> {
+        self.flows_where(|_| true)
+    }
+
+    /// Those of them that are wanted.
+    pub fn flows_where(&self, wanted: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>> {
         let rate = sys::jiffies_per_second();
         let mut flows = Vec::new();
-        self.for_each(|parts, entry, left, _| flows.push(flow(&parts, entry, left, rate)))?;
-        flows.sort_by_key(|flow| {
-            (flow.scope, flow.local, flow.remote, flow.protocol, flow.local_port, flow.remote_port)
+        self.for_each(|parts, entry, left, _| {
+            flows.extend(Some(flow(&parts, entry, left, rate)).filter(&wanted));
+        })?;
+        let bits = |address| match address {
+            IpAddr::V4(address) => u128::from(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        // A million take a third of the time that they take by their addresses, and by moving each.
+        flows.sort_by_cached_key(|flow| {
+            let ends = (bits(flow.local), bits(flow.remote));
+            (flow.scope, ends, flow.protocol, flow.local_port, flow.remote_port)
         });
         Ok(flows)
     }

@@ -1,5 +1,6 @@
 //! Flows, as far as commands choose among them.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
@@ -26,6 +27,12 @@ pub enum Progress {
     Closing,
     /// TCP: the other end has sent RST, or somebody in its name.
     Reset,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// Ports of one protocol, or of each that has any.
