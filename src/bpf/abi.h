@@ -686,6 +686,7 @@ enum cm_ct_seen {
 	CM_CT_SEEN_ADOPTED = 1 << 4,
 	CM_CT_SEEN_MASQUERADED = 1 << 5,
 	CM_CT_SEEN_DENIED = 1 << 6, /* by the rules, as audit has asked them */
+	CM_CT_SEEN_ANOTHER = 1 << 7, /* its verdict is about another sender */
 };
 
 enum {

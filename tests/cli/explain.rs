@@ -11,7 +11,7 @@ use serde_json::json;
 use super::help::assert_snapshot;
 use crate::common::World;
 use crate::common::process::{Run, cilmark};
-use crate::common::talk::{Connection, HOST, listen};
+use crate::common::talk::{Connection, HOST, arrives, listen, udp};
 
 /// A workload and a NIC, in a namespace where devices have the same numbers each time.
 fn attached(world: &World) {
@@ -108,6 +108,29 @@ fn a_packet_that_can_not_be_built_is_refused() {
     ] {
         world.cilmark(&format!("explain {question}")).fails(status, &[words]);
     }
+}
+
+#[test]
+fn an_entry_of_another_sender_is_told() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    world.cilmark_ok("attach red --id 300 --ip 10.1.0.10");
+    world.cilmark_ok("attach blue --id 301 --ip 10.2.0.10 --policy enforce");
+    world.cilmark_ok("policy add blue allow ingress from 300");
+    let (red, blue) = (udp(&world, "red", "0.0.0.0:4000"), udp(&world, "blue", "0.0.0.0:53"));
+    arrives(&red, &blue, "10.2.0.10");
+    let explain = |more: &str| {
+        let packet = "--src 10.1.0.10 --dst 10.2.0.10 --proto udp --sport 4000 --dport 53";
+        world.cilmark(&format!("explain blue to {packet} {more}"))
+    };
+    let own = explain("");
+    assert_eq!(own.status, Some(0), "{own:?}");
+    assert!(own.stdout.contains("an entry: allowed"), "{own:?}");
+    assert!(!own.stdout.contains("another sender"), "{own:?}");
+    let other = explain("--mark 0x012d0f00");
+    assert_eq!(other.status, Some(3), "{other:?}");
+    assert!(other.stdout.contains("decided about another sender"), "{other:?}");
 }
 
 /// As the stack would: `red` enforces what it receives, and the host connects to it.

@@ -170,6 +170,57 @@ fn a_reply_does_not_vouch_for_the_senders_identity() {
 }
 
 #[test]
+fn a_verdict_is_no_other_senders_who_comes_from_the_same_address() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).feature(|on| on.trust_marks = true).load();
+    lab.rules(&workload, &["allow ingress from 300"]);
+    const MARK: u32 = 0x012c_0f00;
+    const OTHER: u32 = 0x012d_0f00;
+    for (own, peer) in OWN_TO_PEER {
+        let from = |mark, flags| {
+            let frame = Frame::ip(peer, own).segment(5, 80, flags);
+            workload.to_container(frame.mark(mark).forwarded())
+        };
+        for (begun, flags) in [("S", ["S", "A", "PA", "FA"]), ("A", ["A", "R", "RA", "S"])] {
+            from(MARK, begun).passes();
+            for flags in flags {
+                assert_eq!(from(OTHER, flags).verdict, Verdict::Drop, "{flags}");
+                from(0, flags).is_dropped(POLICY);
+                // Whose flow it is goes on with it.
+                from(MARK, "A").passes();
+            }
+            workload.from_container(Frame::ip(own, peer).segment(80, 5, "A")).passes();
+            // What this host sends in its name, a reset say, is a part of it.
+            workload.to_container(Frame::ip(peer, own).segment(5, 80, "RA")).passes();
+            lab.flush_conntrack();
+        }
+        let fragment = |mark| {
+            let first = Frame::ip(peer, own).udp(5, 53).fragment(0, true);
+            workload.to_container(first.mark(mark).forwarded())
+        };
+        fragment(MARK).passes();
+        assert_eq!(fragment(OTHER).verdict, Verdict::Drop);
+        lab.flush_conntrack();
+    }
+}
+
+#[test]
+fn a_sender_without_an_identity_gets_none_that_another_had() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).feature(|on| on.trust_marks = true).load();
+    lab.rules(&workload, &["allow ingress from world"]);
+    for (own, peer) in OWN_TO_PEER {
+        let frame = || Frame::ip(peer, own).udp(5, 53);
+        workload.to_container(frame().forwarded()).passes();
+        let other = workload.to_container(frame().mark(0x012c_0f00).forwarded());
+        assert_eq!(other.verdict, Verdict::Drop);
+        workload.to_container(frame().forwarded()).passes();
+        // Nor the other way round, and a mark that is somebody else's says nothing.
+        workload.to_container(frame().mark(0x0000_0d00).forwarded()).passes();
+    }
+}
+
+#[test]
 fn an_echo_is_answered_by_its_identifier_only() {
     let Some(lab) = Lab::new() else { return };
     let workload = lab.container(ID).policy(enforcing()).load();

@@ -94,3 +94,67 @@ fn masqueraded_workloads_get_their_replies_without_a_rule_of_the_host() {
         std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("attached: {attached}"));
     }
 }
+
+#[test]
+fn behind_nat_a_workload_is_who_it_is_by_now() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    world.sh("nft -f - <<'END'
+         table inet nat {
+             chain postrouting {
+                 type nat hook postrouting priority srcnat;
+                 oifname blue meta nfproto ipv4 masquerade
+                 oifname blue meta nfproto ipv6 masquerade
+             }
+         }
+END");
+    world.cilmark_ok("attach blue --id 199472 --ip 10.2.0.10 fd00:2::10 --policy enforce");
+    for (address, router) in [("10.2.0.10", "10.2.0.1"), ("fd00:2::10", "fd00:2::1")] {
+        let (red, blue) = (udp(&world, "red", any(address)), udp(&world, "blue", any(address)));
+        let attach = |identity: u32| {
+            world.cilmark_ok(&format!("attach red --id {identity} --ip 10.1.0.10 fd00:1::10"));
+        };
+        world.cilmark_ok("policy add blue allow ingress from 300");
+        attach(300);
+        let seen = arrives(&red, &blue, address);
+        assert_eq!(seen.ip().to_string(), router);
+        attach(301);
+        is_lost(&red, &blue, address);
+        attach(300);
+        assert_eq!(arrives(&red, &blue, address), seen);
+        world.cilmark_ok("detach red");
+        is_lost(&red, &blue, address);
+        world.cilmark_ok("policy flush blue");
+        world.cilmark_ok("policy add blue allow ingress from world");
+        assert_eq!(arrives(&red, &blue, address), seen);
+        attach(301);
+        is_lost(&red, &blue, address);
+        world.cilmark_ok("detach red");
+        assert_eq!(arrives(&red, &blue, address), seen);
+        world.cilmark_ok("policy flush blue");
+    }
+}
+
+/// The proof beside the mark stays.
+#[test]
+fn a_flow_goes_on_whose_mark_another_program_takes_away() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    world.sh("nft -f - <<'END'
+         table inet marks {
+             chain postrouting {
+                 type filter hook postrouting priority mangle;
+                 oifname blue ct state established meta mark set 0
+             }
+         }
+END");
+    world.cilmark_ok("attach red --id 300 --ip 10.1.0.10 fd00:1::10");
+    world.cilmark_ok("attach blue --id 199472 --ip 10.2.0.10 fd00:2::10 --policy enforce");
+    world.cilmark_ok("policy add blue allow ingress from 300");
+    let server = listen(&world, "blue", 80);
+    for address in ["10.2.0.10", "fd00:2::10"] {
+        Connection::open(&world, "red", &server, address).works();
+    }
+}

@@ -100,6 +100,13 @@ static __always_inline int mark_is_proven(const struct __sk_buff *skb)
 	return (skb->tc_index & MARK_PROOF_MASK) == MARK_PROOF;
 }
 
+/* Whether it is certainly that of an identity. */
+static __always_inline int mark_is_of(const struct __sk_buff *skb, __u32 mark, __u32 identity)
+{
+	return mark_is_proven(skb) && mark_magic(mark) == MARK_MAGIC_IDENTITY &&
+	       mark_identity(mark) == identity;
+}
+
 /* What else stood there is the sender's, and gone. */
 static __always_inline void mark_set_proof(struct __sk_buff *skb)
 {

@@ -38,8 +38,9 @@ static __always_inline void step_police(const struct inquiry *inquiry)
 			   is_enforced(inquiry, CM_EGRESS), 0);
 }
 
-/* Tells of a flow that conntrack knows, or of none, and whether the packet goes on with it. */
-__noinline int step_ct(const struct packet *pkt, const struct inquiry *inquiry, int is_known)
+/* Tells of a flow that conntrack knows, or of none, and whether the packet goes on with it, as the same sender's. */
+__noinline int step_ct(const struct packet *pkt, const struct inquiry *inquiry, int is_known,
+		       int is_same)
 {
 	const struct cm_flow *flow;
 	__u64 seen = 0;
@@ -53,6 +54,7 @@ __noinline int step_ct(const struct packet *pkt, const struct inquiry *inquiry, 
 	seen |= is_known ? CM_CT_SEEN_VALID : 0;
 	seen |= flow->direction != packet_direction(pkt) ? CM_CT_SEEN_REPLY : 0;
 	seen |= ct_epoch(flow->verdict) != pkt->epoch ? CM_CT_SEEN_STALE : 0;
+	seen |= is_same ? 0 : CM_CT_SEEN_ANOTHER;
 	seen |= flow->adopted ? CM_CT_SEEN_ADOPTED : 0;
 	seen |= flow->masqueraded ? CM_CT_SEEN_MASQUERADED : 0;
 	seen |= ct_denied(flow->verdict) & own_slot() ? CM_CT_SEEN_DENIED : 0;
@@ -299,7 +301,7 @@ static __always_inline void recognise(struct __sk_buff *skb, struct packet *pkt,
 				      struct inquiry *inquiry)
 {
 	struct cm_flow *flow = &inquiry->flow;
-	int is_known;
+	int is_known, is_same;
 
 	find_flow(pkt, inquiry, packet_direction(pkt));
 	barrier();
@@ -312,13 +314,17 @@ static __always_inline void recognise(struct __sk_buff *skb, struct packet *pkt,
 		    !is_enforced(inquiry, flow->direction)) &&
 		   !(packet_program(pkt) == CM_TO_NETDEV &&
 		     (is_taken_back(skb, pkt, flow) || is_left_over(skb, pkt, flow)));
+	is_same = !is_known || !claims_another(skb, pkt, flow);
 	if (config.explain)
-		step_ct(pkt, inquiry, is_known);
-	if (is_known) {
-		inquiry->found = is_current(pkt, flow) ? FOUND_CURRENT : FOUND_FLOW;
+		step_ct(pkt, inquiry, is_known, is_same);
+	if (!is_known) {
+		begin_flow(pkt, inquiry);
 		return;
 	}
-	begin_flow(pkt, inquiry);
+	/* Of no epoch, so that the rules are asked. */
+	if (!is_same)
+		flow->verdict = (__u32)flow->verdict;
+	inquiry->found = is_current(pkt, flow) ? FOUND_CURRENT : FOUND_FLOW;
 }
 
 /*
@@ -532,7 +538,7 @@ __noinline int explain_settled(const struct packet *pkt)
 		return 1;
 	find_flow(pkt, &inquiry, packet_direction(pkt));
 	step_police(&inquiry);
-	step_ct(pkt, &inquiry, 1);
+	step_ct(pkt, &inquiry, 1, 1);
 	step(CM_CALL_CONCLUDE, NULL, 0, pkt->rule, 1);
 	return 1;
 }
@@ -565,6 +571,7 @@ static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
 	flow_copy(&flow, &expires, &ref.bucket->ways, (const __u8 *)ref.flow, 0, 0, ref.way);
 	if (!flow_is_same(&ref) || (__s32)(expires - now) <= 0 ||
 	    !ct_is_settled(&flow, pkt->epoch, (direction ^ flow.direction) & 1) ||
+	    claims_another(skb, pkt, &flow) ||
 	    (config.role == CM_ROLE_NETDEV && direction == CM_EGRESS &&
 	     is_taken_back(skb, pkt, &flow)))
 		return 0;

@@ -98,6 +98,32 @@ static __always_inline __u32 claimed_identity(struct __sk_buff *skb, const struc
 	return IDENTITY_WORLD;
 }
 
+/* Of a packet whose mark is not what the flow's verdict is about: see claims_another(). */
+__noinline int claims_otherwise(struct __sk_buff *skb, const struct packet *pkt, __u32 claimed)
+{
+	if (!pkt || (mark_is_proven(skb) && mark_magic(pkt->mark_in) != MARK_MAGIC_IDENTITY))
+		return 0;
+	return claimed_identity(skb, pkt) != claimed;
+}
+
+/*
+ * Whether a workload's peer, who has begun a flow, tells by this packet to be somebody else than the flow's verdict is
+ * about: its identity has been changed, or behind the address of a NAT there is another workload now. What this host
+ * itself sends in a flow is a part of it, and so is what another program has taken our mark from. Nearly every packet
+ * is done with the mark: what else there is to ask stands in a function of its own.
+ */
+static __always_inline int claims_another(struct __sk_buff *skb, const struct packet *pkt,
+					  const struct cm_flow *flow)
+{
+	__u32 claimed = flow->claimed_identity;
+
+	if (config.role != CM_ROLE_CONTAINER || packet_direction(pkt) == CM_EGRESS ||
+	    (flow->direction == CM_EGRESS && !flow->adopted) ||
+	    (pkt->mark_in ? mark_is_of(skb, pkt->mark_in, claimed) : claimed == IDENTITY_WORLD))
+		return 0;
+	return !is_generated_here(skb, pkt) && claims_otherwise(skb, pkt, claimed);
+}
+
 /*
  * Whether nobody on the wire of a NIC may send from an address that is listed as this host's. In a VRF
  * somebody may: another device of this host, at the other end of the wire.

@@ -265,6 +265,9 @@ impl Teller<'_> {
         if seen(cm_ct_seen::CM_CT_SEEN_STALE) {
             say("decided under older rules");
         }
+        if seen(cm_ct_seen::CM_CT_SEEN_ANOTHER) {
+            say("decided about another sender");
+        }
         if seen(cm_ct_seen::CM_CT_SEEN_ADOPTED) {
             say("adopted");
         }

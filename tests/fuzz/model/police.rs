@@ -241,7 +241,10 @@ impl Machine {
             Judgement::pass("about a lease")
         } else if self.lease(case).is_some() {
             return Judgement { must: Must::Either, ..self.police_new(case, key) };
-        } else if flow.epoch == self.epoch && (is_reply || flow.has_passed(endpoint)) {
+        } else if flow.epoch == self.epoch
+            && (is_reply || flow.has_passed(endpoint))
+            && !self.claims_another(case, &flow)
+        {
             Judgement::pass(if flow.is_audited(endpoint) { "audited" } else { "a known flow's" })
         } else {
             match self.judge_again(case, &key, &mut flow) {
@@ -360,6 +363,20 @@ impl Machine {
             }
         }
         all
+    }
+
+    /// Whether a workload's peer, who has begun a flow, says to be somebody else by now. What this host sends in it
+    /// says nothing.
+    fn claims_another(&self, case: &Case<'_>, flow: &Flow) -> bool {
+        let &Case { endpoint, program, direction, ip, arrival, .. } = case;
+        let is_asked = endpoint.is_container && direction == Direction::Ingress;
+        is_asked
+            && flow.direction == direction
+            && arrival.ingress_ifindex != 0
+            && flow
+                .said
+                .get(&endpoint.id)
+                .is_some_and(|said| said.claimed != self.claim(endpoint, program, ip, arrival))
     }
 
     /// What a workload asks its link for a lease, or this host, and the answer, if it has asked all of its link.
