@@ -8,10 +8,11 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use cilmark::datapath::addresses::Addresses;
 use cilmark::datapath::attach::{self, HookKind, Place};
+use cilmark::datapath::generations::Generations;
 use cilmark::datapath::load::{self, Features, Inherited, Loaded, Policing, Sizes, Spec};
 use cilmark::datapath::pin::Root;
 use cilmark::datapath::registry::Endpoint;
-use cilmark::datapath::{device, maps, netns};
+use cilmark::datapath::{device, netns};
 use cilmark::model::endpoint::{EndpointId, Role, Scope};
 use cilmark::model::identity::Identity;
 use cilmark::model::policing::Mode;
@@ -89,7 +90,6 @@ pub fn attach_here(root: &Root, wanted: &Wanted) -> Result<(EndpointId, Loaded)>
     attach::attach(place, &root.endpoint(id), &loaded, || {
         addresses.register(&spec.config(), &spec.addresses)
     })?;
-    maps::bump_generation(root)?;
     Ok((id, loaded))
 }
 
@@ -103,7 +103,6 @@ pub fn replace_here(root: &Root, wanted: &Wanted, id: EndpointId) -> Result<Load
     addresses.register(&config, &spec.addresses)?;
     let previous = endpoint.previous(&config)?;
     attach::replace(place(wanted, &spec), &root.endpoint(id), &loaded, &previous)?;
-    maps::bump_generation(root)?;
     Ok(loaded)
 }
 
@@ -111,12 +110,13 @@ pub fn replace_here(root: &Root, wanted: &Wanted, id: EndpointId) -> Result<Load
 pub fn detach_here(root: &Root, id: EndpointId) -> Result<()> {
     let endpoint = Endpoint::read(root, id)?;
     let pins = root.endpoint(id);
+    let generations = Generations::open(root)?.context("no counters are pinned")?;
     attach::detach_links(&pins);
     attach::take_off_all_filters(endpoint.config.ifindex, &endpoint.map_ids())?;
+    generations.bump_endpoint(&endpoint.config);
     let addresses = Addresses::open(root)?.context("the maps of addresses are not pinned")?;
     addresses.forget(id, &[])?;
-    pins.remove()?;
-    maps::bump_generation(root)
+    pins.remove()
 }
 
 fn load_here(root: &Root, spec: &Spec, inherited: &Inherited) -> Result<Loaded> {

@@ -292,6 +292,28 @@ struct cm_index_enums {
 	__u32 pad;
 };
 
+enum {
+	/*
+	 * Counters of remote ends: so many that 5000 changes a second, of addresses that no flow has, concern few flows by
+	 * the hash, and so few that they stay in the nearest cache.
+	 */
+	CM_REMOTE_BITS = 10,
+	CM_REMOTES = 1 << CM_REMOTE_BITS,
+	CM_POLICY_COUNTERS = 1 << 16, /* an endpoint's policy's, by its id */
+};
+
+/*
+ * cm_generations: counters, all of which only grow. A verdict counts as long as the sum of two of them is what
+ * it was: of the flow's remote end, by its address, and of the policy that gave it.
+ */
+struct cm_generations {
+	__u32 remotes
+		[CM_REMOTES]; /* by remote_slot(): the ipcache and the endpoints say something else */
+	__u32 policies[CM_POLICY_COUNTERS]; /* by a container's endpoint id; 0: all NICs */
+	__u32 changes; /* of any of these, for what user space remembers */
+	__u32 pad;
+};
+
 /* cm_endpoints: cm_address -> cm_endpoint. */
 struct cm_endpoint {
 	__u64 netns; /* inode of the network namespace that the device lives in */
@@ -735,6 +757,8 @@ _Static_assert(sizeof(struct cm_ipcache_entry) == 8, "map value without padding"
 _Static_assert(sizeof(struct cm_index_node) == 256, "whole cache lines");
 _Static_assert(sizeof(struct cm_index_enums) % 8 == 0, "variable without tail padding");
 _Static_assert(sizeof(struct cm_endpoint) == 16, "map value without padding");
+_Static_assert(sizeof(struct cm_generations) == 4 * (CM_REMOTES + CM_POLICY_COUNTERS + 2),
+	       "map value without padding");
 _Static_assert(sizeof(struct cm_policy_key) == 12, "hash key without padding");
 _Static_assert(sizeof(struct cm_policy_entry) == 16, "map value without padding");
 _Static_assert(sizeof(struct cm_policy_spans) == 16, "values of one map");

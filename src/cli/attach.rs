@@ -27,7 +27,7 @@ use crate::datapath::nics::Nics;
 use crate::datapath::pin::{Lock, Root};
 use crate::datapath::policy::{PolicyMaps, Slot};
 use crate::datapath::registry::{Endpoint, shared};
-use crate::datapath::{adoption, delivery, maps, netns, sys};
+use crate::datapath::{adoption, delivery, netns, sys};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Names;
 use crate::model::policing::{Confirmation, Fallback, Mode};
@@ -211,10 +211,7 @@ fn attach_locked(
         taken.join("; ")
     );
     let confirmation = replaced.map(Endpoint::confirmation).transpose()?;
-    let put_on = put_on(context, &spec, place, args, replaced);
-    // Whether it did or was undone: addresses have come and gone, and their identities.
-    maps::bump_generation(root)?;
-    put_on?;
+    put_on(context, &spec, place, args, replaced)?;
     has_come.iter().try_for_each(|endpoint| take_off_what_has_come(root, endpoint))?;
     if replaced.is_some_and(|endpoint| endpoint.stale) {
         output::note(&format!(

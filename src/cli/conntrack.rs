@@ -15,7 +15,7 @@ use super::Context;
 use super::decision::Rules;
 use super::targets::{self, Targets};
 use crate::datapath::conntrack::{Conntrack, Epoch, Flow};
-use crate::datapath::maps;
+use crate::datapath::generations::Generations;
 use crate::datapath::nics::Nics;
 use crate::datapath::registry::shared;
 use crate::model::endpoint::{EndpointId, Role, Scope};
@@ -169,7 +169,7 @@ fn list(context: &Context, args: &choice::Args) -> Result<()> {
 struct Lister<'a> {
     context: &'a Context,
     names: Names,
-    generation: u32,
+    generations: Option<Generations>,
     /// By their slots.
     nics: Vec<Option<EndpointId>>,
     nics_fallen_back: u32,
@@ -181,7 +181,8 @@ struct Of<'a> {
     /// `None` of what NICs share, and of what is gone.
     device: Option<&'a str>,
     is_gone: bool,
-    epoch: Epoch,
+    /// From what nobody has confirmed.
+    fell_back: bool,
     /// Whose rules have decided; of NICs each numbers its own, and a flow tells which.
     ids: Option<Vec<EndpointId>>,
     /// The NICs that share them, and their slots.
@@ -198,7 +199,7 @@ impl<'a> Lister<'a> {
             nics: nics.map(|nics| nics.owners()).transpose()?.unwrap_or_default(),
             context,
             names: context.names()?,
-            generation: maps::generation(&context.root)?.unwrap_or_default(),
+            generations: Generations::open(&context.root)?,
             rules: Rules::default(),
         })
     }
@@ -213,12 +214,7 @@ impl<'a> Lister<'a> {
         Of {
             device,
             is_gone: device.is_none() && !is_shared,
-            epoch: match is_nics {
-                true => Epoch::of_nics(self.generation, self.nics_fallen_back),
-                false => {
-                    Epoch::of_workload(self.generation, whose.iter().any(|owner| owner.fell_back))
-                }
-            },
+            fell_back: whose.iter().any(|owner| owner.fell_back),
             ids: (!is_nics).then(|| whose.iter().map(|owner| owner.id).collect()),
             nics: (whose.iter())
                 .filter_map(|owner| Some((slot(owner)? as u8, owner.device.as_str())))
@@ -227,8 +223,18 @@ impl<'a> Lister<'a> {
         }
     }
 
+    /// What its verdict has to be of to count; `None` of what is gone.
+    fn epoch(&self, flow: &Flow, of: &Of<'_>) -> Option<Epoch> {
+        let generation =
+            |workload| self.generations.as_ref().map(|it| it.of_flow(flow.remote, workload));
+        match &of.ids {
+            None => Some(Epoch::of_nics(generation(None)?, self.nics_fallen_back)),
+            Some(ids) => Some(Epoch::of_workload(generation(Some(*ids.first()?))?, of.fell_back)),
+        }
+    }
+
     fn line<'l>(&mut self, flow: &Flow, of: &'l mut Of<'_>) -> Line<'l> {
-        let stale = flow.is_stale(of.epoch);
+        let stale = self.epoch(flow, of).is_none_or(|epoch| flow.is_stale(epoch));
         let key = (flow.nic, flow.rule);
         if !stale && !of.words.contains_key(&key) {
             let words = self.read_words(flow, of);

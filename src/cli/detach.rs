@@ -9,9 +9,10 @@ use super::{Context, all_of, check_room};
 use crate::datapath::addresses::Addresses;
 use crate::datapath::attach;
 use crate::datapath::conntrack::Conntrack;
+use crate::datapath::generations::Generations;
 use crate::datapath::ipcache::Ipcache;
 use crate::datapath::layout;
-use crate::datapath::maps::{self, Identities};
+use crate::datapath::maps::Identities;
 use crate::datapath::nics::Nics;
 use crate::datapath::pin::Root;
 use crate::datapath::registry::{Endpoint, shared};
@@ -94,11 +95,17 @@ pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
     // What can't be opened fails before anything has changed.
     let addresses = Addresses::open(root)?;
     let nics = Nics::open(root)?;
+    let generations = Generations::open(root)?;
     let pins = root.endpoint(endpoint.id);
     attach::detach_links(&pins);
-    netns::within(endpoint.netns, || {
+    let off = netns::within(endpoint.netns, || {
         attach::take_off_all_filters(endpoint.ifindex, &endpoint.map_ids())
-    })?;
+    });
+    // Its packets come without its mark now.
+    if let Some(generations) = generations {
+        generations.bump_endpoint(&endpoint.config);
+    }
+    off?;
     // The pins last: they are where another detach finds what a killed one has left.
     match (addresses, endpoint.role()) {
         (None, _) => {}
@@ -109,14 +116,16 @@ pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
     if let Some(nics) = nics {
         nics.leave(endpoint.id, None)?;
     }
-    pins.remove()?;
-    // Its addresses have lost their identities.
-    maps::bump_generation(root)
+    pins.remove()
 }
 
 /// The shared maps go with the last endpoint, unless they hold something that the operator put there.
 pub fn remove_unused_root(root: &Root) -> Result<()> {
-    let used = !root.endpoints()?.is_empty()
+    let has_endpoints = !root.endpoints()?.is_empty();
+    if !has_endpoints {
+        root.remove_former()?;
+    }
+    let used = has_endpoints
         || Ipcache::open(root)?.is_some_and(|ipcache| !ipcache.is_empty())
         || match Identities::open(root)? {
             Some(identities) => identities.names()?.declared().next().is_some(),

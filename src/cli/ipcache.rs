@@ -12,7 +12,6 @@ use serde::Serialize;
 use super::{Context, detach, path_of, until_interrupted};
 use crate::datapath::ipcache::{Ipcache, IpcacheLine};
 use crate::datapath::load::{self, Sizes};
-use crate::datapath::maps;
 use crate::datapath::registry::shared;
 use crate::model::identity::{Identity, Names};
 use crate::model::prefix::{format_prefix, parse_ipcache, parse_prefix};
@@ -67,9 +66,8 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             let (prefix, identity) = (parse_prefix(&prefix)?, names.parse(&identity)?);
             let _lock = context.prepare(false)?;
             shared::check_all_held(root)?;
-            let set = made(context, &Sizes::default())
-                .and_then(|ipcache| ipcache.set(&prefix, identity))
-                .and_then(|()| maps::bump_generation(root));
+            let set =
+                made(context, &Sizes::default()).and_then(|ipcache| ipcache.set(&prefix, identity));
             detach::leave_nothing_of_a_failure(&context.root, set)
         }
         Command::Get { address } => {
@@ -94,7 +92,6 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
                 "{} is not in the ipcache; `cilmark ipcache list` shows what is",
                 format_prefix(&prefix)
             );
-            maps::bump_generation(root)?;
             detach::remove_unused_root(&context.root)
         }
         Command::List => {
@@ -113,8 +110,6 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             let go_on = until_interrupted()?;
             let loaded = made(context, &Sizes { ipcache: ipcache_entries, ..Sizes::default() })
                 .and_then(|ipcache| ipcache.load(&lines, progress(lines.len(), go_on)));
-            // Also what is undone has been there.
-            maps::bump_generation(root)?;
             detach::leave_nothing_of_a_failure(&context.root, loaded)?;
             output::note(&format!("loaded {} from {}", entries(lines.len()), file.display()));
             Ok(())
@@ -126,8 +121,6 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
                 Some(ipcache) => ipcache.flush(),
                 None => Ok(0),
             };
-            // Also after a failure half way.
-            maps::bump_generation(root)?;
             output::note(&format!("removed {}", entries(flushed?)));
             detach::remove_unused_root(&context.root)
         }

@@ -20,7 +20,7 @@ use crate::datapath::abi::{
     cm_address, cm_direction, cm_event, cm_event_type, cm_program, cm_reason,
 };
 use crate::datapath::events::{Events, Heard, monotonic_ns};
-use crate::datapath::maps;
+use crate::datapath::generations::Generations;
 use crate::datapath::registry::Endpoint;
 use crate::model::drop_reason;
 use crate::model::endpoint::EndpointId;
@@ -119,7 +119,7 @@ pub struct Printer<'a> {
     rules: Rules,
     hints: Hints,
     owners: Option<Owners>,
-    generation: Option<u32>,
+    changes: Option<u32>,
     lost: Losses,
 }
 
@@ -133,7 +133,7 @@ impl Printer<'_> {
             rules: Rules::default(),
             hints: Hints::default(),
             owners: None,
-            generation: None,
+            changes: None,
             lost: Losses::default(),
         })
     }
@@ -195,9 +195,10 @@ impl Printer<'_> {
             return;
         }
         // Numbers, addresses and flows are an endpoint's own only until something changes.
-        let generation = maps::generation(&self.context.root).ok().flatten();
-        if generation != self.generation {
-            self.generation = generation;
+        let generations = Generations::open(&self.context.root).ok().flatten();
+        let changes = generations.map(|generations| generations.changes());
+        if changes != self.changes {
+            self.changes = changes;
             self.rules.forget();
             self.hints.forget();
             self.owners = None;

@@ -9,6 +9,7 @@ use libbpf_rs::{TC_EGRESS, TC_INGRESS, TcHook, TcHookBuilder};
 use log::{debug, warn};
 use serde::Serialize;
 
+use super::abi::cm_config;
 use super::load::Loaded;
 use super::pin::{self, EndpointPins};
 use super::sys::{self, Hook};
@@ -68,6 +69,8 @@ impl Place {
 
 /// What to go back to if replacing fails, and what to take off when it has succeeded.
 pub struct Previous {
+    /// What the programs were loaded with.
+    pub config: cm_config,
     /// Which hook gets its new program first: the one whose policy relaxes, so that no packet meets
     /// more policy than before or after.
     pub order: [Hook; 2],
@@ -89,28 +92,48 @@ impl Previous {
     }
 }
 
-/// Puts loaded programs on both hooks and pins them, after `before`; on an error nothing has changed.
+/// Puts loaded programs on both hooks and pins them, after `before`; on an error nothing has changed. What was
+/// decided about the endpoint without them is stale then.
 pub fn attach(
     place: Place,
     pins: &EndpointPins,
     loaded: &Loaded,
     before: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
+    let generations = loaded.generations()?;
     pins.create()?;
     // The configuration first: it tells whoever cleans up after a killed command where to look.
     let result = pin::replace(loaded.config.as_fd(), &pins.config())
         .and_then(|()| before())
         .and_then(|()| put_on_hooks(place, pins, loaded));
-    if result.is_err() {
+    let undone = if result.is_err() {
         debug!("undoing the attachment");
-        pins.remove()?;
-    }
-    result
+        pins.remove()
+    } else {
+        Ok(())
+    };
+    // Also if it was undone: they may have been on a hook.
+    generations.bump_endpoint(&loaded.configured);
+    undone.and(result)
 }
 
 /// Puts other programs where an endpoint's programs run. Packets meet the old or the new one,
-/// never none and, if the kind of hook stays, never both; on an error the old ones run on.
+/// never none and, if the kind of hook stays, never both; on an error the old ones run on. What was decided about
+/// the endpoint is stale then.
 pub fn replace(
+    place: Place,
+    pins: &EndpointPins,
+    loaded: &Loaded,
+    previous: &Previous,
+) -> Result<()> {
+    let generations = loaded.generations()?;
+    let result = put_in_place(place, pins, loaded, previous);
+    generations.bump_endpoint(&previous.config);
+    generations.bump_endpoint(&loaded.configured);
+    result
+}
+
+fn put_in_place(
     place: Place,
     pins: &EndpointPins,
     loaded: &Loaded,

@@ -123,8 +123,8 @@ impl Flow {
     }
 }
 
-/// What the verdicts that count have in common: `policy_epoch()` of the datapath. It is of the generation, which every
-/// change of rules, ipcache or endpoints lets grow.
+/// What the verdicts that count on flows with one remote end have in common: `policy_epoch()` of the datapath. It is of
+/// the generation, [`super::generations::Generations::of_flow`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Epoch(u32);
 
@@ -136,7 +136,7 @@ impl Epoch {
 
     /// Of NICs, of which so many have.
     pub fn of_nics(generation: u32, fallen_back: u32) -> Epoch {
-        Epoch(((generation << 5).wrapping_add(fallen_back)) << 2 | 1)
+        Epoch(generation << 6 | fallen_back << 1 | 1)
     }
 }
 

@@ -14,7 +14,8 @@ use index::Index;
 pub use index::LEAST_PREFIXES;
 
 use super::abi::{self, cm_address, cm_ipcache_entry, cm_prefix};
-use super::maps::{self, TypedMap};
+use super::generations::{Generations, Remotes};
+use super::maps::TypedMap;
 use super::pin::Root;
 use crate::model::endpoint::EndpointId;
 use crate::model::identity::Identity;
@@ -23,9 +24,11 @@ use crate::model::prefix::{format_prefix, is_host};
 /// What gives the maps their size.
 const SIZE_FLAG: &str = "--ipcache-entries N of the first `attach` or `ipcache load`";
 
-/// The table: hosts in the hash map, all else in the trie.
+/// The table: hosts in the hash map, all else in the trie. Whatever changes it makes stale what was decided about the
+/// addresses that it is about, also where it fails.
 pub struct Ipcache {
-    root: Root,
+    /// `None` where no program decides anything.
+    generations: Option<Generations>,
     hosts: TypedMap<cm_address, cm_ipcache_entry>,
     prefixes: TypedMap<cm_prefix, cm_ipcache_entry>,
     index: Option<Index>,
@@ -49,8 +52,9 @@ impl Ipcache {
         let hosts = TypedMap::open(root, "cm_ipcache")?;
         let prefixes = TypedMap::open(root, "cm_ipcache_cidr")?;
         let index = Index::open(root)?;
+        let generations = Generations::open(root)?;
         Ok(hosts.zip(prefixes).map(|(hosts, prefixes)| Ipcache {
-            root: root.clone(),
+            generations,
             hosts,
             prefixes,
             index,
@@ -136,12 +140,18 @@ impl Ipcache {
             .hosts
             .set_all_at_once(&hosts, &mut progress)
             .and_then(|()| self.prefixes.set_all(&prefixes, &mut progress));
-        if written.is_err() {
-            self.hosts.restore(&hosts, &hosts_before)?;
-            self.prefixes.restore(&prefixes, &prefixes_before)?;
-        }
+        let restored = match &written {
+            Ok(()) => Ok(()),
+            Err(_) => self
+                .hosts
+                .restore(&hosts, &hosts_before)
+                .and_then(|()| self.prefixes.restore(&prefixes, &prefixes_before)),
+        };
+        // Also what is undone has been there. Before the index is, which takes a second for a million prefixes.
+        let is_named = prefixes.is_empty();
+        self.bump(&if is_named { Remotes::of(&hosts) } else { Remotes::all() });
+        restored?;
         if let Some(index) = index {
-            maps::bump_generation(&self.root)?;
             let new = if written.is_ok() { prefixes.as_slice() } else { &[] };
             index.fill(prefixes_before.iter().chain(new), self.least_prefixes);
         }
@@ -158,16 +168,22 @@ impl Ipcache {
             let prefix = format_prefix(prefix);
             bail!("{prefix} belongs to endpoint {owner}, and goes when that is detached");
         }
-        self.hosts.delete(&prefix.addr().into())
+        self.delete_host(prefix.addr())
     }
 
     /// Forgets all lines but those of endpoints, and tells how many.
     pub fn flush(&self) -> Result<usize> {
+        let mut hosts = self.hosts.entries()?;
+        hosts.retain(|(_, entry)| entry.endpoint_id == 0);
         let mut count = 0;
-        for (key, entry) in self.hosts.entries()? {
-            if entry.endpoint_id == 0 {
-                count += usize::from(self.hosts.delete(&key)?);
-            }
+        let deleted: Result<()> = hosts.iter().try_for_each(|(key, _)| {
+            count += usize::from(self.hosts.delete(key)?);
+            Ok(())
+        });
+        self.bump(&Remotes::of(&hosts));
+        deleted?;
+        if self.prefixes.is_empty() {
+            return Ok(count);
         }
         self.change_prefixes(|| {
             for (key, _) in self.prefixes.entries()? {
@@ -200,7 +216,7 @@ impl Ipcache {
             Some(there) => (own, Some(Identity(there.identity))),
             None => (own, None),
         };
-        self.hosts.set(&address.into(), &entry)?;
+        self.set_host(address, &entry)?;
         Ok(lost)
     }
 
@@ -209,7 +225,7 @@ impl Ipcache {
         if let Some(entry) = self.hosts.get(&address.into())?
             && entry.endpoint_id == owner.get()
         {
-            self.hosts.delete(&address.into())?;
+            self.delete_host(address)?;
         }
         Ok(())
     }
@@ -221,19 +237,38 @@ impl Ipcache {
 
     fn write(&self, prefix: &IpNet, entry: &cm_ipcache_entry) -> Result<()> {
         if is_host(prefix) {
-            self.hosts.set(&prefix.addr().into(), entry)
+            self.set_host(prefix.addr(), entry)
         } else {
             self.change_prefixes(|| self.prefixes.set(&cm_prefix::from(prefix), entry))
         }
     }
 
+    fn set_host(&self, address: IpAddr, entry: &cm_ipcache_entry) -> Result<()> {
+        let set = self.hosts.set(&address.into(), entry);
+        self.bump(&Remotes::one(address));
+        set
+    }
+
+    /// Whether there was anything to delete.
+    fn delete_host(&self, address: IpAddr) -> Result<bool> {
+        let deleted = self.hosts.delete(&address.into());
+        self.bump(&Remotes::one(address));
+        deleted
+    }
+
+    fn bump(&self, remotes: &Remotes) {
+        if let Some(generations) = &self.generations {
+            generations.bump_remotes(remotes);
+        }
+    }
+
     /// Where this fails half way, the index is of what is there then.
     fn change_prefixes<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
-        let Some(index) = &self.index else { return change() };
-        index.clear()?;
+        self.index.as_ref().map_or(Ok(()), Index::clear)?;
         let changed = change();
         // At once, and not only when the index is there, which takes a second for a million prefixes.
-        maps::bump_generation(&self.root)?;
+        self.bump(&Remotes::all());
+        let Some(index) = &self.index else { return changed };
         match self.prefixes.entries() {
             Ok(prefixes) => index.fill(prefixes.iter(), self.least_prefixes),
             Err(error) => warn!("the ipcache has no index, and is slower: {error:#}"),

@@ -13,9 +13,10 @@ use libbpf_rs::{MapCore, MapHandle, MapInfo, MapType};
 
 use super::abi::{
     cm_address, cm_config, cm_endpoint, cm_flow_table, cm_flows4, cm_flows6, cm_frag_ports,
-    cm_frag4_key, cm_frag6_key, cm_identity, cm_ipcache_entry, cm_metrics, cm_nics, cm_prefix,
-    cm_stack_flow, u32_key,
+    cm_frag4_key, cm_frag6_key, cm_generations, cm_identity, cm_ipcache_entry, cm_metrics, cm_nics,
+    cm_prefix, cm_stack_flow, u32_key,
 };
+use super::generations;
 use super::pin::Root;
 use super::sys;
 use crate::model::endpoint::EndpointId;
@@ -47,11 +48,12 @@ pub const SHARED: [Layout; 17] = [
     of::<(), ()>("cm_events", MapType::RingBuf),
     of::<u32_key, u32_key>("cm_policy_call", MapType::ProgArray),
     of::<cm_stack_flow, u32_key>("cm_path_flows", MapType::LruHash),
-    of::<u32_key, u32_key>("cm_generation", MapType::Array),
+    of::<u32_key, cm_generations>(generations::NAME, MapType::Array),
 ];
 
 /// Names under which earlier versions have pinned what has another layout now, and so another name.
-pub const FORMER: [&str; 5] = ["cm_ct4", "cm_ct6", "cm_frag4", "cm_frag6", "cm_stack_flows"];
+pub const FORMER: [&str; 6] =
+    ["cm_ct4", "cm_ct6", "cm_frag4", "cm_frag6", "cm_stack_flows", "cm_generation"];
 
 /// What lies in the directory of an endpoint.
 const OF_ENDPOINT: [&str; 6] =
@@ -69,7 +71,7 @@ pub fn check(root: &Root) -> Result<()> {
         ensure!(
             !FORMER.contains(&name.as_str()),
             "{} is an older cilmark's, whose endpoints this one can't change; nothing has changed: use that \
-             one, or `cilmark detach --all` with it and attach again",
+             one, or `cilmark detach --all` with it and then with this one, and attach again",
             pin.display()
         );
         let Some(layout) = SHARED.iter().find(|layout| layout.name == name) else {

@@ -21,6 +21,7 @@ use super::abi::{
 };
 use super::conntrack;
 use super::device::{Device, Framing};
+use super::generations::Generations;
 use super::object;
 pub use super::object::Folding;
 use super::pin::Root;
@@ -156,8 +157,11 @@ pub struct Loaded {
     takes_delivery: bool,
     /// Whose the flows are that they keep.
     pub scope: Scope,
-    /// The programs' `.rodata`.
+    /// What the programs were loaded with.
+    pub(super) configured: cm_config,
+    /// The same as a map, their `.rodata`.
     pub config: MapHandle,
+    generations: MapHandle,
     /// `cm_policy_call`, with local delivery. The kernel empties an array of programs when its last
     /// descriptor or pin goes, whoever still calls into it.
     pub policy_calls: Option<MapHandle>,
@@ -179,6 +183,11 @@ impl Loaded {
     /// What others tail-call to deliver here; `None` without local delivery.
     pub fn callee(&self) -> Option<BorrowedFd<'_>> {
         self.takes_delivery.then(|| self.program(Hook::Egress))
+    }
+
+    /// What tells its programs which verdicts still count.
+    pub(super) fn generations(&self) -> Result<Generations> {
+        Generations::of(&self.generations)
     }
 
     /// The kernel's numbers of the maps that its programs use.
@@ -364,7 +373,9 @@ pub fn load_as(
         egress: next()?,
         takes_delivery: config.delivery != cm_delivery::CM_DELIVERY_NONE,
         scope: config.scope(),
+        configured: *config,
         config: made.config,
+        generations: made.generations.context("no counters were made")?,
         policy_calls: made.policy_calls,
         open_time,
         load_time: start.elapsed() - open_time,

@@ -14,6 +14,7 @@ use plain::Plain;
 use super::abi::{
     self, cm_address, cm_direction, cm_endpoint, cm_identity, cm_metrics, cm_reason, u32_key,
 };
+use super::generations::{Generations, Remotes};
 use super::pin::Root;
 use super::sys;
 use crate::model::endpoint::EndpointId;
@@ -223,13 +224,17 @@ fn share(key: &[u8], writers: usize) -> usize {
 
 /// `cm_endpoints`: whose the attached addresses are.
 pub struct Endpoints {
+    /// `None` where no program decides anything.
+    generations: Option<Generations>,
     map: TypedMap<cm_address, cm_endpoint>,
 }
 
 impl Endpoints {
     /// `None` if nobody has made the map yet.
     pub fn open(root: &Root) -> Result<Option<Endpoints>> {
-        Ok(TypedMap::open(root, "cm_endpoints")?.map(|map| Endpoints { map }))
+        let map = TypedMap::open(root, "cm_endpoints")?;
+        let generations = Generations::open(root)?;
+        Ok(map.map(|map| Endpoints { generations, map }))
     }
 
     /// The endpoint that an address belongs to.
@@ -237,9 +242,11 @@ impl Endpoints {
         self.map.get(&address.into())
     }
 
-    /// Registers an address.
+    /// Registers an address. Verdicts about it are stale then.
     pub fn set(&self, address: IpAddr, endpoint: &cm_endpoint) -> Result<()> {
-        self.map.set(&address.into(), endpoint)
+        let set = self.map.set(&address.into(), endpoint);
+        self.bump(address);
+        set
     }
 
     /// An endpoint's addresses.
@@ -249,9 +256,17 @@ impl Endpoints {
         Ok(own.filter_map(|(key, _)| key.to_ip()).collect())
     }
 
-    /// Removes an address.
+    /// Removes an address. Verdicts about it are stale then.
     pub fn remove(&self, address: IpAddr) -> Result<()> {
-        self.map.delete(&address.into()).map(|_| ())
+        let deleted = self.map.delete(&address.into());
+        self.bump(address);
+        deleted.map(|_| ())
+    }
+
+    fn bump(&self, address: IpAddr) {
+        if let Some(generations) = &self.generations {
+            generations.bump_remotes(&Remotes::one(address));
+        }
     }
 }
 
@@ -359,21 +374,4 @@ pub(super) fn sum_of_cpus(map: &MapHandle, index: u32) -> Result<cm_metrics> {
         sum.bytes += of_cpu.bytes;
     }
     Ok(sum)
-}
-
-/// Grows with every change of rules, ipcache or endpoints; `None` if nobody has made the map yet.
-pub fn generation(root: &Root) -> Result<Option<u32>> {
-    let map = TypedMap::<u32_key, u32_key>::open(root, "cm_generation")?;
-    Ok(map.map(|map| map.get(&u32_key(0))).transpose()?.flatten().map(|generation| generation.0))
-}
-
-/// Makes stale whatever was decided under rules, ipcache or endpoints that have just been changed.
-/// The caller holds the root's lock.
-pub fn bump_generation(root: &Root) -> Result<()> {
-    let Some(map) = TypedMap::<u32_key, u32_key>::open(root, "cm_generation")? else {
-        return Ok(());
-    };
-    let before = map.get(&u32_key(0))?.unwrap_or_default();
-    // No entry of conntrack lives long enough for a number to come again.
-    map.set(&u32_key(0), &u32_key(before.0.wrapping_add(1)))
 }

@@ -11,6 +11,7 @@ use log::warn;
 use super::abi::{self, cm_config, cm_confirm, cm_fallback, cm_nic, cm_nics, u32_key};
 use super::conntrack;
 use super::device::Device;
+use super::generations::Generations;
 use super::pin::Root;
 use super::policy::Slot;
 use super::registry;
@@ -29,9 +30,12 @@ const COUNT: u8 = 16;
 /// `CM_POLICIES`.
 const SETS: u32 = 2;
 
-/// The slots, which only the holder of the root's lock changes.
+/// The slots, which only the holder of the root's lock changes. Whatever changes makes stale what NICs have decided, also
+/// where it fails.
 pub struct Nics {
     root: Root,
+    /// `None` where no program decides anything.
+    generations: Option<Generations>,
     memory: SharedValue,
     policies: MapHandle,
 }
@@ -57,7 +61,8 @@ impl Nics {
         };
         let Some((nics, policies)) = open(NICS)?.zip(open(POLICIES)?) else { return Ok(None) };
         let memory = SharedValue::of(&nics).with_context(|| format!("map {NICS}"))?;
-        Ok(Some(Nics { root: root.clone(), memory, policies }))
+        let generations = Generations::open(root)?;
+        Ok(Some(Nics { root: root.clone(), generations, memory, policies }))
     }
 
     /// What is known of the NIC of a slot; all zero if nobody has it.
@@ -78,10 +83,11 @@ impl Nics {
         }
         let is_new = confirm.fallback != cm_fallback::CM_FALLBACK_NONE;
         if is_new && !matches!(self.clock(slot).get(), Confirmation::Over(_)) {
-            self.clock(slot).set(confirm);
+            self.set_clock(slot, confirm);
         }
         self.set_bit(Bits::Used, slot, true);
         self.write(slot, &nic(config));
+        self.bump();
         Ok(())
     }
 
@@ -104,7 +110,7 @@ impl Nics {
     /// Ends that when they are on them. The endpoint gives up any other slot that it had.
     pub fn settle(&self, id: EndpointId, config: &cm_config, confirm: cm_confirm) -> Result<()> {
         if let Some(slot) = config.nic_slot() {
-            self.clock(slot).set(confirm);
+            self.set_clock(slot, confirm);
         }
         self.leave(id, config.nic_slot())
     }
@@ -114,8 +120,9 @@ impl Nics {
         if before.endpoint_id == 0 {
             return self.clear(slot);
         }
-        self.clock(slot).set(before.confirm);
+        self.set_clock(slot, before.confirm);
         self.write(slot, before);
+        self.bump();
         Ok(())
     }
 
@@ -129,10 +136,16 @@ impl Nics {
         Ok(())
     }
 
-    /// The caller lets the generation grow behind this, so that no flow counts as allowed by whoever had the slot.
     fn clear(&self, slot: u8) -> Result<()> {
+        let cleared = self.clear_words(slot);
+        // No flow counts as allowed by whoever had the slot.
+        self.bump();
+        cleared
+    }
+
+    fn clear_words(&self, slot: u8) -> Result<()> {
         self.set_bit(Bits::Taken, slot, false);
-        self.clock(slot).set(cm_confirm::default());
+        self.set_clock(slot, cm_confirm::default());
         let cm_nic { ifindex, netns, .. } = self.get(slot)?;
         self.write(slot, &cm_nic { ifindex, netns, ..cm_nic::default() });
         for set in [Slot::Current, Slot::Previous] {
@@ -188,6 +201,29 @@ impl Nics {
     fn clock(&self, slot: u8) -> Clock<'_> {
         clock(&self.memory, slot)
     }
+
+    fn set_clock(&self, slot: u8, confirm: cm_confirm) {
+        set_clock(&self.clock(slot), confirm, self.generations.as_ref());
+    }
+
+    fn bump(&self) {
+        if let Some(generations) = &self.generations {
+            generations.bump_policy(None);
+        }
+    }
+}
+
+/// Sets the clock of a NIC. How many have fallen back may be less then, as it has been before: so what was decided then is
+/// made stale before this, and behind it what another one that has fallen back meanwhile has left.
+pub(super) fn set_clock(clock: &Clock<'_>, confirm: cm_confirm, generations: Option<&Generations>) {
+    let bump = || {
+        if let Some(generations) = generations {
+            generations.bump_policy(None);
+        }
+    };
+    bump();
+    clock.set(confirm);
+    bump();
 }
 
 /// The clock of a slot, in the memory of `cm_nics`.

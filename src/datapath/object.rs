@@ -13,6 +13,7 @@ use log::{debug, info};
 
 use super::abi::{self, cm_config, cm_program};
 use super::fold::{self, Code, Constants};
+use super::generations;
 use super::skel::OpenCilmarkSkel;
 use super::sys;
 
@@ -40,7 +41,7 @@ pub(super) const HELD_BY_ALL: [&str; 8] = [
     "cm_ipcache_idx",
     "cm_endpoints",
     "cm_identities",
-    "cm_generation",
+    "cm_generations",
     "cm_events",
 ];
 
@@ -50,6 +51,8 @@ pub(super) struct Made {
     pub(super) config: MapHandle,
     /// `cm_policy_call`; `None` if that was left out.
     pub(super) policy_calls: Option<MapHandle>,
+    /// `cm_generations`; `None` if that was left out.
+    pub(super) generations: Option<MapHandle>,
     /// In the order in which they were asked for.
     pub(super) programs: Vec<OwnedFd>,
 }
@@ -125,6 +128,7 @@ pub(super) fn load(
     Ok(Made {
         config: take(".rodata").context("no .rodata was made")?,
         policy_calls: take("cm_policy_call"),
+        generations: take(generations::NAME),
         programs,
     })
 }

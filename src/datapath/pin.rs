@@ -3,7 +3,7 @@
 //! ```text
 //! /sys/fs/bpf/cilmark/
 //!   cm_ipcache  cm_ipcache_cidr  cm_ipcache_idx  cm_endpoints  cm_identities  cm_metrics  cm_events
-//!   cm_generation
+//!   cm_generations
 //!   cm_flows4  cm_flows6  cm_frags4  cm_frags6    once there is a policy
 //!   cm_nics  cm_nic_policies                      once a NIC has one
 //!   cm_policy_call                        once there is local delivery
@@ -196,6 +196,24 @@ impl Root {
         let removed = fs::remove_dir(self.path.join("endpoints"));
         // What is refused here is somebody's.
         let _ = removed.and_then(|()| fs::remove_dir(&self.path));
+    }
+
+    /// Removes what older versions have pinned, once none of their programs is left: with the flows that they have
+    /// decided about, whose verdicts count by other numbers here.
+    pub fn remove_former(&self) -> Result<()> {
+        let former: Vec<PathBuf> = FORMER.iter().map(|name| self.map(name)).collect();
+        if !former.iter().any(|pin| pin.exists()) {
+            return Ok(());
+        }
+        for pin in former.into_iter().chain(["cm_flows4", "cm_flows6"].map(|name| self.map(name))) {
+            match fs::remove_file(&pin) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("remove {}", pin.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Removes the shared maps' pins, and the directory unless it is a mount point or somebody else

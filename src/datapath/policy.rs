@@ -12,7 +12,8 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use libbpf_sys as bpf;
 
-use super::abi::{self, cm_metrics, cm_policy_entry, cm_policy_key, u32_key};
+use super::abi::{self, cm_metrics, cm_policy_entry, cm_policy_key, cm_role, u32_key};
+use super::generations::{self, Generations};
 use super::load::POLICY_ENTRIES;
 use super::maps::{self, TypedMap};
 use super::nics;
@@ -38,10 +39,13 @@ type RuleSet = TypedMap<cm_policy_key, cm_policy_entry>;
 pub struct PolicyMaps {
     root: Root,
     id: EndpointId,
+    /// Whose verdicts these rules give: a workload's, or those of all NICs.
+    workload: Option<EndpointId>,
     sets: MapHandle,
     /// Where in `sets` the endpoint's lie, if others have some there, too.
     nic_slot: Option<u8>,
     counters: MapHandle,
+    generations: Generations,
 }
 
 impl PolicyMaps {
@@ -51,7 +55,8 @@ impl PolicyMaps {
         id: EndpointId,
         map_ids: impl IntoIterator<Item = u32>,
     ) -> Result<PolicyMaps> {
-        let (mut sets, mut of_nics, mut slot, mut counters) = (None, None, None, None);
+        let (mut sets, mut of_nics, mut counters) = (None, None, None);
+        let (mut generations, mut config) = (None, None);
         for map_id in map_ids {
             let map = MapHandle::from_map_id(map_id)
                 .with_context(|| format!("open map {map_id} of endpoint {id}"))?;
@@ -59,18 +64,26 @@ impl PolicyMaps {
                 Some("cm_policy_sets") => sets = Some(map),
                 Some(nics::POLICIES) => of_nics = Some(map),
                 Some("cm_rule_stats") => counters = Some(map),
-                Some(name) if name.ends_with(".rodata") => {
-                    slot = registry::read_config(&map)?.nic_slot().or(slot);
-                }
+                Some(generations::NAME) => generations = Some(map),
+                Some(name) if name.ends_with(".rodata") => config = Some(map),
                 _ => {}
             }
         }
-        let of_nics = of_nics.zip(slot).map(|(sets, slot)| (sets, Some(slot)));
+        let cure =
+            || format!("the programs of endpoint {id} know no rules; attach its device again");
+        let config = registry::read_config(&config.with_context(cure)?)?;
+        let of_nics = of_nics.zip(config.nic_slot()).map(|(sets, slot)| (sets, Some(slot)));
         let sets = of_nics.or(sets.map(|sets| (sets, None)));
-        let ((sets, nic_slot), counters) = sets.zip(counters).with_context(|| {
-            format!("the programs of endpoint {id} know no rules; attach its device again")
-        })?;
-        Ok(PolicyMaps { root: root.clone(), id, sets, nic_slot, counters })
+        let (sets, nic_slot) = sets.with_context(cure)?;
+        Ok(PolicyMaps {
+            root: root.clone(),
+            id,
+            workload: (config.role == cm_role::CM_ROLE_CONTAINER).then_some(id),
+            sets,
+            nic_slot,
+            counters: counters.with_context(cure)?,
+            generations: Generations::of(&generations.with_context(cure)?)?,
+        })
     }
 
     /// Whether these lie where those do, of other programs of the endpoint.
@@ -164,8 +177,14 @@ impl PolicyMaps {
         Ok(Some(TypedMap::of(set)))
     }
 
-    /// The kernel returns when no program sees what was there before.
+    /// The kernel returns when no program sees what was there before. What these have decided is stale then.
     fn put(&self, slot: Slot, set: Option<&RuleSet>) -> Result<()> {
+        let done = self.put_quietly(slot, set);
+        self.generations.bump_policy(self.workload);
+        done
+    }
+
+    fn put_quietly(&self, slot: Slot, set: Option<&RuleSet>) -> Result<()> {
         let key = u32_key(nics::set_of(self.nic_slot, slot));
         let key = abi::bytes_of(&key);
         let done = match set {
@@ -192,11 +211,9 @@ impl PolicyMaps {
 
     fn install(&self, new: &RuleSet, before: Option<&RuleSet>) -> Result<()> {
         self.put(Slot::Current, Some(new))?;
-        let finished = maps::bump_generation(&self.root)
-            .and_then(|()| pin::replace(new.handle(), &self.pin()));
+        let finished = pin::replace(new.handle(), &self.pin());
         if finished.is_err() {
             self.put(Slot::Current, before)?;
-            maps::bump_generation(&self.root)?;
         }
         finished
     }

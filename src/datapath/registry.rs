@@ -372,6 +372,7 @@ impl Endpoint {
         let relaxes = |hook| next.mode_on(hook) < self.config.mode_on(hook);
         let egress_first = relaxes(Hook::Egress) && !relaxes(Hook::Ingress);
         Ok(Previous {
+            config: self.config,
             order: if egress_first { [Hook::Egress, Hook::Ingress] } else { HOOKS },
             kind: self.kind,
             tc_priority: self.config.tc_priority,

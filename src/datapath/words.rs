@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::MapCore;
 
 use super::abi::{bss, cm_confirm, cm_fallback};
+use super::generations::{self, Generations};
 use super::nics;
 use super::registry::{Endpoint, Running};
 use super::sys::{self, SharedValue};
@@ -91,7 +92,13 @@ impl Endpoint {
             fallback: to.into(),
             ..cm_confirm::default()
         });
-        self.for_each_clock(|clock| clock.set(confirm.unwrap_or_default()))
+        let confirm = confirm.unwrap_or_default();
+        let generations = self.own_map(generations::NAME).as_ref().map(Generations::of);
+        let generations = generations.transpose()?;
+        self.for_each_clock(|clock| match clock.runs {
+            Some(_) => nics::set_clock(&clock, confirm, generations.as_ref()),
+            None => clock.set(confirm),
+        })
     }
 
     /// What its policy really does to it and from it.

@@ -118,7 +118,7 @@ fn an_endpoint_has_exactly_these_pins() {
         "cilmark",
         "cilmark/cm_endpoints",
         "cilmark/cm_events",
-        "cilmark/cm_generation",
+        "cilmark/cm_generations",
         "cilmark/cm_identities",
         "cilmark/cm_ipcache",
         "cilmark/cm_ipcache_cidr",

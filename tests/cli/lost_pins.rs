@@ -1,8 +1,10 @@
 //! Pins that somebody removed, or made of another map, while programs run on what they were.
 
+use cilmark::datapath::sys::Hook;
 use serde_json::{Value, json};
 
 use crate::common::World;
+use crate::common::stranger::Stranger;
 
 const ROOT: &str = "/sys/fs/bpf/cilmark";
 
@@ -15,7 +17,7 @@ const SHARED: [&str; 15] = [
     "cm_endpoints",
     "cm_metrics",
     "cm_events",
-    "cm_generation",
+    "cm_generations",
     "cm_flows4",
     "cm_flows6",
     "cm_frags4",
@@ -93,7 +95,7 @@ fn every_command_that_writes_makes_pins_again_that_were_removed() {
         "conntrack flush",
         "detach blue",
     ] {
-        let pins = ["cm_generation", "cm_ipcache", "cm_ipcache_cidr", "cm_flows4"];
+        let pins = ["cm_generations", "cm_ipcache", "cm_ipcache_cidr", "cm_flows4"];
         let before = pins.map(|pin| map_id(&world, pin));
         remove(&world, &pins);
         world.cilmark_ok(command);
@@ -140,10 +142,10 @@ fn a_pin_of_another_map_is_refused_until_the_endpoints_are_attached_again() {
     world.cilmark_ok("attach red --id 300 --policy enforce");
     world.cilmark_ok("attach blue --id 301 --policy enforce");
     world.cilmark_ok("policy add red allow egress to any udp/53");
-    replace(&world, "cm_generation");
+    replace(&world, "cm_generations");
     let rules = world.cilmark_json("policy list red");
     let refusal = [
-        "/cm_generation is another map than the one that the programs of red (endpoint 1), blue \
+        "/cm_generations is another map than the one that the programs of red (endpoint 1), blue \
          (endpoint 2) use",
         "nothing has changed: attach each of these again",
     ];
@@ -175,15 +177,15 @@ fn everything_is_detached_whatever_the_pins_are() {
     world.veth("red");
     world.veth("blue");
     world.cilmark_ok("attach red --id 300 --policy enforce");
-    replace(&world, "cm_generation");
+    replace(&world, "cm_generations");
     world.cilmark_ok("attach red --id 300 --policy enforce");
-    world.sh(&format!("rm {ROOT}/cm_generation"));
+    world.sh(&format!("rm {ROOT}/cm_generations"));
     world.cilmark_ok("attach blue --id 301 --policy enforce");
-    replace(&world, "cm_generation");
+    replace(&world, "cm_generations");
     world.cilmark_ok("attach red --id 300 --policy enforce");
-    world.sh(&format!("rm {ROOT}/cm_generation"));
+    world.sh(&format!("rm {ROOT}/cm_generations"));
     let refusal =
-        ["cm_generation is gone, and the programs of endpoints 1 and 2 use different maps"];
+        ["cm_generations is gone, and the programs of endpoints 1 and 2 use different maps"];
     world.cilmark("ipcache set 10.0.0.1 7").fails(1, &refusal);
     world.cilmark_ok("detach --all");
     assert_eq!(world.pins(), [""; 0]);
@@ -239,22 +241,50 @@ fn a_pin_of_a_newer_version_lets_commands_read_and_nothing_else() {
     assert_eq!(world.pins(), ["cilmark", "cilmark/cm_newer", "cilmark/theirs"]);
 }
 
-/// Their maps have other layouts now, and other names.
+/// Their maps have other layouts now, and other names; their programs see nothing of the counters that this one adds to.
 #[test]
-fn endpoints_of_the_version_before_are_refused_with_the_cure() {
+fn what_an_older_version_keeps_is_refused_until_all_is_detached() {
     let Some(world) = World::new() else { return };
     world.veth("red");
     world.veth("blue");
     world.cilmark_ok("attach red --id 300 --ip 10.0.0.1 --policy enforce");
-    let kind = "type lru_hash key 16 value 4 entries 4 name cm_frag4";
-    world.sh(&format!("bpftool map create {ROOT}/cm_frag4 {kind}"));
-    READERS.iter().for_each(|command| _ = world.cilmark_ok(command));
-    for command in WRITERS {
-        let words = ["/cm_frag4 is an older cilmark's", "`cilmark detach --all` with it"];
+    world.cilmark_ok("ipcache set 192.0.2.0/24 7");
+    let older = ["cm_frag4", "cm_generation"];
+    for pin in older {
+        let kind = format!("type array key 4 value 4 entries 1 name {pin}");
+        world.sh(&format!("bpftool map create {ROOT}/{pin} {kind}"));
+        READERS.iter().for_each(|command| _ = world.cilmark_ok(command));
+        for command in WRITERS {
+            let refusal = format!("/{pin} is an older cilmark's");
+            let words = [refusal.as_str(), "`cilmark detach --all` with it and then with this one"];
+            world.cilmark(command).fails(1, &words);
+        }
+        world.cilmark_ok("detach --all");
+        let pins = world.pins();
+        assert!(pins.contains(&"cilmark/cm_ipcache".to_owned()), "it has a line: {pins:?}");
+        for gone in [pin, "cm_flows4", "cm_flows6"] {
+            assert!(!pins.contains(&format!("cilmark/{gone}")), "{pins:?}");
+        }
+        world.cilmark_ok("attach red --id 300 --ip 10.0.0.1 --policy enforce");
+    }
+    world.cilmark_ok("ipcache flush");
+}
+
+#[test]
+fn a_program_that_lacks_a_map_of_this_version_sees_nothing_of_a_change() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.veth("blue");
+    world.cilmark_ok("attach red --id 300 --policy enforce");
+    let pin = format!("{ROOT}/endpoints/1/egress");
+    remove(&world, &["endpoints/1/egress"]);
+    Stranger::behind("blue", Hook::Ingress).pin(&pin);
+    for command in ["ipcache set 10.0.0.0/8 7", "conntrack flush", "attach blue --id 301"] {
+        let words = ["another map than the one that the programs of red (endpoint 1) use"];
         world.cilmark(command).fails(1, &words);
     }
     world.cilmark_ok("detach --all");
-    assert!(!world.pins().iter().any(|pin| pin.contains("cilmark")), "{:?}", world.pins());
+    assert_eq!(world.pins(), [""; 0]);
 }
 
 #[test]

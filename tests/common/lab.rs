@@ -7,11 +7,12 @@ use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use cilmark::datapath::abi::{
-    self, bss, cm_config, cm_confirm, cm_direction, cm_endpoint, cm_event, cm_flow, cm_flow_size,
-    cm_flows4, cm_flows6,
+    self, bss, cm_address, cm_config, cm_confirm, cm_direction, cm_endpoint, cm_event, cm_flow,
+    cm_flow_size, cm_flows4, cm_flows6, cm_ipcache_entry,
 };
 use cilmark::datapath::addresses::Addresses;
 use cilmark::datapath::device::{self, Framing};
+use cilmark::datapath::generations::{Generations, Remotes};
 use cilmark::datapath::ipcache::Ipcache;
 use cilmark::datapath::load::{self, Features, Folding, Inherited, Policing, Sizes, Spec};
 use cilmark::datapath::maps::{self, Endpoints};
@@ -139,6 +140,14 @@ impl Lab {
         self.open_ipcache().set(&prefix, Identity(identity)).expect("set");
     }
 
+    /// The same of an address as no command does it: nobody is told that verdicts about it are stale.
+    pub fn ipcache_in_silence(&self, address: IpAddr, identity: u32) {
+        let entry = cm_ipcache_entry { identity, ..cm_ipcache_entry::default() };
+        let key = cm_address::from(address);
+        let map = self.pinned("cm_ipcache");
+        map.update(abi::bytes_of(&key), abi::bytes_of(&entry), MapFlags::ANY).expect("set");
+    }
+
     /// Makes an address one of the host's, as attaching a NIC with this identity does.
     pub fn host_address(&self, address: IpAddr, identity: u32) {
         let owner = EndpointId::new(9).expect("9");
@@ -213,9 +222,10 @@ impl Lab {
         policy
     }
 
-    /// Makes every verdict that was cached stale, as a change of rules or of the ipcache does.
+    /// Makes every verdict that was cached stale, as a change of a prefix does.
     pub fn bump_generation(&self) {
-        maps::bump_generation(&self.world.root()).expect("bump the generation");
+        let generations = Generations::open(&self.world.root()).expect("open");
+        generations.expect("the counters").bump_remotes(&Remotes::all());
     }
 
     /// What conntrack knows, IPv4 first.

@@ -2,6 +2,7 @@
 //! the mark, and whether it was reached at all.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::LazyLock;
 
 use cilmark::datapath::sys::{self, Hook};
@@ -58,6 +59,12 @@ impl Stranger {
         filter.create().expect("create the clsact qdisc");
         filter.attach().expect("attach the stranger");
         Stranger { object, _link: None }
+    }
+
+    /// Pins its program.
+    pub fn pin(&self, path: &str) {
+        let program = self.object.progs().next().expect("one program");
+        sys::pin(program.as_fd(), Path::new(path)).expect("pin the stranger");
     }
 
     /// How many packets with this mark it has seen.

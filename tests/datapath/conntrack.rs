@@ -141,11 +141,9 @@ fn a_flow_ends_when_its_peer_becomes_somebody_else() {
     lab.rules(&workload, &["allow egress to 300", "allow ingress from 300"]);
     for (own, peer) in OWN_TO_PEER {
         lab.ipcache(&peer.to_string(), 300);
-        lab.bump_generation();
         workload.from_container(sent(own, peer, "S")).passes();
         workload.to_container(Frame::ip(peer, own).tcp(5, 6).forwarded()).passes();
         lab.ipcache(&peer.to_string(), 301);
-        lab.bump_generation();
         workload.to_container(answer(own, peer, "SA")).is_dropped(POLICY);
         workload.from_container(sent(own, peer, "A")).is_dropped(POLICY);
         let reply = Frame::ip(own, peer).segment(6, 5, "SA");

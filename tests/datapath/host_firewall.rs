@@ -171,8 +171,38 @@ fn what_is_forwarded_is_the_hosts_with_the_next_packet_after_the_ipcache_says_so
         let packet = || Frame::ip([10, 77, 0, 1], other).segment(4000, 80, "A").forwarded();
         nic.from_netdev(packet()).passes();
         lab.ipcache(&other.to_string(), 1);
-        lab.bump_generation();
         nic.from_netdev(packet()).is_dropped(POLICY);
+    }
+}
+
+#[test]
+fn what_is_forwarded_is_forged_with_the_next_packet_after_the_ipcache_says_so() {
+    let Some(lab) = Lab::new() else { return };
+    lab.router();
+    let nic = nic(&lab);
+    for number in 0..100 {
+        let other = IpAddr::from([10, 78, 0, number]);
+        let packet = || Frame::ip(other, [10, 77, 0, 1]).segment(4000, 80, "A").forwarded();
+        nic.from_netdev(packet()).passes();
+        lab.ipcache(&other.to_string(), 1);
+        nic.from_netdev(packet()).is_dropped(132);
+    }
+}
+
+#[test]
+fn what_a_workload_sends_is_masqueraded_with_the_next_packet_after_the_ipcache_says_so() {
+    let Some(lab) = Lab::new() else { return };
+    lab.router();
+    let nic = nic(&lab);
+    for number in 0..100 {
+        let other = IpAddr::from([10, 78, 0, number]);
+        let sent = || Frame::ip(other, [10, 77, 0, 1]).segment(4000, 80, "A").forwarded();
+        let answer = || Frame::ip([10, 77, 0, 1], other).segment(80, 4000, "A").forwarded();
+        nic.to_netdev(sent()).passes();
+        lab.ipcache(&other.to_string(), 1);
+        nic.from_netdev(answer()).is_dropped(POLICY);
+        nic.to_netdev(sent()).passes();
+        nic.from_netdev(answer()).passes();
     }
 }
 

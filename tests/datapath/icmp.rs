@@ -99,6 +99,38 @@ fn an_error_passes_to_nobody_but_who_has_sent_what_it_quotes() {
     }
 }
 
+/// Who sends an error need not be who the flow is with.
+#[test]
+fn an_error_is_judged_by_what_is_known_of_its_flows_remote_end() {
+    let Some(lab) = Lab::new() else { return };
+    let workload = lab.container(ID).policy(enforcing()).load();
+    let nic = nic(&lab);
+    for endpoint in [&workload, &nic] {
+        lab.rules(endpoint, &["allow egress to 300"]);
+    }
+    let say = |address: IpAddr, identity| lab.ipcache(&address.to_string(), identity);
+    for (own, peer) in OWN_TO_PEER {
+        let router: IpAddr = if own.is_ipv4() { ROUTER4.into() } else { ROUTER6.into() };
+        say(peer, 300);
+        let sent = || Frame::ip(own, peer).udp(4000, 53);
+        workload.from_container(sent()).passes();
+        nic.to_netdev(sent()).passes();
+        let received = || error(own, errors_of(own)[0], sent()).forwarded();
+        let passes = || {
+            workload.to_container(received()).passes();
+            nic.from_netdev(received()).passes();
+        };
+        // No rule is asked as long as nothing is known to have changed, and of the router nothing counts.
+        lab.ipcache_in_silence(peer, 301);
+        passes();
+        say(router, 302);
+        passes();
+        say(peer, 301);
+        workload.to_container(received()).is_dropped(POLICY);
+        nic.from_netdev(received()).is_dropped(POLICY);
+    }
+}
+
 #[test]
 fn an_error_passes_as_long_as_its_flow_is_allowed() {
     let Some(lab) = Lab::new() else { return };

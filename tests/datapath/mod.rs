@@ -11,6 +11,7 @@ mod events;
 mod explain;
 mod flow_label;
 mod fragments;
+mod generations;
 mod host_firewall;
 mod icmp;
 mod ipcache;

@@ -53,7 +53,6 @@ fn sent(peer: IpAddr, own: IpAddr, port: u16, flags: &str) -> Packet {
 fn detach(lab: &Lab, nic: &Endpoint<'_>) {
     let nics = Nics::open(&lab.world.root()).expect("open").expect("the NICs");
     nics.leave(nic.id, None).expect("leave");
-    lab.bump_generation();
 }
 
 fn rule(outcome: &Outcome) -> u32 {
@@ -193,14 +192,12 @@ fn a_flow_ends_elsewhere_too_when_its_peer_becomes_somebody_else() {
     lab.rules(&first, &["allow egress to 300", "allow ingress from 300"]);
     for (peer, own) in PEER_TO_OWN {
         lab.ipcache(&peer.to_string(), 300);
-        lab.bump_generation();
         first.from_netdev(received(peer, own, 80, "S")).passes();
         second.to_netdev(sent(peer, own, 80, "SA")).passes();
         first.to_netdev(Frame::ip(own, peer).segment(4001, 80, "S")).passes();
         let answer = || Frame::ip(peer, own).segment(80, 4001, "SA").forwarded();
         second.from_netdev(answer()).passes();
         lab.ipcache(&peer.to_string(), 301);
-        lab.bump_generation();
         second.to_netdev(sent(peer, own, 80, "A")).is_dropped(POLICY);
         second.from_netdev(answer()).is_dropped(POLICY);
     }
@@ -287,7 +284,6 @@ fn a_failsafe_port_is_open_where_it_is_one() {
     }
     // It is none there any more.
     let first = nic(&lab, 0, enforcing());
-    lab.bump_generation();
     for (peer, own) in PEER_TO_OWN {
         second.to_netdev(sent(peer, own, 22, "A")).is_dropped(POLICY);
         first.from_netdev(received(peer, own, 22, "A")).is_dropped(POLICY);
@@ -447,9 +443,9 @@ fn what_is_known_of_a_nic_is_not_what_it_was_loaded_with_but_for_others() {
         let mut config = first.config;
         config.policy = [Mode::Audit.into(); 2];
         nics.enter(&config, cm_confirm::default(), true).expect("enter");
-        lab.bump_generation();
         second.to_netdev(sent(peer, own, 80, "A")).passes();
         nics.enter(&first.config, cm_confirm::default(), true).expect("enter");
+        second.to_netdev(sent(peer, own, 80, "A")).is_dropped(POLICY);
         lab.rules(&first, &[WEB]);
     }
     assert_eq!(nics.owners().expect("read")[1], EndpointId::new(2));

@@ -6,6 +6,7 @@ mod bridge;
 mod confirm;
 mod devices;
 mod forged_marks;
+mod generations;
 mod hints;
 mod host_firewall;
 mod inheritance;

@@ -320,17 +320,23 @@ __noinline int quotes_flow(struct __sk_buff *skb, struct packet *pkt)
 	if (!pkt || !has_policy())
 		return 0;
 	answer = quoted_packet();
-	return answer && icmp_parse_quoted(skb, pkt, answer) >= 0 && !answer->is_flowless &&
-	       words_equal(address_words(&answer->destination), address_words(&pkt->destination));
+	if (!answer || icmp_parse_quoted(skb, pkt, answer) < 0 || answer->is_flowless ||
+	    !words_equal(address_words(&answer->destination), address_words(&pkt->destination)))
+		return 0;
+	/* What is sent about a flow goes to its other end; what is received need not come from there. */
+	answer->epoch = packet_direction(pkt) == CM_EGRESS ?
+				pkt->epoch :
+				epoch_with(pkt->epoch, &answer->source);
+	return 1;
 }
 
 /* How an ICMP error relates to the flow of the packet that it quotes, which is in the inquiry now. */
-static __always_inline enum related related_to(const struct packet *pkt,
+static __always_inline enum related related_to(const struct packet *answer,
 					       const struct inquiry *inquiry)
 {
 	if (!inquiry->place || !ct_is_alive(inquiry->expires))
 		return RELATED_TO_NOTHING;
-	if (ct_epoch(inquiry->flow.verdict) != pkt->epoch)
+	if (ct_epoch(inquiry->flow.verdict) != answer->epoch)
 		return RELATED_STALE;
 	/* An entry that audit made for a denied flow does not count, as in recognise(). */
 	return ct_denied(inquiry->flow.verdict) & own_slot() ? RELATED_TO_NOTHING : RELATED_ALLOWED;
@@ -350,7 +356,7 @@ static __always_inline int is_related(struct __sk_buff *skb, struct packet *pkt,
 		/* From here, for its stack. */
 		find_flow(answer, inquiry, packet_direction(pkt));
 		barrier();
-		related = related_to(pkt, inquiry);
+		related = related_to(answer, inquiry);
 	}
 	barrier();
 	if (related == RELATED_STALE && asks_others(inquiry))

@@ -50,6 +50,13 @@ static __always_inline const __be32 *address_words(const struct cm_address *addr
 	return (const __be32 *)address->bytes;
 }
 
+static __always_inline __u32 xor_of_words(const struct cm_address *address)
+{
+	const __be32 *words = address_words(address);
+
+	return words[0] ^ words[1] ^ words[2] ^ words[3];
+}
+
 static __always_inline int has_addresses(void)
 {
 	return config.ipv4_count || config.ipv6_count;

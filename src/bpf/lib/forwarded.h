@@ -13,6 +13,7 @@
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 #include "endpoint.h"
+#include "generations.h"
 #include "host.h"
 #include "packet.h"
 #include "policy.h"
@@ -42,17 +43,25 @@ struct {
 	__type(value, struct forwarded);
 } cm_forwarded SEC(".maps");
 
-/* What an answer holds for: a jiffy, and the epoch of the ipcache and the endpoints. */
-static __always_inline __u64 forwarded_moment(__u32 epoch, __u64 jiffies)
+/*
+ * What an answer holds for: a jiffy, and of a NIC's packets the epoch of what the ipcache and the endpoints say of either
+ * end: of both the routing tables are asked, and whether a line calls it the host's. Counters only grow, and so their sum
+ * tells of each. What else the answer follows from is the configuration, with which the map goes, and the routing tables,
+ * of which nobody tells: hence the jiffy.
+ */
+static __always_inline __u64 moment_of(const struct packet *pkt, __u64 jiffies)
 {
+	__u32 epoch = config.role == CM_ROLE_NETDEV ?
+			      pkt->epoch + (generation_of(packet_local(pkt)) << epoch_shift()) :
+			      0;
+
 	return (__u64)epoch << 32 | (__u32)jiffies;
 }
 
-static __always_inline __u32 fold(const struct cm_address *address)
+/* The same now. A global function, for its stack. */
+__noinline __u64 forwarded_moment(const struct packet *pkt)
 {
-	const __be32 *words = address_words(address);
-
-	return words[0] ^ words[1] ^ words[2] ^ words[3];
+	return pkt ? moment_of(pkt, bpf_jiffies64()) : 0;
 }
 
 static __always_inline int is_about_destination(const struct packet *pkt)
@@ -64,7 +73,7 @@ static __always_inline int is_about_destination(const struct packet *pkt)
 static __always_inline struct forwarded *forwarded_slot(const struct packet *pkt)
 {
 	/* Odd factors from the golden ratio, so that neighbours don't share a slot. */
-	__u32 ends = fold(&pkt->source) * 0x9e3779b1 ^ fold(&pkt->destination);
+	__u32 ends = xor_of_words(&pkt->source) * 0x9e3779b1 ^ xor_of_words(&pkt->destination);
 	__u32 ports = is_about_destination(pkt) ? (__u32)pkt->sport << 16 | pkt->dport : 0;
 	__u32 hash = (ends ^ ports * 0xc2b2ae35) * 0x85ebca6b;
 	__u32 slot = hash >> (33 - FORWARDED_SLOT_BITS);
@@ -107,14 +116,15 @@ static __always_inline int is_routed_as(struct __sk_buff *skb, const struct pack
  * Whether the answer for a packet without an entry is known. A global function: inline it was 400
  * instructions more for the verifier in each program of a NIC, to spare such packets 8 ns.
  */
-__noinline int is_known_forwarded(struct __sk_buff *skb, const struct packet *pkt, __u64 moment)
+__noinline int is_known_forwarded(struct __sk_buff *skb, const struct packet *pkt, __u64 jiffies)
 {
 	const struct forwarded *known;
 
 	if (!pkt || !remembers_forwarded() || !is_plainly_forwarded(skb, pkt))
 		return 0;
 	known = forwarded_slot(pkt);
-	return known && known->moment == moment && known->source.family == pkt->source.family &&
+	return known && known->moment == moment_of(pkt, jiffies) &&
+	       known->source.family == pkt->source.family &&
 	       words_equal(address_words(&known->source), address_words(&pkt->source)) &&
 	       words_equal(address_words(&known->destination), address_words(&pkt->destination)) &&
 	       (!is_about_destination(pkt) || is_routed_as(skb, pkt, known));

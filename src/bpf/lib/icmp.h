@@ -125,7 +125,6 @@ static __always_inline int icmp_parse_quoted(struct __sk_buff *skb, const struct
 
 	*answer = (struct packet){
 		.program = pkt->program,
-		.epoch = pkt->epoch,
 		.ethertype = pkt->ethertype,
 		.l3_offset = pkt->l4_offset + sizeof(struct icmphdr),
 		.end = pkt->end,

@@ -87,6 +87,11 @@ static __always_inline const struct cm_address *packet_remote(const struct packe
 	return &pkt->source + packet_direction(pkt);
 }
 
+static __always_inline const struct cm_address *packet_local(const struct packet *pkt)
+{
+	return &pkt->source + (packet_direction(pkt) ^ 1);
+}
+
 static __always_inline void packet_init(struct packet *pkt, struct __sk_buff *skb,
 					enum cm_program program)
 {

@@ -244,7 +244,7 @@ __noinline int passes_by(struct __sk_buff *skb, struct packet *pkt, struct inqui
 		return 0;
 	if (!packet_is_ip(pkt))
 		return !is_unread_for_host(skb, pkt);
-	moment = forwarded_moment(pkt->epoch, bpf_jiffies64());
+	moment = forwarded_moment(pkt);
 	is_for_host = is_policed(skb, pkt);
 	if (claims_host(skb, pkt, is_for_host)) {
 		inquiry->verdict = -CM_DROP_INVALID_SOURCE;
@@ -566,8 +566,7 @@ static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
 	struct cm_flow flow;
 
 	if (!ct_find_quickly(&tuple, &ref))
-		return config.role == CM_ROLE_NETDEV &&
-		       is_known_forwarded(skb, pkt, forwarded_moment(pkt->epoch, jiffies));
+		return config.role == CM_ROLE_NETDEV && is_known_forwarded(skb, pkt, jiffies);
 	flow_copy(&flow, &expires, &ref.bucket->ways, (const __u8 *)ref.flow, 0, 0, ref.way);
 	if (!flow_is_same(&ref) || (__s32)(expires - now) <= 0 ||
 	    !ct_is_settled(&flow, pkt->epoch, (direction ^ flow.direction) & 1) ||
@@ -623,7 +622,7 @@ static __always_inline int police(struct __sk_buff *skb, struct packet *pkt,
 	    !(packet_is_ip(pkt) || (policy_mode(direction) != CM_POLICY_OFF && is_unread(pkt))))
 		return 0;
 	/* Before the rules are asked: if they change meanwhile, what they say is stale at once. */
-	pkt->epoch = policy_epoch();
+	pkt->epoch = policy_epoch(&pkt->source + (direction == CM_EGRESS));
 	/* Read back from memory, it is one state to the verifier instead of six. */
 	barrier();
 	if (is_plain(pkt) && is_settled(skb, pkt, direction))

@@ -8,6 +8,7 @@
 #include <bpf/bpf_endian.h>
 #include "config.h"
 #include "explain.h"
+#include "generations.h"
 #include "inquiry.h"
 #include "metrics.h"
 #include "nic.h"
@@ -53,14 +54,6 @@ struct {
 	__type(value, struct cm_metrics);
 } cm_rule_stats SEC(".maps");
 
-/* Grows with every change of rules, ipcache or endpoints: what was decided before is stale. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} cm_generation SEC(".maps");
-
 enum {
 	CB_POLICY = 2, /* of skb->cb, as in Cilium (bpf/lib/common.h) */
 };
@@ -90,22 +83,35 @@ static __always_inline int nic_enforces(const struct inquiry *inquiry, enum cm_d
 }
 
 enum {
-	FALLBACKS_SHIFT = 5, /* of more than CM_NICS */
+	FALLBACKS_BITS = 5, /* for CM_NICS of them */
 };
 
+_Static_assert(CM_NICS < 1 << FALLBACKS_BITS, "a count of all NICs");
+
+/* How many bits of an epoch are not the generation. src/datapath/conntrack.rs does the same. */
+static __always_inline __u32 epoch_shift(void)
+{
+	return 1 + (config.role == CM_ROLE_NETDEV ? FALLBACKS_BITS : 1);
+}
+
 /*
- * What every cached verdict is compared with; never 0. To be read before the rules are asked. That of a NIC is that of
+ * What the cached verdict on a flow is compared with; never 0. To be read before the rules are asked. The remote end
+ * is that of the flow that is asked about, which need not be the packet's: see quotes_flow(). That of NICs is that of
  * all, which share flows: it also grows with each that falls back.
  */
-static __always_inline __u32 policy_epoch(void)
+static __always_inline __u32 policy_epoch(const struct cm_address *remote)
 {
-	__u32 key = 0;
-	const volatile __u32 *generation = bpf_map_lookup_elem(&cm_generation, &key);
-	__u32 epoch = generation ? *generation : 0;
+	/* First: behind a clock that is stopped it grows, and so goes with no fallback of before. */
+	__u32 generation = generation_of(remote);
+	__u32 fallbacks = config.role == CM_ROLE_NETDEV ? nics_fallen_back() : !!fallback();
 
-	if (config.role == CM_ROLE_NETDEV)
-		return ((epoch << FALLBACKS_SHIFT) + nics_fallen_back()) << 2 | 1;
-	return epoch << 2 | !!fallback() << 1 | 1;
+	return generation << epoch_shift() | fallbacks << 1 | 1;
+}
+
+/* The same for another remote end. */
+static __always_inline __u32 epoch_with(__u32 epoch, const struct cm_address *remote)
+{
+	return generation_of(remote) << epoch_shift() | (epoch & ((1 << epoch_shift()) - 1));
 }
 
 static __always_inline void count_rule(struct __sk_buff *skb, __u32 rule)

@@ -73,7 +73,7 @@ pub fn share_maps(
     share_map(&mut maps.cm_endpoints, shared, None)?;
     share_map(&mut maps.cm_identities, shared, None)?;
     share_map(&mut maps.cm_metrics, shared, None)?;
-    share_map(&mut maps.cm_generation, shared, None)?;
+    share_map(&mut maps.cm_generations, shared, None)?;
     share_map(&mut maps.cm_events, shared, None)
 }
 

@@ -45,7 +45,7 @@ pub fn lost(root: &Root) -> Result<Lost> {
     let mut reader = Reader::new(root);
     for id in root.endpoints()? {
         for (pin, map) in reader.uses_of(id)? {
-            if pin.exists() {
+            if map == NO_MAP || pin.exists() {
                 continue;
             }
             let (first, by) = *found.entry(pin.clone()).or_insert((map, id));
@@ -144,6 +144,9 @@ pub fn check_one(root: &Root, except: &BTreeSet<EndpointId>) -> Result<()> {
 /// Where a map is to be pinned, and the kernel's number of the one that a program uses.
 type Use = (PathBuf, u32);
 
+/// The number of no map: the program is another version's, and lacks one that every program holds.
+const NO_MAP: u32 = 0;
+
 /// Reads what programs use, each map once.
 struct Reader<'a> {
     root: &'a Root,
@@ -167,8 +170,10 @@ impl Reader<'_> {
     fn uses(&mut self, id: EndpointId, programs: &[Option<Running>; 2]) -> Result<Vec<Use>> {
         let mut uses = Vec::new();
         for running in programs.iter().flatten() {
+            let mut lacking = HELD_BY_ALL.to_vec();
             for map in &running.facts.map_ids {
                 let Some(name) = self.name(*map)? else { continue };
+                lacking.retain(|held| *held != name);
                 let pin = match name {
                     "cm_flows4" | "cm_flows6" if has_flows_of_its_own(running)? => {
                         self.root.endpoint(id).map(name)
@@ -177,6 +182,7 @@ impl Reader<'_> {
                 };
                 uses.push((pin, *map));
             }
+            uses.extend(lacking.into_iter().map(|name| (self.root.map(name), NO_MAP)));
         }
         Ok(uses)
     }

@@ -4,7 +4,6 @@
 use std::net::{IpAddr, UdpSocket};
 
 use cilmark::datapath::ipcache::Ipcache;
-use cilmark::datapath::maps;
 use cilmark::model::identity::Identity;
 use ipnet::IpNet;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -247,7 +246,6 @@ impl Topology {
         self.wan.rules = self.rules(random, "wan", Direction::Ingress);
         self.red.rules = self.rules(random, "red", Direction::Ingress);
         self.blue.rules = self.rules(random, "blue", Direction::Egress);
-        maps::bump_generation(&root).expect("bump the generation");
         self.world.cilmark_ok("conntrack flush");
         machine
     }
