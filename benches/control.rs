@@ -1,9 +1,11 @@
-//! How long the ipcache and rules take to change, by the binary, and whether every flow obeys at once.
+//! How long the ipcache and rules take to change, by the binary, whether every flow obeys at once, and what changes
+//! cost flows that they have nothing to do with.
 
 mod flows;
 mod ipcache;
 mod obeyed;
 mod rules;
+mod unconcerned;
 
 use anyhow::Result;
 use cilmark::datapath::log;
@@ -20,6 +22,7 @@ pub fn measure() -> Result<Vec<Figure>> {
     make_devices(2)?;
     let mut samples = Samples::default();
     obeyed::measure(&root, &mut samples)?;
+    unconcerned::measure(&root, &mut samples)?;
     rules::measure(&root, &mut samples)?;
     flows::measure(&root, &mut samples)?;
     ipcache::measure(&mut samples)?;

@@ -21,14 +21,14 @@
 //!
 //! Beside them stand programs that only look the same key up in a map of their own, as large.
 
-mod bare;
+pub mod bare;
 mod buckets;
-mod case;
+pub mod case;
 mod hot;
-mod keys;
-mod paths;
+pub mod keys;
+pub mod paths;
 mod random;
-mod vary;
+pub mod vary;
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;

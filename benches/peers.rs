@@ -6,7 +6,7 @@
 //! with `nothing` or nftables is compared within each round.
 
 mod lane;
-mod measures;
+pub mod measures;
 mod report;
 mod setups;
 mod statistics;
