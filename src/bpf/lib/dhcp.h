@@ -48,13 +48,12 @@ __noinline int is_lease_request(struct __sk_buff *skb, const struct packet *pkt)
 }
 
 /* Whether the workload has asked, from an address, all of its link. What no lock has read may be old: it asks again. */
-static __always_inline int is_pending(const struct tuple *request)
+static __noinline int is_pending(const struct tuple *request)
 {
-	struct flow_ref ref = {};
+	struct flow_seen seen = {};
 
-	return ct_find_quickly(request, &ref) &&
-	       ct_is_alive(ref.bucket->ways.expires[ref.way & (CM_FLOW_WAYS - 1)]) &&
-	       ref.flow->rule == CM_RULE_DHCP && flow_is_same(&ref);
+	return ct_find_quickly(request, &seen) && seen.flow.verdict && ct_is_alive(seen.expires) &&
+	       seen.flow.rule == CM_RULE_DHCP;
 }
 
 /*

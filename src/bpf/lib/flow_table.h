@@ -49,13 +49,6 @@ _Static_assert(sizeof(struct flow_bucket) == __builtin_offsetof(struct cm_flows4
 		       sizeof(struct flow_bucket) == __builtin_offsetof(struct cm_flows6, slots),
 	       "one head of both");
 
-/* Where a flow may be, and its tag there. */
-struct flow_place {
-	__u32 buckets[2];
-	__u8 tag;
-	__u8 pad[3];
-};
-
 /* The first bucket, or the second. Not by an index, of which clang makes arithmetic that the verifier refuses. */
 static __always_inline struct cm_flows4 *flows4_bucket(const struct flow_place *place, __u32 second)
 {
@@ -71,11 +64,12 @@ static __always_inline struct cm_flows6 *flows6_bucket(const struct flow_place *
 	return bpf_map_lookup_elem(&cm_flows6, &index);
 }
 
-/* A flow that was found, by a reader without the lock. */
-struct flow_ref {
-	struct flow_bucket *bucket;
-	const struct cm_flow *flow;
-	__u32 seq; /* when it was found */
+/* A flow as a reader without the lock has found it. */
+struct flow_seen {
+	struct cm_flow flow; /* its verdict is of no epoch if a writer was there */
+	__u32 expires;
+	__u32 seq;
+	__u32 bucket;
 	__u32 way;
 };
 
@@ -124,8 +118,8 @@ static __always_inline void flow_hash(struct flow_place *place, const __u32 *wor
 	/* Of ports in a row a product alone would make buckets in a row. */
 	sum *= config.flow_seed[6] | 1;
 	sum ^= sum >> 32;
-	place->tag = (__u8)(sum >> 24);
-	place->tag += !place->tag; /* 0 stands for nobody */
+	/* 1 to 255, since 0 stands for nobody. Without a branch, behind which the verifier would walk all twice. */
+	place->tag = ((__u8)(sum >> 24) * 255 >> 8) + 1;
 	sum *= config.flow_seed[7] | 1;
 	place->buckets[0] = (sum >> 32) * buckets >> 32;
 	place->buckets[1] = (__u64)(__u32)sum * buckets >> 32;
@@ -338,13 +332,6 @@ static __always_inline __u32 flow_seq(const struct flow_bucket *bucket)
 	return *(const volatile __u32 *)&bucket->seq;
 }
 
-/* Whether all that was read of a flow since it was found is of one moment. */
-static __always_inline int flow_is_same(const struct flow_ref *ref)
-{
-	flow_order();
-	return flow_seq(ref->bucket) == ref->seq && !(ref->seq & 1);
-}
-
 /* Around what who holds the lock writes. */
 static __always_inline void flow_write_begins(struct flow_bucket *bucket)
 {
@@ -379,7 +366,7 @@ static __always_inline enum flow_put flow_put(struct flow_bucket *bucket, __u8 *
 	int is_same;
 
 	flow_order();
-	matches = flow_matches(ways, inquiry->tag);
+	matches = flow_matches(ways, inquiry->where.tag);
 	chosen = find_way(slots, slot_bytes, key, words, matches);
 	if (chosen == CM_FLOW_WAYS && count_ways(matches) < FLOW_WAYS_OF_TAG)
 		chosen = flow_choose(ways, flow_now(), scope, seq >> 1);
@@ -394,7 +381,7 @@ static __always_inline enum flow_put flow_put(struct flow_bucket *bucket, __u8 *
 		const __u64 *flow = (const __u64 *)&inquiry->flow;
 
 		flow_write_begins(bucket);
-		ways->tag[way] = inquiry->tag;
+		ways->tag[way] = inquiry->where.tag;
 		ways->expires[way] = inquiry->expires;
 		ways->class[way] = inquiry->class;
 		ways->scope[way] = scope;
@@ -424,28 +411,52 @@ static __always_inline void flow_copy(struct cm_flow *flow, __u32 *expires,
 	*expires = *(const volatile __u32 *)&ways->expires[way];
 }
 
-/* Reads a flow of a bucket, all of one moment; whether it is there. */
-static __always_inline int flow_take(struct flow_bucket *bucket, const __u8 *slots,
-				     __u32 slot_bytes, const __u64 *key, __u32 words, __u8 tag,
-				     struct cm_flow *flow, __u32 *expires)
+enum flow_read {
+	FLOW_MISSING,
+	FLOW_READ,
+	FLOW_TORN, /* a writer was there: what was read is of no one moment */
+};
+
+/* Reads a flow of a bucket without its lock. */
+static __always_inline enum flow_read flow_read(const struct flow_bucket *bucket, const __u8 *slots,
+						__u32 slot_bytes, const __u64 *key, __u32 words,
+						__u8 tag, struct cm_flow *flow, __u32 *expires,
+						__u32 *seq, __u32 *found)
 {
 	const struct cm_flow_ways *ways = &bucket->ways;
-	__u32 seq = flow_seq(bucket);
+	__u32 first = flow_seq(bucket);
 	__u32 way;
 
 	flow_order();
 	way = find_way(slots, slot_bytes, key, words, flow_matches(ways, tag));
 	if (way == CM_FLOW_WAYS)
-		return 0;
+		return FLOW_MISSING;
 	flow_copy(flow, expires, ways, slots, slot_bytes, words, way);
 	flow_order();
-	if (flow_seq(bucket) == seq && !(seq & 1))
+	*seq = first;
+	*found = way;
+	return flow_seq(bucket) == first && !(first & 1) ? FLOW_READ : FLOW_TORN;
+}
+
+/* Reads a flow of a bucket, all of one moment; whether it is there. */
+static __always_inline int flow_take(struct flow_bucket *bucket, const __u8 *slots,
+				     __u32 slot_bytes, const __u64 *key, __u32 words, __u8 tag,
+				     struct cm_flow *flow, __u32 *expires)
+{
+	__u32 seq, way;
+
+	switch (flow_read(bucket, slots, slot_bytes, key, words, tag, flow, expires, &seq, &way)) {
+	case FLOW_MISSING:
+		return 0;
+	case FLOW_READ:
 		return 1;
-	/* A writer was there. */
+	case FLOW_TORN:
+		break;
+	}
 	bpf_spin_lock(&bucket->lock);
-	way = find_way(slots, slot_bytes, key, words, flow_matches(ways, tag));
+	way = find_way(slots, slot_bytes, key, words, flow_matches(&bucket->ways, tag));
 	if (way < CM_FLOW_WAYS)
-		flow_copy(flow, expires, ways, slots, slot_bytes, words, way);
+		flow_copy(flow, expires, &bucket->ways, slots, slot_bytes, words, way);
 	bpf_spin_unlock(&bucket->lock);
 	return way < CM_FLOW_WAYS;
 }

@@ -20,6 +20,13 @@ enum other_nics {
 	OTHER_NICS_ASKED, /* or a reason for which one of them denies it that enforces */
 };
 
+/* Where a flow may be in its table, and its tag there. */
+struct flow_place {
+	__u32 buckets[2];
+	__u8 tag;
+	__u8 pad[3];
+};
+
 /*
  * Answers go into this memory of the caller's, of which the verifier knows nothing, and are read from
  * there (barrier()): so it walks on once behind each question, whatever the answer was.
@@ -27,6 +34,7 @@ enum other_nics {
 struct inquiry {
 	struct cm_flow flow; /* as found, or a new one */
 	__u32 expires; /* of what was found, or 0 */
+	struct flow_place where; /* find_flow() has looked */
 	/* Rules: a number, shifted by its entry's flags; 0 for none. */
 	__u32 own; /* of those about the other end's identity */
 	__u32 any; /* of those about everybody */
@@ -40,7 +48,6 @@ struct inquiry {
 	__u8 tells_host; /* the answer may be another one if it is, and nobody has asked */
 	__u8 place; /* what ct_take() has said */
 	__u8 class; /* enum cm_flow_class, of the flow when it is written */
-	__u8 tag; /* of its hash */
 	__u8 displaced; /* the class of whom it has displaced, and 1 more; or 0 */
 	__u8 is_orphan; /* a later fragment whose first one was dropped */
 	__u8 nic; /* whose policy is asked: its slot; 0 for a workload */

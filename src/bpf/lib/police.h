@@ -543,17 +543,6 @@ __noinline int explain_settled(const struct packet *pkt)
 	return 1;
 }
 
-/* Pushes the end of a flow back, if it is still the one that was found. */
-static __always_inline void push_end_back(const struct flow_ref *ref, __u32 expires)
-{
-	struct flow_bucket *bucket = ref->bucket;
-
-	bpf_spin_lock(&bucket->lock);
-	if (bucket->seq == ref->seq)
-		bucket->ways.expires[ref->way & (CM_FLOW_WAYS - 1)] = expires;
-	bpf_spin_unlock(&bucket->lock);
-}
-
 /* Whether a packet is one that its flow's entry settles, and counted. */
 static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
 				      enum cm_direction direction)
@@ -561,30 +550,29 @@ static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
 	__u64 jiffies = bpf_jiffies64();
 	__u32 now = jiffies >> CM_FLOW_TICK_SHIFT;
 	struct tuple tuple = tuple_of(pkt, direction);
-	struct flow_ref ref = {};
-	__u32 expires, left;
-	struct cm_flow flow;
+	struct flow_seen seen;
+	struct cm_flow *flow = &seen.flow;
+	__u32 left;
 
-	if (!ct_find_quickly(&tuple, &ref))
+	if (!ct_find_quickly(&tuple, &seen))
 		return config.role == CM_ROLE_NETDEV && is_known_forwarded(skb, pkt, jiffies);
-	flow_copy(&flow, &expires, &ref.bucket->ways, (const __u8 *)ref.flow, 0, 0, ref.way);
-	if (!flow_is_same(&ref) || (__s32)(expires - now) <= 0 ||
-	    !ct_is_settled(&flow, pkt->epoch, (direction ^ flow.direction) & 1) ||
-	    claims_another(skb, pkt, &flow) ||
+	if ((__s32)(seen.expires - now) <= 0 ||
+	    !ct_is_settled(flow, pkt->epoch, (direction ^ flow->direction) & 1) ||
+	    claims_another(skb, pkt, flow) ||
 	    (config.role == CM_ROLE_NETDEV && direction == CM_EGRESS &&
-	     is_taken_back(skb, pkt, &flow)))
+	     is_taken_back(skb, pkt, flow)))
 		return 0;
-	pkt->rule = ct_rule(&flow);
+	pkt->rule = ct_rule(flow);
 	pkt->is_settled = 1;
 	if (config.explain)
 		return explain_settled(pkt);
 	/* At most once a second, for the sake of the other CPUs' caches. */
-	left = is_tcp(pkt) && !(config.role == CM_ROLE_NETDEV && flow.masqueraded) ?
+	left = is_tcp(pkt) && !(config.role == CM_ROLE_NETDEV && flow->masqueraded) ?
 		       ct_ticks(CM_CT_LIFETIME_ESTABLISHED) :
-		       ct_lifetime(&flow, pkt->l4_protocol, now);
-	if ((__s32)(now + left - expires - ct_ticks(1)) >= 0 &&
-	    ct_pushes_end_back(&flow, direction))
-		push_end_back(&ref, now + left);
+		       ct_lifetime(flow, pkt->l4_protocol, now);
+	if ((__s32)(now + left - seen.expires - ct_ticks(1)) >= 0 &&
+	    ct_pushes_end_back(flow, direction))
+		push_end_back(&seen, pkt->source.family == CM_IPV6, now + left);
 	count_rule(skb, pkt->rule);
 	return 1;
 }
