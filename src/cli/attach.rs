@@ -388,10 +388,14 @@ fn put_on(
     let config = spec.config();
     let loaded = load::load(root, spec.role, &config, &sizes, &inherited)?;
 
-    if args.policing.adopts(spec.role, replaced)
-        && let Err(error) = adoption::adopt(root, spec, loaded.scope)
-    {
-        warn!("{}: flows that are up already are not taken over: {error:#}", spec.device.name);
+    let nics = Nics::open(root)?;
+    if args.policing.adopts(spec.role, replaced) {
+        if let Some(nics) = &nics {
+            nics.take_from_others(&config);
+        }
+        if let Err(error) = adoption::adopt(root, spec, loaded.scope) {
+            warn!("{}: flows that are up already are not taken over: {error:#}", spec.device.name);
+        }
     }
 
     let addresses = Addresses::open(root)?.context("the maps of addresses are not pinned")?;
@@ -401,7 +405,6 @@ fn put_on(
     let left = replaced.map(|endpoint| rules_elsewhere(root, endpoint, &loaded)).transpose()?;
     let is_same = matches!(left, Some(None));
     let left = left.flatten().unwrap_or_default();
-    let nics = Nics::open(root)?;
     let slot = config.nic_slot().filter(|_| is_same);
     let nic_before = nics.as_ref().zip(slot).map(|(nics, slot)| nics.get(slot)).transpose()?;
     // The program first: whoever finds an address calls it.

@@ -91,6 +91,14 @@ impl Nics {
         Ok(())
     }
 
+    /// Lets flows forget whoever had a slot before, where another device gets it: before this one's flows are taken over
+    /// under it. If nothing more comes, the next one finds that this device had it.
+    pub fn take_from_others(&self, config: &cm_config) {
+        let Some(slot) = config.nic_slot() else { return };
+        self.forget_others(slot, (config.ifindex, config.netns));
+        self.set_bit(Bits::Used, slot, true);
+    }
+
     /// How many have gone back to what was before, since nobody confirmed in time.
     pub fn fallen_back(&self) -> u32 {
         let over = |slot: &u8| matches!(self.clock(*slot).get(), Confirmation::Over(_));
@@ -163,15 +171,19 @@ impl Nics {
     /// Lets flows forget whoever had a slot before, unless it was the same device: its flows go on, if its rules still
     /// allow them.
     fn forget_others(&self, slot: u8, device: (u32, u64)) {
-        let last = self.get(slot).map(|nic| (nic.ifindex, nic.netns)).ok();
-        if self.bits(Bits::Used) >> slot & 1 == 0 || last == Some(device) {
+        let last = self.get(slot).unwrap_or_default();
+        if (last.ifindex, last.netns) == device {
             return;
         }
-        match conntrack::forget_nic(&self.root, slot) {
-            Ok(()) => self.set_bit(Bits::Used, slot, false),
+        if self.bits(Bits::Used) >> slot & 1 != 0
+            && let Err(error) = conntrack::forget_nic(&self.root, slot)
+        {
             // Its own rules will be asked about them.
-            Err(error) => warn!("flows still know the NIC that had slot {slot}: {error:#}"),
+            warn!("flows still know the NIC that had slot {slot}: {error:#}");
+            return;
         }
+        let (ifindex, netns) = device;
+        self.write(slot, &cm_nic { ifindex, netns, ..last });
     }
 
     /// All but the clock, and last that somebody has the slot.

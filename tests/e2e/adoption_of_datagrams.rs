@@ -99,6 +99,24 @@ fn datagrams_go_on_when_their_nic_begins_to_enforce() {
 }
 
 #[test]
+fn datagrams_go_on_where_their_nic_gets_the_slot_of_another_one() {
+    for off_before in [false, true] {
+        let Some(world) = tracking() else { return };
+        world.veth("former");
+        // Or nothing is left of it.
+        world.cilmark_ok("ipcache set 10.9.9.9 300");
+        world.cilmark_ok("attach former --role netdev --policy enforce --failsafe none --yes");
+        world.cilmark_ok("detach former");
+        if off_before {
+            world.cilmark_ok("attach red --role netdev");
+        }
+        let talks = talks(&world);
+        world.cilmark_ok(&format!("{NIC} --policy enforce"));
+        talks.iter().for_each(Talk::goes_on);
+    }
+}
+
+#[test]
 fn datagrams_go_on_when_their_workload_begins_to_enforce_if_that_is_wanted() {
     for (adopt, goes_on) in [("", false), ("--adopt 30s", true), ("--adopt 0", false)] {
         let claim = move || {
