@@ -450,3 +450,35 @@ fn what_is_known_of_a_nic_is_not_what_it_was_loaded_with_but_for_others() {
     }
     assert_eq!(nics.owners().expect("read")[1], EndpointId::new(2));
 }
+
+/// Which whoever is there can send, under the peer's address.
+#[test]
+fn a_syn_that_one_only_audits_ends_no_flow_of_another() {
+    let Some(lab) = Lab::new() else { return };
+    lab.router();
+    let [audits, enforces] = nics(&lab, [auditing(), enforcing()]);
+    lab.rules(&enforces, &["allow egress to any tcp/80"]);
+    for (peer, own) in PEER_TO_OWN {
+        let sent = |flags: &str| Frame::ip(own, peer).segment(4000, 80, flags);
+        let received = |flags: &str| Frame::ip(peer, own).segment(80, 4000, flags).forwarded();
+        enforces.to_netdev(sent("S")).passes();
+        enforces.from_netdev(received("SA")).passes();
+        enforces.to_netdev(sent("A")).passes();
+        for forged in [&["S"][..], &["R", "S"], &["FA", "S"]] {
+            for flags in forged {
+                audits.from_netdev(received(flags)).passes();
+            }
+            enforces.to_netdev(sent("A")).passes();
+            enforces.from_netdev(received("A")).passes();
+        }
+    }
+    // A workload's, which left by the very NIC that audits.
+    lab.flush_conntrack();
+    let request = |flags: &str| Frame::ip(OWN4, PEER4).segment(4001, 80, flags).forwarded();
+    let answer = |flags: &str| Frame::ip(PEER4, OWN4).segment(80, 4001, flags).forwarded();
+    audits.to_netdev(request("S")).passes();
+    enforces.from_netdev(answer("SA")).passes();
+    audits.to_netdev(request("A")).passes();
+    audits.from_netdev(answer("S")).passes();
+    enforces.from_netdev(answer("A")).passes();
+}

@@ -53,6 +53,7 @@ struct inquiry {
 	__u8 nic; /* whose policy is asked: its slot; 0 for a workload */
 	__u8 other_nics; /* enum other_nics, or a reason */
 	__u8 fallback; /* enum cm_fallback: what counts there instead of what was asked for */
+	__u8 is_in_use; /* the flow in whose place this one comes goes on by other NICs, for all that is known here */
 };
 
 #endif

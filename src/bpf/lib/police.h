@@ -296,6 +296,19 @@ static __always_inline void begin_flow(const struct packet *pkt, struct inquiry 
 	inquiry->expires = 0;
 }
 
+/*
+ * Whether a flow goes on by other NICs, for all that anybody knows who denies a packet that would take its place, and only
+ * audits: a masqueraded one is answered by whichever.
+ */
+static __always_inline int is_in_use(const struct inquiry *inquiry)
+{
+	const struct cm_flow *flow = &inquiry->flow;
+
+	return config.role == CM_ROLE_NETDEV && inquiry->place && ct_is_alive(inquiry->expires) &&
+	       !(flow->state & CM_CT_CLOSING) &&
+	       (flow->masqueraded || other_nics(flow) & ~ct_denied(flow->verdict));
+}
+
 /* Looks for a packet's flow. */
 static __always_inline void recognise(struct __sk_buff *skb, struct packet *pkt,
 				      struct inquiry *inquiry)
@@ -318,6 +331,7 @@ static __always_inline void recognise(struct __sk_buff *skb, struct packet *pkt,
 	if (config.explain)
 		step_ct(pkt, inquiry, is_known, is_same);
 	if (!is_known) {
+		inquiry->is_in_use = is_in_use(inquiry);
 		begin_flow(pkt, inquiry);
 		return;
 	}
@@ -424,7 +438,8 @@ static __always_inline void police_flow(struct __sk_buff *skb, struct packet *pk
 	/* Else the entry would say that the host, too, may have the next one. */
 	inquiry->is_kept = !pkt->is_hidden && (!inquiry->verdict || !inquiry->is_enforced) &&
 			   (inquiry->found == FOUND_FLOW ||
-			    !(begins_nothing(pkt) || (inquiry->verdict && is_midstream(pkt))));
+			    !(begins_nothing(pkt) ||
+			      (inquiry->verdict && (is_midstream(pkt) || inquiry->is_in_use))));
 	/* Answers by themselves begin nothing: what they leave would outlive the request. */
 	if (pkt->rule == CM_RULE_DHCP && packet_direction(pkt) == CM_INGRESS &&
 	    inquiry->found != FOUND_FLOW)

@@ -54,6 +54,8 @@ pub struct Flow {
     is_established: bool,
     fins: [bool; 2],
     has_reset: bool,
+    /// And this host has sent that.
+    is_ended: bool,
 }
 
 /// What an endpoint says about a flow that it has let pass.
@@ -187,6 +189,7 @@ impl Flow {
             is_established: false,
             fins: [false; 2],
             has_reset: false,
+            is_ended: false,
         }
     }
 
@@ -226,6 +229,14 @@ impl Flow {
                 || (direction != self.direction && (self.is_established || self.is_masqueraded)))
     }
 
+    /// Whether it goes on by others than a NIC: a packet that this one only audits does not take its place.
+    pub fn is_in_use(&self, endpoint: &Endpoint) -> bool {
+        let mut others = self.said.iter().filter(|(id, _)| **id != endpoint.id);
+        !endpoint.is_container
+            && !(self.fins == [true; 2] || self.is_ended)
+            && (self.is_masqueraded || others.any(|(_, said)| said.is_allowed))
+    }
+
     /// What a packet tells of its progress.
     pub fn advance(&mut self, ip: &Ip, direction: Direction) {
         let is_reply = direction != self.direction;
@@ -233,6 +244,7 @@ impl Flow {
         self.is_established |= !flags.syn() && !is_reply;
         self.fins[usize::from(is_reply)] |= flags.fin();
         self.has_reset = flags.rst();
+        self.is_ended = flags.rst() && direction == Direction::Egress;
     }
 }
 

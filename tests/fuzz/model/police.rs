@@ -157,7 +157,8 @@ impl Machine {
             }
             Some(flow) => self.police_known(case, key, flow),
             None => {
-                let new = self.police_new(case, key.clone());
+                let is_in_use = self.flows.get(&key).is_some_and(|flow| flow.is_in_use(endpoint));
+                let new = self.police_new(case, key.clone(), is_in_use);
                 if !endpoint.is_container {
                     match self.is_policed(endpoint, program, ip, arrival) {
                         Some(true) => {}
@@ -195,7 +196,7 @@ impl Machine {
         judgement
     }
 
-    fn police_new(&self, case: &Case<'_>, key: Key) -> Judgement {
+    fn police_new(&self, case: &Case<'_>, key: Key, is_in_use: bool) -> Judgement {
         let &Case { endpoint, program, direction, ip, arrival, .. } = case;
         if self.is_failsafe_answer(case) {
             return Judgement::pass("a failsafe port's answer");
@@ -221,7 +222,7 @@ impl Machine {
             return judgement;
         }
         let is_audited = judgement.why == "audited";
-        if judgement.must != Must::Drop && !(is_audited && flows::is_midstream(ip)) {
+        if judgement.must != Must::Drop && !(is_audited && (flows::is_midstream(ip) || is_in_use)) {
             let flow = Flow::new(direction, self.epoch);
             let mut flow = flow.passing(endpoint, !is_audited, claimed);
             flow.advance(ip, direction);
@@ -240,7 +241,7 @@ impl Machine {
             flow.epoch = self.epoch;
             Judgement::pass("about a lease")
         } else if self.lease(case).is_some() {
-            return Judgement { must: Must::Either, ..self.police_new(case, key) };
+            return Judgement { must: Must::Either, ..self.police_new(case, key, false) };
         } else if flow.epoch == self.epoch
             && (is_reply || flow.has_passed(endpoint))
             && !self.claims_another(case, &flow)
@@ -250,7 +251,7 @@ impl Machine {
             match self.judge_again(case, &key, &mut flow) {
                 Again::Judged(judgement) => judgement,
                 Again::Unkept(judgement) => return self.unless_left(case, judgement),
-                Again::New => return self.police_new(case, key),
+                Again::New => return self.police_new(case, key, false),
             }
         };
         judgement = self.unless_left(case, judgement);
