@@ -482,3 +482,41 @@ fn a_syn_that_one_only_audits_ends_no_flow_of_another() {
     audits.from_netdev(answer("S")).passes();
     enforces.from_netdev(answer("A")).passes();
 }
+
+/// As one that takes over what another one has seen begin is told by its rule.
+#[test]
+fn what_one_has_taken_over_is_nothing_to_the_next_nic_of_its_slot() {
+    const ADOPTED: u32 = cm_rule_number::CM_RULE_ADOPTED.0;
+    let Some(lab) = Lab::new() else { return };
+    let [first, second] = nics(&lab, [enforcing(), enforcing()]);
+    lab.rules(&first, &[WEB]);
+    for (peer, own) in PEER_TO_OWN {
+        first.from_netdev(received(peer, own, 80, "S")).passes();
+        second.to_netdev(sent(peer, own, 80, "SA")).passes();
+    }
+    lab.change_flows(|flow| {
+        flow.verdict = 3 << 16;
+        flow.second_rule = 1 << 12 | ADOPTED as u16;
+    });
+    for (peer, own) in PEER_TO_OWN {
+        for nic in [&second, &first] {
+            nic.from_netdev(received(peer, own, 80, "A")).passes();
+        }
+        assert_eq!(rule(&second.from_netdev(received(peer, own, 80, "A"))), ADOPTED);
+        lab.bump_generation();
+        assert_eq!(rule(&second.from_netdev(received(peer, own, 80, "A"))), ADOPTED);
+    }
+    lab.rules(&second, &["deny ingress from any tcp/80"]);
+    for (peer, own) in PEER_TO_OWN {
+        second.from_netdev(received(peer, own, 80, "A")).is_dropped(POLICY_DENY);
+    }
+    detach(&lab, &second);
+    let next = lab.netdev(1).id(9).slot(1).tune(|config| config.ifindex = 77);
+    let next = next.address(OWN4).address(OWN6).policy(enforcing()).load();
+    for (peer, own) in PEER_TO_OWN {
+        lab.rules(&next, &[WEB]);
+        next.from_netdev(received(peer, own, 80, "A")).passes();
+        lab.rules(&next, &[OTHER]);
+        next.from_netdev(received(peer, own, 80, "A")).is_dropped(POLICY);
+    }
+}

@@ -402,3 +402,62 @@ fn an_echo_that_left_by_one_is_answered_by_the_other() {
         ping(&world, HOST, far);
     }
 }
+
+/// So that the kernel's conntrack knows of flows.
+const TRACKED: &str = "nft 'table inet tracking { chain input { type filter hook input priority 0;
+                       ct state established counter; }; }'";
+const ENFORCE_AND_ADOPT: &str = "--role netdev --policy enforce --failsafe none --yes";
+
+/// By the kernel's conntrack, or by their sockets.
+#[test]
+fn what_one_of_a_stack_has_seen_begin_goes_on_when_the_other_begins_to_enforce() {
+    for tracks in [true, false] {
+        let Some(world) = bridged() else { return };
+        if tracks {
+            world.sh(TRACKED);
+        }
+        world.cilmark_ok(&format!("attach br0 {ENFORCE}"));
+        add(&world, "br0", "allow ingress from any tcp/9000");
+        let server = listen(&world, HOST, 9000);
+        let connections = NEAR.map(|near| Connection::open(&world, "lan", &server, near));
+        connections.iter().for_each(Connection::works);
+        world.cilmark_ok(&format!("attach eth0 {ENFORCE_AND_ADOPT}"));
+        connections.iter().for_each(Connection::works);
+        cannot_connect(&world, "lan", NEAR[0], 9000);
+        let deny = "deny ingress from any tcp/9000";
+        add(&world, "eth0", deny);
+        connections[0].is_cut();
+        del(&world, "eth0", deny);
+        connections[1].works();
+        // To the other one they are no older than its policy.
+        del(&world, "br0", "allow ingress from any tcp/9000");
+        connections[1].is_cut();
+    }
+}
+
+#[test]
+fn what_one_takes_over_is_still_asked_about_where_it_began() {
+    let Some(world) = bridged() else { return };
+    world.sh(TRACKED);
+    let web = "allow ingress from any tcp/9000";
+    world.cilmark_ok(&format!("attach br0 {ENFORCE_AND_ADOPT}"));
+    world.cilmark_ok(&format!("attach eth0 {AUDIT}"));
+    add(&world, "br0", web);
+    let server = listen(&world, HOST, 9000);
+    let connections = NEAR.map(|near| Connection::open(&world, "lan", &server, near));
+    connections.iter().for_each(Connection::works);
+    // Until now it has denied them.
+    world.cilmark_ok(&format!("attach eth0 {ENFORCE_AND_ADOPT}"));
+    connections.iter().for_each(Connection::works);
+    del(&world, "br0", web);
+    connections[0].is_cut();
+    add(&world, "br0", web);
+    connections[1].works();
+    // Nothing is left of that where another device gets its slot.
+    world.cilmark_ok("detach eth0");
+    world.veth("third");
+    world.cilmark_ok(&format!("attach third {ENFORCE}"));
+    for flow in flows(&world) {
+        assert_eq!((&flow["nics"], &flow["adopted"]), (&json!(["br0"]), &json!(false)), "{flow}");
+    }
+}

@@ -137,14 +137,20 @@ enum {
 	SECOND_RULE_MASK = (1 << CM_FLOW_SECOND_SHIFT) - 1,
 };
 
-/* The rule that decided here about a flow. Another NIC's number says nothing here. */
-static __always_inline __u32 ct_rule(const struct cm_flow *flow)
+/* The rule of a slot that decided about a flow. Another NIC's number says nothing there. */
+static __always_inline __u32 ct_rule_of(const struct cm_flow *flow, __u32 slot)
 {
-	if (config.role != CM_ROLE_NETDEV || flow->rule >> CM_FLOW_NIC_SHIFT == config.nic_slot)
+	if (flow->rule >> CM_FLOW_NIC_SHIFT == slot)
 		return flow->rule & RULE_MASK;
-	if (flow->second_rule && flow->second_rule >> CM_FLOW_SECOND_SHIFT == config.nic_slot)
+	if (flow->second_rule && flow->second_rule >> CM_FLOW_SECOND_SHIFT == slot)
 		return flow->second_rule & SECOND_RULE_MASK;
 	return CM_RULE_ANOTHER_NIC;
+}
+
+static __always_inline __u32 ct_rule(const struct cm_flow *flow)
+{
+	return config.role == CM_ROLE_NETDEV ? ct_rule_of(flow, config.nic_slot) :
+					       flow->rule & RULE_MASK;
 }
 
 /* Lets a flow remember the rule of the NIC of a slot, as far as there is room beside those of `others`. */
@@ -157,6 +163,33 @@ static __always_inline void ct_keep_rule(struct cm_flow *flow, __u32 slot, __u32
 	else if (!flow->second_rule || !(others >> second & 1))
 		flow->second_rule =
 			rule <= SECOND_RULE_MASK ? slot << CM_FLOW_SECOND_SHIFT | rule : 0;
+}
+
+/*
+ * Lets a flow that other NICs have seen begin be taken over by that of a slot. Without room for its rule, which tells so, it
+ * is not.
+ */
+static __always_inline int ct_join(struct cm_flow *flow, __u32 slot)
+{
+	__u32 here = 1U << slot % CM_NICS;
+	__u32 others = ct_passed(flow->verdict) & ~here;
+
+	if (!flow->adopted) {
+		ct_keep_rule(flow, slot, CM_RULE_ADOPTED, others);
+		if (ct_rule_of(flow, slot) != CM_RULE_ADOPTED)
+			return 0;
+	}
+	flow->verdict = (flow->verdict | here << 16) & ~(__u64)here;
+	return 1;
+}
+
+/* Nothing is left of the rule of a slot. */
+static __always_inline void ct_forget_rule(struct cm_flow *flow, __u32 slot)
+{
+	if (flow->rule >> CM_FLOW_NIC_SHIFT == slot)
+		flow->rule = slot << CM_FLOW_NIC_SHIFT;
+	if (flow->second_rule >> CM_FLOW_SECOND_SHIFT == slot)
+		flow->second_rule = 0;
 }
 
 static __always_inline int ct_is_alive(__u32 expires)

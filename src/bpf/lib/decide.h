@@ -124,9 +124,32 @@ static __always_inline int has_adopted(const struct inquiry *inquiry)
 	       ct_passed(inquiry->flow.verdict) >> inquiry->nic % CM_NICS & 1;
 }
 
+/*
+ * Whether the NIC that is asked has taken a flow over that another NIC has seen begin. Its rule alone says so: to that
+ * other one the flow is no older than its policy.
+ */
+static __always_inline int has_joined(const struct inquiry *inquiry)
+{
+	const struct cm_flow *flow = &inquiry->flow;
+	__u32 slot = inquiry->nic % CM_NICS;
+
+	return config.role == CM_ROLE_NETDEV && ct_passed(flow->verdict) >> slot & 1 &&
+	       ct_rule_of(flow, slot) == CM_RULE_ADOPTED;
+}
+
 /* About a known flow that no failsafe port is about: 0, or a negative reason. */
 static __always_inline int decide_by_rules(struct packet *pkt, struct inquiry *inquiry)
 {
+	int verdict;
+
+	if (!inquiry->flow.adopted && has_joined(inquiry)) {
+		verdict = decide(pkt, inquiry, inquiry->flow.direction);
+		if (verdict != -CM_DROP_POLICY_DENY) {
+			pkt->rule = CM_RULE_ADOPTED;
+			verdict = 0;
+		}
+		return verdict;
+	}
 	if (inquiry->flow.adopted && has_adopted(inquiry))
 		return decide_adopted(pkt, inquiry);
 	return decide(pkt, inquiry, inquiry->flow.direction);
@@ -434,8 +457,12 @@ static __always_inline int decide_flow(struct __sk_buff *skb, struct packet *pkt
 	if (packet_direction(pkt) == CM_INGRESS && (forward || flow->adopted) &&
 	    !(is_first_elsewhere(flow) && flow->claimed_identity))
 		flow->claimed_identity = claimed_identity(skb, pkt);
-	if (!flow->verdict && may_be_adopted(skb, pkt))
-		flow->adopted = CM_CT_ADOPTED_UNKNOWN;
+	if (!flow->verdict) {
+		if (may_be_adopted(skb, pkt))
+			flow->adopted = CM_CT_ADOPTED_UNKNOWN;
+	} else if (!has_passed_here(flow) && may_be_adopted(skb, pkt)) {
+		ct_join(flow, config.nic_slot);
+	}
 	/* Until the peer sends something that tells its identity. */
 	if (config.role == CM_ROLE_CONTAINER && flow->adopted && !flow->claimed_identity)
 		flow->claimed_identity = IDENTITY_WORLD;

@@ -107,17 +107,34 @@ __noinline int edit_put(const struct cm_flow_edit *edit, struct inquiry *inquiry
 	return ct6_put(&edit->key, inquiry);
 }
 
+/* Which NICs but the one of a slot have let a flow pass. */
+static __always_inline __u32 let_pass_elsewhere(const struct cm_flow *flow, __u32 slot)
+{
+	return ct_passed(flow->verdict) & ~ct_denied(flow->verdict) & ~(1U << slot % CM_NICS);
+}
+
 static __always_inline enum cm_flow_edited edit_add(const struct cm_flow_edit *edit,
 						    struct inquiry *inquiry)
 {
-	int put = FLOW_FULL;
+	__u32 slot = edit->flow.rule >> CM_FLOW_NIC_SHIFT;
+	int put = FLOW_FULL, is_there;
 
-	if (inquiry->place && ct_is_alive(inquiry->expires) && !ct_denied(inquiry->flow.verdict))
+	is_there = inquiry->place && ct_is_alive(inquiry->expires);
+	if (is_there && !(ct_denied(inquiry->flow.verdict) & 1U << slot % CM_NICS) &&
+	    ct_passed(inquiry->flow.verdict) >> slot % CM_NICS & 1)
 		return CM_FLOW_THERE;
 	inquiry->found = inquiry->place ? FOUND_FLOW : FOUND_NOTHING;
-	inquiry->flow = edit->flow;
-	inquiry->expires = edit->expires;
-	inquiry->class = ct_class(&edit->flow);
+	if (is_there && let_pass_elsewhere(&inquiry->flow, slot)) {
+		if (inquiry->flow.masqueraded)
+			return CM_FLOW_THERE;
+		if (!ct_join(&inquiry->flow, slot))
+			return CM_FLOW_NO_ROOM;
+		inquiry->flow.verdict = (__u32)inquiry->flow.verdict;
+	} else {
+		inquiry->flow = edit->flow;
+		inquiry->expires = edit->expires;
+	}
+	inquiry->class = ct_class(&inquiry->flow);
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < FLOW_TRIES && put != FLOW_PUT; i++)
 		put = edit_put(edit, inquiry);
@@ -133,6 +150,7 @@ static __always_inline enum cm_flow_edited edit_leave(const struct cm_flow_edit 
 	if (!inquiry->place)
 		return CM_FLOW_ABSENT;
 	inquiry->flow.verdict = ct_within(inquiry->flow.verdict, 0xffff & ~slot);
+	ct_forget_rule(&inquiry->flow, edit->flow.rule >> CM_FLOW_NIC_SHIFT);
 	if (!ct_passed(inquiry->flow.verdict))
 		return edit_delete(edit);
 	inquiry->class = ct_class(&inquiry->flow);
