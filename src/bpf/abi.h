@@ -309,7 +309,8 @@ enum {
 struct cm_generations {
 	__u32 remotes
 		[CM_REMOTES]; /* by remote_slot(): the ipcache and the endpoints say something else */
-	__u32 policies[CM_POLICY_COUNTERS]; /* by a container's endpoint id; 0: all NICs */
+	__u32 policies
+		[CM_POLICY_COUNTERS]; /* by a container's endpoint id; 0: all NICs. Odd: it is being changed */
 	__u32 changes; /* of any of these, for what user space remembers */
 	__u32 pad;
 };

@@ -75,9 +75,21 @@ impl Generations {
     }
 
     /// Makes stale what the policy of a workload has decided, or that of any NIC: its rules or its configuration
-    /// are others.
+    /// are others. So whatever a command has begun that was killed is over.
     pub fn bump_policy(&self, workload: Option<EndpointId>) {
-        self.add(policy_at(workload));
+        self.set_policy(workload, |counter| counter.wrapping_add(2) & !1);
+    }
+
+    /// From here to `bump_policy` each packet asks the rules: whoever changes them may be killed before the kernel
+    /// returns, when programs see the new ones already.
+    pub fn begin_policy(&self, workload: Option<EndpointId>) {
+        self.set_policy(workload, |counter| counter.wrapping_add(1) | 1);
+    }
+
+    fn set_policy(&self, workload: Option<EndpointId>, next: impl Fn(u32) -> u32) {
+        let counter = self.memory.u32_at(policy_at(workload));
+        let next = |value| Some(next(value));
+        _ = counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
         self.add(offset_of!(cm_generations, changes));
     }
 

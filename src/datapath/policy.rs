@@ -177,8 +177,10 @@ impl PolicyMaps {
         Ok(Some(TypedMap::of(set)))
     }
 
-    /// The kernel returns when no program sees what was there before. What these have decided is stale then.
+    /// The kernel returns when no program sees what was there before. What these have decided is stale then, and counts
+    /// for nothing from now on, in case that nobody is left to say so.
     fn put(&self, slot: Slot, set: Option<&RuleSet>) -> Result<()> {
+        self.generations.begin_policy(self.workload);
         let done = self.put_quietly(slot, set);
         self.generations.bump_policy(self.workload);
         done

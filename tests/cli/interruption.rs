@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 use std::process::{Child, Stdio};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::common::process::{cilmark, text};
+use crate::common::talk::{any, arrives, is_lost, udp};
 use crate::common::{World, machine};
 
 fn start(arguments: &str) -> Child {
@@ -135,6 +136,37 @@ fn an_attachment_by_clsact_that_was_killed_is_repeated_and_detached() {
 #[test]
 fn what_a_killed_attachment_left_is_detached_by_its_number() {
     machine::by_each_hook(|hook| survives_kills(hook, &["detach id:1"]));
+}
+
+/// The kernel shows programs the new rules well before it returns to who changes them.
+#[test]
+fn a_change_of_rules_that_was_killed_lets_no_flow_pass_that_they_do_not_allow() {
+    const RULE: &str = "blue allow ingress from any udp";
+    let Some(world) = World::new() else { return };
+    for (name, number) in [("red", 1), ("blue", 2)] {
+        world.workload(name, number);
+    }
+    world.cilmark_ok("attach blue --id 300 --ip 10.2.0.10 --policy enforce");
+    for round in 0..60 {
+        world.cilmark_ok(&format!("policy add {RULE}"));
+        let [red, blue] = ["red", "blue"].map(|name| udp(&world, name, any("10.2.0.10")));
+        arrives(&red, &blue, "10.2.0.10");
+        let mut change = start(&format!("policy del {RULE}"));
+        thread::sleep(Duration::from_micros(500) * (round % 30));
+        change.kill().expect("kill");
+        change.wait().expect("wait");
+        if !world.cilmark_ok("policy list blue").contains(RULE.split_once(' ').unwrap().1) {
+            is_lost(&red, &blue, "10.2.0.10");
+        }
+    }
+    // And whoever changes them next ends it: verdicts count again.
+    world.cilmark_ok(&format!("policy add {RULE}"));
+    let [red, blue] = ["red", "blue"].map(|name| udp(&world, name, any("10.2.0.10")));
+    arrives(&red, &blue, "10.2.0.10");
+    let flows = world.cilmark_json("conntrack list blue");
+    let port = json!(red.local_addr().unwrap().port());
+    let flow = flows.as_array().unwrap().iter().find(|flow| flow["remote_port"] == port);
+    assert_eq!(flow.expect("the flow")["stale"], json!(false));
 }
 
 #[test]

@@ -87,7 +87,7 @@ static __always_inline __u32 own_slot(void)
 
 static __always_inline __u64 ct_verdict_of(__u32 epoch, __u32 passed, __u32 denied)
 {
-	return (__u64)epoch << 32 | passed << 16 | denied;
+	return (__u64)(epoch == NO_EPOCH ? 0 : epoch) << 32 | passed << 16 | denied;
 }
 
 /* The same verdict where nobody has but these slots. */

@@ -36,15 +36,27 @@ static __always_inline __u32 remote_slot(const struct cm_address *remote)
 	return hash * 0x9e3779b1 >> (32 - CM_REMOTE_BITS);
 }
 
-/* The sum of both counters of a flow, or of one end of a packet that has none. */
-static __always_inline __u32 generation_of(const struct cm_address *remote)
+/*
+ * The sum of both counters of a flow, or of one end of a packet that has none, and that of the policy. It is odd while
+ * somebody changes the policy's rules, or has died while he did: the kernel shows programs the new ones some time before
+ * it returns to him.
+ */
+static __always_inline __u32 generation_and_policy(const struct cm_address *remote, __u32 *counter)
 {
 	__u16 policy = config.role == CM_ROLE_CONTAINER ? config.endpoint_id : 0;
 	const volatile struct cm_generations *all;
 	__u32 key = 0;
 
 	all = bpf_map_lookup_elem(&cm_generations, &key);
-	return all ? all->policies[policy] + all->remotes[remote_slot(remote)] : 0;
+	*counter = all ? all->policies[policy] : 0;
+	return all ? *counter + all->remotes[remote_slot(remote)] : 0;
+}
+
+static __always_inline __u32 generation_of(const struct cm_address *remote)
+{
+	__u32 counter;
+
+	return generation_and_policy(remote, &counter);
 }
 
 #endif

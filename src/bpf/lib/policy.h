@@ -94,6 +94,9 @@ static __always_inline __u32 epoch_shift(void)
 	return 1 + (config.role == CM_ROLE_NETDEV ? FALLBACKS_BITS : 1);
 }
 
+/* While a policy's rules are being changed each packet asks them: no verdict has this epoch. */
+#define NO_EPOCH (~1U)
+
 /*
  * What the cached verdict on a flow is compared with; never 0. To be read before the rules are asked. The remote end
  * is that of the flow that is asked about, which need not be the packet's: see quotes_flow(). That of NICs is that of
@@ -102,15 +105,17 @@ static __always_inline __u32 epoch_shift(void)
 static __always_inline __u32 policy_epoch(const struct cm_address *remote)
 {
 	/* First: behind a clock that is stopped it grows, and so goes with no fallback of before. */
-	__u32 generation = generation_of(remote);
+	__u32 counter, generation = generation_and_policy(remote, &counter);
 	__u32 fallbacks = config.role == CM_ROLE_NETDEV ? nics_fallen_back() : !!fallback();
 
-	return generation << epoch_shift() | fallbacks << 1 | 1;
+	return counter & 1 ? NO_EPOCH : generation << epoch_shift() | fallbacks << 1 | 1;
 }
 
 /* The same for another remote end. */
 static __always_inline __u32 epoch_with(__u32 epoch, const struct cm_address *remote)
 {
+	if (epoch == NO_EPOCH)
+		return epoch;
 	return generation_of(remote) << epoch_shift() | (epoch & ((1 << epoch_shift()) - 1));
 }
 
