@@ -155,12 +155,16 @@ static __always_inline int decide_by_rules(struct packet *pkt, struct inquiry *i
 	return decide(pkt, inquiry, inquiry->flow.direction);
 }
 
-/* The verdict on a flow whose direction is known, by a packet of either direction. */
-static __always_inline int decide_again(struct packet *pkt, struct inquiry *inquiry)
+/* The verdict on a flow whose direction is known, by a packet of either direction. A global function for the verifier. */
+__noinline int decide_again(struct packet *pkt, struct inquiry *inquiry)
 {
-	struct cm_flow *flow = &inquiry->flow;
-	int forward = flow->direction == packet_direction(pkt);
+	struct cm_flow *flow;
+	int forward;
 
+	if (!pkt || !inquiry || !has_policy())
+		return -CM_DROP_INVALID_PACKET;
+	flow = &inquiry->flow;
+	forward = flow->direction == packet_direction(pkt);
 	if (flow->masqueraded) {
 		pkt->rule = CM_RULE_MASQUERADED;
 		return 0;

@@ -49,11 +49,12 @@ struct inquiry {
 	__u8 place; /* what ct_take() has said */
 	__u8 class; /* enum cm_flow_class, of the flow when it is written */
 	__u8 displaced; /* the class of whom it has displaced, and 1 more; or 0 */
-	__u8 is_orphan; /* a later fragment whose first one was dropped */
+	__u8 is_orphan : 1; /* a later fragment whose first one was dropped */
+	/* The flow in whose place this one comes goes on by other NICs, for all that is known here. */
+	__u8 is_in_use : 1;
 	__u8 nic; /* whose policy is asked: its slot; 0 for a workload */
 	__u8 other_nics; /* enum other_nics, or a reason */
 	__u8 fallback; /* enum cm_fallback: what counts there instead of what was asked for */
-	__u8 is_in_use; /* the flow in whose place this one comes goes on by other NICs, for all that is known here */
 };
 
 #endif
