@@ -45,7 +45,7 @@ fn flow(number: u32) -> Existing {
         SocketAddr::new(IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + address)), port)
     };
     Existing {
-        protocol: if number % 2 == 0 { 6 } else { 17 },
+        protocol: if number.is_multiple_of(2) { 6 } else { 17 },
         local: end(1, 80 + (number % 1000) as u16),
         remote: end(2 + number, 1024 + (number / 7 % 50_000) as u16),
         direction: Direction::Ingress,

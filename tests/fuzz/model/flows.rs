@@ -232,8 +232,9 @@ impl Flow {
     /// Whether it goes on by others than a NIC: a packet that this one only audits does not take its place.
     pub fn is_in_use(&self, endpoint: &Endpoint) -> bool {
         let mut others = self.said.iter().filter(|(id, _)| **id != endpoint.id);
+        let is_over = self.fins == [true; 2] || self.is_ended;
         !endpoint.is_container
-            && !(self.fins == [true; 2] || self.is_ended)
+            && !is_over
             && (self.is_masqueraded || others.any(|(_, said)| said.is_allowed))
     }
 
