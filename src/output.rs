@@ -1,6 +1,7 @@
 //! The only writer of stdout: tables and JSON. Messages go to stderr, by `note`. What comes from outside
 //! does nothing to a terminal on this way.
 
+use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
 use std::io::{self, BufWriter, StdoutLock, Write};
 
@@ -34,8 +35,7 @@ impl JsonList {
         self.has_any = true;
         self.text.clear();
         serde_json::to_writer(&mut self.text, value)?;
-        let text = std::str::from_utf8(&self.text)?;
-        if is_plain(text) { self.out.write(text) } else { self.out.write(&escaped(text)) }
+        self.out.write(&escaped(std::str::from_utf8(&self.text)?))
     }
 
     /// Writes its end, and a newline.
@@ -153,14 +153,17 @@ pub fn lines(text: &str) -> Result<()> {
 }
 
 fn write(text: &str) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    written.context(TO_STDOUT)
+    let mut out = Stdout::default();
+    out.write(text)?;
+    out.end()
 }
 
 /// JSON leaves some characters as they are that a terminal obeys, and there are none outside of its
 /// strings. What stands for a byte has no number there, and is spelled as a person sees it.
-fn escaped(json: &str) -> String {
+fn escaped(json: &str) -> Cow<'_, str> {
+    if is_plain(json) {
+        return Cow::Borrowed(json);
+    }
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
         match c {
@@ -170,7 +173,7 @@ fn escaped(json: &str) -> String {
             c => text.push(c),
         }
     }
-    text
+    Cow::Owned(text)
 }
 
 /// Tells the person at the terminal.

@@ -138,47 +138,50 @@ fn line(metric: &Metric) -> Line {
 
 fn prometheus(lines: &[Line], usage: &[Usage], metrics: &[Metric]) -> String {
     let mut text = String::new();
-    let mut family = |name: &str, help: &str, value: fn(&Line) -> u64| {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
+    for (name, what, value) in [
+        ("cilmark_packets_total", "Packets", (|line| line.packets) as fn(&Line) -> u64),
+        ("cilmark_bytes_total", "Bytes", |line| line.bytes),
+    ] {
+        begin(&mut text, name, "counter", &format!("{what} by direction and fate."));
         for line in lines {
-            let _ = writeln!(
-                text,
-                "{name}{{direction=\"{}\",reason=\"{}\",reason_code=\"{}\"}} {}",
-                line.direction,
-                line.name,
-                line.reason,
-                value(line)
-            );
+            let Line { direction, name: fate, reason, .. } = line;
+            let labels =
+                format!("direction=\"{direction}\",reason=\"{fate}\",reason_code=\"{reason}\"");
+            let _ = writeln!(text, "{name}{{{labels}}} {}", value(line));
         }
-    };
-    family("cilmark_packets_total", "Packets by direction and fate.", |line| line.packets);
-    family("cilmark_bytes_total", "Bytes by direction and fate.", |line| line.bytes);
+    }
     if usage.is_empty() {
         return text;
     }
     let name = "cilmark_conntrack_entries";
-    let _ = writeln!(text, "# HELP {name} Flows that have not expired.\n# TYPE {name} gauge");
+    begin(&mut text, name, "gauge", "Flows that have not expired.");
     for usage in usage {
-        let (map, of) = (usage.map, whose(usage));
         for (class, entries) in CLASSES.iter().zip(usage.of_class) {
-            let labels = format!("map=\"{map}\",of=\"{of}\",class=\"{class}\"");
-            let _ = writeln!(text, "{name}{{{labels}}} {entries}");
+            let _ = writeln!(text, "{name}{{{},class=\"{class}\"}} {entries}", table_of(usage));
         }
     }
     let name = "cilmark_conntrack_entries_max";
-    let _ = writeln!(text, "# HELP {name} The most flows.\n# TYPE {name} gauge");
+    begin(&mut text, name, "gauge", "The most flows.");
     for usage in usage {
-        let (map, of) = (usage.map, whose(usage));
-        let _ = writeln!(text, "{name}{{map=\"{map}\",of=\"{of}\"}} {}", usage.max_entries);
+        let _ = writeln!(text, "{name}{{{}}} {}", table_of(usage), usage.max_entries);
     }
     let name = "cilmark_conntrack_displaced_total";
-    let _ = writeln!(text, "# HELP {name} Flows that made room for others.");
-    let _ = writeln!(text, "# TYPE {name} counter");
+    begin(&mut text, name, "counter", "Flows that made room for others.");
     for (class, count) in CLASSES.iter().zip(displaced(metrics)) {
         let _ = writeln!(text, "{name}{{class=\"{class}\"}} {count}");
     }
     let name = "cilmark_conntrack_failed_total";
-    let _ = writeln!(text, "# HELP {name} Flows that found no room.");
-    let _ = writeln!(text, "# TYPE {name} counter\n{name} {}", failed(metrics));
+    begin(&mut text, name, "counter", "Flows that found no room.");
+    let _ = writeln!(text, "{name} {}", failed(metrics));
     text
+}
+
+/// The lines in front of a metric's.
+fn begin(text: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// The labels of a table of flows.
+fn table_of(usage: &Usage) -> String {
+    format!("map=\"{}\",of=\"{}\"", usage.map, whose(usage))
 }

@@ -6,7 +6,7 @@ mod edit;
 use std::collections::BTreeSet;
 use std::env::consts::ARCH;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -22,7 +22,7 @@ use super::abi::{
     cm_flow_ways, cm_flows4, cm_flows6,
 };
 use super::flow_table::FlowTable;
-use super::pin::Root;
+use super::pin::{self, Root};
 use super::sys;
 use crate::model::endpoint::{EndpointId, Scope};
 use crate::model::flow::Progress;
@@ -215,12 +215,8 @@ impl Bucket for cm_flows6 {
 }
 
 impl<B: Bucket> Table<B> {
-    fn open(path: &PathBuf) -> Result<Option<Table<B>>> {
-        if !path.try_exists().with_context(|| format!("look at {}", path.display()))? {
-            return Ok(None);
-        }
-        let handle = MapHandle::from_pinned_path(path)
-            .with_context(|| format!("open {}; it takes root", path.display()))?;
+    fn open(path: &Path) -> Result<Option<Table<B>>> {
+        let Some(handle) = pin::open_map(path)? else { return Ok(None) };
         ensure!(
             handle.value_size() as usize == size_of::<B>(),
             "{} is a map of another layout; another version of cilmark made it",
@@ -433,7 +429,7 @@ impl Finder {
         Ok(alive.map(|found| Seen {
             direction: direction(&found.flow),
             allowed: is_allowed(&found.flow),
-            passed: (found.flow.verdict >> 16) as u16,
+            passed: passed(&found.flow),
         }))
     }
 }
@@ -514,8 +510,18 @@ fn ports(key: &Parts) -> (u16, u16) {
 }
 
 /// `left` in ticks, of which `rate` jiffies are a second.
+/// The slot of a NIC and the number of its rule, of what an entry says has decided.
+pub fn split_rule(rule: u32) -> (u8, u32) {
+    ((rule >> NIC_SHIFT) as u8, rule & ((1 << NIC_SHIFT) - 1))
+}
+
+fn passed(entry: &cm_flow) -> u16 {
+    (entry.verdict >> 16) as u16
+}
+
 fn flow(key: &Parts, entry: &cm_flow, left: u32, rate: u32) -> Flow {
     let (local_port, remote_port) = ports(key);
+    let (nic, rule) = split_rule(entry.rule);
     let jiffies = u64::from(left) << cm_flow_size::CM_FLOW_TICK_SHIFT.0;
     Flow {
         scope: key.scope,
@@ -527,9 +533,9 @@ fn flow(key: &Parts, entry: &cm_flow, left: u32, rate: u32) -> Flow {
         direction: direction(entry),
         progress: progress(entry.state),
         claimed: Some(Identity(entry.claimed_identity)).filter(|it| *it != Identity::UNKNOWN),
-        rule: entry.rule & ((1 << NIC_SHIFT) - 1),
-        nic: (entry.rule >> NIC_SHIFT) as u8,
-        passed: (entry.verdict >> 16) as u16,
+        rule,
+        nic,
+        passed: passed(entry),
         allowed: is_allowed(entry),
         epoch: (entry.verdict >> 32) as u32,
         adopted: entry.adopted != 0,

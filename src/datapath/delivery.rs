@@ -7,7 +7,7 @@ use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 
 use super::abi::{bytes_of, cm_event, cm_reason, from_bytes, u32_key};
 use super::maps::Endpoints;
-use super::pin::Root;
+use super::pin::{self, Root};
 use super::sys;
 use crate::model::endpoint::EndpointId;
 
@@ -57,10 +57,5 @@ pub fn missed(root: &Root, event: &cm_event) -> Result<Option<EndpointId>> {
 
 /// `None` if nothing was ever attached with local delivery.
 fn open(root: &Root) -> Result<Option<MapHandle>> {
-    let path = root.map(POLICY_CALLS);
-    if !path.try_exists().with_context(|| format!("look at {}", path.display()))? {
-        return Ok(None);
-    }
-    let calls = MapHandle::from_pinned_path(&path);
-    calls.map(Some).with_context(|| format!("open {}", path.display()))
+    pin::open_map(&root.map(POLICY_CALLS))
 }

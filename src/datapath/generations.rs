@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::{MapCore, MapHandle};
 
 use super::abi::{cm_address, cm_config, cm_family, cm_generations, cm_role};
-use super::pin::Root;
+use super::pin::{self, Root};
 use super::sys::SharedValue;
 use crate::model::endpoint::EndpointId;
 
@@ -34,13 +34,7 @@ pub struct Generations {
 impl Generations {
     /// Those of a root; `None` if nobody has made them yet.
     pub fn open(root: &Root) -> Result<Option<Generations>> {
-        let path = root.map(NAME);
-        if !path.try_exists().with_context(|| format!("look at {}", path.display()))? {
-            return Ok(None);
-        }
-        let map = MapHandle::from_pinned_path(&path)
-            .with_context(|| format!("open {}; it takes root", path.display()))?;
-        Generations::of(&map).map(Some)
+        pin::open_map(&root.map(NAME))?.as_ref().map(Generations::of).transpose()
     }
 
     /// Those that a program uses.
@@ -123,13 +117,13 @@ impl Remotes {
 
     /// Of one address.
     pub fn one(address: IpAddr) -> Remotes {
-        Remotes::of(&[(address.into(), ())])
+        Remotes::of([address.into()])
     }
 
-    /// Of the keys of lines.
-    pub(super) fn of<V>(lines: &[(cm_address, V)]) -> Remotes {
+    /// Of some addresses.
+    pub(super) fn of(addresses: impl IntoIterator<Item = cm_address>) -> Remotes {
         let mut remotes = [false; REMOTES];
-        lines.iter().for_each(|(address, _)| remotes[slot(address)] = true);
+        addresses.into_iter().for_each(|address| remotes[slot(&address)] = true);
         Remotes(remotes)
     }
 
@@ -141,8 +135,7 @@ impl Remotes {
         if config.role != cm_role::CM_ROLE_CONTAINER || addresses.is_empty() {
             return Remotes::all();
         }
-        let lines: Vec<_> = addresses.into_iter().map(|address| (address.into(), ())).collect();
-        let mut remotes = Remotes::of(&lines);
+        let mut remotes = Remotes::of(addresses.into_iter().map(cm_address::from));
         remotes.0[UNNAMED] = true;
         remotes
     }

@@ -149,7 +149,11 @@ impl Ipcache {
         };
         // Also what is undone has been there. Before the index is, which takes a second for a million prefixes.
         let is_named = prefixes.is_empty();
-        self.bump(&if is_named { Remotes::of(&hosts) } else { Remotes::all() });
+        self.bump(&if is_named {
+            Remotes::of(hosts.iter().map(|(address, _)| *address))
+        } else {
+            Remotes::all()
+        });
         restored?;
         if let Some(index) = index {
             let new = if written.is_ok() { prefixes.as_slice() } else { &[] };
@@ -180,7 +184,7 @@ impl Ipcache {
             count += usize::from(self.hosts.delete(key)?);
             Ok(())
         });
-        self.bump(&Remotes::of(&hosts));
+        self.bump(&Remotes::of(hosts.iter().map(|(address, _)| *address)));
         deleted?;
         if self.prefixes.is_empty() {
             return Ok(count);

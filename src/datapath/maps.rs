@@ -15,7 +15,7 @@ use super::abi::{
     self, cm_address, cm_direction, cm_endpoint, cm_identity, cm_metrics, cm_reason, u32_key,
 };
 use super::generations::{Generations, Remotes};
-use super::pin::Root;
+use super::pin::{self, Root};
 use super::sys;
 use crate::model::endpoint::EndpointId;
 use crate::model::identity::{Identity, Names};
@@ -42,11 +42,7 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
 
     /// The same wherever it is pinned.
     pub(super) fn open_at(path: &Path) -> Result<Option<TypedMap<K, V>>> {
-        if !path.try_exists().with_context(|| format!("look at {}", path.display()))? {
-            return Ok(None);
-        }
-        let handle = MapHandle::from_pinned_path(path)
-            .with_context(|| format!("open {}; it takes root", path.display()))?;
+        let Some(handle) = pin::open_map(path)? else { return Ok(None) };
         ensure!(
             handle.key_size() as usize == size_of::<K>()
                 && handle.value_size() as usize == size_of::<V>(),

@@ -12,7 +12,7 @@ use super::abi::{self, cm_config, cm_confirm, cm_fallback, cm_nic, cm_nics, u32_
 use super::conntrack;
 use super::device::Device;
 use super::generations::Generations;
-use super::pin::Root;
+use super::pin::{self, Root};
 use super::policy::Slot;
 use super::registry;
 use super::sys::SharedValue;
@@ -51,14 +51,7 @@ enum Bits {
 impl Nics {
     /// `None` if nobody has made the maps yet.
     pub fn open(root: &Root) -> Result<Option<Nics>> {
-        let open = |name: &str| -> Result<Option<MapHandle>> {
-            let path = root.map(name);
-            if !path.try_exists().with_context(|| format!("look at {}", path.display()))? {
-                return Ok(None);
-            }
-            let map = MapHandle::from_pinned_path(&path);
-            map.map(Some).with_context(|| format!("open {}", path.display()))
-        };
+        let open = |name: &str| pin::open_map(&root.map(name));
         let Some((nics, policies)) = open(NICS)?.zip(open(POLICIES)?) else { return Ok(None) };
         let memory = SharedValue::of(&nics).with_context(|| format!("map {NICS}"))?;
         let generations = Generations::open(root)?;
@@ -202,11 +195,7 @@ impl Nics {
     }
 
     fn set_bit(&self, which: Bits, slot: u8, on: bool) {
-        let (word, bit) = (self.memory.u32_at(which as usize), 1 << slot);
-        match on {
-            true => word.fetch_or(bit, Ordering::SeqCst),
-            false => word.fetch_and(!bit, Ordering::SeqCst),
-        };
+        self.memory.set_bits(which as usize, 1 << slot, on);
     }
 
     /// The clock of its confirmation.

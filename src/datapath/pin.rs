@@ -22,6 +22,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use libbpf_rs::MapHandle;
 use log::{info, warn};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -205,15 +206,10 @@ impl Root {
         if !former.iter().any(|pin| pin.exists()) {
             return Ok(());
         }
-        for pin in former.into_iter().chain(["cm_flows4", "cm_flows6"].map(|name| self.map(name))) {
-            match fs::remove_file(&pin) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("remove {}", pin.display()));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        let flows = ["cm_flows4", "cm_flows6"].map(|name| self.map(name));
+        former.iter().chain(&flows).try_for_each(|pin| {
+            remove_file(pin).with_context(|| format!("remove {}", pin.display()))
+        })
     }
 
     /// Removes the shared maps' pins, and the directory unless it is a mount point or somebody else
@@ -221,10 +217,7 @@ impl Root {
     pub fn remove(&self) -> Result<()> {
         let remove = || -> io::Result<()> {
             for map in maps().chain(FORMER) {
-                match fs::remove_file(self.map(map)) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
+                remove_file(&self.map(map))?;
             }
             fs::remove_dir(self.path.join("endpoints"))?;
             // What is refused here is somebody else's.
@@ -322,12 +315,7 @@ impl EndpointPins {
     /// Lets go of a map of the endpoint's own, if there is one.
     pub fn remove_map(&self, name: &str) -> Result<()> {
         let path = self.map(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("remove {}", path.display()))
-            }
-            _ => Ok(()),
-        }
+        remove_file(&path).with_context(|| format!("remove {}", path.display()))
     }
 
     /// The configuration.
@@ -352,14 +340,28 @@ pub fn replace(object: impl AsFd, path: &Path) -> Result<()> {
     let beside = path
         .with_file_name(format!("{}-new", path.file_name().unwrap_or_default().to_string_lossy()));
     let pin = || -> io::Result<()> {
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_file(&beside)?;
         sys::pin(object.as_fd(), &beside)?;
         fs::rename(&beside, path)
     };
     pin().with_context(|| format!("pin {}", path.display()))
+}
+
+/// Opens the map that is pinned there; `None` if nobody has made it yet.
+pub(super) fn open_map(path: &Path) -> Result<Option<MapHandle>> {
+    if !path.try_exists().with_context(|| format!("look at {}", path.display()))? {
+        return Ok(None);
+    }
+    let map = MapHandle::from_pinned_path(path);
+    map.map(Some).with_context(|| format!("open {}; it takes root", path.display()))
+}
+
+/// Removes a file, if there is one.
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn remove_tree(path: &Path) -> Result<()> {

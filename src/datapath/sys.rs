@@ -13,7 +13,7 @@ use std::mem::{offset_of, size_of};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use libbpf_rs::{MapCore, MapHandle};
@@ -293,6 +293,15 @@ impl SharedValue {
     pub fn u32_at(&self, offset: usize) -> &AtomicU32 {
         // SAFETY: in the mapping and aligned, as `at` asserts; an atomic may be shared.
         unsafe { self.at::<AtomicU32>(offset).as_ref() }
+    }
+
+    /// Sets or clears bits of the word of four bytes at this offset.
+    pub fn set_bits(&self, offset: usize, bits: u32, on: bool) {
+        let word = self.u32_at(offset);
+        match on {
+            true => word.fetch_or(bits, Ordering::SeqCst),
+            false => word.fetch_and(!bits, Ordering::SeqCst),
+        };
     }
 
     /// The word of eight bytes at this offset.

@@ -49,17 +49,13 @@ impl Clock<'_> {
         let until = self.memory.u64_at(self.at + offset_of!(cm_confirm, until_ns));
         until.store(until_ns, Ordering::SeqCst);
         let runs = to != cm_fallback::CM_FALLBACK_NONE;
-        let tell = |(at, bit)| match runs {
-            true => self.memory.u32_at(at).fetch_or(bit, Ordering::SeqCst),
-            false => self.memory.u32_at(at).fetch_and(!bit, Ordering::SeqCst),
-        };
         // Set as long as anybody has to look.
-        if let (true, Some(told)) = (runs, self.runs) {
-            tell(told);
+        if let (true, Some((at, bit))) = (runs, self.runs) {
+            self.memory.set_bits(at, bit, true);
         }
         fallback.store(to.0, Ordering::SeqCst);
-        if let (false, Some(told)) = (runs, self.runs) {
-            tell(told);
+        if let (false, Some((at, bit))) = (runs, self.runs) {
+            self.memory.set_bits(at, bit, false);
         }
     }
 }

@@ -7,9 +7,10 @@ use super::{monitor, parsed};
 use crate::cli::claim::Owners;
 use crate::cli::decision;
 use crate::datapath::abi::{
-    cm_address, cm_call, cm_config, cm_ct_seen, cm_direction, cm_flow_size, cm_ipcache_source,
-    cm_reason, cm_rule_number, cm_step,
+    cm_address, cm_call, cm_config, cm_ct_seen, cm_direction, cm_ipcache_source, cm_reason,
+    cm_rule_number, cm_step,
 };
+use crate::datapath::conntrack;
 use crate::datapath::explain::{Answer, Fate};
 use crate::datapath::nics;
 use crate::datapath::pin::Root;
@@ -251,10 +252,10 @@ impl Teller<'_> {
         }
         let denied = seen(cm_ct_seen::CM_CT_SEEN_DENIED);
         let allowed = if denied { "denied" } else { "allowed" };
-        let nic = (rule >> cm_flow_size::CM_FLOW_NIC_SHIFT.0) as u8;
+        let (nic, number) = conntrack::split_rule(rule as u32);
         let by = match self.config.nic_slot() {
             Some(own) if own != nic => format!(" by {}", self.nic(nic)),
-            _ => self.by(rule as u32 & ((1 << cm_flow_size::CM_FLOW_NIC_SHIFT.0) - 1)),
+            _ => self.by(number),
         };
         let mut words = vec![format!("{allowed}{by}")];
         let mut say = |text: &str| words.push(text.to_owned());

@@ -51,9 +51,9 @@ pub struct Adopted {
 }
 
 impl Conntrack {
-    /// Enters flows of a container, or of NICs, by the one in a slot, the first ones if there is no room for all. A flow that is
+    /// Enters flows of a container, or of the NIC of a slot, the first ones if there is no room for all. A flow that is
     /// known already stays as it is, unless it was denied: audit has let it pass, and enforcement would
-    /// have left no entry.
+    /// have left no entry. One that only other NICs have let pass is this one's, too, from now on.
     pub fn adopt(&self, scope: Scope, slot: u8, flows: &[Existing]) -> Result<Adopted> {
         let now = now()?;
         let edits = flows.iter().filter_map(|flow| {

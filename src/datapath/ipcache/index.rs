@@ -15,7 +15,7 @@ use crate::datapath::abi::{
     self, cm_index_known, cm_index_line, cm_index_node, cm_index_size, cm_index_slot,
     cm_ipcache_entry, cm_prefix, u32_key,
 };
-use crate::datapath::pin::Root;
+use crate::datapath::pin::{self, Root};
 use crate::datapath::sys;
 use crate::model::interval::{Interval, Known, Span, intervals, split_at};
 
@@ -35,13 +35,8 @@ pub(super) struct Index {
 impl Index {
     /// `None` if nobody has made it yet, as before there was such a thing.
     pub(super) fn open(root: &Root) -> Result<Option<Index>> {
-        let path = root.map("cm_ipcache_idx");
-        if !path.try_exists().with_context(|| format!("look at {}", path.display()))? {
-            return Ok(None);
-        }
-        let slots = MapHandle::from_pinned_path(&path)
-            .with_context(|| format!("open {}; it takes root", path.display()))?;
-        Ok(Some(Index { slots }))
+        let slots = pin::open_map(&root.map("cm_ipcache_idx"))?;
+        Ok(slots.map(|slots| Index { slots }))
     }
 
     /// Before the trie changes: the datapath asks that again.
