@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::World;
 use super::process::PATIENCE;
+use super::world::wait_for;
 
 /// The test's own namespace, which has no name.
 pub const HOST: &str = "/proc/thread-self/ns/net";
@@ -91,9 +92,20 @@ pub fn is_unanswered(world: &World, from: &str, arguments: &str) {
     assert!(!ping.success(), "an answer came from {arguments}");
 }
 
-/// A server on a port, over both families.
+/// A server on a port, over both families. A command that another test is just starting may still hold a server that
+/// this one has closed: what a fork inherits closes with the exec.
 pub fn listen(world: &World, namespace: &str, port: u16) -> TcpListener {
-    world.inside(namespace, || TcpListener::bind(("::", port))).expect("bind")
+    let mut listener = None;
+    wait_for("the port is free", || {
+        match world.inside(namespace, || TcpListener::bind(("::", port))) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => false,
+            bound => {
+                listener = Some(bound.expect("bind"));
+                true
+            }
+        }
+    });
+    listener.expect("a server")
 }
 
 /// Tries to connect, and must not get through, nor a refusal.

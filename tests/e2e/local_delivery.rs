@@ -294,8 +294,8 @@ fn a_machine_of_an_unknown_mac_is_masqueraded_for_a_whole_connection() {
     world.cilmark_ok("attach red --id 1234 --ip 10.1.0.10 fd00:1::10 --local-delivery");
     world.cilmark_ok("attach vm --id 199472 --ip 10.2.0.10 fd00:2::10 --local-delivery");
     masquerade_red(&world);
+    let listener = listen(&world, "vm", 80);
     for address in ["10.2.0.10", "fd00:2::10"] {
-        let listener = listen(&world, "vm", 80);
         Connection::open(&world, "red", &listener, address).works();
     }
     world.cilmark_ok("attach vm --id 300 --ip 10.2.0.10 fd00:2::10 --local-delivery");
