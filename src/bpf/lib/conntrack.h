@@ -345,6 +345,7 @@ static __always_inline int ct_find_quickly(const struct tuple *tuple, struct flo
 {
 	enum flow_read read = FLOW_MISSING;
 	struct flow_place place;
+	__u32 way = 0;
 
 	if (tuple->local->family == CM_IPV4) {
 		struct cm_ct4_key key FLOW_KEY;
@@ -358,11 +359,11 @@ static __always_inline int ct_find_quickly(const struct tuple *tuple, struct flo
 			STAYS_A_CALL_OF_ITS_OWN(2 * CM_IPV4 + i);
 			if (!bucket)
 				return 0;
-			seen->bucket = place.buckets[i];
 			read = flow_read((const struct flow_bucket *)bucket,
 					 (const __u8 *)bucket->slots, sizeof(bucket->slots[0]),
 					 (const __u64 *)&key, FLOW4_WORDS, place.tag, &seen->flow,
-					 &seen->expires, &seen->seq, &seen->way);
+					 &seen->expires, &seen->seq, &way);
+			seen->slot = place.buckets[i] * CM_FLOW_WAYS + way;
 		}
 	} else {
 		struct cm_ct6_key key FLOW_KEY;
@@ -376,11 +377,11 @@ static __always_inline int ct_find_quickly(const struct tuple *tuple, struct flo
 			STAYS_A_CALL_OF_ITS_OWN(2 * CM_IPV6 + i);
 			if (!bucket)
 				return 0;
-			seen->bucket = place.buckets[i];
 			read = flow_read((const struct flow_bucket *)bucket,
 					 (const __u8 *)bucket->slots, sizeof(bucket->slots[0]),
 					 (const __u64 *)&key, FLOW6_WORDS, place.tag, &seen->flow,
-					 &seen->expires, &seen->seq, &seen->way);
+					 &seen->expires, &seen->seq, &way);
+			seen->slot = place.buckets[i] * CM_FLOW_WAYS + way;
 		}
 	}
 	if (read == FLOW_TORN)
@@ -397,7 +398,7 @@ __noinline int push_end_back(const struct flow_seen *seen, int is_v6, __u32 expi
 
 	if (!seen || !has_policy())
 		return 0;
-	index = seen->bucket;
+	index = seen->slot / CM_FLOW_WAYS;
 	if (is_v6) {
 		bucket = bpf_map_lookup_elem(&cm_flows6, &index);
 		STAYS_A_CALL_OF_ITS_OWN(CM_IPV6);
@@ -409,7 +410,7 @@ __noinline int push_end_back(const struct flow_seen *seen, int is_v6, __u32 expi
 		return 0;
 	bpf_spin_lock(&bucket->lock);
 	if (bucket->seq == seen->seq)
-		bucket->ways.expires[seen->way & (CM_FLOW_WAYS - 1)] = expires;
+		bucket->ways.expires[seen->slot % CM_FLOW_WAYS] = expires;
 	bpf_spin_unlock(&bucket->lock);
 	return 0;
 }
@@ -507,7 +508,8 @@ static __always_inline enum flow_put ct4_put(const struct cm_ct4_key *key, struc
 	bucket = flows4_bucket(place, inquiry->place);
 	if (!bucket ||
 	    find_way((const __u8 *)bucket->slots, sizeof(bucket->slots[0]), (const __u64 *)key,
-		     FLOW4_WORDS, flow_matches(&bucket->ways, place->tag)) == CM_FLOW_WAYS)
+		     FLOW4_WORDS, flow_matches(&bucket->ways, place->tag),
+		     place->tag) == CM_FLOW_WAYS)
 		return put;
 	second = flows4_bucket(place, 1);
 	if (second)
@@ -545,7 +547,8 @@ static __always_inline enum flow_put ct6_put(const struct cm_ct6_key *key, struc
 	bucket = flows6_bucket(place, inquiry->place);
 	if (!bucket ||
 	    find_way((const __u8 *)bucket->slots, sizeof(bucket->slots[0]), (const __u64 *)key,
-		     FLOW6_WORDS, flow_matches(&bucket->ways, place->tag)) == CM_FLOW_WAYS)
+		     FLOW6_WORDS, flow_matches(&bucket->ways, place->tag),
+		     place->tag) == CM_FLOW_WAYS)
 		return put;
 	second = flows6_bucket(place, 1);
 	if (second)

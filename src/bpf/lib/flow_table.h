@@ -23,9 +23,13 @@
 #include "config.h"
 #include "inquiry.h"
 
-/* Sized by user space: see CM_FLOW_LOAD_PERCENT. */
+/*
+ * Sized by user space: see CM_FLOW_LOAD_PERCENT. Nobody maps them, but the kernel lets such an array begin with a page, and
+ * so the head of each bucket is one line of the cache.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct cm_flows4);
@@ -33,6 +37,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct cm_flows6);
@@ -69,8 +74,7 @@ struct flow_seen {
 	struct cm_flow flow; /* its verdict is of no epoch if a writer was there */
 	__u32 expires;
 	__u32 seq;
-	__u32 bucket;
-	__u32 way;
+	__u32 slot; /* CM_FLOW_WAYS a bucket */
 };
 
 #define FLOW_ONES 0x0101010101010101ULL
@@ -165,17 +169,28 @@ enum {
 	FLOW_WAYS_OF_TAG = 2,
 };
 
-/* Which of a bucket's slots has a key, or CM_FLOW_WAYS. */
-static __always_inline __u32 find_way(const void *slots, __u32 slot_bytes, const __u64 *key,
-				      __u32 words, __u64 matches)
+/*
+ * Where in a bucket a flow goes if that way is free, and is most probably found: a CPU that expects it there fetches the
+ * key while it still compares tags.
+ */
+static __always_inline __u32 home_way(__u8 tag)
 {
-	__u32 way = lowest_way(matches);
+	return tag & (CM_FLOW_WAYS - 1);
+}
+
+/* Which of a bucket's slots has a key, of the ways that `matches` its tag; or CM_FLOW_WAYS. */
+static __always_inline __u32 find_way(const void *slots, __u32 slot_bytes, const __u64 *key,
+				      __u32 words, __u64 matches, __u8 tag)
+{
+	__u32 way = home_way(tag);
 
 	if (!matches)
 		return CM_FLOW_WAYS;
+	if (!(matches >> 8 * way & 0x80))
+		way = lowest_way(matches);
 	if (!key_differs(slots + way * slot_bytes, key, words))
 		return way;
-	matches &= matches - 1;
+	matches &= ~(0x80ULL << 8 * way);
 	way = lowest_way(matches);
 	if (matches && !key_differs(slots + way * slot_bytes, key, words))
 		return way;
@@ -311,16 +326,18 @@ enum {
  * Where in a bucket a new flow goes: a way, or CM_FLOW_WAYS; << FLOW_DISPLACED_SHIFT the class of who gives way, and 1
  * more. A global function, since each of four programs and two families does the same.
  */
-__noinline int flow_choose(const struct cm_flow_ways *ways, __u32 now, __u32 scope, __u32 turn)
+__noinline int flow_choose(const struct cm_flow_ways *ways, __u32 now, __u32 scope, __u32 turn,
+			   __u32 tag)
 {
-	__u64 free;
+	__u64 free, home;
 	__u32 way;
 
 	if (!ways)
 		return CM_FLOW_WAYS;
 	free = free_ways(ways, now);
+	home = free & 0x80ULL << 8 * home_way(tag);
 	if (free)
-		return lowest_way(free);
+		return lowest_way(home ? home : free);
 	way = flow_to_displace(ways, now, scope, turn);
 	if (way == CM_FLOW_WAYS)
 		return way;
@@ -367,9 +384,9 @@ static __always_inline enum flow_put flow_put(struct flow_bucket *bucket, __u8 *
 
 	flow_order();
 	matches = flow_matches(ways, inquiry->where.tag);
-	chosen = find_way(slots, slot_bytes, key, words, matches);
+	chosen = find_way(slots, slot_bytes, key, words, matches, inquiry->where.tag);
 	if (chosen == CM_FLOW_WAYS && count_ways(matches) < FLOW_WAYS_OF_TAG)
-		chosen = flow_choose(ways, flow_now(), scope, seq >> 1);
+		chosen = flow_choose(ways, flow_now(), scope, seq >> 1, inquiry->where.tag);
 	way = chosen & (2 * CM_FLOW_WAYS - 1);
 	if (way >= CM_FLOW_WAYS)
 		return FLOW_FULL;
@@ -428,7 +445,7 @@ static __always_inline enum flow_read flow_read(const struct flow_bucket *bucket
 	__u32 way;
 
 	flow_order();
-	way = find_way(slots, slot_bytes, key, words, flow_matches(ways, tag));
+	way = find_way(slots, slot_bytes, key, words, flow_matches(ways, tag), tag);
 	if (way == CM_FLOW_WAYS)
 		return FLOW_MISSING;
 	flow_copy(flow, expires, ways, slots, slot_bytes, words, way);
@@ -454,7 +471,7 @@ static __always_inline int flow_take(struct flow_bucket *bucket, const __u8 *slo
 		break;
 	}
 	bpf_spin_lock(&bucket->lock);
-	way = find_way(slots, slot_bytes, key, words, flow_matches(&bucket->ways, tag));
+	way = find_way(slots, slot_bytes, key, words, flow_matches(&bucket->ways, tag), tag);
 	if (way < CM_FLOW_WAYS)
 		flow_copy(flow, expires, &bucket->ways, slots, slot_bytes, words, way);
 	bpf_spin_unlock(&bucket->lock);
@@ -469,7 +486,7 @@ static __always_inline int flow_remove(struct flow_bucket *bucket, const __u8 *s
 	__u32 way;
 
 	bpf_spin_lock(&bucket->lock);
-	way = find_way(slots, slot_bytes, key, words, flow_matches(ways, tag));
+	way = find_way(slots, slot_bytes, key, words, flow_matches(ways, tag), tag);
 	if (way < CM_FLOW_WAYS) {
 		flow_write_begins(bucket);
 		ways->tag[way] = 0;

@@ -49,19 +49,19 @@ struct {
  * tells of each. What else the answer follows from is the configuration, with which the map goes, and the routing tables,
  * of which nobody tells: hence the jiffy.
  */
-static __always_inline __u64 moment_of(const struct packet *pkt, __u64 jiffies)
+static __always_inline __u64 moment_of(const struct packet *pkt)
 {
 	__u32 epoch = config.role == CM_ROLE_NETDEV ?
 			      pkt->epoch + (generation_of(packet_local(pkt)) << epoch_shift()) :
 			      0;
 
-	return (__u64)epoch << 32 | (__u32)jiffies;
+	return (__u64)epoch << 32 | (__u32)bpf_jiffies64();
 }
 
 /* The same now. A global function, for its stack. */
 __noinline __u64 forwarded_moment(const struct packet *pkt)
 {
-	return pkt ? moment_of(pkt, bpf_jiffies64()) : 0;
+	return pkt ? moment_of(pkt) : 0;
 }
 
 static __always_inline int is_about_destination(const struct packet *pkt)
@@ -116,14 +116,14 @@ static __always_inline int is_routed_as(struct __sk_buff *skb, const struct pack
  * Whether the answer for a packet without an entry is known. A global function: inline it was 400
  * instructions more for the verifier in each program of a NIC, to spare such packets 8 ns.
  */
-__noinline int is_known_forwarded(struct __sk_buff *skb, const struct packet *pkt, __u64 jiffies)
+__noinline int is_known_forwarded(struct __sk_buff *skb, const struct packet *pkt)
 {
 	const struct forwarded *known;
 
 	if (!pkt || !remembers_forwarded() || !is_plainly_forwarded(skb, pkt))
 		return 0;
 	known = forwarded_slot(pkt);
-	return known && known->moment == moment_of(pkt, jiffies) &&
+	return known && known->moment == moment_of(pkt) &&
 	       known->source.family == pkt->source.family &&
 	       words_equal(address_words(&known->source), address_words(&pkt->source)) &&
 	       words_equal(address_words(&known->destination), address_words(&pkt->destination)) &&

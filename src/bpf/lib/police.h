@@ -562,15 +562,14 @@ __noinline int explain_settled(const struct packet *pkt)
 static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
 				      enum cm_direction direction)
 {
-	__u64 jiffies = bpf_jiffies64();
-	__u32 now = jiffies >> CM_FLOW_TICK_SHIFT;
 	struct tuple tuple = tuple_of(pkt, direction);
 	struct flow_seen seen;
 	struct cm_flow *flow = &seen.flow;
-	__u32 left;
+	__u32 now, left;
 
 	if (!ct_find_quickly(&tuple, &seen))
-		return config.role == CM_ROLE_NETDEV && is_known_forwarded(skb, pkt, jiffies);
+		return config.role == CM_ROLE_NETDEV && is_known_forwarded(skb, pkt);
+	now = flow_now();
 	if ((__s32)(seen.expires - now) <= 0 ||
 	    !ct_is_settled(flow, pkt->epoch, (direction ^ flow->direction) & 1) ||
 	    claims_another(skb, pkt, flow) ||

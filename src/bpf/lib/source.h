@@ -138,7 +138,7 @@ __noinline int check_unknown_source(struct __sk_buff *skb, struct packet *pkt)
 	/* Nor remembered: of a packet between the same addresses that is for this host it tells nothing. */
 	if (is_for_another(skb))
 		return 0;
-	if (is_known_forwarded(skb, pkt, bpf_jiffies64()))
+	if (is_known_forwarded(skb, pkt))
 		return 0;
 	moment = forwarded_moment(pkt);
 	if (has_host_source(skb, pkt))
