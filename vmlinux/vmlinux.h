@@ -136,6 +136,13 @@ struct tcphdr {
 	__be16 urg_ptr;
 };
 
+struct udphdr {
+	__be16 source;
+	__be16 dest;
+	__be16 len;
+	__u16 check;
+};
+
 /* The first eight bytes of an ICMP and of an ICMPv6 message. */
 struct icmphdr {
 	__u8 type;

@@ -507,8 +507,8 @@ static __always_inline int parse_again(struct __sk_buff *skb, struct packet *pkt
 
 /*
  * Whether it is what nearly every packet is, and read: TCP or UDP right behind an IP header without
- * options, no tag, no fragment, its header within the length that IP tells, and as much of the frame in
- * the linear part as a TCP header takes. All is in a fixed place and hardly anything branches.
+ * options, no tag, no fragment, its header within the length that IP tells and in the linear part. All is in a fixed
+ * place and hardly anything branches.
  */
 static __always_inline int parse_plainly(struct __sk_buff *skb, struct packet *pkt)
 {
@@ -517,10 +517,11 @@ static __always_inline int parse_plainly(struct __sk_buff *skb, struct packet *p
 	struct ethhdr *eth = start;
 	struct iphdr *ip = config.l3_device ? start : start + sizeof(*eth);
 	struct ipv6hdr *ip6 = (void *)ip;
-	struct tcphdr *tcp = (void *)(ip + 1);
+	struct udphdr *udp = (void *)(ip + 1);
+	__u8 *flags;
 	int length;
 
-	if ((void *)(tcp + 1) > end || (config.l3_device && is_vlan(skb->protocol)))
+	if ((void *)(udp + 1) > end || (config.l3_device && is_vlan(skb->protocol)))
 		return 0;
 	if (ip->ihl_version == 0x45 && (config.l3_device || eth->h_proto == bpf_htons(ETH_P_IP))) {
 		if (ip->frag_off & bpf_htons(0x3fff))
@@ -533,8 +534,8 @@ static __always_inline int parse_plainly(struct __sk_buff *skb, struct packet *p
 		__builtin_memcpy(pkt->source.bytes, &ip->saddr, sizeof(ip->saddr));
 		__builtin_memcpy(pkt->destination.bytes, &ip->daddr, sizeof(ip->daddr));
 	} else {
-		tcp = (void *)(ip6 + 1);
-		if ((void *)(tcp + 1) > end || ip->ihl_version >> 4 != 6 ||
+		udp = (void *)(ip6 + 1);
+		if ((void *)(udp + 1) > end || ip->ihl_version >> 4 != 6 ||
 		    !(config.l3_device || eth->h_proto == bpf_htons(ETH_P_IPV6)))
 			return 0;
 		length = bpf_ntohs(ip6->payload_len);
@@ -546,13 +547,23 @@ static __always_inline int parse_plainly(struct __sk_buff *skb, struct packet *p
 		__builtin_memcpy(pkt->destination.bytes, &ip6->daddr, sizeof(ip6->daddr));
 	}
 	pkt->l3_offset = (void *)ip - start;
-	pkt->l4_offset = (void *)tcp - start;
-	pkt->sport = tcp->source;
-	pkt->dport = tcp->dest;
-	pkt->tcp_flags = tcp->flags & -is_tcp(pkt);
-	if (length < 8 + 12 * is_tcp(pkt))
+	pkt->l4_offset = (void *)udp - start;
+	/* TCP has its ports there, too. */
+	pkt->sport = udp->source;
+	pkt->dport = udp->dest;
+	/* Of UDP any byte, of which nothing is left. So both are one to the verifier from here. */
+	flags = (__u8 *)udp;
+	if (is_tcp(pkt)) {
+		struct tcphdr *tcp = (void *)udp;
+
+		if ((void *)(tcp + 1) > end)
+			return 0;
+		flags = &tcp->flags;
+	} else if (pkt->l4_protocol != IPPROTO_UDP) {
 		return 0;
-	return is_tcp(pkt) || pkt->l4_protocol == IPPROTO_UDP;
+	}
+	pkt->tcp_flags = *flags & -is_tcp(pkt);
+	return length >= 8 + 12 * is_tcp(pkt);
 }
 
 /*
