@@ -25,15 +25,16 @@ struct tuple {
 	__u8 protocol;
 };
 
+/* Sums instead of branches: the verifier would walk all that follows once for each direction. */
 static __always_inline struct tuple tuple_of(const struct packet *pkt, enum cm_direction direction)
 {
-	int sent = direction == CM_EGRESS;
+	__u32 sent = direction & CM_EGRESS;
 
 	return (struct tuple){
-		.local = &pkt->source + !sent,
+		.local = &pkt->source + (sent ^ 1),
 		.remote = &pkt->source + sent,
-		.local_port = sent ? pkt->sport : pkt->dport,
-		.remote_port = sent ? pkt->dport : pkt->sport,
+		.local_port = pkt->sport * sent + pkt->dport * (sent ^ 1),
+		.remote_port = pkt->dport * sent + pkt->sport * (sent ^ 1),
 		.protocol = pkt->l4_protocol,
 	};
 }
@@ -64,17 +65,22 @@ static __always_inline void ct6_key(struct cm_ct6_key *key, const struct tuple *
 	__builtin_memcpy(&key->remote, tuple->remote->bytes, sizeof(key->remote));
 }
 
-/*
- * Of two calls that differ in their maps clang likes to make one, which the kernel can neither inline
- * nor make direct. With a constant of its own behind it, a call stays what it is. Not with a comment, which
- * gets a line record at the offset of the next instruction: the kernel refuses two at one.
- */
-#define STAYS_A_CALL_OF_ITS_OWN(number) asm volatile("" ::"i"(number))
+/* The same for code that serves both families; whether it is of IPv6. */
+static __always_inline int ct_key(union flow_key *key, const struct tuple *tuple)
+{
+	int is_v6 = tuple->local->family == CM_IPV6;
+
+	*key = (union flow_key){};
+	if (is_v6)
+		ct6_key(&key->v6, tuple);
+	else
+		ct4_key(&key->v4, tuple);
+	barrier_var(is_v6);
+	return is_v6;
+}
 
 enum {
 	FLOW_TRIES = 4, /* in two buckets, and again where another CPU writes at the same time */
-	FLOW4_WORDS = sizeof(struct cm_ct4_key) / sizeof(__u64),
-	FLOW6_WORDS = sizeof(struct cm_ct6_key) / sizeof(__u64),
 };
 
 #define FLOW_KEY __attribute__((aligned(8)))
@@ -336,53 +342,45 @@ static __always_inline int ct_begins_anew(const struct cm_flow *flow, const stru
 	       (flow->masqueraded || flow->state & CM_CT_ESTABLISHED);
 }
 
-/*
- * Reads a packet's flow quickly, without a lock: whether it is there. What was read stands in the caller's memory and no
- * pointer is left, so that the verifier walks on once, wherever it was found. Two keys, because a union of them makes
- * clang copy bytes: 12 ns a packet.
- */
-static __always_inline int ct_find_quickly(const struct tuple *tuple, struct flow_seen *seen)
+/* Looks in both buckets, without a lock. */
+static __always_inline enum flow_read ct_read(const __u64 *key, int is_v6, struct flow_seen *seen)
 {
 	enum flow_read read = FLOW_MISSING;
 	struct flow_place place;
-	__u32 way = 0;
+
+	flow_hash(&place, key, is_v6);
+#pragma clang loop unroll(full)
+	for (int i = 0; i < 2 && read == FLOW_MISSING; i++) {
+		struct flow_bucket *bucket = flow_bucket(&place, is_v6, i);
+
+		STAYS_A_CALL_OF_ITS_OWN(8 + i);
+		if (!bucket)
+			return FLOW_MISSING;
+		read = flow_read(bucket, is_v6, key, place.tag, seen);
+		seen->slot += place.buckets[i] * CM_FLOW_WAYS;
+	}
+	return read;
+}
+
+/*
+ * Reads a packet's flow quickly: whether it is there. What was read stands in the caller's memory and no
+ * pointer is left, so that the verifier walks on once, wherever it was found. Two keys and two copies of the code,
+ * because a union of the keys makes clang copy bytes: 12 ns a packet.
+ */
+static __always_inline int ct_find_quickly(const struct tuple *tuple, struct flow_seen *seen)
+{
+	enum flow_read read;
 
 	if (tuple->local->family == CM_IPV4) {
 		struct cm_ct4_key key FLOW_KEY;
 
 		ct4_key(&key, tuple);
-		flow_hash(&place, (const __u32 *)&key, 2 * FLOW4_WORDS, config.flow_buckets[0]);
-#pragma clang loop unroll(full)
-		for (int i = 0; i < 2 && read == FLOW_MISSING; i++) {
-			struct cm_flows4 *bucket = flows4_bucket(&place, i);
-
-			STAYS_A_CALL_OF_ITS_OWN(2 * CM_IPV4 + i);
-			if (!bucket)
-				return 0;
-			read = flow_read((const struct flow_bucket *)bucket,
-					 (const __u8 *)bucket->slots, sizeof(bucket->slots[0]),
-					 (const __u64 *)&key, FLOW4_WORDS, place.tag, &seen->flow,
-					 &seen->expires, &seen->seq, &way);
-			seen->slot = place.buckets[i] * CM_FLOW_WAYS + way;
-		}
+		read = ct_read((const __u64 *)&key, 0, seen);
 	} else {
 		struct cm_ct6_key key FLOW_KEY;
 
 		ct6_key(&key, tuple);
-		flow_hash(&place, (const __u32 *)&key, 2 * FLOW6_WORDS, config.flow_buckets[1]);
-#pragma clang loop unroll(full)
-		for (int i = 0; i < 2 && read == FLOW_MISSING; i++) {
-			struct cm_flows6 *bucket = flows6_bucket(&place, i);
-
-			STAYS_A_CALL_OF_ITS_OWN(2 * CM_IPV6 + i);
-			if (!bucket)
-				return 0;
-			read = flow_read((const struct flow_bucket *)bucket,
-					 (const __u8 *)bucket->slots, sizeof(bucket->slots[0]),
-					 (const __u64 *)&key, FLOW6_WORDS, place.tag, &seen->flow,
-					 &seen->expires, &seen->seq, &way);
-			seen->slot = place.buckets[i] * CM_FLOW_WAYS + way;
-		}
+		read = ct_read((const __u64 *)&key, 1, seen);
 	}
 	if (read == FLOW_TORN)
 		seen->flow.verdict = 0;
@@ -394,18 +392,10 @@ static __always_inline int ct_find_quickly(const struct tuple *tuple, struct flo
 __noinline int push_end_back(const struct flow_seen *seen, int is_v6, __u32 expires)
 {
 	struct flow_bucket *bucket;
-	__u32 index;
 
 	if (!seen || !has_policy())
 		return 0;
-	index = seen->slot / CM_FLOW_WAYS;
-	if (is_v6) {
-		bucket = bpf_map_lookup_elem(&cm_flows6, &index);
-		STAYS_A_CALL_OF_ITS_OWN(CM_IPV6);
-	} else {
-		bucket = bpf_map_lookup_elem(&cm_flows4, &index);
-		STAYS_A_CALL_OF_ITS_OWN(CM_IPV4);
-	}
+	bucket = flow_bucket_at(seen->slot / CM_FLOW_WAYS, is_v6);
 	if (!bucket)
 		return 0;
 	bpf_spin_lock(&bucket->lock);
@@ -416,144 +406,85 @@ __noinline int push_end_back(const struct flow_seen *seen, int is_v6, __u32 expi
 }
 
 /* Reads a flow for certain: 0 if it is not there, else 1 and more if it is in the second of its buckets. */
-static __always_inline int ct4_take(const struct cm_ct4_key *key, struct inquiry *inquiry)
+static __always_inline int ct_take(const union flow_key *key, int is_v6, struct inquiry *inquiry)
 {
-	struct cm_flows4 *bucket;
+	struct flow_seen seen;
 
-	flow_hash(&inquiry->where, (const __u32 *)key, 2 * FLOW4_WORDS, config.flow_buckets[0]);
+	flow_hash(&inquiry->where, key->words, is_v6);
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 2; i++) {
-		bucket = flows4_bucket(&inquiry->where, i);
-		if (bucket && flow_take((struct flow_bucket *)bucket, (const __u8 *)bucket->slots,
-					sizeof(bucket->slots[0]), (const __u64 *)key, FLOW4_WORDS,
-					inquiry->where.tag, &inquiry->flow, &inquiry->expires))
-			return 1 + i;
-	}
-	return 0;
-}
+		struct flow_bucket *bucket = flow_bucket(&inquiry->where, is_v6, i);
 
-static __always_inline int ct6_take(const struct cm_ct6_key *key, struct inquiry *inquiry)
-{
-	struct cm_flows6 *bucket;
-
-	flow_hash(&inquiry->where, (const __u32 *)key, 2 * FLOW6_WORDS, config.flow_buckets[1]);
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < 2; i++) {
-		bucket = flows6_bucket(&inquiry->where, i);
-		if (bucket && flow_take((struct flow_bucket *)bucket, (const __u8 *)bucket->slots,
-					sizeof(bucket->slots[0]), (const __u64 *)key, FLOW6_WORDS,
-					inquiry->where.tag, &inquiry->flow, &inquiry->expires))
+		if (bucket && flow_take(bucket, is_v6, key->words, inquiry->where.tag, &seen)) {
+			inquiry->flow = seen.flow;
+			inquiry->expires = seen.expires;
 			return 1 + i;
+		}
 	}
 	return 0;
 }
 
 /*
  * Reads the flow that a packet belongs to, as if it went in a direction: `place` is 0 if there is none, and `where` says
- * where it would be. A global
- * function, for its stack.
+ * where it would be. A global function, for its stack.
  */
 __noinline int find_flow(const struct packet *pkt, struct inquiry *inquiry,
 			 enum cm_direction direction)
 {
+	union flow_key key;
 	struct tuple tuple;
+	int is_v6;
 
 	if (!pkt || !inquiry || !has_policy())
 		return 0;
 	tuple = tuple_of(pkt, direction);
-	if (tuple.local->family == CM_IPV4) {
-		struct cm_ct4_key key FLOW_KEY;
-
-		ct4_key(&key, &tuple);
-		inquiry->place = ct4_take(&key, inquiry);
-	} else {
-		struct cm_ct6_key key FLOW_KEY;
-
-		ct6_key(&key, &tuple);
-		inquiry->place = ct6_take(&key, inquiry);
-	}
+	is_v6 = ct_key(&key, &tuple);
+	inquiry->place = ct_take(&key, is_v6, inquiry);
 	return 0;
+}
+
+static __always_inline __u32 key_scope(const union flow_key *key, int is_v6)
+{
+	return is_v6 ? key->v6.scope_high << 16 | key->v6.scope :
+		       key->v4.scope_high << 16 | key->v4.scope;
 }
 
 /*
  * One try to write a flow: where it is (`place`), or into the emptier of its buckets; the next try is in the other one if
  * there is no room in this.
  */
-static __always_inline enum flow_put ct4_put(const struct cm_ct4_key *key, struct inquiry *inquiry)
+static __always_inline enum flow_put ct_put(const union flow_key *key, int is_v6,
+					    struct inquiry *inquiry)
 {
 	int is_new = inquiry->found == FOUND_NOTHING;
-	struct cm_flows4 *bucket, *second;
 	const struct flow_place *place = &inquiry->where;
+	struct flow_bucket *bucket, *second;
 	enum flow_put put;
 
 	if (!inquiry->place) {
-		bucket = flows4_bucket(place, 0);
-		second = flows4_bucket(place, 1);
+		bucket = flow_bucket(place, is_v6, 0);
+		second = flow_bucket(place, is_v6, 1);
 		if (!bucket || !second)
 			return FLOW_FULL;
 		inquiry->place = 1 + (is_emptier(&second->ways, &bucket->ways, flow_now()) & 1);
 	}
-	bucket = flows4_bucket(place, inquiry->place - 1);
+	bucket = flow_bucket(place, is_v6, inquiry->place - 1);
 	if (!bucket)
 		return FLOW_FULL;
-	put = flow_put((struct flow_bucket *)bucket, (__u8 *)bucket->slots,
-		       sizeof(bucket->slots[0]), (const __u64 *)key, FLOW4_WORDS, inquiry,
-		       scope_byte(key->scope_high << 16 | key->scope));
+	put = flow_put(bucket, is_v6, key->words, inquiry, scope_byte(key_scope(key, is_v6)));
 	if (put == FLOW_FULL)
 		inquiry->place ^= 3;
 	if (!is_new || put != FLOW_PUT || place->buckets[0] == place->buckets[1])
 		return put;
 	/* Another CPU may have put the same flow into the other bucket: the first one's counts. */
 	flow_barrier();
-	bucket = flows4_bucket(place, inquiry->place);
-	if (!bucket ||
-	    find_way((const __u8 *)bucket->slots, sizeof(bucket->slots[0]), (const __u64 *)key,
-		     FLOW4_WORDS, flow_matches(&bucket->ways, place->tag),
-		     place->tag) == CM_FLOW_WAYS)
+	bucket = flow_bucket(place, is_v6, inquiry->place);
+	if (!bucket || find_way(bucket, is_v6, key->words, flow_matches(&bucket->ways, place->tag),
+				place->tag) == CM_FLOW_WAYS)
 		return put;
-	second = flows4_bucket(place, 1);
+	second = flow_bucket(place, is_v6, 1);
 	if (second)
-		flow_remove((struct flow_bucket *)second, (const __u8 *)second->slots,
-			    sizeof(second->slots[0]), (const __u64 *)key, FLOW4_WORDS, place->tag);
-	return put;
-}
-
-static __always_inline enum flow_put ct6_put(const struct cm_ct6_key *key, struct inquiry *inquiry)
-{
-	int is_new = inquiry->found == FOUND_NOTHING;
-	struct cm_flows6 *bucket, *second;
-	const struct flow_place *place = &inquiry->where;
-	enum flow_put put;
-
-	if (!inquiry->place) {
-		bucket = flows6_bucket(place, 0);
-		second = flows6_bucket(place, 1);
-		if (!bucket || !second)
-			return FLOW_FULL;
-		inquiry->place = 1 + (is_emptier(&second->ways, &bucket->ways, flow_now()) & 1);
-	}
-	bucket = flows6_bucket(place, inquiry->place - 1);
-	if (!bucket)
-		return FLOW_FULL;
-	put = flow_put((struct flow_bucket *)bucket, (__u8 *)bucket->slots,
-		       sizeof(bucket->slots[0]), (const __u64 *)key, FLOW6_WORDS, inquiry,
-		       scope_byte(key->scope_high << 16 | key->scope));
-	if (put == FLOW_FULL)
-		inquiry->place ^= 3;
-	if (!is_new || put != FLOW_PUT || place->buckets[0] == place->buckets[1])
-		return put;
-	/* Another CPU may have put the same flow into the other bucket: the first one's counts. */
-	flow_barrier();
-	bucket = flows6_bucket(place, inquiry->place);
-	if (!bucket ||
-	    find_way((const __u8 *)bucket->slots, sizeof(bucket->slots[0]), (const __u64 *)key,
-		     FLOW6_WORDS, flow_matches(&bucket->ways, place->tag),
-		     place->tag) == CM_FLOW_WAYS)
-		return put;
-	second = flows6_bucket(place, 1);
-	if (second)
-		flow_remove((struct flow_bucket *)second, (const __u8 *)second->slots,
-			    sizeof(second->slots[0]), (const __u64 *)key, FLOW6_WORDS, place->tag);
+		flow_remove(second, is_v6, key->words, place->tag);
 	return put;
 }
 

@@ -15,96 +15,71 @@
 /* Never written: what is in no map reaches the object's BTF only through a variable. */
 struct cm_flow_edit flow_edit_layout;
 
-static __always_inline int flow4_delete(const struct cm_ct4_key *key)
+/* Whether it is of IPv6. */
+static __always_inline int edit_key(union flow_key *key, const struct cm_flow_edit *edit)
 {
-	struct flow_place place;
-	int removed = 0;
+	int is_v6 = edit->family == CM_IPV6;
 
-	flow_hash(&place, (const __u32 *)key, 2 * FLOW4_WORDS, config.flow_buckets[0]);
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < 2; i++) {
-		struct cm_flows4 *bucket = flows4_bucket(&place, i);
-
-		if (bucket)
-			removed |=
-				flow_remove((struct flow_bucket *)bucket,
-					    (const __u8 *)bucket->slots, sizeof(bucket->slots[0]),
-					    (const __u64 *)key, FLOW4_WORDS, place.tag);
-	}
-	return removed;
+	*key = (union flow_key){};
+	if (is_v6)
+		key->v6 = edit->key;
+	else
+		key->v4 = (struct cm_ct4_key){
+			.local = edit->key.local.words[0],
+			.remote = edit->key.remote.words[0],
+			.local_port = edit->key.local_port,
+			.remote_port = edit->key.remote_port,
+			.scope = edit->key.scope,
+			.scope_high = edit->key.scope_high,
+			.protocol = edit->key.protocol,
+		};
+	barrier_var(is_v6);
+	return is_v6;
 }
 
-static __always_inline int flow6_delete(const struct cm_ct6_key *key)
-{
-	struct flow_place place;
-	int removed = 0;
-
-	flow_hash(&place, (const __u32 *)key, 2 * FLOW6_WORDS, config.flow_buckets[1]);
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < 2; i++) {
-		struct cm_flows6 *bucket = flows6_bucket(&place, i);
-
-		if (bucket)
-			removed |=
-				flow_remove((struct flow_bucket *)bucket,
-					    (const __u8 *)bucket->slots, sizeof(bucket->slots[0]),
-					    (const __u64 *)key, FLOW6_WORDS, place.tag);
-	}
-	return removed;
-}
-
-static __always_inline void flow4_key_of(struct cm_ct4_key *key, const struct cm_flow_edit *edit)
-{
-	*key = (struct cm_ct4_key){
-		.local = edit->key.local.words[0],
-		.remote = edit->key.remote.words[0],
-		.local_port = edit->key.local_port,
-		.remote_port = edit->key.remote_port,
-		.scope = edit->key.scope,
-		.scope_high = edit->key.scope_high,
-		.protocol = edit->key.protocol,
-	};
-}
-
-/* Global functions, which the verifier walks once each. Where the flow is, as ct4_take() says it. */
+/* Global functions, which the verifier walks once each. Where the flow is, as ct_take() says it. */
 __noinline int edit_take(const struct cm_flow_edit *edit, struct inquiry *inquiry)
 {
+	union flow_key key;
+	int is_v6;
+
 	if (!edit || !inquiry)
 		return 0;
-	if (edit->family == CM_IPV4) {
-		struct cm_ct4_key key FLOW_KEY;
-
-		flow4_key_of(&key, edit);
-		return ct4_take(&key, inquiry);
-	}
-	return ct6_take(&edit->key, inquiry);
+	is_v6 = edit_key(&key, edit);
+	return ct_take(&key, is_v6, inquiry);
 }
 
 __noinline int edit_delete(const struct cm_flow_edit *edit)
 {
+	struct flow_place place;
+	union flow_key key;
+	int removed = 0;
+	int is_v6;
+
 	if (!edit)
 		return CM_FLOW_ABSENT;
-	if (edit->family == CM_IPV4) {
-		struct cm_ct4_key key FLOW_KEY;
+	is_v6 = edit_key(&key, edit);
+	flow_hash(&place, key.words, is_v6);
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 2; i++) {
+		struct flow_bucket *bucket = flow_bucket(&place, is_v6, i);
 
-		flow4_key_of(&key, edit);
-		return flow4_delete(&key) ? CM_FLOW_DONE : CM_FLOW_ABSENT;
+		if (bucket)
+			removed |= flow_remove(bucket, is_v6, key.words, place.tag);
 	}
-	return flow6_delete(&edit->key) ? CM_FLOW_DONE : CM_FLOW_ABSENT;
+	return removed ? CM_FLOW_DONE : CM_FLOW_ABSENT;
 }
 
 /* One try: enum flow_put. */
 __noinline int edit_put(const struct cm_flow_edit *edit, struct inquiry *inquiry)
 {
+	union flow_key key;
+	int is_v6;
+
 	if (!edit || !inquiry)
 		return FLOW_FULL;
-	if (edit->family == CM_IPV4) {
-		struct cm_ct4_key key FLOW_KEY;
-
-		flow4_key_of(&key, edit);
-		return ct4_put(&key, inquiry);
-	}
-	return ct6_put(&edit->key, inquiry);
+	is_v6 = edit_key(&key, edit);
+	return ct_put(&key, is_v6, inquiry);
 }
 
 /* Which NICs but the one of a slot have let a flow pass. */
@@ -154,14 +129,7 @@ static __always_inline enum cm_flow_edited edit_leave(const struct cm_flow_edit 
 	if (!ct_passed(inquiry->flow.verdict))
 		return edit_delete(edit);
 	inquiry->class = ct_class(&inquiry->flow);
-	if (edit->family == CM_IPV4) {
-		struct cm_ct4_key key FLOW_KEY;
-
-		flow4_key_of(&key, edit);
-		ct4_put(&key, inquiry);
-	} else {
-		ct6_put(&edit->key, inquiry);
-	}
+	edit_put(edit, inquiry);
 	return CM_FLOW_DONE;
 }
 

@@ -54,19 +54,62 @@ _Static_assert(sizeof(struct flow_bucket) == __builtin_offsetof(struct cm_flows4
 		       sizeof(struct flow_bucket) == __builtin_offsetof(struct cm_flows6, slots),
 	       "one head of both");
 
-/* The first bucket, or the second. Not by an index, of which clang makes arithmetic that the verifier refuses. */
-static __always_inline struct cm_flows4 *flows4_bucket(const struct flow_place *place, __u32 second)
-{
-	__u32 index = second & 1 ? place->buckets[1] : place->buckets[0];
+enum {
+	FLOW4_WORDS = sizeof(struct cm_ct4_key) / sizeof(__u64),
+	FLOW6_WORDS = sizeof(struct cm_ct6_key) / sizeof(__u64),
+	FLOW_WORDS = sizeof(struct cm_flow) / sizeof(__u64),
+};
 
-	return bpf_map_lookup_elem(&cm_flows4, &index);
+_Static_assert(FLOW6_WORDS <= FLOW4_WORDS + FLOW_WORDS,
+	       "a slot of IPv4 has as many words as a key of IPv6");
+
+/*
+ * What a slot begins with. Functions that serve both families take as many words as IPv6 has, and which family's they
+ * are; behind a key of IPv4 stands 0.
+ */
+union flow_key {
+	struct cm_ct4_key v4;
+	struct cm_ct6_key v6;
+	__u64 words[FLOW6_WORDS];
+};
+
+/*
+ * Of two calls that differ in their maps clang likes to make one, which the kernel can neither inline
+ * nor make direct. With a constant of its own behind it, a call stays what it is. Not with a comment, which
+ * gets a line record at the offset of the next instruction: the kernel refuses two at one.
+ */
+#define STAYS_A_CALL_OF_ITS_OWN(number) asm volatile("" ::"i"(number))
+
+static __always_inline struct flow_bucket *flow_bucket_at(__u32 index, int is_v6)
+{
+	struct flow_bucket *bucket;
+
+	if (is_v6) {
+		bucket = bpf_map_lookup_elem(&cm_flows6, &index);
+		STAYS_A_CALL_OF_ITS_OWN(CM_IPV6);
+	} else {
+		bucket = bpf_map_lookup_elem(&cm_flows4, &index);
+		STAYS_A_CALL_OF_ITS_OWN(CM_IPV4);
+	}
+	return bucket;
 }
 
-static __always_inline struct cm_flows6 *flows6_bucket(const struct flow_place *place, __u32 second)
+/* The first bucket, or the second. Not by an index, of which clang makes arithmetic that the verifier refuses. */
+static __always_inline struct flow_bucket *flow_bucket(const struct flow_place *place, int is_v6,
+						       __u32 second)
 {
-	__u32 index = second & 1 ? place->buckets[1] : place->buckets[0];
+	return flow_bucket_at(second & 1 ? place->buckets[1] : place->buckets[0], is_v6);
+}
 
-	return bpf_map_lookup_elem(&cm_flows6, &index);
+/* Sums instead of branches here and below: of these clang would make two copies of all that follows. */
+static __always_inline __u32 key_words(int is_v6)
+{
+	return FLOW4_WORDS + (is_v6 & 1) * (FLOW6_WORDS - FLOW4_WORDS);
+}
+
+static __always_inline __u64 *flow_slot(struct flow_bucket *bucket, int is_v6, __u32 way)
+{
+	return (__u64 *)(bucket + 1) + (way & (CM_FLOW_WAYS - 1)) * (key_words(is_v6) + FLOW_WORDS);
 }
 
 /* A flow as a reader without the lock has found it. */
@@ -106,19 +149,28 @@ static __always_inline void flow_order(void)
 		barrier();
 }
 
-/*
- * NH with a secret (RFC 4418, 5.2): two keys have the same sum with a probability of 2^-32 whoever has chosen them,
- * and what follows spreads sums. A sender who knows no secret can't fill a bucket of his choice.
- */
-static __always_inline void flow_hash(struct flow_place *place, const __u32 *words, int count,
-				      __u32 buckets)
+static __always_inline __u64 hash_words(const __u64 *words, int from, int to)
 {
 	__u64 sum = 0;
 
 #pragma clang loop unroll(full)
-	for (int i = 0; i < count; i += 2)
-		sum += (__u64)(words[i] + (__u32)config.flow_seed[i / 2]) *
-		       (__u32)(words[i + 1] + (__u32)(config.flow_seed[i / 2] >> 32));
+	for (int i = from; i < to; i++)
+		sum += (__u64)(__u32)(words[i] + config.flow_seed[i]) *
+		       (__u32)((words[i] >> 32) + (config.flow_seed[i] >> 32));
+	return sum;
+}
+
+/*
+ * NH with a secret (RFC 4418, 5.2): two keys have the same sum with a probability of 2^-32 whoever has chosen them,
+ * and what follows spreads sums. A sender who knows no secret can't fill a bucket of his choice.
+ */
+static __always_inline void flow_hash(struct flow_place *place, const __u64 *key, int is_v6)
+{
+	__u32 buckets = is_v6 ? config.flow_buckets[1] : config.flow_buckets[0];
+	__u64 sum = hash_words(key, 0, FLOW4_WORDS);
+
+	if (is_v6)
+		sum += hash_words(key, FLOW4_WORDS, FLOW6_WORDS);
 	/* Of ports in a row a product alone would make buckets in a row. */
 	sum *= config.flow_seed[6] | 1;
 	sum ^= sum >> 32;
@@ -154,14 +206,25 @@ static __always_inline __u32 count_ways(__u64 bits)
 	return (bits >> 7) * FLOW_ONES >> 56;
 }
 
-static __always_inline __u64 key_differs(const volatile __u64 *there, const __u64 *key, __u32 words)
+static __always_inline __u64 key_differs(const volatile __u64 *there, const __u64 *key, int is_v6)
 {
-	__u64 differ = 0;
+	const volatile __u64 *in_memory = key;
+	__u64 differ = 0, more = 0;
 
+	if (__builtin_constant_p(is_v6)) {
 #pragma clang loop unroll(full)
-	for (__u32 word = 0; word < words; word++)
-		differ |= there[word] ^ key[word];
-	return differ;
+		for (__u32 i = 0; i < key_words(is_v6); i++)
+			differ |= there[i] ^ key[i];
+		return differ;
+	}
+	/* Read anew, so that copies of it don't fill the stack. */
+#pragma clang loop unroll(full)
+	for (int i = 0; i < FLOW4_WORDS; i++)
+		differ |= there[i] ^ in_memory[i];
+#pragma clang loop unroll(full)
+	for (int i = FLOW4_WORDS; i < FLOW6_WORDS; i++)
+		more |= there[i] ^ in_memory[i];
+	return differ | (more & -(__u64)(is_v6 & 1));
 }
 
 enum {
@@ -178,9 +241,9 @@ static __always_inline __u32 home_way(__u8 tag)
 	return tag & (CM_FLOW_WAYS - 1);
 }
 
-/* Which of a bucket's slots has a key, of the ways that `matches` its tag; or CM_FLOW_WAYS. */
-static __always_inline __u32 find_way(const void *slots, __u32 slot_bytes, const __u64 *key,
-				      __u32 words, __u64 matches, __u8 tag)
+/* Which way of a bucket has a key, of those that `matches` its tag; or CM_FLOW_WAYS. */
+static __always_inline __u32 find_way(struct flow_bucket *bucket, int is_v6, const __u64 *key,
+				      __u64 matches, __u8 tag)
 {
 	__u32 way = home_way(tag);
 
@@ -188,11 +251,11 @@ static __always_inline __u32 find_way(const void *slots, __u32 slot_bytes, const
 		return CM_FLOW_WAYS;
 	if (!(matches >> 8 * way & 0x80))
 		way = lowest_way(matches);
-	if (!key_differs(slots + way * slot_bytes, key, words))
+	if (!key_differs(flow_slot(bucket, is_v6, way), key, is_v6))
 		return way;
 	matches &= ~(0x80ULL << 8 * way);
 	way = lowest_way(matches);
-	if (matches && !key_differs(slots + way * slot_bytes, key, words))
+	if (matches && !key_differs(flow_slot(bucket, is_v6, way), key, is_v6))
 		return way;
 	return CM_FLOW_WAYS;
 }
@@ -372,21 +435,21 @@ enum flow_put {
  * Writes a flow into a bucket, in its place or in that of one which gives way. What is to be found out is found out
  * before the lock is taken, and counts if nobody has written since.
  */
-static __always_inline enum flow_put flow_put(struct flow_bucket *bucket, __u8 *slots,
-					      __u32 slot_bytes, const __u64 *key, __u32 words,
-					      struct inquiry *inquiry, __u8 scope)
+static __always_inline enum flow_put flow_put(struct flow_bucket *bucket, int is_v6,
+					      const __u64 *key, struct inquiry *inquiry, __u8 scope)
 {
 	struct cm_flow_ways *ways = &bucket->ways;
+	__u8 tag = inquiry->where.tag;
 	__u32 seq = flow_seq(bucket);
 	__u32 way, chosen;
 	__u64 matches;
 	int is_same;
 
 	flow_order();
-	matches = flow_matches(ways, inquiry->where.tag);
-	chosen = find_way(slots, slot_bytes, key, words, matches, inquiry->where.tag);
+	matches = flow_matches(ways, tag);
+	chosen = find_way(bucket, is_v6, key, matches, tag);
 	if (chosen == CM_FLOW_WAYS && count_ways(matches) < FLOW_WAYS_OF_TAG)
-		chosen = flow_choose(ways, flow_now(), scope, seq >> 1, inquiry->where.tag);
+		chosen = flow_choose(ways, flow_now(), scope, seq >> 1, tag);
 	way = chosen & (2 * CM_FLOW_WAYS - 1);
 	if (way >= CM_FLOW_WAYS)
 		return FLOW_FULL;
@@ -394,38 +457,38 @@ static __always_inline enum flow_put flow_put(struct flow_bucket *bucket, __u8 *
 	bpf_spin_lock(&bucket->lock);
 	is_same = bucket->seq == seq;
 	if (is_same) {
-		volatile __u64 *slot = (volatile __u64 *)(slots + way * slot_bytes);
+		volatile __u64 *slot = flow_slot(bucket, is_v6, way);
 		const __u64 *flow = (const __u64 *)&inquiry->flow;
 
 		flow_write_begins(bucket);
-		ways->tag[way] = inquiry->where.tag;
+		ways->tag[way] = tag;
 		ways->expires[way] = inquiry->expires;
 		ways->class[way] = inquiry->class;
 		ways->scope[way] = scope;
+		/* Of IPv4 too much, over which the flow is written. */
 #pragma clang loop unroll(full)
-		for (__u32 word = 0; word < words; word++)
-			slot[word] = key[word];
+		for (int i = 0; i < FLOW6_WORDS; i++)
+			slot[i] = key[i];
+		slot += key_words(is_v6);
 #pragma clang loop unroll(full)
-		for (__u32 word = 0; word < sizeof(inquiry->flow) / sizeof(__u64); word++)
-			slot[words + word] = flow[word];
+		for (int i = 0; i < FLOW_WORDS; i++)
+			slot[i] = flow[i];
 		flow_write_ends(bucket);
 	}
 	bpf_spin_unlock(&bucket->lock);
 	return is_same ? FLOW_PUT : FLOW_DISTURBED;
 }
 
-static __always_inline void flow_copy(struct cm_flow *flow, __u32 *expires,
-				      const struct cm_flow_ways *ways, const __u8 *slots,
-				      __u32 slot_bytes, __u32 words, __u32 way)
+static __always_inline void flow_copy(struct flow_seen *seen, struct flow_bucket *bucket, int is_v6,
+				      __u32 way)
 {
-	const volatile __u64 *there =
-		(const volatile __u64 *)(slots + way * slot_bytes + words * sizeof(__u64));
-	__u64 *copy = (__u64 *)flow;
+	const volatile __u64 *flow = flow_slot(bucket, is_v6, way) + key_words(is_v6);
+	__u64 *copy = (__u64 *)&seen->flow;
 
 #pragma clang loop unroll(full)
-	for (__u32 word = 0; word < sizeof(*flow) / sizeof(__u64); word++)
-		copy[word] = there[word];
-	*expires = *(const volatile __u32 *)&ways->expires[way];
+	for (int i = 0; i < FLOW_WORDS; i++)
+		copy[i] = flow[i];
+	seen->expires = *(const volatile __u32 *)&bucket->ways.expires[way];
 }
 
 enum flow_read {
@@ -434,59 +497,47 @@ enum flow_read {
 	FLOW_TORN, /* a writer was there: what was read is of no one moment */
 };
 
-/* Reads a flow of a bucket without its lock. */
-static __always_inline enum flow_read flow_read(const struct flow_bucket *bucket, const __u8 *slots,
-						__u32 slot_bytes, const __u64 *key, __u32 words,
-						__u8 tag, struct cm_flow *flow, __u32 *expires,
-						__u32 *seq, __u32 *found)
+/* Reads a flow of a bucket without its lock; of its slot it says the way. */
+static __always_inline enum flow_read flow_read(struct flow_bucket *bucket, int is_v6,
+						const __u64 *key, __u8 tag, struct flow_seen *seen)
 {
-	const struct cm_flow_ways *ways = &bucket->ways;
 	__u32 first = flow_seq(bucket);
 	__u32 way;
 
 	flow_order();
-	way = find_way(slots, slot_bytes, key, words, flow_matches(ways, tag), tag);
+	way = find_way(bucket, is_v6, key, flow_matches(&bucket->ways, tag), tag);
 	if (way == CM_FLOW_WAYS)
 		return FLOW_MISSING;
-	flow_copy(flow, expires, ways, slots, slot_bytes, words, way);
+	flow_copy(seen, bucket, is_v6, way);
 	flow_order();
-	*seq = first;
-	*found = way;
+	seen->seq = first;
+	seen->slot = way;
 	return flow_seq(bucket) == first && !(first & 1) ? FLOW_READ : FLOW_TORN;
 }
 
 /* Reads a flow of a bucket, all of one moment; whether it is there. */
-static __always_inline int flow_take(struct flow_bucket *bucket, const __u8 *slots,
-				     __u32 slot_bytes, const __u64 *key, __u32 words, __u8 tag,
-				     struct cm_flow *flow, __u32 *expires)
+static __always_inline int flow_take(struct flow_bucket *bucket, int is_v6, const __u64 *key,
+				     __u8 tag, struct flow_seen *seen)
 {
-	__u32 seq, way;
+	enum flow_read read = flow_read(bucket, is_v6, key, tag, seen);
 
-	switch (flow_read(bucket, slots, slot_bytes, key, words, tag, flow, expires, &seq, &way)) {
-	case FLOW_MISSING:
-		return 0;
-	case FLOW_READ:
-		return 1;
-	case FLOW_TORN:
-		break;
-	}
+	if (read != FLOW_TORN)
+		return read == FLOW_READ;
 	bpf_spin_lock(&bucket->lock);
-	way = find_way(slots, slot_bytes, key, words, flow_matches(&bucket->ways, tag), tag);
-	if (way < CM_FLOW_WAYS)
-		flow_copy(flow, expires, &bucket->ways, slots, slot_bytes, words, way);
+	read = flow_read(bucket, is_v6, key, tag, seen);
 	bpf_spin_unlock(&bucket->lock);
-	return way < CM_FLOW_WAYS;
+	return read != FLOW_MISSING;
 }
 
 /* Takes a flow out of a bucket; whether it was there. */
-static __always_inline int flow_remove(struct flow_bucket *bucket, const __u8 *slots,
-				       __u32 slot_bytes, const __u64 *key, __u32 words, __u8 tag)
+static __always_inline int flow_remove(struct flow_bucket *bucket, int is_v6, const __u64 *key,
+				       __u8 tag)
 {
 	struct cm_flow_ways *ways = &bucket->ways;
 	__u32 way;
 
 	bpf_spin_lock(&bucket->lock);
-	way = find_way(slots, slot_bytes, key, words, flow_matches(ways, tag), tag);
+	way = find_way(bucket, is_v6, key, flow_matches(ways, tag), tag);
 	if (way < CM_FLOW_WAYS) {
 		flow_write_begins(bucket);
 		ways->tag[way] = 0;

@@ -87,29 +87,18 @@ static __always_inline int conclude(struct __sk_buff *skb, struct packet *pkt,
 	return 0;
 }
 
-/* One try to keep what has come of a packet in its flow: enum flow_put. Global functions, for their stack. */
-__noinline int write_flow4(const struct packet *pkt, struct inquiry *inquiry)
+/* One try to keep what has come of a packet in its flow: enum flow_put. A global function, for its stack. */
+__noinline int try_to_write_flow(const struct packet *pkt, struct inquiry *inquiry)
 {
-	struct cm_ct4_key key FLOW_KEY;
+	union flow_key key;
 	struct tuple tuple;
+	int is_v6;
 
 	if (!pkt || !inquiry || !has_policy())
 		return FLOW_FULL;
 	tuple = tuple_of(pkt, packet_direction(pkt));
-	ct4_key(&key, &tuple);
-	return ct4_put(&key, inquiry);
-}
-
-__noinline int write_flow6(const struct packet *pkt, struct inquiry *inquiry)
-{
-	struct cm_ct6_key key FLOW_KEY;
-	struct tuple tuple;
-
-	if (!pkt || !inquiry || !has_policy())
-		return FLOW_FULL;
-	tuple = tuple_of(pkt, packet_direction(pkt));
-	ct6_key(&key, &tuple);
-	return ct6_put(&key, inquiry);
+	is_v6 = ct_key(&key, &tuple);
+	return ct_put(&key, is_v6, inquiry);
 }
 
 static __always_inline void write_flow(const struct packet *pkt, struct inquiry *inquiry)
@@ -121,8 +110,7 @@ static __always_inline void write_flow(const struct packet *pkt, struct inquiry 
 	barrier();
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < FLOW_TRIES; i++) {
-		put = pkt->source.family == CM_IPV4 ? write_flow4(pkt, inquiry) :
-						      write_flow6(pkt, inquiry);
+		put = try_to_write_flow(pkt, inquiry);
 		if (put == FLOW_PUT)
 			break;
 	}
@@ -544,20 +532,6 @@ __noinline int police_slowly(struct __sk_buff *skb, struct packet *pkt, struct i
 	return inquiry->verdict;
 }
 
-/* Tells of it as the slow path would. */
-__noinline int explain_settled(const struct packet *pkt)
-{
-	struct inquiry inquiry = { .fallback = fallback() };
-
-	if (!pkt)
-		return 1;
-	find_flow(pkt, &inquiry, packet_direction(pkt));
-	step_police(&inquiry);
-	step_ct(pkt, &inquiry, 1, 1);
-	step(CM_CALL_CONCLUDE, NULL, 0, pkt->rule, 1);
-	return 1;
-}
-
 /* Whether a packet is one that its flow's entry settles, and counted. */
 static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
 				      enum cm_direction direction)
@@ -578,8 +552,9 @@ static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
 		return 0;
 	pkt->rule = ct_rule(flow);
 	pkt->is_settled = 1;
+	/* The slow path says the same, and tells how it comes to it. */
 	if (config.explain)
-		return explain_settled(pkt);
+		return 0;
 	/* At most once a second, for the sake of the other CPUs' caches. */
 	left = is_tcp(pkt) && !(config.role == CM_ROLE_NETDEV && flow->masqueraded) ?
 		       ct_ticks(CM_CT_LIFETIME_ESTABLISHED) :
