@@ -13,10 +13,10 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use cilmark::datapath::attach::HookKind;
-use cilmark::datapath::pin::Root;
-use cilmark::datapath::{log, sys};
+use cilmark::kernel::hooks::HookKind;
+use cilmark::kernel::{log, sys};
 use cilmark::model::policing::Mode;
+use cilmark::state::pin::Root;
 use kernel::{Kernel, Took};
 
 use crate::endpoints::{self, Wanted, attach_by_binary, cilmark};

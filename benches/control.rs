@@ -8,7 +8,7 @@ mod rules;
 mod unconcerned;
 
 use anyhow::Result;
-use cilmark::datapath::log;
+use cilmark::kernel::log;
 
 use crate::endpoints::make_devices;
 use crate::figures::{self, Figure};

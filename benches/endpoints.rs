@@ -6,16 +6,19 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use cilmark::datapath::addresses::Addresses;
-use cilmark::datapath::attach::{self, HookKind, Place};
-use cilmark::datapath::generations::Generations;
-use cilmark::datapath::load::{self, Features, Inherited, Loaded, Policing, Sizes, Spec};
-use cilmark::datapath::pin::Root;
-use cilmark::datapath::registry::Endpoint;
-use cilmark::datapath::{device, netns};
+use cilmark::kernel::hooks;
+use cilmark::kernel::hooks::{HookKind, Place};
+use cilmark::kernel::{device, netns};
 use cilmark::model::endpoint::{EndpointId, Role, Scope};
 use cilmark::model::identity::Identity;
 use cilmark::model::policing::Mode;
+use cilmark::program::attach::{self};
+use cilmark::program::load::{self, Features, Loaded, Policing, Sizes, Spec};
+use cilmark::state::addresses::Addresses;
+use cilmark::state::generations::Generations;
+use cilmark::state::pin::Root;
+use cilmark::state::registry::Endpoint;
+use cilmark::state::registry::Inherited;
 
 const IDENTITY: u32 = 1234;
 
@@ -112,7 +115,7 @@ pub fn detach_here(root: &Root, id: EndpointId) -> Result<()> {
     let pins = root.endpoint(id);
     let generations = Generations::open(root)?.context("no counters are pinned")?;
     attach::detach_links(&pins);
-    attach::take_off_all_filters(endpoint.config.ifindex, &endpoint.map_ids())?;
+    hooks::take_off_all_filters(endpoint.config.ifindex, &endpoint.map_ids())?;
     generations.bump_endpoint(&endpoint.config);
     let addresses = Addresses::open(root)?.context("the maps of addresses are not pinned")?;
     addresses.forget(id, &[])?;

@@ -35,12 +35,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use cilmark::datapath::abi::cm_config;
-use cilmark::datapath::load::{self, Inherited, Sizes};
-use cilmark::datapath::pin::Root;
-use cilmark::datapath::sys::{self, Hook};
+use cilmark::kernel::abi::cm_config;
+use cilmark::kernel::sys::{self, Hook};
 use cilmark::model::endpoint::Role;
 use cilmark::output;
+use cilmark::program::load::{self, Sizes};
+use cilmark::state::pin::Root;
+use cilmark::state::registry::Inherited;
 
 use crate::world::{private_root, run};
 use case::{Case, Line};

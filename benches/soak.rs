@@ -17,10 +17,11 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use cilmark::datapath::abi::{cm_flow_class, cm_reason};
-use cilmark::datapath::conntrack::Conntrack;
-use cilmark::datapath::pin::Root;
-use cilmark::datapath::{maps, netns};
+use cilmark::kernel::abi::{cm_flow_class, cm_reason};
+use cilmark::kernel::netns;
+use cilmark::state::conntrack::Conntrack;
+use cilmark::state::maps;
+use cilmark::state::pin::Root;
 
 use crate::figures::{self, Figure};
 use crate::world::{private_root, run};

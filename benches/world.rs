@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use cilmark::datapath::pin::Root;
+use cilmark::state::pin::Root;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 

@@ -3,13 +3,14 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
-use cilmark::datapath::abi::cm_config;
-use cilmark::datapath::attach::{HOOKS, HookKind};
-use cilmark::datapath::device;
-use cilmark::datapath::load::{self, Inherited, Loaded, Sizes};
-use cilmark::datapath::pin::Root;
-use cilmark::datapath::sys::{self, Hook};
+use cilmark::kernel::abi::cm_config;
+use cilmark::kernel::device;
+use cilmark::kernel::hooks::{HOOKS, HookKind};
+use cilmark::kernel::sys::{self, Hook};
 use cilmark::model::endpoint::Role;
+use cilmark::program::load::{self, Loaded, Sizes};
+use cilmark::state::pin::Root;
+use cilmark::state::registry::Inherited;
 use libbpf_rs::{TC_EGRESS, TC_INGRESS, TcHook, TcHookBuilder};
 
 use crate::endpoints::Wanted;

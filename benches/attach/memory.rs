@@ -4,10 +4,10 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use anyhow::{Context, Result};
-use cilmark::datapath::pin::Root;
-use cilmark::datapath::registry::Endpoint;
-use cilmark::datapath::sys;
+use cilmark::kernel::sys;
 use cilmark::model::endpoint::EndpointId;
+use cilmark::state::pin::Root;
+use cilmark::state::registry::Endpoint;
 use libbpf_rs::{MapCore, MapHandle};
 
 /// In KiB, of both programs together and of all maps that are its own: measure, of what, how much.

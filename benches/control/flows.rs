@@ -3,12 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use cilmark::datapath::attach::HookKind;
-use cilmark::datapath::conntrack::{Conntrack, Existing, Originator};
-use cilmark::datapath::pin::Root;
-use cilmark::datapath::registry::Endpoint;
+use cilmark::kernel::hooks::HookKind;
 use cilmark::model::policing::Mode;
 use cilmark::model::rule::Direction;
+use cilmark::state::conntrack::{Conntrack, Existing, Originator};
+use cilmark::state::pin::Root;
+use cilmark::state::registry::Endpoint;
 
 use crate::endpoints::{Wanted, attach_by_binary, cilmark};
 use crate::samples::{Samples, timed};

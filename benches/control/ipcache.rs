@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use cilmark::datapath::pin::Root;
+use cilmark::state::pin::Root;
 use ipnet::IpNet;
 
 use crate::endpoints::cilmark;

@@ -7,12 +7,12 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use cilmark::datapath::abi::__sk_buff;
-use cilmark::datapath::attach::HookKind;
-use cilmark::datapath::conntrack::Conntrack;
-use cilmark::datapath::pin::Root;
-use cilmark::datapath::sys::{self, Hook};
+use cilmark::kernel::abi::__sk_buff;
+use cilmark::kernel::hooks::HookKind;
+use cilmark::kernel::sys::{self, Hook};
 use cilmark::model::policing::Mode;
+use cilmark::state::conntrack::Conntrack;
+use cilmark::state::pin::Root;
 use etherparse::PacketBuilder;
 
 use crate::endpoints::{Wanted, attach_here, cilmark, detach_here};

@@ -1,14 +1,14 @@
 //! One rule more and one less, with few and with many there.
 
 use anyhow::{Context, Result};
-use cilmark::datapath::attach::HookKind;
-use cilmark::datapath::pin::Root;
-use cilmark::datapath::policy::{PolicyMaps, Slot};
-use cilmark::datapath::registry::Endpoint;
+use cilmark::kernel::hooks::HookKind;
 use cilmark::model::identity::Names;
 use cilmark::model::policing::Mode;
 use cilmark::model::policy::Policy;
 use cilmark::model::rule::Rule;
+use cilmark::state::pin::Root;
+use cilmark::state::policy::{PolicyMaps, Slot};
+use cilmark::state::registry::Endpoint;
 
 use crate::endpoints::{Wanted, attach_by_binary, cilmark};
 use crate::samples::{Samples, timed};

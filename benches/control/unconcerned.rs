@@ -7,14 +7,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use cilmark::datapath::abi::cm_config;
-use cilmark::datapath::conntrack::Conntrack;
-use cilmark::datapath::ipcache::Ipcache;
-use cilmark::datapath::load::{self, Inherited, Sizes};
-use cilmark::datapath::pin::Root;
-use cilmark::datapath::sys::Hook;
+use cilmark::kernel::abi::cm_config;
+use cilmark::kernel::sys::Hook;
 use cilmark::model::endpoint::Role;
 use cilmark::model::policing::Mode;
+use cilmark::program::load::{self, Sizes};
+use cilmark::state::conntrack::Conntrack;
+use cilmark::state::ipcache::Ipcache;
+use cilmark::state::pin::Root;
+use cilmark::state::registry::Inherited;
 
 use crate::packet::case::{ACTION_PASS, Trial};
 use crate::packet::paths::{

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use anyhow::{Result, ensure};
-use cilmark::datapath::abi::{self, cm_address, cm_ipcache_entry, cm_prefix};
+use cilmark::kernel::abi::{self, cm_address, cm_ipcache_entry, cm_prefix};
 use ipnet::IpNet;
 use libbpf_rs::{MapCore, MapFlags};
 

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail, ensure};
-use cilmark::datapath::load::Sizes;
 use cilmark::model::policing::Mode;
+use cilmark::program::load::Sizes;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use super::case::{Case, Line, Trial};

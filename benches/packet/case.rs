@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
-use cilmark::datapath::abi::__sk_buff;
-use cilmark::datapath::sys::{self, TestRun};
+use cilmark::kernel::abi::__sk_buff;
+use cilmark::kernel::sys::{self, TestRun};
 use libbpf_rs::MapHandle;
 use serde::Serialize;
 

@@ -5,11 +5,11 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
-use cilmark::datapath::ipcache::Ipcache;
-use cilmark::datapath::load::Sizes;
-use cilmark::datapath::pin::Root;
 use cilmark::model::endpoint::Role;
 use cilmark::model::policing::Mode;
+use cilmark::program::load::Sizes;
+use cilmark::state::ipcache::Ipcache;
+use cilmark::state::pin::Root;
 use ipnet::IpNet;
 
 use super::case::{ACTION_DROP, ACTION_PASS, Case, Line, Trial};

@@ -4,16 +4,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 
 use anyhow::{Context, Result, bail};
-use cilmark::datapath::load::{self, Features, Inherited, Loaded, Policing, Sizes, Spec};
-use cilmark::datapath::pin::Root;
-use cilmark::datapath::policy::PolicyMaps;
-use cilmark::datapath::sys::Hook;
-use cilmark::datapath::{device, netns};
+use cilmark::kernel::sys::Hook;
+use cilmark::kernel::{device, netns};
 use cilmark::model::endpoint::{EndpointId, Role, Scope};
 use cilmark::model::identity::{Identity, Names};
 use cilmark::model::policing::{Failsafe, Mode};
 use cilmark::model::policy::Policy;
 use cilmark::model::rule::Rule;
+use cilmark::program::load::{self, Features, Loaded, Policing, Sizes, Spec};
+use cilmark::state::pin::Root;
+use cilmark::state::policy::PolicyMaps;
+use cilmark::state::registry::Inherited;
 use etherparse::PacketBuilder;
 
 use super::keys;

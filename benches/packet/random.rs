@@ -4,13 +4,13 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
-use cilmark::datapath::conntrack::Conntrack;
-use cilmark::datapath::ipcache::Ipcache;
-use cilmark::datapath::load::Sizes;
-use cilmark::datapath::pin::Root;
 use cilmark::model::endpoint::Role;
 use cilmark::model::mark::Mark;
 use cilmark::model::policing::Mode;
+use cilmark::program::load::Sizes;
+use cilmark::state::conntrack::Conntrack;
+use cilmark::state::ipcache::Ipcache;
+use cilmark::state::pin::Root;
 use libbpf_rs::MapHandle;
 
 use super::case::{ACTION_DROP, ACTION_PASS, Case, Line, Trial};

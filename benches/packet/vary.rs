@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
-use cilmark::datapath::sys;
+use cilmark::kernel::sys;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, ObjectBuilder, OpenObject};
 
 use crate::world::compile_bpf;

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use cilmark::datapath::netns;
+use cilmark::kernel::netns;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::setups::Setup;

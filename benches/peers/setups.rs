@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use cilmark::datapath::device;
+use cilmark::kernel::device;
 use cilmark::model::identity::Identity;
 use cilmark::model::mark::Mark;
 use libbpf_rs::{MapCore, MapFlags, ObjectBuilder, TC_INGRESS, TcHookBuilder};

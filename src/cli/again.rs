@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 use super::options::format_mac;
-use crate::datapath::abi::cm_config;
-use crate::datapath::device::{self, Device};
-use crate::datapath::netns;
-use crate::datapath::registry::Endpoint;
+use crate::kernel::abi::cm_config;
+use crate::kernel::device::{self, Device};
+use crate::kernel::netns;
 use crate::model::endpoint::Role;
+use crate::state::registry::Endpoint;
 
 /// Each reason in a clause about the device; none for a workload, of which nothing is asked, and for what
 /// is stale.

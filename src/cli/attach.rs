@@ -16,24 +16,27 @@ use log::{debug, info, warn};
 use losses::losses;
 
 use super::{Context, before, consent, detach, monitor, policy, until_interrupted};
-use crate::datapath::abi::cm_config;
-use crate::datapath::addresses::Addresses;
-use crate::datapath::attach::{self, HookKind, Place};
-use crate::datapath::conntrack::Conntrack;
-use crate::datapath::device::{self, Device};
-use crate::datapath::events::Events;
-use crate::datapath::load::{self, Features, Loaded, Sizes, Spec};
-use crate::datapath::nics::Nics;
-use crate::datapath::pin::{Lock, Root};
-use crate::datapath::policy::{PolicyMaps, Slot};
-use crate::datapath::registry::{Endpoint, shared};
-use crate::datapath::{adoption, delivery, netns, sys};
+use crate::kernel::abi::cm_config;
+use crate::kernel::device::{self, Device};
+use crate::kernel::hooks::{self, HookKind, Place};
+use crate::kernel::{netns, sys};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Names;
 use crate::model::policing::{Confirmation, Fallback, Mode};
 use crate::model::policy::Policy;
 use crate::model::prefix::parse_ipv6_prefix;
+use crate::ops::adoption;
 use crate::output;
+use crate::program::attach::{self};
+use crate::program::load::{self, Features, Loaded, Sizes, Spec};
+use crate::state::addresses::Addresses;
+use crate::state::conntrack::Conntrack;
+use crate::state::delivery;
+use crate::state::events::Events;
+use crate::state::nics::Nics;
+use crate::state::pin::{Lock, Root};
+use crate::state::policy::{PolicyMaps, Slot};
+use crate::state::registry::{Endpoint, shared};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -466,7 +469,7 @@ fn rules_elsewhere(root: &Root, replaced: &Endpoint, loaded: &Loaded) -> Result<
 }
 
 fn log_costs(device: &str, loaded: &Loaded, all: Duration) -> Result<()> {
-    for hook in attach::HOOKS {
+    for hook in hooks::HOOKS {
         let facts = sys::program_facts(loaded.program(hook))?;
         info!(
             "{device}: the program on its {hook} hook has {} instructions, {} walked by the verifier",

@@ -1,8 +1,8 @@
 //! Programs of others that run before cilmark's, in words.
 
-use crate::datapath::attach::{HOOKS, HookKind, PRIORITY_FIRST};
-use crate::datapath::order::Before;
-use crate::datapath::sys::Hook;
+use crate::kernel::hooks::{HOOKS, HookKind, PRIORITY_FIRST};
+use crate::kernel::order::Before;
+use crate::kernel::sys::Hook;
 
 /// A line for each hook that has some. The place is that of cilmark's own.
 pub fn lines(device: &str, (kind, tc_priority): (HookKind, u32), before: &[Before]) -> Vec<String> {

@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::datapath::abi::{cm_config, cm_role};
-use crate::datapath::ipcache::Ipcache;
-use crate::datapath::maps::Endpoints;
-use crate::datapath::pin::Root;
-use crate::datapath::registry::Endpoint;
+use crate::kernel::abi::{cm_config, cm_role};
 use crate::model::endpoint::EndpointId;
 use crate::model::identity::{Identity, Names};
+use crate::state::ipcache::Ipcache;
+use crate::state::maps::Endpoints;
+use crate::state::pin::Root;
+use crate::state::registry::Endpoint;
 
 /// An attached workload, whose address somebody has sent from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -4,9 +4,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::targets::{self, Targets};
 use super::{Context, all_of};
-use crate::datapath::registry::Endpoint;
 use crate::model::policing::{Confirmation, Fallback};
 use crate::output;
+use crate::state::registry::Endpoint;
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -14,15 +14,15 @@ use serde::{Serialize, Serializer};
 use super::Context;
 use super::decision::Rules;
 use super::targets::{self, Targets};
-use crate::datapath::conntrack::{Conntrack, Epoch, Flow};
-use crate::datapath::generations::Generations;
-use crate::datapath::nics::Nics;
-use crate::datapath::registry::shared;
 use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::flow::Progress;
 use crate::model::identity::Names;
 use crate::model::rule::{Direction, L4};
 use crate::output::{self, JsonList, Table};
+use crate::state::conntrack::{Conntrack, Epoch, Flow};
+use crate::state::generations::Generations;
+use crate::state::nics::Nics;
+use crate::state::registry::shared;
 
 #[derive(Subcommand)]
 pub enum Command {

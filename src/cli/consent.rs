@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use jiff::SignedDuration;
 
 use super::targets;
-use crate::datapath::registry::Endpoint;
-use crate::datapath::sys;
+use crate::kernel::sys;
 use crate::model::endpoint::Role;
 use crate::model::policing::Mode;
 use crate::model::text::visible;
 use crate::output;
+use crate::state::registry::Endpoint;
 
 #[derive(clap::Args)]
 #[group(skip)]

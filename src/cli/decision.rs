@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Context, targets};
-use crate::datapath::abi::{cm_event, cm_reason, cm_rule_number};
-use crate::datapath::policy::Slot;
-use crate::datapath::registry::Endpoint;
+use crate::kernel::abi::{cm_event, cm_reason, cm_rule_number};
 use crate::model::endpoint::EndpointId;
 use crate::model::identity::Names;
 use crate::model::policy::{Policy, RuleNumber};
 use crate::model::rule::Rule;
+use crate::state::policy::Slot;
+use crate::state::registry::Endpoint;
 
 /// What stands beside the rules, by the number that conntrack, events and counters know it by.
 pub const NOT_BY_A_RULE: [(u32, &str); 9] = [

@@ -6,19 +6,21 @@ use anyhow::{Result, ensure};
 use log::warn;
 
 use super::{Context, all_of, check_room};
-use crate::datapath::addresses::Addresses;
-use crate::datapath::attach;
-use crate::datapath::conntrack::Conntrack;
-use crate::datapath::generations::Generations;
-use crate::datapath::ipcache::Ipcache;
-use crate::datapath::layout;
-use crate::datapath::maps::Identities;
-use crate::datapath::nics::Nics;
-use crate::datapath::pin::Root;
-use crate::datapath::registry::{Endpoint, shared};
-use crate::datapath::{delivery, netns};
+use crate::kernel::hooks;
+use crate::kernel::netns;
 use crate::model::endpoint::{EndpointId, Role, Scope, Selector};
 use crate::output;
+use crate::program::attach;
+use crate::state::addresses::Addresses;
+use crate::state::conntrack::Conntrack;
+use crate::state::delivery;
+use crate::state::generations::Generations;
+use crate::state::ipcache::Ipcache;
+use crate::state::layout;
+use crate::state::maps::Identities;
+use crate::state::nics::Nics;
+use crate::state::pin::Root;
+use crate::state::registry::{Endpoint, shared};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -99,7 +101,7 @@ pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
     let pins = root.endpoint(endpoint.id);
     attach::detach_links(&pins);
     let off = netns::within(endpoint.netns, || {
-        attach::take_off_all_filters(endpoint.ifindex, &endpoint.map_ids())
+        hooks::take_off_all_filters(endpoint.ifindex, &endpoint.map_ids())
     });
     // Its packets come without its mark now.
     if let Some(generations) = generations {

@@ -11,14 +11,11 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::{Context, DROPPED, decision, monitor};
-use crate::datapath::abi::{
+use crate::kernel::abi::{
     cm_call, cm_config, cm_confirm, cm_ct_seen, cm_direction, cm_event, cm_fallback,
     cm_policy_mode, cm_reason, cm_rule_number, cm_step,
 };
-use crate::datapath::explain::{self, Answer, Fate, Original, Part, Question};
-use crate::datapath::pin::Root;
-use crate::datapath::registry::Endpoint;
-use crate::datapath::sys::Hook;
+use crate::kernel::sys::Hook;
 use crate::model::drop_reason;
 use crate::model::endpoint::{Role, Selector};
 use crate::model::frame::Frame;
@@ -26,6 +23,9 @@ use crate::model::identity::{Identity, Names};
 use crate::model::mark::Mark;
 use crate::model::policing::Mode;
 use crate::output;
+use crate::program::explain::{self, Answer, Fate, Original, Part, Question};
+use crate::state::pin::Root;
+use crate::state::registry::Endpoint;
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -5,10 +5,10 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::{Context, detach};
-use crate::datapath::load::{self, Sizes};
-use crate::datapath::maps::Identities;
 use crate::model::identity::Identity;
 use crate::output;
+use crate::program::load::{self, Sizes};
+use crate::state::maps::Identities;
 
 #[derive(Subcommand)]
 pub enum Command {

@@ -10,12 +10,12 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::{Context, detach, path_of, until_interrupted};
-use crate::datapath::ipcache::{Ipcache, IpcacheLine};
-use crate::datapath::load::{self, Sizes};
-use crate::datapath::registry::shared;
 use crate::model::identity::{Identity, Names};
 use crate::model::prefix::{format_prefix, parse_ipcache, parse_prefix};
 use crate::output;
+use crate::program::load::{self, Sizes};
+use crate::state::ipcache::{Ipcache, IpcacheLine};
+use crate::state::registry::shared;
 
 #[derive(Subcommand)]
 pub enum Command {

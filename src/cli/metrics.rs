@@ -6,11 +6,11 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::Context;
-use crate::datapath::abi::{cm_direction, cm_flow_class, cm_reason};
-use crate::datapath::conntrack::{Conntrack, Usage};
-use crate::datapath::maps::{self, Metric};
+use crate::kernel::abi::{cm_direction, cm_flow_class, cm_reason};
 use crate::model::drop_reason;
 use crate::output;
+use crate::state::conntrack::{Conntrack, Usage};
+use crate::state::maps::{self, Metric};
 
 #[derive(clap::Args)]
 pub struct Args {

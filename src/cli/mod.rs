@@ -38,15 +38,15 @@ use log::{LevelFilter, warn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
-use crate::datapath::layout;
-use crate::datapath::maps::Identities;
-use crate::datapath::pin::{Lock, Root};
-use crate::datapath::registry::{Found, shared};
-use crate::datapath::{log as datapath_log, netns};
+use crate::kernel::{log as datapath_log, netns};
 use crate::model::endpoint::Selector;
 use crate::model::identity::Names;
 use crate::model::text::{self, visible};
 use crate::output;
+use crate::state::layout;
+use crate::state::maps::Identities;
+use crate::state::pin::{Lock, Root};
+use crate::state::registry::{Found, shared};
 
 /// Cilium-style security identities for any Linux network device
 #[derive(Parser)]

@@ -16,17 +16,17 @@ use serde::Serialize;
 use super::claim::{Claim, Owners};
 use super::decision::{Rules, has_decided};
 use super::{Context, until_interrupted};
-use crate::datapath::abi::{
+use crate::kernel::abi::{
     cm_address, cm_direction, cm_event, cm_event_type, cm_program, cm_reason,
 };
-use crate::datapath::events::{Events, Heard, monotonic_ns};
-use crate::datapath::generations::Generations;
-use crate::datapath::registry::Endpoint;
 use crate::model::drop_reason;
 use crate::model::endpoint::EndpointId;
 use crate::model::identity::{Identity, Names};
 use crate::model::mark::Mark;
 use crate::output;
+use crate::state::events::{Events, Heard, monotonic_ns};
+use crate::state::generations::Generations;
+use crate::state::registry::Endpoint;
 
 #[derive(clap::Args)]
 pub struct Args {

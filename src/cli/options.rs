@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::datapath::abi::{cm_config, cm_failsafe, cm_role, verdict_log};
-use crate::datapath::sys;
+use crate::kernel::abi::{cm_config, cm_failsafe, cm_role, verdict_log};
+use crate::kernel::sys;
 use crate::model::policing::{Failsafe, FailsafePort, VerdictLog};
 
 /// The flags of `attach`, but for what has a column of its own.

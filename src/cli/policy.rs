@@ -12,14 +12,14 @@ use serde::Serialize;
 use super::consent::Consent;
 use super::targets::{self, Targets};
 use super::{Context, decision};
-use crate::datapath::abi::cm_metrics;
-use crate::datapath::policy::Slot;
-use crate::datapath::registry::Endpoint;
+use crate::kernel::abi::cm_metrics;
 use crate::model::identity::Names;
 use crate::model::policing::{Confirmation, Fallback};
 use crate::model::policy::{Policy, RuleNumber};
 use crate::model::rule::Rule;
 use crate::output;
+use crate::state::policy::Slot;
+use crate::state::registry::Endpoint;
 
 #[derive(Subcommand)]
 pub enum Command {

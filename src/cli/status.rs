@@ -6,13 +6,13 @@ use serde::Serialize;
 use super::options::{Options, format_mac};
 use super::policy::describe;
 use super::{Context, again, all_of, before, targets};
-use crate::datapath::attach::HookKind;
-use crate::datapath::order::Before;
-use crate::datapath::registry::Endpoint;
+use crate::kernel::hooks::HookKind;
+use crate::kernel::order::Before;
 use crate::model::endpoint::{EndpointId, Role, Selector};
 use crate::model::identity::{Identity, Names};
 use crate::model::policing::{Confirmation, Mode};
 use crate::output;
+use crate::state::registry::Endpoint;
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Error, Result, ensure};
 
 use super::{Context, all_of};
-use crate::datapath::policy::PolicyMaps;
-use crate::datapath::registry::Endpoint;
 use crate::model::endpoint::{Role, Selector};
+use crate::state::policy::PolicyMaps;
+use crate::state::registry::Endpoint;
 
 /// Which endpoints.
 #[derive(Debug, Clone)]

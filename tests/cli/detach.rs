@@ -35,7 +35,7 @@ fn detach_takes_a_link_off_its_hook_though_somebody_still_holds_it() {
     world.veth("red");
     world.cilmark_ok("attach red --id 300");
     let pin = format!("{ENDPOINT}/ingress");
-    let held = cilmark::datapath::sys::open_pin(pin.as_ref()).unwrap();
+    let held = cilmark::kernel::sys::open_pin(pin.as_ref()).unwrap();
     let ifindex = || match LinkInfo::from_fd(held.as_fd()).unwrap().info {
         LinkTypeInfo::Tcx(tcx) => tcx.ifindex,
         _ => panic!("another type of link"),

@@ -1,8 +1,8 @@
 //! What `attach` finds out about a device by itself.
 
-use cilmark::datapath::abi::cm_config;
-use cilmark::datapath::registry::Endpoint;
+use cilmark::kernel::abi::cm_config;
 use cilmark::model::endpoint::EndpointId;
+use cilmark::state::registry::Endpoint;
 use serde_json::{Value, json};
 
 use crate::common::World;

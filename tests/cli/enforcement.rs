@@ -1,10 +1,10 @@
 //! `attach` with a policy: modes, and what keeps its user from locking himself out.
 
-use cilmark::datapath::abi::cm_config;
-use cilmark::datapath::registry::Endpoint;
-use cilmark::datapath::sys::Hook;
+use cilmark::kernel::abi::cm_config;
+use cilmark::kernel::sys::Hook;
 use cilmark::model::endpoint::EndpointId;
 use cilmark::model::policing::Mode;
+use cilmark::state::registry::Endpoint;
 use serde_json::json;
 
 use crate::common::World;
@@ -119,7 +119,7 @@ fn a_nic_begins_with_the_standard_failsafe_ports_and_that_of_the_ssh_server() {
             .into();
         assert_eq!(run.status, Some(0), "{run:?}");
         let config = config(&world);
-        let ports = |ports: &[cilmark::datapath::abi::cm_failsafe], direction: usize| -> Vec<_> {
+        let ports = |ports: &[cilmark::kernel::abi::cm_failsafe], direction: usize| -> Vec<_> {
             let count = config.failsafe_count[direction] as usize;
             ports[..count].iter().map(|p| (p.protocol, u16::from_be(p.port))).collect()
         };

@@ -1,11 +1,11 @@
 //! `explain`: a packet's way through the programs of an attached device, word by word.
 
-use cilmark::datapath::policy::PolicyMaps;
-use cilmark::datapath::registry::Endpoint;
 use cilmark::model::endpoint::EndpointId;
 use cilmark::model::identity::Names;
 use cilmark::model::policy::Policy;
 use cilmark::model::rule::Rule;
+use cilmark::state::policy::PolicyMaps;
+use cilmark::state::registry::Endpoint;
 use serde_json::json;
 
 use super::help::assert_snapshot;

@@ -1,6 +1,6 @@
 //! Others on the same hooks: they run, and attach, replace and detach leave them alone.
 
-use cilmark::datapath::sys::Hook;
+use cilmark::kernel::sys::Hook;
 
 use serde_json::json;
 

@@ -1,6 +1,6 @@
 //! Pins that somebody removed, or made of another map, while programs run on what they were.
 
-use cilmark::datapath::sys::Hook;
+use cilmark::kernel::sys::Hook;
 use serde_json::{Value, json};
 
 use crate::common::World;

@@ -5,10 +5,10 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Instant;
 
-use cilmark::datapath::abi::{cm_fallback, cm_nic};
-use cilmark::datapath::nics::{self, Nics};
-use cilmark::datapath::registry::{Endpoint, Found};
+use cilmark::kernel::abi::{cm_fallback, cm_nic};
 use cilmark::model::endpoint::Selector;
+use cilmark::state::nics::{self, Nics};
+use cilmark::state::registry::{Endpoint, Found};
 use serde_json::{Value, json};
 
 use crate::common::World;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use cilmark::datapath::sys::{self, Hook};
+use cilmark::kernel::sys::{self, Hook};
 
 use super::program::Endpoint;
 

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
-use cilmark::datapath::load::Policing;
 use cilmark::model::policing::{Failsafe, Mode};
+use cilmark::program::load::Policing;
 use serde_json::Value;
 
 use super::Lab;

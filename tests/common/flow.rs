@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cilmark::datapath::sys::Hook;
+use cilmark::kernel::sys::Hook;
 use cilmark::model::endpoint::Role;
 
 use super::packet::Frame;

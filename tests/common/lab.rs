@@ -6,23 +6,25 @@ use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
-use cilmark::datapath::abi::{
+use cilmark::kernel::abi::{
     self, bss, cm_address, cm_config, cm_confirm, cm_direction, cm_endpoint, cm_event, cm_flow,
     cm_flow_size, cm_flows4, cm_flows6, cm_ipcache_entry,
 };
-use cilmark::datapath::addresses::Addresses;
-use cilmark::datapath::device::{self, Framing};
-use cilmark::datapath::generations::{Generations, Remotes};
-use cilmark::datapath::ipcache::Ipcache;
-use cilmark::datapath::load::{self, Features, Folding, Inherited, Policing, Sizes, Spec};
-use cilmark::datapath::maps::{self, Endpoints};
-use cilmark::datapath::nics::Nics;
-use cilmark::datapath::policy::PolicyMaps;
-use cilmark::datapath::{delivery, netns, sys};
+use cilmark::kernel::device::{self, Framing};
+use cilmark::kernel::{netns, sys};
 use cilmark::model::endpoint::{EndpointId, Role, Scope};
 use cilmark::model::identity::{Identity, Names};
 use cilmark::model::policy::Policy;
 use cilmark::model::rule::Rule;
+use cilmark::program::load::{self, Features, Folding, Policing, Sizes, Spec};
+use cilmark::state::addresses::Addresses;
+use cilmark::state::delivery;
+use cilmark::state::generations::{Generations, Remotes};
+use cilmark::state::ipcache::Ipcache;
+use cilmark::state::maps::{self, Endpoints};
+use cilmark::state::nics::Nics;
+use cilmark::state::policy::PolicyMaps;
+use cilmark::state::registry::Inherited;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
 
 use super::World;

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use std::thread::{self, Builder};
 use std::time::Duration;
 
-use cilmark::datapath::sys;
+use cilmark::kernel::sys;
 use nix::unistd::geteuid;
 
 /// Tells that this test is skipped, by its name, past the harness, which keeps what a test that

@@ -4,8 +4,8 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::LazyLock;
 
-use cilmark::datapath::abi::__sk_buff;
-use cilmark::datapath::sys::{self, Hook};
+use cilmark::kernel::abi::__sk_buff;
+use cilmark::kernel::sys::{self, Hook};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, ObjectBuilder};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;

@@ -5,13 +5,13 @@ use std::fmt;
 use std::mem::offset_of;
 use std::os::fd::BorrowedFd;
 
-use cilmark::datapath::abi::{
+use cilmark::kernel::abi::{
     self, __sk_buff, bss, cm_config, cm_counters, cm_event, cm_event_type, u32_key,
 };
-use cilmark::datapath::load::Loaded;
-use cilmark::datapath::maps;
-use cilmark::datapath::sys::{self, Hook};
+use cilmark::kernel::sys::{self, Hook};
 use cilmark::model::endpoint::{EndpointId, Role};
+use cilmark::program::load::Loaded;
+use cilmark::state::maps;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use super::lab::Lab;

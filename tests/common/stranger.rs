@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::LazyLock;
 
-use cilmark::datapath::sys::{self, Hook};
+use cilmark::kernel::sys::{self, Hook};
 use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, TC_EGRESS, TC_INGRESS, TcHookBuilder};
 
 use super::bpf;
@@ -83,7 +83,7 @@ impl Stranger {
 }
 
 fn ifindex(device: &str) -> u32 {
-    cilmark::datapath::device::by_name(device).expect("the stranger's device").ifindex
+    cilmark::kernel::device::by_name(device).expect("the stranger's device").ifindex
 }
 
 fn load() -> Object {

@@ -8,8 +8,8 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use cilmark::datapath::netns;
-use cilmark::datapath::pin::Root;
+use cilmark::kernel::netns;
+use cilmark::state::pin::Root;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;

@@ -2,9 +2,9 @@
 
 use std::fmt::Debug;
 
-use cilmark::datapath::load::Features;
 use cilmark::model::identity::Identity;
 use cilmark::model::mark::{Magic, Mark};
+use cilmark::program::load::Features;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 

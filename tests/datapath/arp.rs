@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use cilmark::datapath::load::Features;
+use cilmark::program::load::Features;
 
 use super::*;
 use crate::common::Lab;

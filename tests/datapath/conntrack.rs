@@ -1,8 +1,9 @@
 //! Flows: what passes because of what passed before it, and what does not.
 
-use cilmark::datapath::abi::{cm_ct_adopted, cm_ct_state, cm_direction, cm_reason};
-use cilmark::datapath::conntrack::Conntrack;
-use cilmark::datapath::{maps, sys};
+use cilmark::kernel::abi::{cm_ct_adopted, cm_ct_state, cm_direction, cm_reason};
+use cilmark::kernel::sys;
+use cilmark::state::conntrack::Conntrack;
+use cilmark::state::maps;
 
 use cilmark::model::policing::VerdictLog;
 

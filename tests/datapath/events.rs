@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use cilmark::datapath::abi::{cm_direction, cm_event, cm_event_type, cm_program};
-use cilmark::datapath::events::monotonic_ns;
-use cilmark::datapath::load::Features;
-use cilmark::datapath::sys::Hook;
+use cilmark::kernel::abi::{cm_direction, cm_event, cm_event_type, cm_program};
+use cilmark::kernel::sys::Hook;
+use cilmark::program::load::Features;
+use cilmark::state::events::monotonic_ns;
 
 use super::policing::enforcing;
 use super::*;

@@ -1,11 +1,12 @@
 //! The private copy that explains a packet: it says what the attached program would do, and leaves
 //! no trace.
 
-use cilmark::datapath::abi::{self, __sk_buff, cm_event};
-use cilmark::datapath::explain::{Answer, Fate, Original, Question, explain};
-use cilmark::datapath::load::{Inherited, Policing};
-use cilmark::datapath::sys::{self, Hook};
+use cilmark::kernel::abi::{self, __sk_buff, cm_event};
+use cilmark::kernel::sys::{self, Hook};
 use cilmark::model::policing::{Failsafe, Mode};
+use cilmark::program::explain::{Answer, Fate, Original, Question, explain};
+use cilmark::program::load::Policing;
+use cilmark::state::registry::Inherited;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 
 use super::*;

@@ -1,6 +1,6 @@
 //! The identity in the IPv6 flow label: written by the sender's host, believed by the receiver's.
 
-use cilmark::datapath::load::Features;
+use cilmark::program::load::Features;
 
 use super::*;
 use crate::common::Lab;

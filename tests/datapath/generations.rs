@@ -1,13 +1,13 @@
 //! Which change makes which verdicts stale: all that could be others by now, and no more than it must.
 
-use cilmark::datapath::abi::{cm_confirm, cm_fallback};
-use cilmark::datapath::conntrack::{Conntrack, Epoch, Flow};
-use cilmark::datapath::generations::{Generations, Remotes};
-use cilmark::datapath::maps::Endpoints;
-use cilmark::datapath::nics::Nics;
-use cilmark::datapath::policy::PolicyMaps;
+use cilmark::kernel::abi::{cm_confirm, cm_fallback};
 use cilmark::model::endpoint::{EndpointId, Role, Scope};
 use cilmark::model::identity::Identity;
+use cilmark::state::conntrack::{Conntrack, Epoch, Flow};
+use cilmark::state::generations::{Generations, Remotes};
+use cilmark::state::maps::Endpoints;
+use cilmark::state::nics::Nics;
+use cilmark::state::policy::PolicyMaps;
 use ipnet::IpNet;
 
 use super::policing::*;

@@ -1,6 +1,6 @@
 //! The policy of a NIC: which packets are the host's, and what never depends on rules.
 
-use cilmark::datapath::sys;
+use cilmark::kernel::sys;
 
 use super::policing::*;
 use super::*;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::anyhow;
-use cilmark::datapath::ipcache::LEAST_PREFIXES;
 use cilmark::model::identity::Identity;
+use cilmark::state::ipcache::LEAST_PREFIXES;
 use ipnet::IpNet;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 

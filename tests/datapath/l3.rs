@@ -1,6 +1,6 @@
 //! Devices without an Ethernet header: tun, WireGuard.
 
-use cilmark::datapath::load::Features;
+use cilmark::program::load::Features;
 
 use super::*;
 use crate::common::Lab;

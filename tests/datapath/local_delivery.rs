@@ -3,10 +3,10 @@
 
 use std::net::IpAddr;
 
-use cilmark::datapath::abi::{cm_delivery, cm_direction, cm_program};
-use cilmark::datapath::delivery;
-use cilmark::datapath::load::Features;
+use cilmark::kernel::abi::{cm_delivery, cm_direction, cm_program};
 use cilmark::model::endpoint::EndpointId;
+use cilmark::program::load::Features;
+use cilmark::state::delivery;
 
 use super::policing::*;
 use super::*;
@@ -334,7 +334,7 @@ fn a_tap_is_left_to_its_to_container() {
     run.comes_from(ID);
 }
 
-fn set_delivery(config: &mut cilmark::datapath::abi::cm_config, delivery: cm_delivery) {
+fn set_delivery(config: &mut cilmark::kernel::abi::cm_config, delivery: cm_delivery) {
     config.delivery = delivery;
 }
 

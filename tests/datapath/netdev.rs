@@ -1,7 +1,7 @@
 //! A NIC: what arrives is not believed, what the host sends is stamped.
 
-use cilmark::datapath::load::Features;
 use cilmark::model::endpoint::Role;
+use cilmark::program::load::Features;
 
 use super::*;
 use crate::common::Lab;

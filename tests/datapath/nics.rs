@@ -1,8 +1,8 @@
 //! Several NICs of one root, which share the flows of the host.
 
-use cilmark::datapath::abi::{cm_confirm, cm_rule_number};
-use cilmark::datapath::nics::Nics;
+use cilmark::kernel::abi::{cm_confirm, cm_rule_number};
 use cilmark::model::endpoint::EndpointId;
+use cilmark::state::nics::Nics;
 
 use super::policing::*;
 use super::*;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cilmark::datapath::abi::cm_event;
+use cilmark::kernel::abi::cm_event;
 
 use super::*;
 use crate::common::Lab;

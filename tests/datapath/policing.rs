@@ -1,7 +1,7 @@
 //! What the tests of policy share.
 
-pub use cilmark::datapath::load::Policing;
 pub use cilmark::model::policing::{Failsafe, Mode};
+pub use cilmark::program::load::Policing;
 
 /// No rule allows it.
 pub const POLICY: u32 = 133;

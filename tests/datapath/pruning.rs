@@ -3,10 +3,10 @@
 use std::fs;
 use std::os::fd::AsRawFd;
 
-use cilmark::datapath::load::{Features, Policing};
-use cilmark::datapath::sys::Hook;
+use cilmark::kernel::sys::Hook;
 use cilmark::model::endpoint::Role;
 use cilmark::model::policing::Mode;
+use cilmark::program::load::{Features, Policing};
 
 use super::*;
 use crate::common::Lab;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cilmark::datapath::sys::Hook;
+use cilmark::kernel::sys::Hook;
 use cilmark::model::identity::Identity;
 use serde_json::Value;
 

@@ -2,8 +2,8 @@
 //! changed in any way but the one that its program is for. What is expected is derived here from the
 //! outermost headers only, never by another parser.
 
-use cilmark::datapath::abi::__sk_buff;
-use cilmark::datapath::sys::{self, Hook};
+use cilmark::kernel::abi::__sk_buff;
+use cilmark::kernel::sys::{self, Hook};
 use cilmark::model::identity::Identity;
 use cilmark::model::mark::Mark;
 

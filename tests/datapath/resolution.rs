@@ -1,7 +1,7 @@
 //! Who sends what a workload receives: the mark, the device it came by, the ipcache.
 
-use cilmark::datapath::load::Features;
 use cilmark::model::endpoint::Role;
+use cilmark::program::load::Features;
 
 use super::*;
 use crate::common::Lab;

@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use cilmark::datapath::load::{POLICY_ENTRIES, Policing};
-use cilmark::datapath::pin::Root;
-use cilmark::datapath::policy::{PolicyMaps, Slot};
 use cilmark::model::endpoint::EndpointId;
 use cilmark::model::identity::{Identity, Names};
 use cilmark::model::policing::Mode;
 use cilmark::model::policy::{Decision, Policy, RuleNumber, decide};
 use cilmark::model::rule::{Action, Direction, L4, Rule};
+use cilmark::program::load::Policing;
+use cilmark::state::pin::Root;
+use cilmark::state::policy;
+use cilmark::state::policy::{PolicyMaps, Slot};
 use serde_json::Value;
 
 use super::*;
@@ -201,7 +202,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     let too_many = Policy::default().replaced_by(&wide.collect::<Vec<_>>(), &Policy::default());
     let error = format!("{:#}", maps.swap(&too_many).unwrap_err());
     // 104 entries and a place in the list for each, and a line for each direction.
-    let free = POLICY_ENTRIES - 4;
+    let free = policy::ENTRIES - 4;
     for part in ["need 20792 entries", &format!("{free} are free"), "--policy-entries 20792"] {
         assert!(error.contains(part), "{error}");
     }

@@ -1,6 +1,6 @@
 //! What a workload sends carries its identity.
 
-use cilmark::datapath::abi::cm_program;
+use cilmark::kernel::abi::cm_program;
 
 use super::*;
 use crate::common::Lab;

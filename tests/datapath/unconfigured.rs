@@ -1,8 +1,8 @@
 //! The template, whose configuration nobody has written: harmless.
 
-use cilmark::datapath::abi::{cm_config, cm_direction};
-use cilmark::datapath::load::Features;
-use cilmark::datapath::sys::Hook;
+use cilmark::kernel::abi::{cm_config, cm_direction};
+use cilmark::kernel::sys::Hook;
+use cilmark::program::load::Features;
 
 use super::*;
 use crate::common::Lab;

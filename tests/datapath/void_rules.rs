@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use cilmark::datapath::load::Features;
 use cilmark::model::identity::Names;
 use cilmark::model::policy::effect::{Void, void};
 use cilmark::model::rule::Rule;
+use cilmark::program::load::Features;
 
 use super::policing::*;
 use super::*;

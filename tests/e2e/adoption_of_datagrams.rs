@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use cilmark::datapath::kernel_flows;
+use cilmark::kernel::kernel_flows;
 use serde_json::Value;
 
 use super::nat::translating;

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use cilmark::datapath::netns;
+use cilmark::kernel::netns;
 
 use crate::common::World;
 use crate::common::machine::time_for;

@@ -1,6 +1,6 @@
 //! Devices other than a veth, and devices that go away.
 
-use cilmark::datapath::sys::Hook;
+use cilmark::kernel::sys::Hook;
 
 use super::RED;
 use crate::common::World;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cilmark::datapath::generations::Remotes;
+use cilmark::state::generations::Remotes;
 use serde_json::Value;
 
 use super::red_and_blue;

@@ -1,6 +1,6 @@
 //! What the receiving side sees.
 
-use cilmark::datapath::sys::Hook;
+use cilmark::kernel::sys::Hook;
 
 use super::{RED, red_and_blue};
 use crate::common::stranger::Stranger;

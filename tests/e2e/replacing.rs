@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use cilmark::datapath::device;
-use cilmark::datapath::sys::{self, Hook};
+use cilmark::kernel::device;
+use cilmark::kernel::sys::{self, Hook};
 
 use super::red_and_blue;
 use crate::common::World;

@@ -74,7 +74,7 @@ fn a_workload_without_an_address_may_ask_for_one_by_dhcp_and_nothing_else() {
 
 #[test]
 fn a_tagged_frame_is_checked_and_stamped_like_any_other() {
-    use cilmark::datapath::sys::Hook;
+    use cilmark::kernel::sys::Hook;
     let Some(world) = red_and_blue("--workload-mac any") else { return };
     // Only what is sent here is to be counted.
     world.sh("ip netns exec red sysctl -qw net.ipv6.conf.all.disable_ipv6=1");

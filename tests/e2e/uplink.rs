@@ -1,6 +1,6 @@
 //! A host whose uplink has an identity: what it sends carries it, what it forwards does not.
 
-use cilmark::datapath::sys::Hook;
+use cilmark::kernel::sys::Hook;
 
 use nix::sys::socket::{setsockopt, sockopt};
 

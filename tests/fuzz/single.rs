@@ -7,8 +7,8 @@ mod folding;
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use cilmark::datapath::abi::__sk_buff;
-use cilmark::datapath::sys::{self, Hook};
+use cilmark::kernel::abi::__sk_buff;
+use cilmark::kernel::sys::{self, Hook};
 
 use super::generate::{Generator, WILD, policy};
 use super::model::{Arrival, Judgement, Must, Program, UNREADABLE, delivery, wire};

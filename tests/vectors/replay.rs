@@ -4,10 +4,10 @@
 use std::mem;
 use std::net::IpAddr;
 
-use cilmark::datapath::device;
-use cilmark::datapath::load::{Features, Policing};
+use cilmark::kernel::device;
 use cilmark::model::endpoint::Role;
 use cilmark::model::policing::Mode;
+use cilmark::program::load::{Features, Policing};
 
 use super::format::{Change, PacketStep, Program, Step, Vector};
 use crate::common::Lab;

@@ -23,7 +23,7 @@ struct {
 } cm_generations SEC(".maps");
 
 /*
- * Which counter an address has; src/datapath/generations.rs does the same sums. Link-local addresses of IPv6
+ * Which counter an address has; src/state/generations.rs does the same sums. Link-local addresses of IPv6
  * share that of the unspecified ones, since a workload has one that nobody was told.
  */
 static __always_inline __u32 remote_slot(const struct cm_address *remote)

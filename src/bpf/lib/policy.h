@@ -88,7 +88,7 @@ enum {
 
 _Static_assert(CM_NICS < 1 << FALLBACKS_BITS, "a count of all NICs");
 
-/* How many bits of an epoch are not the generation. src/datapath/conntrack.rs does the same. */
+/* How many bits of an epoch are not the generation. src/state/conntrack.rs does the same. */
 static __always_inline __u32 epoch_shift(void)
 {
 	return 1 + (config.role == CM_ROLE_NETDEV ? FALLBACKS_BITS : 1);

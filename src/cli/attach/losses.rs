@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use crate::cli::options::{self, Options, format_mac};
-use crate::datapath::abi::{cm_config, cm_role};
-use crate::datapath::attach::PRIORITY_FIRST;
+use crate::kernel::abi::{cm_config, cm_role};
+use crate::kernel::hooks::PRIORITY_FIRST;
 use crate::model::endpoint::Role;
 use crate::model::identity::{Identity, Names};
 use crate::model::policing::Mode;
@@ -98,7 +98,7 @@ fn of_policy(before: &cm_config, after: &cm_config) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::abi::cm_policy_mode;
+    use crate::kernel::abi::cm_policy_mode;
 
     fn container() -> cm_config {
         cm_config {

@@ -7,16 +7,18 @@ use anyhow::{Context as _, Result, bail, ensure};
 use log::{debug, warn};
 
 use super::{Args, HookChoice, HostAddresses, WorkloadMac};
-use crate::datapath::attach::{HookKind, Place};
-use crate::datapath::device::{self, Device, Framing};
-use crate::datapath::load::Policing;
-use crate::datapath::pin::Root;
-use crate::datapath::registry::Endpoint;
-use crate::datapath::{load, netns, nics, sys};
+use crate::kernel::device::{self, Device, Framing};
+use crate::kernel::hooks::{HookKind, Place};
+use crate::kernel::{netns, sys};
 use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::identity::{Identity, Names};
 use crate::model::policing::Mode;
 use crate::output;
+use crate::program::load;
+use crate::program::load::Policing;
+use crate::state::nics;
+use crate::state::pin::Root;
+use crate::state::registry::Endpoint;
 
 /// The role, and a sentence that says why it was chosen; an empty one if `--role` was given.
 pub fn role(args: &Args, device: &Device) -> Result<(Role, String)> {

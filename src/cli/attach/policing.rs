@@ -11,14 +11,14 @@ use nix::unistd::getppid;
 
 use crate::cli::consent::{self, Consent, parse_time};
 use crate::cli::{Context, targets};
-use crate::datapath::abi::cm_confirm;
-use crate::datapath::load::{MAX_ENTRIES, Policing, Sizes, Spec};
-use crate::datapath::registry::Endpoint;
-use crate::datapath::sys;
+use crate::kernel::abi::cm_confirm;
+use crate::kernel::sys;
 use crate::model::endpoint::Role;
 use crate::model::policing::{
     Confirmation, Failsafe, FailsafeList, Fallback, MAX_FAILSAFE, Mode, VerdictLog,
 };
+use crate::program::load::{MAX_ENTRIES, Policing, Sizes, Spec};
+use crate::state::registry::Endpoint;
 
 /// `--adopt` if it is not given, when a NIC begins to enforce.
 const ADOPT: Duration = Duration::from_secs(30);

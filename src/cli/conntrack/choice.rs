@@ -9,16 +9,16 @@ use log::warn;
 
 use crate::cli::Context;
 use crate::cli::targets::Targets;
-use crate::datapath::conntrack::Flow;
-use crate::datapath::ipcache::Ipcache;
-use crate::datapath::registry::{Endpoint, Found};
-use crate::datapath::{device, netns};
+use crate::kernel::{device, netns};
 use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::flow::{Filter, Ports, Progress, Traits};
 use crate::model::identity::{Identity, Names};
 use crate::model::policing::Confirmation;
 use crate::model::prefix::{PrefixTable, parse_prefix};
 use crate::model::rule::Direction;
+use crate::state::conntrack::Flow;
+use crate::state::ipcache::Ipcache;
+use crate::state::registry::{Endpoint, Found};
 
 /// The flags; a flow has to be all that they say.
 #[derive(clap::Args)]

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::datapath::device;
-use crate::datapath::netns;
-use crate::datapath::registry::Endpoint;
+use crate::kernel::device;
+use crate::kernel::netns;
 use crate::model::frame::{self, Frame};
 use crate::model::rule::L4;
+use crate::state::registry::Endpoint;
 
 #[derive(clap::Args)]
 #[group(id = "explained_packet")]

@@ -4,16 +4,16 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 
-use crate::datapath::abi::cm_role;
-use crate::datapath::device::{self, Route};
-use crate::datapath::maps::Endpoints;
-use crate::datapath::netns;
-use crate::datapath::pin::Root;
-use crate::datapath::registry::Endpoint;
-use crate::datapath::sys::Hook;
+use crate::kernel::abi::cm_role;
+use crate::kernel::device::{self, Route};
+use crate::kernel::netns;
+use crate::kernel::sys::Hook;
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Identity;
 use crate::model::mark::Mark;
+use crate::state::maps::Endpoints;
+use crate::state::pin::Root;
+use crate::state::registry::Endpoint;
 
 /// Any other device will do: what counts is whether there was one.
 const ANOTHER_DEVICE: u32 = 1;

@@ -6,22 +6,22 @@ use serde::Serialize;
 use super::{monitor, parsed};
 use crate::cli::claim::Owners;
 use crate::cli::decision;
-use crate::datapath::abi::{
+use crate::kernel::abi::{
     cm_address, cm_call, cm_config, cm_ct_seen, cm_direction, cm_ipcache_source, cm_reason,
     cm_rule_number, cm_step,
 };
-use crate::datapath::conntrack;
-use crate::datapath::explain::{Answer, Fate};
-use crate::datapath::nics;
-use crate::datapath::pin::Root;
-use crate::datapath::policy::{PolicyMaps, Slot};
-use crate::datapath::registry::Endpoint;
 use crate::model::drop_reason;
 use crate::model::identity::{Identity, Names};
 use crate::model::mark::Mark;
 use crate::model::policy::Policy;
 use crate::model::policy::RuleNumber;
 use crate::model::rule::L4;
+use crate::program::explain::{Answer, Fate};
+use crate::state::conntrack;
+use crate::state::nics;
+use crate::state::pin::Root;
+use crate::state::policy::{PolicyMaps, Slot};
+use crate::state::registry::Endpoint;
 
 /// A line of the tree.
 #[derive(Debug, Serialize)]

@@ -11,17 +11,18 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::cli::{Context, explain, policy, targets};
-use crate::datapath::abi::{cm_direction, cm_event, cm_reason, cm_rule_number};
-use crate::datapath::conntrack::{Conntrack, Finder, Seen};
-use crate::datapath::pin::Root;
-use crate::datapath::registry::Endpoint;
-use crate::datapath::sys::Hook;
-use crate::datapath::{device, netns, nics, sockets};
+use crate::kernel::abi::{cm_direction, cm_event, cm_reason, cm_rule_number};
+use crate::kernel::sys::Hook;
+use crate::kernel::{device, netns, sockets};
 use crate::model::endpoint::{EndpointId, Role, Selector};
 use crate::model::frame::{self, Frame, ICMP, ICMP6, SCTP, TCP, UDP};
 use crate::model::identity::{Identity, Names};
 use crate::model::policy::{Decision, Policy, decide};
 use crate::model::rule::{Action, Direction, L4, Rule};
+use crate::state::conntrack::{Conntrack, Finder, Seen};
+use crate::state::nics;
+use crate::state::pin::Root;
+use crate::state::registry::Endpoint;
 
 const SYN: u8 = 1 << 1;
 const ACK: u8 = 1 << 4;

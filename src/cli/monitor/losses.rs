@@ -8,11 +8,11 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 
-use crate::datapath::abi::cm_event;
-use crate::datapath::events::monotonic_ns;
-use crate::datapath::maps;
-use crate::datapath::pin::Root;
-use crate::datapath::registry::Found;
+use crate::kernel::abi::cm_event;
+use crate::state::events::monotonic_ns;
+use crate::state::maps;
+use crate::state::pin::Root;
+use crate::state::registry::Found;
 
 /// What was told, by endpoint.
 #[derive(Default)]

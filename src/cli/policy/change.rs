@@ -13,17 +13,17 @@ use super::slot_in_force;
 use crate::cli::Context;
 use crate::cli::consent::{self, Consent};
 use crate::cli::targets::{self, Targets};
-use crate::datapath::abi::cm_config;
-use crate::datapath::layout;
-use crate::datapath::policy::{PolicyMaps, Slot};
-use crate::datapath::registry::{Endpoint, shared};
-use crate::datapath::sys;
+use crate::kernel::abi::cm_config;
+use crate::kernel::sys;
 use crate::model::identity::Names;
 use crate::model::policing::{Confirmation, Fallback, Mode};
 use crate::model::policy::Policy;
 use crate::model::policy::effect::{Setting, Void, void};
 use crate::model::rule::Rule;
 use crate::output;
+use crate::state::layout;
+use crate::state::policy::{PolicyMaps, Slot};
+use crate::state::registry::{Endpoint, shared};
 
 /// What is to become of one endpoint's rules.
 struct Plan<'a> {

@@ -3,8 +3,8 @@
 
 use std::net::{IpAddr, UdpSocket};
 
-use cilmark::datapath::ipcache::Ipcache;
 use cilmark::model::identity::Identity;
+use cilmark::state::ipcache::Ipcache;
 use ipnet::IpNet;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;

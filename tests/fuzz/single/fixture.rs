@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use cilmark::datapath::abi::{cm_config, cm_role};
-use cilmark::datapath::addresses::Addresses;
-use cilmark::datapath::load::{Folding, Policing};
+use cilmark::kernel::abi::{cm_config, cm_role};
 use cilmark::model::endpoint::EndpointId;
 use cilmark::model::identity::Identity;
 use cilmark::model::policing::{Failsafe, FailsafePort, Mode as Policed};
+use cilmark::program::load::{Folding, Policing};
+use cilmark::state::addresses::Addresses;
 use ipnet::IpNet;
 
 use crate::common::Lab;

@@ -4,9 +4,10 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use cilmark::datapath::abi::{cm_counters, cm_event, cm_metrics};
-use cilmark::datapath::load::Folding;
-use cilmark::datapath::{maps, sys};
+use cilmark::kernel::abi::{cm_counters, cm_event, cm_metrics};
+use cilmark::kernel::sys;
+use cilmark::program::load::Folding;
+use cilmark::state::maps;
 
 use super::*;
 

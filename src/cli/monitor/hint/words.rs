@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use crate::cli::Context;
-use crate::datapath::abi::{cm_event, cm_program, cm_reason};
-use crate::datapath::maps::Endpoints;
-use crate::datapath::registry::Endpoint;
+use crate::kernel::abi::{cm_event, cm_program, cm_reason};
 use crate::model::endpoint::EndpointId;
 use crate::model::frame::{ICMP6, UDP};
+use crate::state::maps::Endpoints;
+use crate::state::registry::Endpoint;
 
 pub fn about(context: &Context, endpoint: &Endpoint, event: &cm_event) -> Option<String> {
     match event.reason {

@@ -1,0 +1,402 @@
+//! Network devices of the current namespace, by rtnetlink (include/uapi/linux/if_link.h).
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use log::debug;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
+
+use crate::kernel::rtnetlink::{name_attribute, request};
+use crate::kernel::{masquerade, netns};
+use crate::model::text;
+
+/// ALTIFNAMSIZ without the final zero: an alternative name may be longer than a device's own.
+const NAME_MAX: usize = 127;
+
+/// What a device sends and receives packets with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// An Ethernet header.
+    Ethernet,
+    /// None: packets start with the IP header (tun, WireGuard, IP tunnels).
+    Ip,
+}
+
+/// A network device.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// Its name, as [`text::from_bytes`] makes it.
+    pub name: String,
+    /// Its index in this namespace.
+    pub ifindex: u32,
+    /// `veth`, `tun`, `macvlan`, …, as `ip -d link` shows it; none for most hardware.
+    pub kind: Option<String>,
+    /// Its hardware address, zero without one.
+    pub mac: [u8; 6],
+    /// None for what cilmark can't parse; the name of its type stands beside it.
+    pub framing: Option<Framing>,
+    /// The link type (`ARPHRD_…`), for messages.
+    pub link_type: String,
+    /// Whether its parent, or the other end of a veth, is in another network namespace.
+    pub parent_is_elsewhere: bool,
+    /// The bridge that it is a port of.
+    pub bridge: Option<String>,
+    /// The hardware address of that.
+    pub bridge_mac: Option<[u8; 6]>,
+    /// Whether it is in a VRF, or a port of a bridge that is.
+    pub in_vrf: bool,
+    /// Whether the kernel takes what arrives by it under an address of this host (`accept_local`).
+    pub accepts_local: bool,
+    /// How long what this namespace masquerades may be known, in seconds.
+    pub masqueraded: masquerade::Lifetimes,
+    parent: Option<u32>,
+    /// Of the parent, as this namespace numbers it; `None` if it is here.
+    parent_netns: Option<i32>,
+    is_up: bool,
+    master: Option<u32>,
+}
+
+impl Device {
+    /// A tap, which the kernel calls `tun` as well, has an Ethernet header.
+    pub fn is_tap(&self) -> bool {
+        self.kind.as_deref() == Some("tun") && self.framing == Some(Framing::Ethernet)
+    }
+
+    /// One end of a veth pair.
+    pub fn is_veth(&self) -> bool {
+        self.kind.as_deref() == Some("veth")
+    }
+
+    fn from_message(message: &LinkMessage) -> Device {
+        let mut device = Device {
+            name: String::new(),
+            ifindex: message.header.index,
+            kind: None,
+            mac: [0; 6],
+            framing: match message.header.link_layer_type {
+                LinkLayerType::Ether | LinkLayerType::Loopback => Some(Framing::Ethernet),
+                LinkLayerType::None
+                | LinkLayerType::Rawip
+                | LinkLayerType::Tunnel
+                | LinkLayerType::Tunnel6
+                | LinkLayerType::Sit => Some(Framing::Ip),
+                _ => None,
+            },
+            link_type: message.header.link_layer_type.to_string(),
+            parent_is_elsewhere: false,
+            bridge: None,
+            bridge_mac: None,
+            in_vrf: false,
+            accepts_local: false,
+            masqueraded: masquerade::Lifetimes::default(),
+            parent: None,
+            parent_netns: None,
+            is_up: message.header.flags.contains(LinkFlags::Up),
+            master: None,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => device.name.clone_from(name),
+                LinkAttribute::Address(bytes) => {
+                    device.mac = bytes.as_slice().try_into().unwrap_or_default();
+                }
+                LinkAttribute::LinkNetNsId(id) => {
+                    device.parent_is_elsewhere = true;
+                    device.parent_netns = Some(*id);
+                }
+                LinkAttribute::Link(ifindex) => device.parent = Some(*ifindex),
+                LinkAttribute::Controller(ifindex) => device.master = Some(*ifindex),
+                LinkAttribute::LinkInfo(infos) => {
+                    device.kind = infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(InfoKind::to_string(kind)),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        device
+    }
+}
+
+/// The device with this name, or this alternative one.
+pub fn by_name(name: &str) -> Result<Device> {
+    if let Some((name, _)) = name.split_once('@') {
+        bail!("`{name}@…` is how `ip link` shows a device and its peer; its name is `{name}`");
+    }
+    let length = text::to_bytes(name).len();
+    ensure!(length <= NAME_MAX, "device name `{name}` has {length} bytes; {NAME_MAX} are the most");
+    let mut query = LinkMessage::default();
+    query.attributes.push(name_attribute(name));
+    one_link(query)
+        .map_err(|error| anyhow!("device `{name}`: {error:#}; `ip link` lists what is there"))
+}
+
+/// The same; `None` if there is none.
+pub fn find(name: &str) -> Result<Option<Device>> {
+    if text::to_bytes(name).len() > NAME_MAX {
+        return Ok(None);
+    }
+    let mut query = LinkMessage::default();
+    query.attributes.push(name_attribute(name));
+    match one_link(query) {
+        Ok(device) => Ok(Some(device)),
+        Err(error) if is_no_device(&error) => Ok(None),
+        Err(error) => Err(error).context(format!("device `{name}`")),
+    }
+}
+
+/// The device with this index; `None` if there is none.
+pub fn by_index(ifindex: u32) -> Result<Option<Device>> {
+    let mut query = LinkMessage::default();
+    query.header.index = ifindex;
+    match one_link(query) {
+        Ok(device) => Ok(Some(device)),
+        Err(error) if is_no_device(&error) => Ok(None),
+        Err(error) => Err(error).context(format!("device {ifindex}")),
+    }
+}
+
+fn is_no_device(error: &Error) -> bool {
+    let errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    errno == Some(Errno::ENODEV as i32)
+}
+
+/// What the other end of a veth sends from, in whichever namespace that is. `None` where nobody can tell:
+/// it is down, so that its MAC may still be set, or a port of something that has a MAC of its own.
+pub fn peer_mac(device: &Device) -> Result<Option<[u8; 6]>> {
+    let Some(ifindex) = device.parent.filter(|_| device.is_veth()) else { return Ok(None) };
+    let peer = linked(ifindex, device.parent_netns)?;
+    let settled = peer.is_veth() && peer.is_up && peer.master.is_none();
+    Ok(Some(peer.mac).filter(|mac| settled && *mac != [0; 6]))
+}
+
+/// macvlan, macvtap and ipvlan devices on top of this one, also in namespaces that can be looked into, as
+/// those of containers are.
+pub fn stacked_on(device: &Device) -> Result<Vec<Device>> {
+    let home = netns::current()?;
+    let mut stacked = Vec::new();
+    for_each_stacked(|child| {
+        if child.parent_netns.is_none() && child.parent == Some(device.ifindex) {
+            stacked.push(child);
+        }
+        Ok(())
+    })?;
+    let found: Result<Option<(u64, ())>> = netns::search(|| {
+        if netns::current()? == home {
+            return Ok(None);
+        }
+        for_each_stacked(|child| {
+            // The other namespace has a number for this one, under which it is asked for the parent.
+            let parent = child.parent.filter(|parent| *parent == device.ifindex);
+            let (Some(parent), Some(_)) = (parent, child.parent_netns) else { return Ok(()) };
+            let parent = linked(parent, child.parent_netns)?;
+            if parent.name == device.name && parent.mac == device.mac {
+                stacked.push(child);
+            }
+            Ok(())
+        })?;
+        Ok(None)
+    });
+    if let Err(error) = found {
+        debug!("look for devices on {} elsewhere: {error:#}", device.name);
+    }
+    Ok(stacked)
+}
+
+fn for_each_stacked(mut handle: impl FnMut(Device) -> Result<()>) -> Result<()> {
+    for message in request(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)? {
+        if let RouteNetlinkMessage::NewLink(link) = message {
+            let device = Device::from_message(&link);
+            if shares_its_parents_hooks(device.kind.as_deref().unwrap_or_default()) {
+                handle(device)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A device of another namespace, by the number that this one has for that.
+fn linked(ifindex: u32, netns: Option<i32>) -> Result<Device> {
+    let mut query = LinkMessage::default();
+    query.header.index = ifindex;
+    // The number under which Linux 4.20 knows it as IFLA_TARGET_NETNSID.
+    query.attributes.extend(netns.map(LinkAttribute::IfNetnsId));
+    for message in request(RouteNetlinkMessage::GetLink(query), NLM_F_ACK)? {
+        if let RouteNetlinkMessage::NewLink(link) = message {
+            return Ok(Device::from_message(&link));
+        }
+    }
+    bail!("the kernel gave no answer")
+}
+
+/// Kinds whose traffic runs through the parent's hooks as if the host had sent it.
+pub fn shares_its_parents_hooks(kind: &str) -> bool {
+    matches!(kind, "macvlan" | "macvtap" | "ipvlan" | "ipvtap")
+}
+
+/// The device's addresses, primary ones first, without link-local and tentative ones.
+pub fn addresses(device: &Device) -> Result<Vec<IpAddr>> {
+    let (mut primary, mut secondary) = both_addresses(device)?;
+    primary.append(&mut secondary);
+    Ok(primary)
+}
+
+/// The same without temporary ones of IPv6 (RFC 8981), which the kernel calls secondary.
+pub fn lasting_addresses(device: &Device) -> Result<Vec<IpAddr>> {
+    let (mut primary, mut secondary) = both_addresses(device)?;
+    secondary.retain(IpAddr::is_ipv4);
+    primary.append(&mut secondary);
+    Ok(primary)
+}
+
+fn both_addresses(device: &Device) -> Result<(Vec<IpAddr>, Vec<IpAddr>)> {
+    let mut query = AddressMessage::default();
+    query.header.index = device.ifindex;
+    let mut primary = Vec::new();
+    let mut secondary = Vec::new();
+    for message in request(RouteNetlinkMessage::GetAddress(query), NLM_F_DUMP)? {
+        let RouteNetlinkMessage::NewAddress(address) = message else {
+            continue;
+        };
+        let flags = address.header.flags;
+        let skip = address.header.index != device.ifindex
+            || address.header.scope == AddressScope::Link
+            || flags.intersects(AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed);
+        match own_address(&address) {
+            Some(ip) if !skip && flags.contains(AddressHeaderFlags::Secondary) => {
+                secondary.push(ip)
+            }
+            Some(ip) if !skip => primary.push(ip),
+            _ => {}
+        }
+    }
+    Ok((primary, secondary))
+}
+
+/// All addresses of this namespace, whatever they are on.
+pub fn local_addresses() -> Result<HashSet<IpAddr>> {
+    let answers = request(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP)?;
+    let own = answers.iter().filter_map(|message| match message {
+        RouteNetlinkMessage::NewAddress(address) => own_address(address),
+        _ => None,
+    });
+    Ok(own.collect())
+}
+
+/// IFA_LOCAL is the own address of a point-to-point link, IFA_ADDRESS the peer's.
+fn own_address(address: &AddressMessage) -> Option<IpAddr> {
+    let local = address.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    let any = address.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    });
+    local.or(any)
+}
+
+/// Whether a default route of either family leaves by the device.
+pub fn carries_default_route(device: &Device) -> Result<bool> {
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut query = RouteMessage::default();
+        query.header.address_family = family;
+        query.attributes.push(RouteAttribute::Oif(device.ifindex));
+        for message in request(RouteNetlinkMessage::GetRoute(query), NLM_F_DUMP)? {
+            if let RouteNetlinkMessage::NewRoute(route) = message
+                && route.header.destination_prefix_length == 0
+                && route.header.kind == RouteType::Unicast
+                && leaves_by(&route, device.ifindex)
+            {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Where the routing tables of this namespace lead to an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// It is this host's own.
+    Here,
+    /// By the device of this index.
+    By(u32),
+}
+
+/// The way to an address; `None` if there is none.
+pub fn route_to(address: IpAddr) -> Result<Option<Route>> {
+    let mut query = RouteMessage::default();
+    let (family, bits, wanted) = match address {
+        IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
+        IpAddr::V6(v6) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(v6)),
+    };
+    query.header.address_family = family;
+    query.header.destination_prefix_length = bits;
+    query.attributes.push(RouteAttribute::Destination(wanted));
+    let answers = match request(RouteNetlinkMessage::GetRoute(query), NLM_F_ACK) {
+        Ok(answers) => answers,
+        // No route, or one that says so.
+        Err(error) if error.is::<io::Error>() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(answers.iter().find_map(|message| {
+        let RouteNetlinkMessage::NewRoute(route) = message else { return None };
+        if route.header.kind == RouteType::Local {
+            return Some(Route::Here);
+        }
+        route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(oif) => Some(Route::By(*oif)),
+            _ => None,
+        })
+    }))
+}
+
+fn leaves_by(route: &RouteMessage, ifindex: u32) -> bool {
+    route.attributes.iter().any(|attribute| match attribute {
+        RouteAttribute::Oif(oif) => *oif == ifindex,
+        RouteAttribute::MultiPath(hops) => hops.iter().any(|hop| hop.interface_index == ifindex),
+        _ => false,
+    })
+}
+
+fn one_link(query: LinkMessage) -> Result<Device> {
+    for message in request(RouteNetlinkMessage::GetLink(query), NLM_F_ACK)? {
+        if let RouteNetlinkMessage::NewLink(link) = message {
+            let mut device = Device::from_message(&link);
+            let master = device.master.map(by_index).transpose()?.flatten();
+            let is_in = |kind| master.as_ref().filter(|it| it.kind.as_deref() == Some(kind));
+            device.bridge = is_in("bridge").map(|it| it.name.clone());
+            device.bridge_mac = is_in("bridge").map(|it| it.mac);
+            device.in_vrf = is_in("vrf").is_some() || master.as_ref().is_some_and(|it| it.in_vrf);
+            // The stack takes what a port or a slave receives for its master's.
+            device.accepts_local =
+                accepts_local(&device.name) || master.is_some_and(|it| it.accepts_local);
+            device.masqueraded = masquerade::lifetimes();
+            return Ok(device);
+        }
+    }
+    bail!("the kernel gave no answer")
+}
+
+/// `IN_DEV_ACCEPT_LOCAL` of include/linux/inetdevice.h. What can't be read counts as off, which drops more.
+fn accepts_local(device: &str) -> bool {
+    // Of the namespace of the thread that reads, as is all below /proc/sys/net.
+    ["all", device].iter().any(|name| {
+        let value = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/accept_local"));
+        value.is_ok_and(|value| value.trim() != "0")
+    })
+}

@@ -1,0 +1,229 @@
+//! `cm_ipcache_idx`: the prefixes once more, for the datapath to search where they are many.
+//!
+//! Its layout stands at `cm_index_node` in src/bpf/abi.h. An index is never changed: it is built from
+//! the trie, and replaced in one step. Whoever changes the trie empties the slots first, so that
+//! packets meet no index or one that says the same, also where the command dies in between.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use anyhow::{Context, Result};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use libbpf_sys as bpf;
+use log::{debug, warn};
+
+use crate::kernel::abi::{
+    self, cm_index_known, cm_index_line, cm_index_node, cm_index_size, cm_index_slot,
+    cm_ipcache_entry, cm_prefix, u32_key,
+};
+use crate::kernel::sys;
+use crate::model::interval::{Interval, Known, Span, intervals, split_at};
+use crate::state::pin::{self, Root};
+
+/// Prefixes of a family below which a trie is as fast.
+pub const LEAST_PREFIXES: usize = 1 << 13;
+
+const LINES: usize = cm_index_size::CM_INDEX_LINES.0 as usize;
+const LEVELS: u32 = cm_index_size::CM_INDEX_LEVELS.0;
+/// What no address reaches: a half of the space of IPv6, and all of IPv4.
+const END: u64 = 1 << 63;
+
+/// The slots.
+pub(super) struct Index {
+    slots: MapHandle,
+}
+
+impl Index {
+    /// `None` if nobody has made it yet, as before there was such a thing.
+    pub(super) fn open(root: &Root) -> Result<Option<Index>> {
+        let slots = pin::open_map(&root.map("cm_ipcache_idx"))?;
+        Ok(slots.map(|slots| Index { slots }))
+    }
+
+    /// Before the trie changes: the datapath asks that again.
+    pub(super) fn clear(&self) -> Result<()> {
+        for slot in 0..self.slots.max_entries() {
+            let key = u32_key(slot);
+            let key = abi::bytes_of(&key);
+            let id = self.slots.lookup(key, MapFlags::ANY).context("read cm_ipcache_idx")?;
+            // Emptying an empty one would wait for the datapath, too.
+            let Some(id) = id else { continue };
+            let id: u32_key = abi::from_bytes(&id)?;
+            // Held until the kernel has waited for the datapath: before Linux 6.8, and stable kernels of
+            // its time, it frees a map in a slot without (maybe_wait_bpf_programs comes after that).
+            let _held = MapHandle::from_map_id(id.0).context("open the index in cm_ipcache_idx")?;
+            self.slots.delete(key).context("empty cm_ipcache_idx")?;
+        }
+        Ok(())
+    }
+
+    /// After the trie has changed: what is in it, for each family that has `least` prefixes. Of two
+    /// that are the same the later one counts. Without memory for it things are but slower.
+    pub(super) fn fill<'a>(
+        &self,
+        prefixes: impl Iterator<Item = &'a (cm_prefix, cm_ipcache_entry)>,
+        least: usize,
+    ) {
+        let nets = prefixes.filter_map(|(key, entry)| Some((key.to_net()?, entry.identity)));
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (net, identity) in nets {
+            let family = if net.addr().is_ipv4() { &mut v4 } else { &mut v6 };
+            family.push(Span::new(&net, identity));
+        }
+        if v4.len() >= least {
+            self.put(cm_index_slot::CM_INDEX_IPV4, &intervals(v4));
+        }
+        if v6.len() >= least {
+            let (low, mut high) = split_at(&intervals(v6), END);
+            high.iter_mut().for_each(|interval| interval.start -= END);
+            self.put(cm_index_slot::CM_INDEX_IPV6_LOW, &low);
+            self.put(cm_index_slot::CM_INDEX_IPV6_HIGH, &high);
+        }
+    }
+
+    fn put(&self, slot: cm_index_slot, intervals: &[Interval]) {
+        let Some(nodes) = tree(intervals) else {
+            return warn!("{} intervals are too many for an index", intervals.len());
+        };
+        debug!("an index of {} intervals, {} nodes", intervals.len(), nodes.len());
+        if let Err(error) = self.install(slot, &nodes) {
+            warn!("the ipcache has no index, and its prefixes are found slowly: {error:#}");
+        }
+    }
+
+    fn install(&self, slot: cm_index_slot, nodes: &[cm_index_node]) -> Result<()> {
+        let options = bpf::bpf_map_create_opts {
+            sz: size_of::<bpf::bpf_map_create_opts>() as _,
+            map_flags: bpf::BPF_F_INNER_MAP | bpf::BPF_F_MMAPABLE,
+            ..Default::default()
+        };
+        let array = MapHandle::create(
+            MapType::Array,
+            Some("cm_index"),
+            size_of::<u32>() as u32,
+            size_of::<cm_index_node>() as u32,
+            nodes.len() as u32,
+            &options,
+        )
+        .with_context(|| format!("make an array of {} nodes", nodes.len()))?;
+        sys::fill_array(&array, nodes).context("write to cm_index")?;
+        let descriptor = array.as_fd().as_raw_fd().to_ne_bytes();
+        self.slots
+            .update(abi::bytes_of(&u32_key(slot.0)), &descriptor, MapFlags::ANY)
+            .context("write to cm_ipcache_idx")
+    }
+}
+
+/// The nodes of the tree, root first; `None` if it has no room for that many intervals.
+fn tree(intervals: &[Interval]) -> Option<Vec<cm_index_node>> {
+    if intervals.len() > LINES.pow(LEVELS) {
+        return None;
+    }
+    let of_interval = |interval: &Interval| (interval.start, word_of(interval.known));
+    let mut levels = vec![nodes(intervals.iter().map(of_interval))];
+    for _ in 1..LEVELS {
+        let below = levels.last()?.iter().zip(0..);
+        let above = nodes(below.map(|(node, number)| (END - node.lines[0].bound, number)));
+        levels.push(above);
+    }
+    levels.reverse();
+    // Numbers of nodes count from where their level begins.
+    let mut begin = 0;
+    let (_, inner) = levels.split_last_mut()?;
+    for level in inner {
+        begin += level.len() as u64;
+        let lines = level.iter_mut().flat_map(|node| &mut node.lines);
+        lines.for_each(|line| line.value += begin);
+    }
+    Some(levels.concat())
+}
+
+/// A level of the tree, from the lowest address and the value of each line.
+fn nodes(lines: impl Iterator<Item = (u64, u64)>) -> Vec<cm_index_node> {
+    let lines = lines.map(|(start, value)| cm_index_line { bound: END - start, value });
+    let lines: Vec<cm_index_line> = lines.collect();
+    let node = |chunk: &[cm_index_line]| {
+        let mut node = cm_index_node::default();
+        node.lines[..chunk.len()].copy_from_slice(chunk);
+        node
+    };
+    lines.chunks(LINES).map(node).collect()
+}
+
+fn word_of(known: Known) -> u64 {
+    let (known, identity) = match known {
+        Known::Mixed => (cm_index_known::CM_INDEX_ASK_TRIE, 0),
+        Known::Nobody => (cm_index_known::CM_INDEX_NOBODY, 0),
+        Known::Identity(identity) => (cm_index_known::CM_INDEX_IDENTITY, identity),
+    };
+    u64::from(known.0) << 32 | u64::from(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `index_search` of the datapath.
+    fn search(nodes: &[cm_index_node], address: u64) -> u64 {
+        let mut number = 0;
+        for _ in 0..LEVELS {
+            let lines = &nodes[number as usize].lines;
+            let step = |at: usize, width: usize| {
+                at + ((address + lines[at + width].bound) >> 63) as usize * width
+            };
+            number = lines[[8, 4, 2, 1].into_iter().fold(0, step)].value;
+        }
+        number
+    }
+
+    fn check(intervals: &[Interval]) {
+        let nodes = tree(intervals).expect("room");
+        for (place, interval) in intervals.iter().enumerate() {
+            let last = intervals.get(place + 1).map_or(END - 1, |next| next.start - 1);
+            for address in [interval.start, last, interval.start.midpoint(last)] {
+                assert_eq!(search(&nodes, address), word_of(interval.known), "{address:#x}");
+            }
+        }
+    }
+
+    fn numbered(starts: impl Iterator<Item = u64>) -> Vec<Interval> {
+        let number = |(number, start)| Interval { start, known: Known::Identity(number as u32) };
+        starts.enumerate().map(number).collect()
+    }
+
+    #[test]
+    fn trees_of_every_shape_find_every_interval() {
+        for count in (1..=2 * LINES * LINES).chain([LINES.pow(3), LINES.pow(3) + 1]) {
+            check(&numbered((0..count as u64).map(|number| number << 20)));
+        }
+        check(&numbered([0, 1, END - 2, END - 1].into_iter()));
+    }
+
+    #[test]
+    fn more_intervals_than_leaves_hold_get_no_tree() {
+        let interval = Interval { start: 0, known: Known::Nobody };
+        assert!(tree(&vec![interval; LINES.pow(LEVELS) + 1]).is_none());
+    }
+
+    #[test]
+    fn each_kind_of_answer_has_a_word_of_its_own() {
+        for (known, word) in [
+            (Known::Mixed, 0),
+            (Known::Nobody, 1 << 32),
+            (Known::Identity(u32::MAX), 2 << 32 | 0xffff_ffff),
+        ] {
+            assert_eq!(word_of(known), word);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn random_intervals_are_found(
+            starts in prop::collection::btree_set(0..END, 0..2000),
+        ) {
+            let rest = starts.into_iter().filter(|start| *start > 0);
+            check(&numbered([0].into_iter().chain(rest)));
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! The pinned maps that user space fills and reads, but for the ipcache.
+
+use std::collections::HashSet;
+use std::marker::PhantomData;
+use std::net::IpAddr;
+use std::num::NonZero;
+use std::path::Path;
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use plain::Plain;
+
+use crate::kernel::abi::{
+    self, cm_address, cm_direction, cm_endpoint, cm_identity, cm_metrics, cm_reason, u32_key,
+};
+use crate::kernel::sys;
+use crate::model::endpoint::EndpointId;
+use crate::model::identity::{Identity, Names};
+use crate::state::generations::{Generations, Remotes};
+use crate::state::pin::{self, Root};
+
+/// Entries of one batch call; more than a hash bucket ever holds, as the kernel wants it.
+const BATCH: usize = 1 << 15;
+
+/// More threads than these get into each other's way.
+const MOST_WRITERS: usize = 4;
+
+/// A hash map or trie whose keys and values are structs of the ABI.
+pub(super) struct TypedMap<K, V> {
+    handle: MapHandle,
+    /// Its pin, or its name.
+    label: String,
+    types: PhantomData<(K, V)>,
+}
+
+impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
+    /// `None` if nobody has made the map yet.
+    pub(super) fn open(root: &Root, name: &str) -> Result<Option<TypedMap<K, V>>> {
+        TypedMap::open_at(&root.map(name))
+    }
+
+    /// The same wherever it is pinned.
+    pub(super) fn open_at(path: &Path) -> Result<Option<TypedMap<K, V>>> {
+        let Some(handle) = pin::open_map(path)? else { return Ok(None) };
+        ensure!(
+            handle.key_size() as usize == size_of::<K>()
+                && handle.value_size() as usize == size_of::<V>(),
+            "{} is a map of another layout; another version of cilmark made it",
+            path.display()
+        );
+        let label = path.display().to_string();
+        Ok(Some(TypedMap { label, ..TypedMap::of(handle) }))
+    }
+
+    /// A map that has these types for certain.
+    pub(super) fn of(handle: MapHandle) -> TypedMap<K, V> {
+        let label = handle.name().to_string_lossy().into_owned();
+        TypedMap { handle, label, types: PhantomData }
+    }
+
+    pub(super) fn handle(&self) -> &MapHandle {
+        &self.handle
+    }
+
+    pub(super) fn get(&self, key: &K) -> Result<Option<V>> {
+        let value = self.handle.lookup(abi::bytes_of(key), MapFlags::ANY);
+        let value = value.with_context(|| format!("read {}", self.label))?;
+        value.map(|bytes| abi::from_bytes(&bytes)).transpose()
+    }
+
+    pub(super) fn set(&self, key: &K, value: &V) -> Result<()> {
+        self.handle.update(abi::bytes_of(key), abi::bytes_of(value), MapFlags::ANY).with_context(
+            || {
+                format!(
+                    "write to {}, which takes {} entries",
+                    self.label,
+                    self.handle.max_entries()
+                )
+            },
+        )
+    }
+
+    /// Whether there was anything to delete.
+    pub(super) fn delete(&self, key: &K) -> Result<bool> {
+        match self.handle.delete(abi::bytes_of(key)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == libbpf_rs::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).context(format!("delete from {}", self.label)),
+        }
+    }
+
+    /// Deletes what is wanted, and tells how much that was.
+    pub(super) fn delete_all(&self, wanted: impl Fn(&K, &V) -> bool) -> Result<usize> {
+        let mut count = 0;
+        for (key, value) in self.entries()? {
+            count += usize::from(wanted(&key, &value) && self.delete(&key)?);
+        }
+        Ok(count)
+    }
+
+    pub(super) fn entries(&self) -> Result<Vec<(K, V)>> {
+        let mut entries = Vec::new();
+        let mut malformed = Ok(());
+        sys::for_each_batch(&self.handle, BATCH, |keys, values| {
+            let keys = keys.chunks_exact(size_of::<K>());
+            for (key, value) in keys.zip(values.chunks_exact(size_of::<V>())) {
+                match (abi::from_bytes(key), abi::from_bytes(value)) {
+                    (Ok(key), Ok(value)) => entries.push((key, value)),
+                    (Err(error), _) | (_, Err(error)) => malformed = Err(error),
+                }
+            }
+        })
+        .with_context(|| format!("read {}", self.label))?;
+        malformed.map(|()| entries)
+    }
+
+    pub(super) fn set_all(
+        &self,
+        entries: &[(K, V)],
+        mut progress: impl FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        for chunk in entries.chunks(BATCH) {
+            self.set_batch(chunk.iter())?;
+            progress(chunk.len())?;
+        }
+        Ok(())
+    }
+
+    /// The same by a few threads, for a hash map, whose buckets have locks of their own. Equal keys go
+    /// to the same thread, so that the last of their values counts.
+    pub(super) fn set_all_at_once(
+        &self,
+        entries: &[(K, V)],
+        mut progress: impl FnMut(usize) -> Result<()>,
+    ) -> Result<()>
+    where
+        K: Sync,
+        V: Sync,
+    {
+        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST_WRITERS);
+        for chunk in entries.chunks(BATCH * threads) {
+            thread::scope(|scope| {
+                let write = |writer| {
+                    let mine =
+                        move |(key, _): &&(K, V)| share(abi::bytes_of(key), threads) == writer;
+                    scope.spawn(move || self.set_batch(chunk.iter().filter(mine)))
+                };
+                let writers: Vec<_> = (0..threads).map(write).collect();
+                let done = writers.into_iter().map(|writer| writer.join().expect("no panic"));
+                // All of them, so that none writes on after a failure.
+                done.collect::<Vec<Result<()>>>().into_iter().collect::<Result<()>>()
+            })?;
+            progress(chunk.len())?;
+        }
+        Ok(())
+    }
+
+    fn set_batch<'a>(&self, entries: impl Iterator<Item = &'a (K, V)>) -> Result<()>
+    where
+        K: 'a,
+        V: 'a,
+    {
+        let (mut keys, mut values, mut count) = (Vec::new(), Vec::new(), 0);
+        for (key, value) in entries {
+            keys.extend_from_slice(abi::bytes_of(key));
+            values.extend_from_slice(abi::bytes_of(value));
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        self.handle
+            .update_batch(&keys, &values, count, MapFlags::ANY, MapFlags::ANY)
+            .with_context(|| format!("write to {}", self.label))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.handle.keys().next().is_none()
+    }
+
+    /// Fails if `new` does not fit in beside what was there `before`.
+    pub(super) fn check_room(
+        &self,
+        new: &[(K, V)],
+        before: &[(K, V)],
+        size_flag: &str,
+    ) -> Result<()> {
+        let most = self.handle.max_entries() as usize;
+        if before.len() + new.len() <= most {
+            return Ok(());
+        }
+        let mut all: HashSet<&[u8]> = before.iter().map(|(key, _)| abi::bytes_of(key)).collect();
+        all.extend(new.iter().map(|(key, _)| abi::bytes_of(key)));
+        ensure!(
+            all.len() <= most,
+            "{} takes {most} entries: {} are there and {} would be; its size counts when it is \
+             made ({size_flag})",
+            self.label,
+            before.len(),
+            all.len()
+        );
+        Ok(())
+    }
+
+    /// Puts back what was there before `new` was written.
+    pub(super) fn restore(&self, new: &[(K, V)], before: &[(K, V)]) -> Result<()> {
+        for (key, _) in new {
+            self.delete(key)?;
+        }
+        self.set_all(before, |_| Ok(()))
+    }
+}
+
+/// Which of so many writers writes a key: FNV-1a, as good as any.
+fn share(key: &[u8], writers: usize) -> usize {
+    let mix = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    (key.iter().fold(0x811c_9dc5, mix) >> 8) as usize % writers
+}
+
+/// `cm_endpoints`: whose the attached addresses are.
+pub struct Endpoints {
+    /// `None` where no program decides anything.
+    generations: Option<Generations>,
+    map: TypedMap<cm_address, cm_endpoint>,
+}
+
+impl Endpoints {
+    /// `None` if nobody has made the map yet.
+    pub fn open(root: &Root) -> Result<Option<Endpoints>> {
+        let map = TypedMap::open(root, "cm_endpoints")?;
+        let generations = Generations::open(root)?;
+        Ok(map.map(|map| Endpoints { generations, map }))
+    }
+
+    /// The endpoint that an address belongs to.
+    pub fn get(&self, address: IpAddr) -> Result<Option<cm_endpoint>> {
+        self.map.get(&address.into())
+    }
+
+    /// Registers an address. Verdicts about it are stale then.
+    pub fn set(&self, address: IpAddr, endpoint: &cm_endpoint) -> Result<()> {
+        let set = self.map.set(&address.into(), endpoint);
+        self.bump(address);
+        set
+    }
+
+    /// An endpoint's addresses.
+    pub fn addresses_of(&self, id: EndpointId) -> Result<Vec<IpAddr>> {
+        let entries = self.map.entries()?.into_iter();
+        let own = entries.filter(|(_, entry)| entry.endpoint_id == id.get());
+        Ok(own.filter_map(|(key, _)| key.to_ip()).collect())
+    }
+
+    /// Removes an address. Verdicts about it are stale then.
+    pub fn remove(&self, address: IpAddr) -> Result<()> {
+        let deleted = self.map.delete(&address.into());
+        self.bump(address);
+        deleted.map(|_| ())
+    }
+
+    fn bump(&self, address: IpAddr) {
+        if let Some(generations) = &self.generations {
+            generations.bump_remotes(&Remotes::one(address));
+        }
+    }
+}
+
+/// `cm_identities`: the operator's names.
+pub struct Identities {
+    map: TypedMap<u32_key, cm_identity>,
+}
+
+impl Identities {
+    /// `None` if nobody has made the map yet.
+    pub fn open(root: &Root) -> Result<Option<Identities>> {
+        Ok(TypedMap::open(root, "cm_identities")?.map(|map| Identities { map }))
+    }
+
+    /// All of them.
+    pub fn names(&self) -> Result<Names> {
+        let names = self.map.entries()?.into_iter();
+        Ok(Names::new(names.map(|(key, value)| (Identity(key.0), abi::string_of(&value.name)))))
+    }
+
+    /// Declares a name, which has been checked.
+    pub fn set(&self, identity: Identity, name: &str) -> Result<()> {
+        self.map.set(&u32_key(identity.0), &cm_identity { name: abi::chars_of(name) })
+    }
+
+    /// Whether there was a name to delete.
+    pub fn delete(&self, identity: Identity) -> Result<bool> {
+        self.map.delete(&u32_key(identity.0))
+    }
+}
+
+/// A line of `cm_metrics`: all CPUs together.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// `CM_INGRESS` or `CM_EGRESS`.
+    pub direction: u32,
+    /// `enum cm_reason`.
+    pub reason: u32,
+    /// What was counted.
+    pub sum: cm_metrics,
+}
+
+/// The map whose name ends so among those of a program, if it is there. The youngest first: those of an
+/// endpoint's own were made after the shared ones.
+pub fn of_program(map_ids: &[u32], suffix: &str) -> Result<Option<MapHandle>> {
+    for id in map_ids {
+        let map = MapHandle::from_map_id(*id).with_context(|| format!("open map {id}"))?;
+        if map.name().to_string_lossy().ends_with(suffix) {
+            return Ok(Some(map));
+        }
+    }
+    Ok(None)
+}
+
+/// Adds to what `cm_metrics` counts, under a reason that no program counts.
+pub fn count(root: &Root, reason: cm_reason, packets: u64) -> Result<()> {
+    let Some(map) = TypedMap::<u32_key, cm_metrics>::open(root, "cm_metrics")? else {
+        return Ok(());
+    };
+    let key = u32_key(reason.0);
+    let key = abi::bytes_of(&key);
+    let mut of_cpus = map.handle.lookup_percpu(key, MapFlags::ANY)?.context("no such metric")?;
+    let first = of_cpus.first_mut().context("a kernel without CPUs")?;
+    let mut sum: cm_metrics = abi::from_bytes(first)?;
+    sum.packets += packets;
+    *first = abi::bytes_of(&sum).to_vec();
+    Ok(map.handle.update_percpu(key, &of_cpus, MapFlags::ANY)?)
+}
+
+/// What `cm_metrics` has counted, without the zeros.
+pub fn metrics(root: &Root) -> Result<Vec<Metric>> {
+    let Some(map) = TypedMap::<u32_key, cm_metrics>::open(root, "cm_metrics")? else {
+        return Ok(Vec::new());
+    };
+    let mut lines = Vec::new();
+    for index in 0..map.handle.max_entries() {
+        let sum = sum_of_cpus(&map.handle, index)?;
+        if sum.packets > 0 {
+            let reasons = cm_reason::CM_REASONS.0;
+            lines.push(Metric { direction: index / reasons, reason: index % reasons, sum });
+        }
+    }
+    Ok(lines)
+}
+
+/// How many events no reader got, of all endpoints that there have been.
+pub fn lost_events(root: &Root) -> Result<u64> {
+    let Some(map) = TypedMap::<u32_key, cm_metrics>::open(root, "cm_metrics")? else {
+        return Ok(0);
+    };
+    let lost = [cm_direction::CM_INGRESS, cm_direction::CM_EGRESS].map(|direction| {
+        let index = direction.0 * cm_reason::CM_REASONS.0 + cm_reason::CM_EVENT_LOST.0;
+        sum_of_cpus(&map.handle, index)
+    });
+    lost.into_iter().map(|sum| Ok(sum?.packets)).sum()
+}
+
+/// An element of an array of `cm_metrics`; zeros where the array is shorter.
+pub(super) fn sum_of_cpus(map: &MapHandle, index: u32) -> Result<cm_metrics> {
+    let of_cpus = map.lookup_percpu(abi::bytes_of(&u32_key(index)), MapFlags::ANY)?;
+    let mut sum = cm_metrics::default();
+    for bytes in of_cpus.unwrap_or_default() {
+        let of_cpu: cm_metrics = abi::from_bytes(&bytes)?;
+        sum.packets += of_cpu.packets;
+        sum.bytes += of_cpu.bytes;
+    }
+    Ok(sum)
+}

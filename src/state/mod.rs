@@ -1,0 +1,21 @@
+//! The pinned maps, and who is attached.
+//!
+//! `pin` knows where everything lies in bpffs and `layout` what it is. `registry` reads back what runs and `words` its
+//! variables. `maps` and `ipcache` are the shared maps, `policy` an endpoint's rules, `nics` the NICs that have some,
+//! `conntrack` the flows; `flow_table` tells whose they are and `generations` what makes verdicts stale. `addresses` is what
+//! endpoints enter there, `delivery` whom they hand packets to, `events` the ring buffer.
+
+pub mod addresses;
+pub mod conntrack;
+pub mod delivery;
+pub mod events;
+pub mod flow_table;
+pub mod generations;
+pub mod ipcache;
+pub mod layout;
+pub mod maps;
+pub mod nics;
+pub mod pin;
+pub mod policy;
+pub mod registry;
+mod words;

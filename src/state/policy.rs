@@ -1,0 +1,311 @@
+//! An endpoint's rules in the kernel: two sets, each a hash map `cm_policy` that is written once and then only
+//! replaced, and `cm_rule_stats`, what each rule has decided. The sets of NICs with a policy lie in
+//! `cm_nic_policies`, those of another endpoint in a map of maps of its own, `cm_policy_sets`.
+
+mod set;
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use libbpf_sys as bpf;
+
+use crate::kernel::abi::{self, cm_metrics, cm_policy_entry, cm_policy_key, cm_role, u32_key};
+use crate::kernel::sys;
+use crate::model::endpoint::EndpointId;
+use crate::model::policy::{Listed, Policy, RuleNumber};
+use crate::model::rule::Rule;
+use crate::state::generations::{self, Generations};
+use crate::state::maps::{self, TypedMap};
+use crate::state::nics;
+use crate::state::pin::{self, Root};
+use crate::state::registry;
+
+/// Entries of a policy that nobody gave a size: 64 KiB of counters on each CPU.
+pub const ENTRIES: u32 = 1 << 12;
+
+/// The two rule sets of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// `CM_POLICY_CURRENT`.
+    Current = 0,
+    /// `CM_POLICY_PREVIOUS`: what an unconfirmed change falls back to.
+    Previous = 1,
+}
+
+type RuleSet = TypedMap<cm_policy_key, cm_policy_entry>;
+
+/// The policy maps of one endpoint.
+pub struct PolicyMaps {
+    root: Root,
+    id: EndpointId,
+    /// Whose verdicts these rules give: a workload's, or those of all NICs.
+    workload: Option<EndpointId>,
+    sets: MapHandle,
+    /// Where in `sets` the endpoint's lie, if others have some there, too.
+    nic_slot: Option<u8>,
+    counters: MapHandle,
+    generations: Generations,
+}
+
+impl PolicyMaps {
+    /// Finds the maps among those that the endpoint's programs use.
+    pub fn of(
+        root: &Root,
+        id: EndpointId,
+        map_ids: impl IntoIterator<Item = u32>,
+    ) -> Result<PolicyMaps> {
+        let (mut sets, mut of_nics, mut counters) = (None, None, None);
+        let (mut generations, mut config) = (None, None);
+        for map_id in map_ids {
+            let map = MapHandle::from_map_id(map_id)
+                .with_context(|| format!("open map {map_id} of endpoint {id}"))?;
+            match map.name().to_str() {
+                Some("cm_policy_sets") => sets = Some(map),
+                Some(nics::POLICIES) => of_nics = Some(map),
+                Some("cm_rule_stats") => counters = Some(map),
+                Some(generations::NAME) => generations = Some(map),
+                Some(name) if name.ends_with(".rodata") => config = Some(map),
+                _ => {}
+            }
+        }
+        let cure =
+            || format!("the programs of endpoint {id} know no rules; attach its device again");
+        let config = registry::read_config(&config.with_context(cure)?)?;
+        let of_nics = of_nics.zip(config.nic_slot()).map(|(sets, slot)| (sets, Some(slot)));
+        let sets = of_nics.or(sets.map(|sets| (sets, None)));
+        let (sets, nic_slot) = sets.with_context(cure)?;
+        Ok(PolicyMaps {
+            root: root.clone(),
+            id,
+            workload: (config.role == cm_role::CM_ROLE_CONTAINER).then_some(id),
+            sets,
+            nic_slot,
+            counters: counters.with_context(cure)?,
+            generations: Generations::of(&generations.with_context(cure)?)?,
+        })
+    }
+
+    /// Whether these lie where those do, of other programs of the endpoint.
+    pub fn are_those_of(&self, others: &PolicyMaps) -> Result<bool> {
+        let number = |maps: &PolicyMaps| Ok::<_, anyhow::Error>(maps.sets.info()?.info.id);
+        Ok(number(self)? == number(others)? && self.nic_slot == others.nic_slot)
+    }
+
+    /// The rules that were in force when they were changed last, by their pin: it outlives the programs.
+    pub fn pinned(root: &Root, id: EndpointId) -> Result<Policy> {
+        match TypedMap::open_at(&root.endpoint(id).map("cm_policy"))? {
+            Some(set) => read_set(id, &set),
+            None => Ok(Policy::default()),
+        }
+    }
+
+    /// The rules in a slot; none if it is empty.
+    pub fn read(&self, slot: Slot) -> Result<Policy> {
+        match self.set(slot)? {
+            Some(set) => read_set(self.id, &set),
+            None => Ok(Policy::default()),
+        }
+    }
+
+    /// Replaces the current rules in one step. What fails has changed nothing. The caller holds the
+    /// root's lock.
+    pub fn swap(&self, policy: &Policy) -> Result<()> {
+        let before = self.set(Slot::Current)?;
+        let rules_before = match &before {
+            Some(set) => read_set(self.id, set)?,
+            None => Policy::default(),
+        };
+        let entries = set::encode(policy);
+        self.check_room(policy, entries.len(), &rules_before)?;
+        let new = self.create_set(&entries)?;
+        self.reset_counters(policy, &rules_before)?;
+        self.install(&new, before.as_ref())
+    }
+
+    /// Keeps the current rules as the previous ones.
+    pub fn keep(&self) -> Result<()> {
+        self.put(Slot::Previous, self.set(Slot::Current)?.as_ref())
+    }
+
+    /// Gives the previous rules up.
+    pub fn forget(&self) -> Result<()> {
+        self.put(Slot::Previous, None)
+    }
+
+    /// Makes the previous rules the current ones, too; none, if there were none when they were kept.
+    /// The caller holds the root's lock.
+    pub fn revert(&self) -> Result<()> {
+        match self.set(Slot::Previous)? {
+            Some(previous) => self.install(&previous, self.set(Slot::Current)?.as_ref()),
+            None => self.swap(&Policy::default()),
+        }
+    }
+
+    /// What a rule has decided about, or one of `enum cm_rule_number`; all CPUs together. Zeros
+    /// where the endpoint has no policy in force.
+    pub fn counter(&self, number: RuleNumber) -> Result<cm_metrics> {
+        maps::sum_of_cpus(&self.counters, number.0)
+            .with_context(|| format!("read cm_rule_stats of endpoint {}", self.id))
+    }
+
+    /// Entries that a set of rules may have. The counters have the size that was asked for, but
+    /// for an endpoint without a policy in force, which has none.
+    fn capacity(&self) -> u32 {
+        match self.counters.max_entries() {
+            1 => ENTRIES,
+            entries => entries,
+        }
+    }
+
+    fn set(&self, slot: Slot) -> Result<Option<RuleSet>> {
+        let key = u32_key(nics::set_of(self.nic_slot, slot));
+        // A map of maps takes descriptors and gives numbers.
+        let id = self.sets.lookup(abi::bytes_of(&key), MapFlags::ANY);
+        let Some(id) = id.with_context(|| self.failed("look up", slot))? else {
+            return Ok(None);
+        };
+        let id: u32_key = abi::from_bytes(&id)?;
+        let set = MapHandle::from_map_id(id.0).with_context(|| self.failed("open", slot))?;
+        let sizes = (set.key_size() as usize, set.value_size() as usize);
+        ensure!(
+            sizes == (size_of::<cm_policy_key>(), size_of::<cm_policy_entry>()),
+            "the rules of endpoint {} are of another layout; another version of cilmark wrote them: use \
+             that one, or attach its device again after a detach",
+            self.id
+        );
+        Ok(Some(TypedMap::of(set)))
+    }
+
+    /// The kernel returns when no program sees what was there before. What these have decided is stale then, and counts
+    /// for nothing from now on, in case that nobody is left to say so.
+    fn put(&self, slot: Slot, set: Option<&RuleSet>) -> Result<()> {
+        self.generations.begin_policy(self.workload);
+        let done = self.put_quietly(slot, set);
+        self.generations.bump_policy(self.workload);
+        done
+    }
+
+    fn put_quietly(&self, slot: Slot, set: Option<&RuleSet>) -> Result<()> {
+        let key = u32_key(nics::set_of(self.nic_slot, slot));
+        let key = abi::bytes_of(&key);
+        let done = match set {
+            Some(set) => {
+                let descriptor = set.handle().as_fd().as_raw_fd();
+                self.sets.update(key, &descriptor.to_ne_bytes(), MapFlags::ANY)
+            }
+            None => self.sets.delete(key),
+        };
+        match done {
+            Err(error) if set.is_none() && error.kind() == libbpf_rs::ErrorKind::NotFound => Ok(()),
+            done => done.with_context(|| self.failed("replace", slot)),
+        }
+    }
+
+    fn failed(&self, what: &str, slot: Slot) -> String {
+        let slot = if slot == Slot::Current { "current" } else { "previous" };
+        format!("{what} the {slot} rules of endpoint {}", self.id)
+    }
+
+    fn pin(&self) -> PathBuf {
+        self.root.endpoint(self.id).map("cm_policy")
+    }
+
+    fn install(&self, new: &RuleSet, before: Option<&RuleSet>) -> Result<()> {
+        self.put(Slot::Current, Some(new))?;
+        let finished = pin::replace(new.handle(), &self.pin());
+        if finished.is_err() {
+            self.put(Slot::Current, before)?;
+        }
+        finished
+    }
+
+    /// With the types of the program's own BTF, so that other tools can name the fields.
+    fn create_set(&self, entries: &[(cm_policy_key, cm_policy_entry)]) -> Result<RuleSet> {
+        let create = || -> Result<RuleSet> {
+            let btf_id = self.counters.info()?.info.btf_id;
+            let (btf, [key, value]) =
+                sys::open_btf(btf_id, [c"cm_policy_key", c"cm_policy_entry"])?;
+            let options = bpf::bpf_map_create_opts {
+                sz: size_of::<bpf::bpf_map_create_opts>() as _,
+                btf_fd: btf.as_raw_fd() as u32,
+                btf_key_type_id: key,
+                btf_value_type_id: value,
+                ..Default::default()
+            };
+            let set = MapHandle::create(
+                MapType::Hash,
+                Some("cm_policy"),
+                size_of::<cm_policy_key>() as u32,
+                size_of::<cm_policy_entry>() as u32,
+                entries.len() as u32,
+                &options,
+            )?;
+            let set = TypedMap::of(set);
+            set.set_all(entries, |_| Ok(()))?;
+            Ok(set)
+        };
+        create().with_context(|| format!("make a map for the rules of endpoint {}", self.id))
+    }
+
+    fn check_room(&self, policy: &Policy, entries: usize, before: &Policy) -> Result<()> {
+        let capacity = self.capacity() as usize;
+        // A rule's number indexes its counters, and some numbers below are nobody's.
+        let numbers = policy.rules().iter().map(|listed| listed.number.0 as usize + 1).max();
+        let needed = entries.max(numbers.unwrap_or(0));
+        ensure!(
+            needed <= capacity,
+            "{} rules need {needed} entries, and the policy of endpoint {} takes {capacity}, of \
+             which {} are free; attach its device again with --policy-entries {needed} or more \
+             (ranges of ports cost up to 104 entries each, those like 4096-8191 one)",
+            policy.rules().len(),
+            self.id,
+            capacity.saturating_sub(set::encode(before).len()),
+        );
+        Ok(())
+    }
+
+    /// Rules that are new begin at zero, whoever had their number before.
+    fn reset_counters(&self, policy: &Policy, before: &Policy) -> Result<()> {
+        let before: HashMap<RuleNumber, Rule> =
+            before.rules().iter().map(|listed| (listed.number, listed.rule)).collect();
+        let new = policy.rules().iter().filter(|new| before.get(&new.number) != Some(&new.rule));
+        let zero = abi::bytes_of(&cm_metrics::default()).to_vec();
+        let zeros = vec![zero; libbpf_rs::num_possible_cpus()?];
+        // An endpoint without a policy in force counts nothing.
+        for Listed { number, .. } in new.filter(|new| new.number.0 < self.counters.max_entries()) {
+            self.counters
+                .update_percpu(abi::bytes_of(&u32_key(number.0)), &zeros, MapFlags::ANY)
+                .with_context(|| format!("reset the counters of endpoint {}", self.id))?;
+        }
+        Ok(())
+    }
+}
+
+fn read_set(id: EndpointId, set: &RuleSet) -> Result<Policy> {
+    let rules = set::decode(&set.entries()?).with_context(|| {
+        format!(
+            "the rules of endpoint {id} are malformed; another version of cilmark wrote them, or \
+             another program: attach its device again after a detach"
+        )
+    })?;
+    Ok(Policy::of(rules))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_constants_are_those_of_the_header() {
+        let header = include_str!("../bpf/abi.h");
+        let is = |name: &str, number: u32| {
+            assert!(header.contains(&format!("\t{name} = {number},")), "{name} is not {number}");
+        };
+        is("CM_POLICY_CURRENT", Slot::Current as u32);
+        is("CM_POLICY_PREVIOUS", Slot::Previous as u32);
+        is("CM_RULE_FIRST", RuleNumber::FIRST.0);
+    }
+}

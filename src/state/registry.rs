@@ -1,0 +1,554 @@
+//! What runs: from an endpoint's pins to its links, programs and configuration. It believes the
+//! kernel, not the pins, so that it tells the truth even after a command that died half way.
+
+mod found;
+pub mod shared;
+
+use std::cmp::Reverse;
+use std::io;
+use std::mem::offset_of;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Error, Result, bail, ensure};
+use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use log::debug;
+
+pub use found::Found;
+
+use crate::kernel::abi::{
+    self, bss, cm_config, cm_confirm, cm_counters, cm_metrics, cm_role, u32_key,
+};
+use crate::kernel::device::{self, Device};
+use crate::kernel::hooks::{HOOKS, HookKind, Place, filter_program};
+use crate::kernel::netns;
+use crate::kernel::order::{self, Before};
+use crate::kernel::sys::{self, Hook, ProgramFacts};
+use crate::model::endpoint::{EndpointId, Role};
+use crate::state::layout;
+use crate::state::pin::Root;
+use crate::state::{maps, nics};
+
+/// An attached endpoint, or what is left of one.
+pub struct Endpoint {
+    /// Its number.
+    pub id: EndpointId,
+    /// The configuration of the programs that run, else the pinned one, else zeros.
+    pub config: cm_config,
+    /// TCX or clsact.
+    pub kind: HookKind,
+    /// The device's name now; when it was attached, if nobody knows better.
+    pub device: String,
+    /// Inode of the namespace that its device is in, which may have moved; 0 if nobody can tell.
+    pub netns: u64,
+    /// The device's number there.
+    pub ifindex: u32,
+    /// The device is gone, or one of the two programs is not on its hook.
+    pub stale: bool,
+    /// The device is gone; otherwise what is stale lacks a program only.
+    pub is_gone: bool,
+    pub(super) programs: [Option<Running>; 2],
+    /// The number of the pinned configuration, if no program tells its maps.
+    pinned_config: Option<u32>,
+}
+
+/// A program that was found through its pin.
+pub(super) struct Running {
+    program: OwnedFd,
+    facts: ProgramFacts,
+    link: Option<TcxLink>,
+}
+
+#[derive(Clone, Copy)]
+struct TcxLink {
+    id: u32,
+    /// 0 when the device is gone. Of the namespace that the device is in now.
+    ifindex: u32,
+}
+
+impl Endpoint {
+    /// The endpoints that have to do with a device of a namespace: those whose configuration names
+    /// it by index or by name, those that have none, and those whose links are on it, since it may have
+    /// come from another namespace. To read the configuration alone takes a tenth of what it takes to
+    /// read an endpoint. It tells who is concerned even after a command that died half way, since a
+    /// replacement leaves namespace, index and number as they are.
+    pub fn concerning(root: &Root, netns: u64, device: &Device) -> Result<Vec<Endpoint>> {
+        let named = |id: &EndpointId| {
+            let Some(config) = pinned_config(root, *id) else { return true };
+            let named = config.ifindex == device.ifindex || config.device_name() == device.name;
+            config.netns == netns && named
+        };
+        let (mut concerned, others): (Vec<_>, Vec<_>) =
+            root.endpoints()?.into_iter().partition(named);
+        let mut links = links_on(device.ifindex)?;
+        links.retain(|link| !concerned.iter().any(|id| has_link(root, *id, &[*link])));
+        if !links.is_empty() {
+            concerned.extend(others.into_iter().filter(|id| has_link(root, *id, &links)));
+        }
+        concerned
+            .into_iter()
+            .map(|id| layout::check_endpoint(root, id).and_then(|()| Endpoint::read(root, id)))
+            .collect()
+    }
+
+    /// Reads one endpoint; whatever is missing makes it stale. What can't be looked at, for want of
+    /// rights or of descriptors, is an error: who took it for missing would clean up what runs.
+    pub fn read(root: &Root, id: EndpointId) -> Result<Endpoint> {
+        Endpoint::read_pins(root, id).with_context(|| format!("read endpoint {id}"))
+    }
+
+    fn read_pins(root: &Root, id: EndpointId) -> Result<Endpoint> {
+        let mut programs = Running::of_endpoint(root, id)?;
+        for (program, hook) in programs.iter_mut().zip(HOOKS) {
+            if program.is_none() {
+                *program = Running::in_filter(root, id, hook).context("look at its filters")?;
+            }
+        }
+        let running = programs.iter().flatten().next();
+        let map = match running {
+            Some(running) => running.map(".rodata")?.context("its program has no .rodata"),
+            None => {
+                MapHandle::from_pinned_path(root.endpoint(id).config()).context("open its config")
+            }
+        };
+        let pinned_config = match (running, &map) {
+            (None, Ok(map)) => map.info().ok().map(|info| info.info.id),
+            _ => None,
+        };
+        let config = map.and_then(|map| read_config(&map));
+        let config =
+            config.inspect_err(|error| debug!("endpoint {id}: {error:#}")).unwrap_or_default();
+        let by_tcx = match running {
+            Some(running) => running.link.is_some(),
+            None => config.endpoint_id != 0 && config.tc_priority == 0,
+        };
+        let mut endpoint = Endpoint {
+            id,
+            config,
+            kind: if by_tcx { HookKind::Tcx } else { HookKind::Clsact },
+            device: config.device_name(),
+            netns: config.netns,
+            ifindex: config.ifindex,
+            is_gone: false,
+            stale: programs.iter().any(Option::is_none),
+            programs,
+            pinned_config,
+        };
+        endpoint.look_at_device().context("look at its device")?;
+        Ok(endpoint)
+    }
+
+    /// Corrects name, place and staleness by what the device's namespace says.
+    fn look_at_device(&mut self) -> Result<()> {
+        let linked_to =
+            self.programs.iter().flatten().find_map(|running| Some(running.link?.ifindex));
+        self.ifindex = linked_to.unwrap_or(self.config.ifindex);
+        match (self.ifindex, linked_to) {
+            (0, _) => (self.stale, self.is_gone) = (true, true),
+            (_, Some(_)) => self.find_linked_device()?,
+            (_, None) => self.look_at_filters()?,
+        }
+        Ok(())
+    }
+
+    /// A link that has a device is alive, in whichever namespace that is now, and even where nobody can
+    /// look.
+    fn find_linked_device(&mut self) -> Result<()> {
+        let name = || -> Result<Option<String>> {
+            let Some(device) = device::by_index(self.ifindex)? else { return Ok(None) };
+            Ok(self.is_linked_to(self.ifindex)?.then_some(device.name))
+        };
+        let home = netns::within(self.config.netns, name)?;
+        let seen = match home {
+            Some(Some(name)) => Some((self.config.netns, name)),
+            _ => netns::search(name)?,
+        };
+        match (seen, netns::is_there(self.config.netns)?) {
+            (Some((netns, name)), _) => (self.netns, self.device) = (netns, name),
+            (None, true) => self.netns = 0,
+            (None, false) => {}
+        }
+        Ok(())
+    }
+
+    /// Filters go with the device, and also where it moves to another namespace.
+    fn look_at_filters(&mut self) -> Result<()> {
+        let seen = netns::within(self.config.netns, || {
+            let Some(device) = device::by_index(self.ifindex)? else { return Ok(None) };
+            Ok(Some((device.name, self.on_hooks(self.ifindex)?)))
+        })?;
+        match seen.flatten() {
+            Some((name, true)) => self.device = name,
+            Some((name, false)) => {
+                (self.stale, self.is_gone) = (true, name != self.config.device_name());
+            }
+            None => (self.stale, self.is_gone) = (true, true),
+        }
+        Ok(())
+    }
+
+    /// Whether its device has moved to another namespace than the one in which it was attached.
+    pub fn has_moved(&self) -> bool {
+        !self.is_gone && self.netns != self.config.netns
+    }
+
+    /// Whether its programs are on this device of the current namespace, as far as they run.
+    pub fn is_on(&self, device: &Device, netns: u64) -> bool {
+        !self.is_gone && (self.netns, self.ifindex) == (netns, device.ifindex)
+    }
+
+    /// Whether one of its programs is on its device, which is the one that it was attached to, then. Of any
+    /// other, name and number may be those of a device that is gone.
+    pub fn has_a_program_there(&self) -> Result<bool> {
+        if !self.stale {
+            return Ok(true);
+        }
+        let is_there = |(hook, running): (&Hook, &Option<Running>)| match running {
+            Some(Running { link: Some(link), .. }) => link.ifindex != 0,
+            Some(Running { facts, .. }) => {
+                filter_program(self.ifindex, *hook, self.config.tc_priority) == Some(facts.id)
+            }
+            None => false,
+        };
+        let there =
+            netns::within(self.netns, || Ok(HOOKS.iter().zip(&self.programs).any(is_there)));
+        Ok(there?.unwrap_or(false))
+    }
+
+    /// Whether one of its links is on a device of the current namespace.
+    fn is_linked_to(&self, ifindex: u32) -> Result<bool> {
+        let links = links_on(ifindex)?;
+        let own = self.programs.iter().flatten().filter_map(|running| running.link);
+        Ok(own.into_iter().any(|link| links.contains(&link.id)))
+    }
+
+    /// Whether both programs are in its filters on the hooks of this device.
+    fn on_hooks(&self, ifindex: u32) -> Result<bool> {
+        Ok(HOOKS.iter().zip(&self.programs).all(|(hook, running)| {
+            let there = filter_program(ifindex, *hook, self.config.tc_priority);
+            running.as_ref().is_some_and(|running| there == Some(running.facts.id))
+        }))
+    }
+
+    /// Its role; `None` if no configuration could be read.
+    pub fn role(&self) -> Option<Role> {
+        role(&self.config)
+    }
+
+    /// Its addresses.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.config.addresses()
+    }
+
+    /// The kernel's numbers of the maps that are its own or that it shares with other endpoints.
+    pub fn map_ids(&self) -> Vec<u32> {
+        let of_programs = self.programs.iter().flatten().flat_map(|running| &running.facts.map_ids);
+        of_programs.copied().chain(self.pinned_config).collect()
+    }
+
+    /// The kernel's numbers of its programs.
+    pub fn program_ids(&self) -> Vec<u32> {
+        self.programs.iter().flatten().map(|running| running.facts.id).collect()
+    }
+
+    /// Fails if it is dead, so that nothing would come of what is said to it.
+    pub fn check_alive(&self) -> Result<()> {
+        let Endpoint { id, device, .. } = self;
+        ensure!(
+            !self.is_gone,
+            "endpoint {id} ({device}) is stale: its device is gone, and one that gets its name again is \
+             another one; `cilmark attach {device}` gives that an endpoint, and `cilmark detach id:{id}` \
+             removes what is left of this"
+        );
+        ensure!(
+            !self.stale,
+            "endpoint {id} ({device}) is stale: not all of its programs are on the device's hooks; \
+             `cilmark attach {device}` puts them back, and keeps its rules, and `cilmark detach id:{id}` \
+             removes what is left"
+        );
+        Ok(())
+    }
+
+    /// A map that its programs use; those that no other endpoint has outlive the programs that fill them.
+    pub(super) fn own_map(&self, name: &str) -> Option<MapHandle> {
+        self.programs.iter().flatten().find_map(|running| running.map(name).ok()?)
+    }
+
+    /// What programs that replace its own go on with.
+    pub fn inherited(&self) -> Result<Inherited> {
+        // Rules in tries, as they were once: nobody else must take them for none.
+        ensure!(
+            self.own_map("cm_policies").is_none(),
+            "endpoint {} was attached by an older cilmark, whose rules this one can't read; `policy list` \
+             of that one shows them: detach {}, attach it again, and add them anew",
+            self.id,
+            self.config.device_name()
+        );
+        Ok(Inherited {
+            confirm: cm_confirm::default(),
+            counters: self.own_map("cm_counters"),
+            policies: self.own_map("cm_policy_sets"),
+            rule_counters: self.own_map("cm_rule_stats"),
+            steps: None,
+            nics: self.own_map(nics::NICS),
+            workload_mac: self.variable(offset_of!(bss, workload_mac)).unwrap_or(0),
+            has_stack_flows: self.variable(offset_of!(bss, has_stack_flows)).unwrap_or(0),
+        })
+    }
+
+    /// Packets that passed and packets that were dropped, both directions and all CPUs together.
+    pub fn counters(&self) -> Result<(cm_metrics, cm_metrics)> {
+        let mut sums = (cm_metrics::default(), cm_metrics::default());
+        for counters in self.counters_of_cpus()? {
+            for (sum, of_cpu) in
+                [(&mut sums.0, counters.forwarded), (&mut sums.1, counters.dropped)]
+            {
+                for direction in of_cpu {
+                    sum.packets += direction.packets;
+                    sum.bytes += direction.bytes;
+                }
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Events that were lost since the last one that was not, all CPUs together.
+    pub fn lost_events(&self) -> Result<u64> {
+        let of_cpus = self.counters_of_cpus()?;
+        Ok(of_cpus.iter().map(|counters| u64::from(counters.lost)).sum())
+    }
+
+    fn counters_of_cpus(&self) -> Result<Vec<cm_counters>> {
+        let Some(map) = self.own_map("cm_counters") else { return Ok(Vec::new()) };
+        let of_cpus = map.lookup_percpu(abi::bytes_of(&u32_key(0)), MapFlags::ANY)?;
+        let counters = |bytes: Vec<u8>| abi::from_bytes(&bytes[..size_of::<cm_counters>()]);
+        of_cpus.unwrap_or_default().into_iter().map(counters).collect()
+    }
+
+    /// What the program on a hook was loaded with, and the confirmation that it waits for.
+    pub fn running(&self, hook: Hook) -> Result<(cm_config, cm_confirm)> {
+        let index = HOOKS.iter().position(|other| *other == hook);
+        let running = index.and_then(|index| self.programs[index].as_ref());
+        let running = running.with_context(|| format!("endpoint {} is stale", self.id))?;
+        let config = running.map(".rodata")?.context("its program has no .rodata")?;
+        let config = read_config(&config)?;
+        let (words, at) = match config.nic_slot() {
+            Some(slot) => (nics::NICS, nics::clock_offset(slot)),
+            None => (".bss", offset_of!(bss, confirm)),
+        };
+        let words = running.map(words)?.with_context(|| format!("its program has no {words}"))?;
+        let key = u32_key(0);
+        let value = words.lookup(abi::bytes_of(&key), MapFlags::ANY)?.context("an empty .bss")?;
+        let confirm = value.get(at..at + size_of::<cm_confirm>()).context("a short .bss")?;
+        Ok((config, abi::from_bytes(confirm)?))
+    }
+
+    /// What other programs get its packets first on its hooks; nothing of one that is stale.
+    pub fn programs_before(&self) -> Result<Vec<Before>> {
+        if self.stale {
+            return Ok(Vec::new());
+        }
+        let of_hooks = netns::within(self.netns, || {
+            let of_hook = |(hook, running): (&Hook, &Option<Running>)| {
+                let link = running.as_ref().and_then(|running| running.link);
+                match (self.kind, link) {
+                    (HookKind::Tcx, None) => Ok(Vec::new()),
+                    (HookKind::Tcx, Some(link)) => order::before_link(self.ifindex, *hook, link.id),
+                    (HookKind::Clsact, _) => {
+                        order::before_filter(self.ifindex, *hook, self.config.tc_priority)
+                    }
+                }
+            };
+            HOOKS.iter().zip(&self.programs).map(of_hook).collect::<Result<Vec<_>>>()
+        })?;
+        Ok(of_hooks.unwrap_or_default().into_iter().flatten().collect())
+    }
+
+    /// What runs now, for somebody who replaces it by programs of another configuration.
+    pub fn previous(&self, next: &cm_config) -> Result<Previous> {
+        let [ingress, egress] = &self.programs;
+        let program = |running: &Option<Running>| {
+            running.as_ref().map(|running| running.program.try_clone()).transpose()
+        };
+        let relaxes = |hook| next.mode_on(hook) < self.config.mode_on(hook);
+        let egress_first = relaxes(Hook::Egress) && !relaxes(Hook::Ingress);
+        Ok(Previous {
+            config: self.config,
+            order: if egress_first { [Hook::Egress, Hook::Ingress] } else { HOOKS },
+            kind: self.kind,
+            tc_priority: self.config.tc_priority,
+            is_first: self.programs_before()?.is_empty(),
+            programs: [program(ingress)?, program(egress)?],
+        })
+    }
+}
+
+impl Running {
+    /// Those on ingress and egress, as far as they are pinned.
+    fn of_endpoint(root: &Root, id: EndpointId) -> Result<[Option<Running>; 2]> {
+        let pins = root.endpoint(id);
+        let mut programs = [None, None];
+        for (program, hook) in programs.iter_mut().zip(HOOKS) {
+            match Running::open(&pins.hook(hook)) {
+                Ok(running) => *program = Some(running),
+                Err(error) if is_missing(&error) => debug!("endpoint {id}, {hook:?}: {error:#}"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(programs)
+    }
+
+    /// The one in our filter, which runs without its pin. It is the endpoint's if it was loaded with the
+    /// configuration that is pinned.
+    fn in_filter(root: &Root, id: EndpointId, hook: Hook) -> Result<Option<Running>> {
+        let Some(config) = pinned_config(root, id).filter(|config| config.tc_priority != 0) else {
+            return Ok(None);
+        };
+        let pinned = MapHandle::from_pinned_path(root.endpoint(id).config())?.info()?.info.id;
+        let program = netns::within(config.netns, || {
+            let number = filter_program(config.ifindex, hook, config.tc_priority);
+            number.map(|number| sys::open_program(number).context("open it")).transpose()
+        })?;
+        let Some(program) = program.flatten() else { return Ok(None) };
+        let running = Running::of(program, None)?;
+        Ok(running.facts.map_ids.contains(&pinned).then_some(running))
+    }
+
+    fn open(path: &std::path::Path) -> Result<Running> {
+        let pinned = sys::open_pin(path).with_context(|| format!("open {}", path.display()))?;
+        let (program, link) = if sys::is_link(pinned.as_fd())? {
+            let info = LinkInfo::from_fd(pinned.as_fd()).context("read the link")?;
+            let ifindex = match info.info {
+                LinkTypeInfo::Tcx(tcx) => tcx.ifindex,
+                _ => bail!("{} is a link of another type", path.display()),
+            };
+            let program = sys::open_program(info.prog_id).context("open the link's program")?;
+            (program, Some(TcxLink { id: info.id, ifindex }))
+        } else {
+            (pinned, None)
+        };
+        Running::of(program, link)
+    }
+
+    fn of(program: OwnedFd, link: Option<TcxLink>) -> Result<Running> {
+        let mut facts = sys::program_facts(program.as_fd()).context("read the program")?;
+        facts.map_ids.sort_unstable_by_key(|id| Reverse(*id));
+        Ok(Running { program, facts, link })
+    }
+
+    /// The map of the program whose name ends so, if it has one.
+    pub(super) fn map(&self, suffix: &str) -> Result<Option<MapHandle>> {
+        maps::of_program(&self.facts.map_ids, suffix)
+    }
+}
+
+/// The kernel's numbers of the links on both TCX hooks of a device of the current namespace.
+fn links_on(ifindex: u32) -> Result<Vec<u32>> {
+    if !sys::has_tcx() {
+        return Ok(Vec::new());
+    }
+    let on = |hook: &Hook| sys::on_tcx(ifindex, *hook).context("read the links of its hooks");
+    let found = HOOKS.iter().map(on).collect::<Result<Vec<_>>>()?.concat();
+    Ok(found.into_iter().map(|it| it.link).filter(|link| *link != 0).collect())
+}
+
+/// Whether one of these links is pinned for an endpoint.
+fn has_link(root: &Root, id: EndpointId, links: &[u32]) -> bool {
+    HOOKS.iter().any(|hook| {
+        let Ok(pinned) = sys::open_pin(&root.endpoint(id).hook(*hook)) else { return false };
+        let is_link = sys::is_link(pinned.as_fd()).unwrap_or(false);
+        is_link && LinkInfo::from_fd(pinned.as_fd()).is_ok_and(|link| links.contains(&link.id))
+    })
+}
+
+/// Nothing is there, or something of another kind, which says the same about the endpoint.
+fn is_missing(error: &Error) -> bool {
+    match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+        Some(kind) => kind == io::ErrorKind::NotFound,
+        None => !error.is::<libbpf_rs::Error>(),
+    }
+}
+
+/// An endpoint's configuration by its pin alone; `None` if there is none that is known for its own.
+fn pinned_config(root: &Root, id: EndpointId) -> Option<cm_config> {
+    let map = MapHandle::from_pinned_path(root.endpoint(id).config()).ok()?;
+    let config = read_config(&map).ok()?;
+    let known = role(&config).is_some() && config.endpoint_id == u32::from(id.get());
+    known.then_some(config)
+}
+
+/// The name that an endpoint's device had when it was attached, if the pinned configuration tells it.
+pub(super) fn device_name(root: &Root, id: EndpointId) -> Option<String> {
+    pinned_config(root, id).map(|config| config.device_name())
+}
+
+fn role(config: &cm_config) -> Option<Role> {
+    match config.role {
+        cm_role::CM_ROLE_CONTAINER => Some(Role::Container),
+        cm_role::CM_ROLE_NETDEV => Some(Role::Netdev),
+        _ => None,
+    }
+}
+
+pub(super) fn read_config(map: &MapHandle) -> Result<cm_config> {
+    if map.map_type() != MapType::Array {
+        bail!("a configuration is an array, not {:?}", map.map_type());
+    }
+    ensure!(
+        map.value_size() as usize == size_of::<cm_config>(),
+        "a configuration has {} bytes, and this one, of another version, {}",
+        size_of::<cm_config>(),
+        map.value_size()
+    );
+    let key = u32_key(0);
+    let value = map.lookup(abi::bytes_of(&key), MapFlags::ANY)?.context("an empty config")?;
+    abi::from_bytes(&value)
+}
+
+/// What to go back to if replacing fails, and what to take off when it has succeeded.
+pub struct Previous {
+    /// What the programs were loaded with.
+    pub config: cm_config,
+    /// Which hook gets its new program first: the one whose policy relaxes, so that no packet meets
+    /// more policy than before or after.
+    pub order: [Hook; 2],
+    /// TCX or clsact.
+    pub kind: HookKind,
+    /// The priority of the clsact filter.
+    pub tc_priority: u32,
+    /// Nothing runs before it on either hook.
+    pub is_first: bool,
+    /// The programs on ingress and egress, as far as they run.
+    pub programs: [Option<OwnedFd>; 2],
+}
+
+impl Previous {
+    /// The kernel moves no link: one that is to be the first is made anew, unless it is that.
+    pub fn is_at(&self, place: Place) -> bool {
+        let has_to_move = place.kind == HookKind::Tcx && place.first && !self.is_first;
+        self.kind == place.kind && self.tc_priority == place.tc_priority() && !has_to_move
+    }
+}
+
+/// What programs begin with: an endpoint's own maps that are not pinned, of the programs that these
+/// replace, and what counts from their first packet on.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// The confirmation that they wait for.
+    pub confirm: cm_confirm,
+    /// `cm_counters`.
+    pub counters: Option<MapHandle>,
+    /// `cm_policy_sets`; the rules of a NIC with a policy stay where they are.
+    pub policies: Option<MapHandle>,
+    /// `cm_nics`, of which a private copy gets one of its own.
+    pub nics: Option<MapHandle>,
+    /// `cm_rule_stats`.
+    pub rule_counters: Option<MapHandle>,
+    /// What local delivery knows of the workload's MAC: `workload_mac` of the datapath.
+    pub workload_mac: u64,
+    /// Whether `cm_path_flows` has any of its flows: a variable of the datapath, too.
+    pub has_stack_flows: u64,
+    /// `cm_steps`, of the private copy that calls this one.
+    pub steps: Option<MapHandle>,
+}
