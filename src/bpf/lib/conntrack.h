@@ -342,22 +342,30 @@ static __always_inline int ct_begins_anew(const struct cm_flow *flow, const stru
 	       (flow->masqueraded || flow->state & CM_CT_ESTABLISHED);
 }
 
-/* Looks in both buckets, without a lock. */
+/* Looks in one bucket, without a lock. */
+static __always_inline enum flow_read ct_read_bucket(const struct flow_place *place, __u32 second,
+						     const __u64 *key, int is_v6,
+						     struct flow_seen *seen)
+{
+	struct flow_bucket *bucket = flow_bucket(place, is_v6, second);
+
+	if (!bucket)
+		return FLOW_MISSING;
+	seen->bucket = place->buckets[second];
+	return flow_read(bucket, is_v6, key, place->tag, seen);
+}
+
+/* Looks in both. */
 static __always_inline enum flow_read ct_read(const __u64 *key, int is_v6, struct flow_seen *seen)
 {
-	enum flow_read read = FLOW_MISSING;
 	struct flow_place place;
+	enum flow_read read;
 
 	flow_hash(&place, key, is_v6);
-#pragma clang loop unroll(full)
-	for (int i = 0; i < 2 && read == FLOW_MISSING; i++) {
-		struct flow_bucket *bucket = flow_bucket(&place, is_v6, i);
-
-		STAYS_A_CALL_OF_ITS_OWN(8 + i);
-		if (!bucket)
-			return FLOW_MISSING;
-		read = flow_read(bucket, is_v6, key, place.tag, seen);
-		seen->slot += place.buckets[i] * CM_FLOW_WAYS;
+	read = ct_read_bucket(&place, 0, key, is_v6, seen);
+	/* Else clang makes one of what is done with both, and Linux 6.1 takes that for a loop without an end. */
+	if (read == FLOW_MISSING) {
+		read = ct_read_bucket(&place, 1, key, is_v6, seen);
 	}
 	return read;
 }
@@ -395,12 +403,12 @@ __noinline int push_end_back(const struct flow_seen *seen, int is_v6, __u32 expi
 
 	if (!seen || !has_policy())
 		return 0;
-	bucket = flow_bucket_at(seen->slot / CM_FLOW_WAYS, is_v6);
+	bucket = flow_bucket_at(seen->bucket, is_v6);
 	if (!bucket)
 		return 0;
 	bpf_spin_lock(&bucket->lock);
 	if (bucket->seq == seen->seq)
-		bucket->ways.expires[seen->slot % CM_FLOW_WAYS] = expires;
+		bucket->ways.expires[seen->way % CM_FLOW_WAYS] = expires;
 	bpf_spin_unlock(&bucket->lock);
 	return 0;
 }

@@ -117,7 +117,8 @@ struct flow_seen {
 	struct cm_flow flow; /* its verdict is of no epoch if a writer was there */
 	__u32 expires;
 	__u32 seq;
-	__u32 slot; /* CM_FLOW_WAYS a bucket */
+	__u32 bucket;
+	__u8 way;
 };
 
 #define FLOW_ONES 0x0101010101010101ULL
@@ -497,7 +498,7 @@ enum flow_read {
 	FLOW_TORN, /* a writer was there: what was read is of no one moment */
 };
 
-/* Reads a flow of a bucket without its lock; of its slot it says the way. */
+/* Reads a flow of a bucket without its lock. */
 static __always_inline enum flow_read flow_read(struct flow_bucket *bucket, int is_v6,
 						const __u64 *key, __u8 tag, struct flow_seen *seen)
 {
@@ -511,7 +512,7 @@ static __always_inline enum flow_read flow_read(struct flow_bucket *bucket, int 
 	flow_copy(seen, bucket, is_v6, way);
 	flow_order();
 	seen->seq = first;
-	seen->slot = way;
+	seen->way = way;
 	return flow_seq(bucket) == first && !(first & 1) ? FLOW_READ : FLOW_TORN;
 }
 
