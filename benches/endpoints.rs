@@ -6,19 +6,17 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use cilmark::kernel::hooks;
 use cilmark::kernel::hooks::{HookKind, Place};
 use cilmark::kernel::{device, netns};
 use cilmark::model::endpoint::{EndpointId, Role, Scope};
 use cilmark::model::identity::Identity;
 use cilmark::model::policing::Mode;
-use cilmark::program::attach::{self};
-use cilmark::program::load::{self, Features, Loaded, Policing, Sizes, Spec};
-use cilmark::state::addresses::Addresses;
-use cilmark::state::generations::Generations;
+use cilmark::ops;
+use cilmark::ops::attach::{self, Request};
+use cilmark::ops::detach;
+use cilmark::program::load::{Features, Loaded, Policing, Sizes, Spec};
 use cilmark::state::pin::Root;
 use cilmark::state::registry::Endpoint;
-use cilmark::state::registry::Inherited;
 
 const IDENTITY: u32 = 1234;
 
@@ -83,47 +81,39 @@ pub fn attach_by_binary(wanted: &Wanted, more: &[&str]) -> Result<()> {
     cilmark(first.into_iter().chain(always.iter().map(String::as_str)).chain(more.iter().copied()))
 }
 
-/// Attaches in this process, under the lowest free number.
+/// Attaches in this process, as the command does, under the lowest free number.
 pub fn attach_here(root: &Root, wanted: &Wanted) -> Result<(EndpointId, Loaded)> {
+    let _lock = ops::prepare(root, false)?;
     let id = EndpointId::lowest_free(root.endpoints()?).context("no number is free")?;
-    let spec = spec(wanted, id)?;
-    let loaded = load_here(root, &spec, &Inherited::default())?;
-    let addresses = Addresses::open(root)?.context("the maps of addresses are not pinned")?;
-    let place = place(wanted, &spec);
-    attach::attach(place, &root.endpoint(id), &loaded, || {
-        addresses.register(&spec.config(), &spec.addresses)
-    })?;
-    Ok((id, loaded))
+    Ok((id, put_on(root, &spec(wanted, id)?, wanted, None)?))
 }
 
 /// Replaces in this process what [`attach_here`] has attached.
 pub fn replace_here(root: &Root, wanted: &Wanted, id: EndpointId) -> Result<Loaded> {
-    let endpoint = Endpoint::read(root, id)?;
-    let spec = spec(wanted, id)?;
-    let config = spec.config();
-    let loaded = load_here(root, &spec, &endpoint.inherited()?)?;
-    let addresses = Addresses::open(root)?.context("the maps of addresses are not pinned")?;
-    addresses.register(&config, &spec.addresses)?;
-    let previous = endpoint.previous(&config)?;
-    attach::replace(place(wanted, &spec), &root.endpoint(id), &loaded, &previous)?;
-    Ok(loaded)
+    let _lock = ops::prepare(root, false)?;
+    put_on(root, &spec(wanted, id)?, wanted, Some(&Endpoint::read(root, id)?))
 }
 
 /// Detaches in this process.
 pub fn detach_here(root: &Root, id: EndpointId) -> Result<()> {
-    let endpoint = Endpoint::read(root, id)?;
-    let pins = root.endpoint(id);
-    let generations = Generations::open(root)?.context("no counters are pinned")?;
-    attach::detach_links(&pins);
-    hooks::take_off_all_filters(endpoint.config.ifindex, &endpoint.map_ids())?;
-    generations.bump_endpoint(&endpoint.config);
-    let addresses = Addresses::open(root)?.context("the maps of addresses are not pinned")?;
-    addresses.forget(id, &[])?;
-    pins.remove()
+    let _lock = ops::prepare(root, false)?;
+    detach::detach(root, &Endpoint::read(root, id)?)
 }
 
-fn load_here(root: &Root, spec: &Spec, inherited: &Inherited) -> Result<Loaded> {
-    load::load(root, spec.role, &spec.config(), &Sizes::default(), inherited)
+fn put_on(
+    root: &Root,
+    spec: &Spec,
+    wanted: &Wanted,
+    replaced: Option<&Endpoint>,
+) -> Result<Loaded> {
+    let request = Request {
+        spec,
+        place: place(wanted, spec),
+        sizes: Sizes::default(),
+        confirm: Default::default(),
+        adopts: false,
+    };
+    attach::put_on(root, &request, replaced)
 }
 
 fn place(wanted: &Wanted, spec: &Spec) -> Place {

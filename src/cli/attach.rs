@@ -6,36 +6,29 @@ mod policing;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use ipnet::Ipv6Net;
-use log::{debug, info, warn};
+use log::debug;
 use losses::losses;
 
-use super::{Context, before, consent, detach, monitor, policy, until_interrupted};
+use super::{Context, before, consent, monitor, policy, until_interrupted};
 use crate::kernel::abi::cm_config;
 use crate::kernel::device::{self, Device};
-use crate::kernel::hooks::{self, HookKind, Place};
-use crate::kernel::{netns, sys};
+use crate::kernel::hooks::HookKind;
+use crate::kernel::netns;
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Names;
 use crate::model::policing::{Confirmation, Fallback, Mode};
-use crate::model::policy::Policy;
 use crate::model::prefix::parse_ipv6_prefix;
-use crate::ops::adoption;
+use crate::ops;
+use crate::ops::attach::{self, Gone, Request};
+use crate::ops::detach;
 use crate::output;
-use crate::program::attach::{self};
-use crate::program::load::{self, Features, Loaded, Sizes, Spec};
-use crate::state::addresses::Addresses;
-use crate::state::conntrack::Conntrack;
-use crate::state::delivery;
+use crate::program::load::{self, Features, Sizes, Spec};
 use crate::state::events::Events;
-use crate::state::nics::Nics;
 use crate::state::pin::{Lock, Root};
-use crate::state::policy::{PolicyMaps, Slot};
 use crate::state::registry::{Endpoint, shared};
 
 #[derive(clap::Args)]
@@ -177,7 +170,7 @@ fn attach_device(context: &Context, args: &Args) -> Result<Attached> {
     args.policing.check(&device.name, role)?;
     let agreed = ask(context, args, &device, role)?;
     let (ifindex, netns) = (device.ifindex, netns::current()?);
-    let _lock = context.prepare(args.mount_bpffs)?;
+    let _lock = ops::prepare(&context.root, args.mount_bpffs)?;
     // Before anything is replaced, which the end of a failed --foreground would take off.
     let events = args.foreground.then(|| root.lock_events()).transpose();
     let attached = events.and_then(|events| {
@@ -198,8 +191,9 @@ fn attach_locked(
     let root = &context.root;
     let netns = netns::current()?;
     let names = context.names()?;
-    let (endpoints, left) = clean_stale(root, &device, netns)?;
-    let (has_come, replaced) = here(&endpoints, &device, netns);
+    let (endpoints, gone) = attach::clean_stale(root, &device, netns)?;
+    gone.iter().for_each(tell_of_gone);
+    let (has_come, replaced) = attach::here(&endpoints, &device, netns);
     if replaced.is_none() {
         shared::check_one(root, &BTreeSet::new())?;
     }
@@ -214,8 +208,23 @@ fn attach_locked(
         taken.join("; ")
     );
     let confirmation = replaced.map(Endpoint::confirmation).transpose()?;
-    put_on(context, &spec, place, args, replaced)?;
-    has_come.iter().try_for_each(|endpoint| take_off_what_has_come(root, endpoint))?;
+    let request = Request {
+        spec: &spec,
+        place,
+        sizes: Sizes { ipcache: args.ipcache_entries, ..args.policing.sizes() },
+        confirm: args.policing.confirmation(),
+        adopts: args.policing.adopts(role, replaced),
+    };
+    attach::put_on(root, &request, replaced)?;
+    for endpoint in &has_come {
+        let rules = attach::count_rules(root, endpoint);
+        detach::detach(root, endpoint)?;
+        output::note(&format!(
+            "{}: it has come from another namespace with the programs of endpoint {}, which is detached now, \
+             and its rules ({rules}) are gone",
+            endpoint.device, endpoint.id
+        ));
+    }
     if replaced.is_some_and(|endpoint| endpoint.stale) {
         output::note(&format!(
             "{}: its programs were not all there; it has the rules that it had",
@@ -227,8 +236,12 @@ fn attach_locked(
     }
     output::note(&describe(&spec, place.kind, replaced.is_some(), &names));
     args.policing.tell(&spec);
-    let had = replaced.iter().chain(&has_come).map(|endpoint| &endpoint.config).chain(&left);
-    for lost in had.flat_map(|had| losses(had, &config, &names)) {
+    let left = gone
+        .iter()
+        .map(|gone| &gone.endpoint)
+        .filter(|endpoint| endpoint.device == spec.device.name && endpoint.role().is_some());
+    let had = replaced.into_iter().chain(has_come.iter().copied()).chain(left);
+    for lost in had.flat_map(|had| losses(&had.config, &config, &names)) {
         output::note(&format!("{}: {lost}", spec.device.name));
     }
     if let Some(replaced) = replaced {
@@ -253,7 +266,7 @@ fn ask(context: &Context, args: &Args, device: &Device, role: Role) -> Result<Ve
     let look = || -> Result<(Vec<String>, bool)> {
         let (root, names, netns) = (&context.root, context.names()?, netns::current()?);
         let endpoints = Endpoint::concerning(root, netns, device)?;
-        let (has_come, replaced) = here(&endpoints, device, netns);
+        let (has_come, replaced) = attach::here(&endpoints, device, netns);
         let spec = plan_spec(args, root, device.clone(), role, replaced, &names)?;
         let is_known = replaced.is_some_and(|endpoint| endpoint.role() == Some(role));
         let endpoints = has_come.into_iter().chain(replaced);
@@ -278,18 +291,6 @@ fn ask(context: &Context, args: &Args, device: &Device, role: Role) -> Result<Ve
     }
     args.policing.consent(&device.name, role, &taken)?;
     Ok(taken)
-}
-
-/// Endpoints that the device has brought from another namespace, and the one that is to be replaced.
-fn here<'a>(
-    endpoints: &'a [Endpoint],
-    device: &Device,
-    netns: u64,
-) -> (Vec<&'a Endpoint>, Option<&'a Endpoint>) {
-    let is_here = |endpoint: &&Endpoint| endpoint.is_on(device, netns);
-    let (has_come, replaced): (Vec<_>, Vec<_>) =
-        endpoints.iter().filter(is_here).partition(|endpoint| endpoint.has_moved());
-    (has_come, replaced.first().copied())
 }
 
 /// What NICs lose that enforce their policy now.
@@ -371,167 +372,11 @@ fn describe(spec: &Spec, kind: HookKind, replaced: bool, names: &Names) -> Strin
     )
 }
 
-/// Loads, registers, attaches; undoes what it did if one of them fails.
-fn put_on(
-    context: &Context,
-    spec: &Spec,
-    place: Place,
-    args: &Args,
-    replaced: Option<&Endpoint>,
-) -> Result<()> {
-    let root = &context.root;
-    let pins = root.endpoint(spec.id);
-    let start = Instant::now();
-    let mut inherited = replaced.map(Endpoint::inherited).transpose()?.unwrap_or_default();
-    inherited.confirm = args.policing.confirmation();
-    if let Some(endpoint) = replaced {
-        policing::settle(context, endpoint)?;
+fn tell_of_gone(gone: &Gone) {
+    if let rules @ 1.. = gone.rules {
+        output::note(&format!(
+            "{}: endpoint {} of another device of this name is gone, and its rules ({rules}) with it",
+            gone.endpoint.device, gone.endpoint.id
+        ));
     }
-    let sizes = Sizes { ipcache: args.ipcache_entries, ..args.policing.sizes() };
-    let config = spec.config();
-    let loaded = load::load(root, spec.role, &config, &sizes, &inherited)?;
-
-    let nics = Nics::open(root)?;
-    if args.policing.adopts(spec.role, replaced) {
-        if let Some(nics) = &nics {
-            nics.take_from_others(&config);
-        }
-        if let Err(error) = adoption::adopt(root, spec, loaded.scope) {
-            warn!("{}: flows that are up already are not taken over: {error:#}", spec.device.name);
-        }
-    }
-
-    let addresses = Addresses::open(root)?.context("the maps of addresses are not pinned")?;
-    let before = addresses.operators_lines(&spec.addresses)?;
-    let callee = loaded.callee();
-    let callee_before = delivery::callee(root, spec.id)?;
-    let left = replaced.map(|endpoint| rules_elsewhere(root, endpoint, &loaded)).transpose()?;
-    let is_same = matches!(left, Some(None));
-    let left = left.flatten().unwrap_or_default();
-    let slot = config.nic_slot().filter(|_| is_same);
-    let nic_before = nics.as_ref().zip(slot).map(|(nics, slot)| nics.get(slot)).transpose()?;
-    // The program first: whoever finds an address calls it.
-    let register = || {
-        if let Some(nics) = &nics {
-            nics.enter(&config, inherited.confirm, is_same)?;
-        }
-        if !left.rules().is_empty() {
-            PolicyMaps::of(root, spec.id, loaded.map_ids()?)?.swap(&left)?;
-        }
-        if callee.is_some() {
-            delivery::set_callee(root, spec.id, callee)?;
-        }
-        addresses.register(&config, &spec.addresses)
-    };
-    let attached = match replaced {
-        Some(endpoint) => register()
-            .and_then(|()| attach::replace(place, &pins, &loaded, &endpoint.previous(&config)?)),
-        None => attach::attach(place, &pins, &loaded, register),
-    };
-    if let Err(error) = attached {
-        let keep = replaced.map(Endpoint::addresses).unwrap_or_default();
-        addresses.forget(spec.id, &keep)?;
-        addresses.put_back(&before)?;
-        if let Some(endpoint) = replaced {
-            addresses.register(&endpoint.config, &keep)?;
-        }
-        let callee_before = callee_before.as_ref().map(AsFd::as_fd);
-        delivery::set_callee(root, spec.id, callee_before)?;
-        if let Some((nics, slot)) = nics.zip(config.nic_slot()) {
-            nics.restore(slot, &nic_before.unwrap_or_default())?;
-        }
-        return Err(error.context(format!("attach {}", spec.device.name)));
-    }
-    if let Some(nics) = nics {
-        nics.settle(spec.id, &config, inherited.confirm)?;
-    }
-    addresses.forget(spec.id, &spec.addresses)?;
-    delivery::set_callee(root, spec.id, callee)?;
-    if !spec.policy.ct_local {
-        pins.remove_map("cm_flows4")?;
-        pins.remove_map("cm_flows6")?;
-    }
-    log_costs(&spec.device.name, &loaded, start.elapsed())
-}
-
-/// The rules that new programs do not find where they look, of an endpoint that has become a NIC with a policy,
-/// or is none any more; by their pin those of an endpoint without programs. `None`: they find them.
-fn rules_elsewhere(root: &Root, replaced: &Endpoint, loaded: &Loaded) -> Result<Option<Policy>> {
-    let here = PolicyMaps::of(root, replaced.id, loaded.map_ids()?)?;
-    Ok(match PolicyMaps::of(root, replaced.id, replaced.map_ids()) {
-        Ok(there) if here.are_those_of(&there)? => None,
-        Ok(there) => Some(there.read(Slot::Current)?),
-        Err(error) => {
-            debug!("endpoint {}: {error:#}", replaced.id);
-            Some(PolicyMaps::pinned(root, replaced.id)?)
-        }
-    })
-}
-
-fn log_costs(device: &str, loaded: &Loaded, all: Duration) -> Result<()> {
-    for hook in hooks::HOOKS {
-        let facts = sys::program_facts(loaded.program(hook))?;
-        info!(
-            "{device}: the program on its {hook} hook has {} instructions, {} walked by the verifier",
-            facts.instructions, facts.verified_instructions
-        );
-    }
-    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
-    info!(
-        "{device}: open {:.2} ms, load {:.2} ms, attach {:.2} ms",
-        ms(loaded.open_time),
-        ms(loaded.load_time),
-        ms(all - loaded.open_time - loaded.load_time)
-    );
-    Ok(())
-}
-
-/// Removes what is left of endpoints whose device is gone, if it had this one's name; the others
-/// that have to do with this device. One that is of this device has its rules still, also if its
-/// programs are gone. With what those were attached that had this one's name.
-fn clean_stale(
-    root: &Root,
-    device: &Device,
-    netns: u64,
-) -> Result<(Vec<Endpoint>, Vec<cm_config>)> {
-    let (mut others, mut left) = (Vec::new(), Vec::new());
-    for endpoint in Endpoint::concerning(root, netns, device)? {
-        let same = endpoint.config.netns == netns
-            && (endpoint.device == device.name || endpoint.config.ifindex == device.ifindex);
-        let is_left = endpoint.stale && !endpoint.is_on(device, netns);
-        if is_left && (same || endpoint.role().is_none()) {
-            info!("endpoint {} ({}) is stale, cleaning up", endpoint.id, endpoint.device);
-            if let rules @ 1.. = count_rules(root, &endpoint) {
-                output::note(&format!(
-                    "{}: endpoint {} of another device of this name is gone, and its rules ({rules}) with it",
-                    endpoint.device, endpoint.id
-                ));
-            }
-            detach::detach(root, &endpoint)?;
-            Conntrack::forget(root, &detach::own_scope(&endpoint).into_iter().collect())?;
-            if endpoint.role().is_some() && endpoint.device == device.name {
-                left.push(endpoint.config);
-            }
-        } else {
-            others.push(endpoint);
-        }
-    }
-    Ok((others, left))
-}
-
-/// The programs that the device has brought from another namespace go when the new ones are on. Their
-/// rules are about what it was connected to there.
-fn take_off_what_has_come(root: &Root, endpoint: &Endpoint) -> Result<()> {
-    let rules = count_rules(root, endpoint);
-    detach::detach(root, endpoint)?;
-    output::note(&format!(
-        "{}: it has come from another namespace with the programs of endpoint {}, which is detached now, \
-         and its rules ({rules}) are gone",
-        endpoint.device, endpoint.id
-    ));
-    Ok(())
-}
-
-fn count_rules(root: &Root, endpoint: &Endpoint) -> usize {
-    PolicyMaps::pinned(root, endpoint.id).map_or(0, |policy| policy.rules().len())
 }

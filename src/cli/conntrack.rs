@@ -18,6 +18,7 @@ use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::flow::Progress;
 use crate::model::identity::Names;
 use crate::model::rule::{Direction, L4};
+use crate::ops;
 use crate::output::{self, JsonList, Table};
 use crate::state::conntrack::{Conntrack, Epoch, Flow};
 use crate::state::generations::Generations;
@@ -73,7 +74,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             list(context, &args)
         }
         Command::Flush(args) => {
-            let _lock = context.lock()?;
+            let _lock = ops::lock(&context.root)?;
             shared::check_all(&context.root)?;
             let count = flush(context, &args)?;
             let entries = if count == 1 { "entry" } else { "entries" };

@@ -4,8 +4,10 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{Context, detach};
+use super::Context;
 use crate::model::identity::Identity;
+use crate::ops;
+use crate::ops::detach;
 use crate::output;
 use crate::program::load::{self, Sizes};
 use crate::state::maps::Identities;
@@ -42,7 +44,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
         Command::Set { identity, name } => {
             let identity = names.parse(&identity)?;
             names.check_declaration(identity, &name)?;
-            let _lock = context.prepare(false)?;
+            let _lock = ops::prepare(&context.root, false)?;
             let set = load::create_maps(&context.root, &Sizes::default())
                 .and_then(|()| open(context)?.set(identity, &name));
             detach::leave_nothing_of_a_failure(&context.root, set)
@@ -59,7 +61,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
         }
         Command::Del { identity } => {
             let identity = names.parse(&identity)?;
-            let _lock = context.lock()?;
+            let _lock = ops::lock(&context.root)?;
             let found = match Identities::open(&context.root)? {
                 Some(identities) => identities.delete(identity)?,
                 None => false,

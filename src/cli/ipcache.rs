@@ -9,9 +9,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{Context, detach, path_of, until_interrupted};
+use super::{Context, path_of, until_interrupted};
 use crate::model::identity::{Identity, Names};
 use crate::model::prefix::{format_prefix, parse_ipcache, parse_prefix};
+use crate::ops;
+use crate::ops::detach;
 use crate::output;
 use crate::program::load::{self, Sizes};
 use crate::state::ipcache::{Ipcache, IpcacheLine};
@@ -64,7 +66,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
     match command {
         Command::Set { prefix, identity } => {
             let (prefix, identity) = (parse_prefix(&prefix)?, names.parse(&identity)?);
-            let _lock = context.prepare(false)?;
+            let _lock = ops::prepare(&context.root, false)?;
             shared::check_all_held(root)?;
             let set =
                 made(context, &Sizes::default()).and_then(|ipcache| ipcache.set(&prefix, identity));
@@ -81,7 +83,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
         }
         Command::Del { prefix } => {
             let prefix = parse_prefix(&prefix)?;
-            let _lock = context.lock()?;
+            let _lock = ops::lock(&context.root)?;
             shared::check_all_held(root)?;
             let found = match Ipcache::open(&context.root)? {
                 Some(ipcache) => ipcache.delete(&prefix)?,
@@ -105,7 +107,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             let file = path_of(file);
             let text = read(&file)?;
             let lines = parse_ipcache(&text, &names).with_context(|| file.display().to_string())?;
-            let _lock = context.prepare(false)?;
+            let _lock = ops::prepare(&context.root, false)?;
             shared::check_all_held(root)?;
             let go_on = until_interrupted()?;
             let loaded = made(context, &Sizes { ipcache: ipcache_entries, ..Sizes::default() })
@@ -115,7 +117,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             Ok(())
         }
         Command::Flush => {
-            let _lock = context.lock()?;
+            let _lock = ops::lock(&context.root)?;
             shared::check_all_held(root)?;
             let flushed = match Ipcache::open(&context.root)? {
                 Some(ipcache) => ipcache.flush(),

@@ -21,7 +21,6 @@ mod status;
 mod targets;
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -42,10 +41,10 @@ use crate::kernel::{log as datapath_log, netns};
 use crate::model::endpoint::Selector;
 use crate::model::identity::Names;
 use crate::model::text::{self, visible};
+use crate::ops;
 use crate::output;
-use crate::state::layout;
 use crate::state::maps::Identities;
-use crate::state::pin::{Lock, Root};
+use crate::state::pin::Root;
 use crate::state::registry::{Found, shared};
 
 /// Cilium-style security identities for any Linux network device
@@ -148,61 +147,15 @@ impl Context {
         Ok(found)
     }
 
-    /// Makes the root directory usable and keeps other commands out.
-    fn prepare(&self, mount_bpffs: bool) -> Result<Lock> {
-        check_room()?;
-        let is_new = !self.root.path().exists();
-        loop {
-            self.root.prepare(mount_bpffs)?;
-            match self.lock() {
-                Ok(Some(lock)) => return Ok(lock),
-                Ok(None) => {}
-                Err(error) => {
-                    if is_new {
-                        self.root.remove_if_empty();
-                    }
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    /// Keeps other commands out and pins again what has lost its pin; `None` if nothing is there, an error
-    /// if there is something that this version does not know.
-    fn lock(&self) -> Result<Option<Lock>> {
-        check_room()?;
-        let lock = self.root.lock()?;
-        if lock.is_some() {
-            layout::check(&self.root)?;
-            shared::restore(&self.root)?;
-        }
-        Ok(lock)
-    }
-
     /// Pins again what has lost its pin, for a command that reads it. Where it can't be done, what is there
     /// is read all the same.
     fn repair(&self) {
-        if let Err(error) = self.lock().and_then(|_lock| shared::check_all_held(&self.root)) {
+        if let Err(error) =
+            ops::lock(&self.root).and_then(|_lock| shared::check_all_held(&self.root))
+        {
             warn!("{error:#}");
         }
     }
-}
-
-/// What a change takes at most beside what it is about; measured, with some to spare.
-const DESCRIPTORS: usize = 64;
-const MEMORY: usize = 32 << 20;
-
-/// Fails before anything has changed if a change could stop half way for want of these.
-fn check_room() -> Result<()> {
-    let descriptors: io::Result<Vec<File>> =
-        (0..DESCRIPTORS).map(|_| File::open("/proc")).collect();
-    descriptors.with_context(|| {
-        format!("a change takes {DESCRIPTORS} descriptors; `ulimit -n` allows fewer, nothing has changed")
-    })?;
-    Vec::<u8>::new().try_reserve_exact(MEMORY).with_context(|| {
-        let mebibytes = MEMORY >> 20;
-        format!("a change takes {mebibytes} MiB; `ulimit -v` allows less, nothing has changed")
-    })
 }
 
 /// Reading a thousand endpoints takes more descriptors than a shell allows by default.

@@ -17,8 +17,8 @@ use crate::model::identity::Names;
 use crate::model::policing::{Confirmation, Fallback};
 use crate::model::policy::{Policy, RuleNumber};
 use crate::model::rule::Rule;
+use crate::ops::rules;
 use crate::output;
-use crate::state::policy::Slot;
 use crate::state::registry::Endpoint;
 
 #[derive(Subcommand)]
@@ -129,7 +129,7 @@ fn list(context: &Context, endpoints: &[Endpoint], names: &Names) -> Result<()> 
             output::note(&format!("these rules count nowhere: {error:#}"));
         }
         let maps = targets::policy_of(context, endpoint)?;
-        let slot = slot_in_force(endpoint.confirmation()?);
+        let slot = rules::slot_in_force(endpoint.confirmation()?);
         for listed in maps.read(slot)?.rules() {
             lines.add(listed.rule.text(names), maps.counter(listed.number)?);
         }
@@ -167,14 +167,6 @@ impl Lines {
         }
         self.in_order[place].packets += counted.packets;
         self.in_order[place].bytes += counted.bytes;
-    }
-}
-
-/// Where the rules that count are.
-pub fn slot_in_force(confirmation: Confirmation) -> Slot {
-    match confirmation {
-        Confirmation::Over(Fallback::Rules) => Slot::Previous,
-        _ => Slot::Current,
     }
 }
 

@@ -10,13 +10,10 @@ use log::debug;
 use nix::unistd::getppid;
 
 use crate::cli::consent::{self, Consent, parse_time};
-use crate::cli::{Context, targets};
 use crate::kernel::abi::cm_confirm;
 use crate::kernel::sys;
 use crate::model::endpoint::Role;
-use crate::model::policing::{
-    Confirmation, Failsafe, FailsafeList, Fallback, MAX_FAILSAFE, Mode, VerdictLog,
-};
+use crate::model::policing::{Failsafe, FailsafeList, Fallback, MAX_FAILSAFE, Mode, VerdictLog};
 use crate::program::load::{MAX_ENTRIES, Policing, Sizes, Spec};
 use crate::state::registry::Endpoint;
 
@@ -215,15 +212,6 @@ impl Args {
             consent::remind(&spec.device.name, time, "it only audits from then on");
         }
     }
-}
-
-/// Makes the rules to which an unconfirmed change has fallen back the current ones: new programs do not know of the
-/// fallback.
-pub fn settle(context: &Context, endpoint: &Endpoint) -> Result<()> {
-    if endpoint.confirmation()? == Confirmation::Over(Fallback::Rules) {
-        targets::policy_of(context, endpoint)?.revert()?;
-    }
-    Ok(())
 }
 
 /// The port of the SSH server by which the user has logged in. sudo drops SSH_CONNECTION, so the environments of the

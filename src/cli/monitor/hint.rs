@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::cli::{Context, explain, policy, targets};
+use crate::cli::{Context, explain, targets};
 use crate::kernel::abi::{cm_direction, cm_event, cm_reason, cm_rule_number};
 use crate::kernel::sys::Hook;
 use crate::kernel::{device, netns, sockets};
@@ -19,6 +19,7 @@ use crate::model::frame::{self, Frame, ICMP, ICMP6, SCTP, TCP, UDP};
 use crate::model::identity::{Identity, Names};
 use crate::model::policy::{Decision, Policy, decide};
 use crate::model::rule::{Action, Direction, L4, Rule};
+use crate::ops::rules;
 use crate::state::conntrack::{Conntrack, Finder, Seen};
 use crate::state::nics;
 use crate::state::pin::Root;
@@ -239,7 +240,7 @@ impl Known {
         let flows = Conntrack::open(&context.root, owner).ok().flatten();
         let flows = flows.and_then(|flows| flows.finder().ok());
         let rules = || {
-            let slot = policy::slot_in_force(endpoint.confirmation().ok()?);
+            let slot = rules::slot_in_force(endpoint.confirmation().ok()?);
             targets::policy_of(context, &endpoint).ok()?.read(slot).ok()
         };
         let policy = rules().unwrap_or_default();

@@ -1,37 +1,29 @@
-//! A change of rules: of all endpoints or of none, and on a NIC that enforces them only with a way back.
-//!
-//! The order is what makes it safe to die at any point: the rules in force are kept and the clock runs
-//! before the new ones count.
+//! A change of rules, asked about and told of.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use log::warn;
+use anyhow::{Result, bail, ensure};
 
-use super::slot_in_force;
 use crate::cli::Context;
 use crate::cli::consent::{self, Consent};
 use crate::cli::targets::{self, Targets};
 use crate::kernel::abi::cm_config;
-use crate::kernel::sys;
 use crate::model::identity::Names;
 use crate::model::policing::{Confirmation, Fallback, Mode};
 use crate::model::policy::Policy;
 use crate::model::policy::effect::{Setting, Void, void};
 use crate::model::rule::Rule;
+use crate::ops;
+use crate::ops::rules::{self, Change};
 use crate::output;
 use crate::state::layout;
-use crate::state::policy::{PolicyMaps, Slot};
+use crate::state::policy::Slot;
 use crate::state::registry::{Endpoint, shared};
 
-/// What is to become of one endpoint's rules.
+/// What is to become of one endpoint's rules, and the names to tell it by.
 struct Plan<'a> {
-    endpoint: &'a Endpoint,
-    maps: PolicyMaps,
-    confirmation: Confirmation,
-    before: Policy,
-    after: Policy,
+    change: Change<'a>,
     names: &'a Names,
 }
 
@@ -46,10 +38,10 @@ pub fn run(
 ) -> Result<()> {
     // Nobody else shall have to wait for the answer.
     let asked = ask(&targets.select(context)?, consent)?;
-    let _lock = context.lock()?;
+    let _lock = ops::lock(&context.root)?;
     let endpoints = targets.select(context)?;
     targets::check_alive(&endpoints)?;
-    let mut plans = Vec::new();
+    let mut changes = Vec::new();
     for endpoint in &endpoints {
         layout::check_endpoint(&context.root, endpoint.id)?;
         shared::check(&context.root, endpoint)?;
@@ -58,19 +50,10 @@ pub fn run(
             "{} has begun to enforce its policy meanwhile; nothing has changed",
             endpoint.device
         );
-        plans.push(Plan::new(context, endpoint, names, &edit)?);
+        changes.push(Change::plan(&context.root, endpoint, &edit)?);
     }
-    let deadline = consent.deadline();
-    for (done, plan) in plans.iter().enumerate() {
-        let changed = plan.apply(deadline);
-        if let Err(error) = changed.with_context(|| format!("change {}", plan.endpoint.device)) {
-            for plan in plans[..=done].iter().rev() {
-                plan.undo();
-            }
-            return Err(error);
-        }
-    }
-    plans.iter().try_for_each(|plan| plan.tell(consent.confirm))
+    rules::apply(&changes, consent.deadline())?;
+    changes.into_iter().try_for_each(|change| Plan { change, names }.tell(consent.confirm))
 }
 
 /// Whether the user was asked, or had answered before.
@@ -129,88 +112,33 @@ pub fn tell_of_void_since(
 }
 
 impl Plan<'_> {
-    fn new<'a>(
-        context: &Context,
-        endpoint: &'a Endpoint,
-        names: &'a Names,
-        edit: impl Fn(&Endpoint, &mut Policy, &Policy) -> Result<()>,
-    ) -> Result<Plan<'a>> {
-        let maps = targets::policy_of(context, endpoint)?;
-        let confirmation = endpoint.confirmation()?;
-        let before = maps.read(slot_in_force(confirmation))?;
-        let kept = match confirmation {
-            Confirmation::Pending(Fallback::Rules, _) => maps.read(Slot::Previous)?,
-            _ => Policy::default(),
-        };
-        let mut after = before.clone();
-        edit(endpoint, &mut after, &kept)?;
-        Ok(Plan { endpoint, maps, confirmation, before, after, names })
-    }
-
-    fn apply(&self, deadline: Option<u64>) -> Result<()> {
-        if self.before == self.after {
-            return Ok(());
-        }
-        if self.confirmation == Confirmation::Over(Fallback::Rules) {
-            // What nobody confirmed must not come back when the clock is reset.
-            self.maps.revert()?;
-            self.endpoint.confirm_by(None)?;
-        }
-        if let Some(until_ns) = deadline {
-            match self.confirmation {
-                Confirmation::Over(Fallback::Audit) => {}
-                Confirmation::Pending(to, _) => self.endpoint.confirm_by(Some((until_ns, to)))?,
-                Confirmation::None | Confirmation::Over(Fallback::Rules) => {
-                    self.maps.keep()?;
-                    if self.endpoint.config.modes().contains(&Mode::Enforce) {
-                        self.endpoint.confirm_by(Some((until_ns, Fallback::Rules)))?;
-                    }
-                }
-            }
-        }
-        self.maps.swap(&self.after)
-    }
-
-    /// Puts back the rules, and then the clock; tells what can't be. A clock that runs for rules that
-    /// can't be put back runs on.
-    fn undo(&self) {
-        let device = &self.endpoint.device;
-        if let Err(error) = self.maps.swap(&self.before) {
-            return warn!("put the rules of {device} back: {error:#}");
-        }
-        let clock = match self.confirmation {
-            Confirmation::Pending(to, left) => {
-                Some((sys::coarse_ns().saturating_add(left.as_nanos() as u64), to))
-            }
-            Confirmation::Over(Fallback::Audit) => return,
-            Confirmation::None | Confirmation::Over(Fallback::Rules) => None,
-        };
-        if let Err(error) = self.endpoint.confirm_by(clock) {
-            warn!("put the clock of {device} back: {error:#}");
-        }
-    }
-
     fn tell(&self, confirm: Option<Duration>) -> Result<()> {
-        let device = &self.endpoint.device;
+        let device = &self.change.endpoint.device;
         let count = |policy: &Policy| policy.rules().len();
         let rules = |number| if number == 1 { "1 rule".into() } else { format!("{number} rules") };
-        output::note(&match count(&self.after) {
-            now if self.before == self.after => format!("{device}: {}, as before", rules(now)),
-            now => format!("{device}: {}, {} before", rules(now), count(&self.before)),
+        output::note(&match count(&self.change.after) {
+            now if self.change.before == self.change.after => {
+                format!("{device}: {}, as before", rules(now))
+            }
+            now => format!("{device}: {}, {} before", rules(now), count(&self.change.before)),
         });
         self.tell_of_void_rules();
-        match (self.endpoint.confirmation()?, confirm) {
-            (Confirmation::Pending(_, left), confirm) if self.before != self.after => {
+        match (self.change.endpoint.confirmation()?, confirm) {
+            (Confirmation::Pending(_, left), confirm)
+                if self.change.before != self.change.after =>
+            {
                 consent::remind(device, confirm.unwrap_or(left), self.otherwise());
             }
-            (Confirmation::Over(Fallback::Rules), _) if self.before != self.after => bail!(
-                "too late: the time to confirm an earlier change of {device} has run out meanwhile, \
+            (Confirmation::Over(Fallback::Rules), _) if self.change.before != self.change.after => {
+                bail!(
+                    "too late: the time to confirm an earlier change of {device} has run out meanwhile, \
                  and it has fallen back to the rules before that; make the change again"
-            ),
+                )
+            }
             (Confirmation::Over(Fallback::Audit), _) => output::note(&format!(
                 "{device} only audits, since nobody confirmed in time; attach it again to enforce"
             )),
-            _ if self.endpoint.config.modes() == [Mode::Off; 2] => output::note(&format!(
+            _ if self.change.endpoint.config.modes() == [Mode::Off; 2] => output::note(&format!(
                 "{device} has its policy off; `cilmark attach {device} --policy audit`, or enforce, \
                  makes the rules count"
             )),
@@ -221,16 +149,18 @@ impl Plan<'_> {
 
     /// That all of them are off is told once.
     fn tell_of_void_rules(&self) {
-        let modes = self.endpoint.config.modes();
-        if let Some(setting) = self.endpoint.config.setting().filter(|_| modes != [Mode::Off; 2]) {
-            let [before, after] =
-                [&self.before, &self.after].map(|policy| void(policy.rules(), &setting));
-            tell_of_void(&self.endpoint.device, &before, &after, self.names);
+        let modes = self.change.endpoint.config.modes();
+        if let Some(setting) =
+            self.change.endpoint.config.setting().filter(|_| modes != [Mode::Off; 2])
+        {
+            let [before, after] = [&self.change.before, &self.change.after]
+                .map(|policy| void(policy.rules(), &setting));
+            tell_of_void(&self.change.endpoint.device, &before, &after, self.names);
         }
     }
 
     fn otherwise(&self) -> &'static str {
-        match self.confirmation {
+        match self.change.confirmation {
             Confirmation::Pending(Fallback::Audit, _) => "it only audits from then on",
             Confirmation::Pending(Fallback::Rules, _) => {
                 "the last rules that were confirmed come back"
