@@ -18,9 +18,6 @@ use crate::model::frame::{TCP, UDP};
 /// How many flows the namespace has; there only where nf_conntrack is loaded.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
-/// How often to read a table that changes meanwhile.
-const ATTEMPTS: u32 = 3;
-
 /// `IPCTNL_MSG_CT_GET` of `NFNL_SUBSYS_CTNETLINK`.
 const CT_GET: u16 = 1 << 8 | 1;
 /// `struct nfgenmsg`: family (any: 0), version, resource.
@@ -95,19 +92,13 @@ pub fn read() -> Result<Vec<KernelFlow>> {
         debug!("the kernel tracks no connections here");
         return Ok(Vec::new());
     }
-    let dump = || netlink::request(NETLINK_NETFILTER, Message::Get, NLM_F_DUMP, None);
-    let mut answers = dump().context("ask the kernel's conntrack")?;
-    for _ in 1..ATTEMPTS {
-        if !answers.interrupted {
-            break;
-        }
-        answers = dump().context("ask the kernel's conntrack again")?;
-    }
+    let answers = netlink::request(NETLINK_NETFILTER, Message::Get, NLM_F_DUMP, None)
+        .context("ask the kernel's conntrack")?;
     let flow = |message| match message {
         Message::Flow(flow) => flow,
         Message::Get => None,
     };
-    Ok(answers.messages.into_iter().filter_map(flow).collect())
+    Ok(answers.into_iter().filter_map(flow).collect())
 }
 
 /// What is sent and received.

@@ -1,6 +1,6 @@
 //! Asking the kernel by netlink: one request, and its answers.
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use netlink_packet_core::{
     NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
     NetlinkPayload, NetlinkSerializable,
@@ -10,25 +10,16 @@ use netlink_sys::{Socket, SocketAddr};
 /// The bytes of `struct nlmsghdr`.
 pub const HEADER: usize = 16;
 
-/// What the kernel has answered.
-pub struct Answers<M> {
-    /// In the order in which they came.
-    pub messages: Vec<M>,
-    /// What was dumped has changed meanwhile, so that some of it may be missing, or there twice.
-    pub interrupted: bool,
-}
+/// How often something is read that changes all the time: each takes some milliseconds at most.
+const ATTEMPTS: usize = 100;
 
 /// Makes of a message what its crate can read.
 pub type Prepare = fn(&[u8]) -> Vec<u8>;
 
 /// Asks a protocol (`NETLINK_…`) and collects its answers. Filters in the query count from Linux 4.20 on
-/// (strict checking); callers look at each answer again.
-pub fn request<M>(
-    protocol: isize,
-    query: M,
-    flags: u16,
-    prepare: Option<Prepare>,
-) -> Result<Answers<M>>
+/// (strict checking); callers look at each answer again. What has changed while it was read, so that some of it may be
+/// missing or there twice (NLM_F_DUMP_INTR), is read again.
+pub fn request<M>(protocol: isize, query: M, flags: u16, prepare: Option<Prepare>) -> Result<Vec<M>>
 where
     M: NetlinkSerializable + NetlinkDeserializable,
 {
@@ -43,7 +34,27 @@ where
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
-    socket.send(&bytes, 0).context("ask netlink")?;
+    for _ in 0..ATTEMPTS {
+        let answers = ask(&socket, &bytes, prepare)?;
+        if !answers.interrupted {
+            return Ok(answers.messages);
+        }
+    }
+    bail!("what netlink lists has changed {ATTEMPTS} times while it was read; try again")
+}
+
+struct Answers<M> {
+    /// In the order in which they came.
+    messages: Vec<M>,
+    interrupted: bool,
+}
+
+fn ask<M: NetlinkDeserializable>(
+    socket: &Socket,
+    query: &[u8],
+    prepare: Option<Prepare>,
+) -> Result<Answers<M>> {
+    socket.send(query, 0).context("ask netlink")?;
 
     let mut answers = Answers { messages: Vec::new(), interrupted: false };
     loop {

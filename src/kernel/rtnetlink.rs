@@ -48,7 +48,7 @@ pub fn name_attribute(name: &str) -> LinkAttribute {
 
 /// Asks the kernel and collects its answers; callers look at each answer again.
 pub fn request(query: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
-    Ok(netlink::request(NETLINK_ROUTE, query, flags, Some(only_known))?.messages)
+    netlink::request(NETLINK_ROUTE, query, flags, Some(only_known))
 }
 
 /// A message without the attributes that nobody reads.

@@ -1,5 +1,8 @@
 //! Devices other than a veth, and devices that go away.
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use cilmark::kernel::device;
 use cilmark::kernel::sys::Hook;
 
 use super::RED;
@@ -83,4 +86,29 @@ fn status_and_attach_stand_devices_that_come_and_go_meanwhile() {
     churn.wait();
     world.cilmark_ok("detach --all");
     assert_eq!(world.pins(), [""; 0]);
+}
+
+/// What is read in pieces may have moved between two of them.
+#[test]
+fn all_addresses_are_read_while_others_come_and_go() {
+    let Some(world) = World::new() else { return };
+    let batch = |lines: Vec<String>| format!("ip -batch - <<END\n{}\nEND", lines.join("\n"));
+    let stay: Vec<IpAddr> =
+        (0..1000u16).map(|i| Ipv4Addr::from([10, 99, (i >> 8) as u8, i as u8]).into()).collect();
+    world.sh("ip link add many type veth peer name more");
+    let add = stay.iter().map(|ip| format!("addr add {ip}/32 dev many")).collect();
+    world.sh(&batch(add));
+    // Those of a narrower scope stand before them in the kernel's list.
+    let of_all = |verb: &str| -> Vec<String> {
+        (0..100).map(|i| format!("addr {verb} 10.98.0.{i}/32 dev many scope host")).collect()
+    };
+    let come_and_go = batch([of_all("add"), of_all("del")].concat());
+    std::thread::scope(|scope| {
+        let flapping = scope.spawn(|| (0..20).for_each(|_| _ = world.sh(&come_and_go)));
+        while !flapping.is_finished() {
+            let read = device::local_addresses().expect("the addresses");
+            let missing: Vec<_> = stay.iter().filter(|ip| !read.contains(*ip)).collect();
+            assert!(missing.is_empty(), "{missing:?}");
+        }
+    });
 }
