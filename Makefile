@@ -62,13 +62,14 @@ vagrant-validate: ## check the Vagrantfile
 	@scripts/deps vagrant
 	scripts/vagrant-validate
 
-lint: ## check formatting, warnings, each C header alone, scripts, licences and advisories
+lint: ## check formatting, warnings, each C header alone, who calls whom, scripts, licences and advisories
 	@scripts/deps build lint
 	cargo fmt --check
 	$(CLANG_FORMAT) --dry-run --Werror $$(find src/bpf benches -name '*.[ch]')
 	shellcheck --severity=warning $$(grep -rlE '^#!.*bash' .ci examples scripts)
 	python3 -B -m unittest discover -q -s scripts -p '*_test.py'
 	scripts/check-headers
+	scripts/check-house
 	cargo clippy --all-targets --locked -- -D warnings
 	scripts/deny
 

@@ -1,0 +1,39 @@
+"""What scripts/check-house finds, and what it lets pass."""
+
+import importlib.machinery
+import importlib.util
+import pathlib
+import unittest
+
+PATH = str(pathlib.Path(__file__).parent / "check-house")
+LOADER = importlib.machinery.SourceFileLoader("check_house", PATH)
+HOUSE = importlib.util.module_from_spec(importlib.util.spec_from_loader("check_house", LOADER))
+LOADER.exec_module(HOUSE)
+
+
+class CheckHouse(unittest.TestCase):
+    def test_calls_go_down_only(self):
+        for name, text, finds in [
+            ("ops/attach.rs", "use crate::state::pin::Root;", False),
+            ("cli/attach.rs", "use crate::ops::attach;", False),
+            ("model/rule.rs", "use crate::kernel::sys;", True),
+            ("state/maps.rs", "use crate::{ops, kernel};", True),
+            ("ops/rules.rs", "crate::cli::ask()", True),
+            ("kernel/sys.rs", "/// As [`crate::state::maps`] has it.", False),
+        ]:
+            self.assertEqual(bool(list(HOUSE.complaints(name, text))), finds, text)
+
+    def test_some_things_are_done_in_one_place_only(self):
+        for name, text, finds in [
+            ("kernel/sys.rs", "unsafe { f() }", False),
+            ("state/maps.rs", "unsafe { f() }", True),
+            ("ops/rules.rs", 'println!("done")', True),
+            ("output.rs", "io::stdout()", False),
+            ("program/load.rs", "io::stdin()", True),
+            ("program/load.rs", 'warn!("unsafe")', False),
+        ]:
+            self.assertEqual(bool(list(HOUSE.complaints(name, text))), finds, text)
+
+
+if __name__ == "__main__":
+    unittest.main()
