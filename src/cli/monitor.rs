@@ -320,7 +320,7 @@ fn text(line: &Line, names: &Names) -> String {
 pub fn socket(address: &str, port: u16) -> String {
     match port {
         0 => address.to_owned(),
-        port if address.contains(':') => format!("{address}.{port}"),
+        port if address.contains(':') => format!("[{address}]:{port}"),
         port => format!("{address}:{port}"),
     }
 }
