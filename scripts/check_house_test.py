@@ -23,6 +23,17 @@ class CheckHouse(unittest.TestCase):
         ]:
             self.assertEqual(bool(list(HOUSE.complaints(name, text))), finds, text)
 
+    def test_no_files_name_each_other_in_a_circle(self):
+        one = ("state/pin.rs", "use crate::state::{layout, maps};")
+        two = ("state/layout.rs", "use crate::state::nics::NICS;")
+        back = ("state/nics.rs", "use crate::state::pin::Root;")
+        self.assertEqual(HOUSE.circle([one, two, ("state/nics.rs", "")]), [])
+        self.assertEqual(HOUSE.circle([one, two, back]), ["state::layout", "state::nics", "state::pin"])
+        siblings = [("ops/a.rs", "use super::b::{self, C};"), ("ops/b.rs", "use crate::ops::{a};")]
+        self.assertEqual(HOUSE.circle(siblings), ["ops::a", "ops::b"])
+        parts = [("state/nics.rs", "use crate::state::nics::a;"), ("state/nics/a.rs", "use crate::state::nics::B;")]
+        self.assertEqual(HOUSE.circle(parts), [])
+
     def test_some_things_are_done_in_one_place_only(self):
         for name, text, finds in [
             ("kernel/sys.rs", "unsafe { f() }", False),

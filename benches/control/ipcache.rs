@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use cilmark::state::layout;
 use cilmark::state::pin::Root;
 use ipnet::IpNet;
 
@@ -118,7 +119,7 @@ impl Table {
     }
 
     fn remove(self) -> Result<()> {
-        self.root.remove()
+        layout::remove(&self.root)
     }
 }
 

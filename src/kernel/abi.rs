@@ -8,8 +8,8 @@ use ipnet::{IpNet, Ipv6Net};
 use plain::Plain;
 
 pub use crate::kernel::skel::types::*;
-use crate::kernel::sys::Hook;
 use crate::model::endpoint::{EndpointId, Role, Scope};
+use crate::model::hook::Hook;
 use crate::model::policing::{Failsafe, FailsafePort, Fallback, Mode, VerdictLog};
 use crate::model::policy::effect::Setting;
 use crate::model::text;

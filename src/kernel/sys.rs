@@ -7,7 +7,6 @@ mod object;
 mod pin;
 
 use std::ffi::{CStr, c_void};
-use std::fmt;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::num::NonZeroUsize;
@@ -22,7 +21,6 @@ use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::time::TimeValLike;
 use nix::time::ClockId;
-use serde::Serialize;
 
 pub use array::fill_array;
 pub use elsewhere::spawn_elsewhere;
@@ -32,37 +30,18 @@ pub use pin::{is_link, is_map, open_pin, pin};
 use crate::kernel::abi::__sk_buff;
 use crate::model::text;
 
+pub use crate::model::hook::Hook;
+
 /// Of every program: it may call what the kernel keeps for the GPL.
 const LICENSE: &CStr = c"Dual BSD/GPL";
 
 /// Entries that [`for_each_batch`] asks for first.
 const FIRST_BATCH: usize = 512;
 
-/// Which of a device's two TC hooks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Hook {
-    /// What the device has received.
-    Ingress,
-    /// What the device is about to send.
-    Egress,
-}
-
-impl fmt::Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Hook::Ingress => "ingress",
-            Hook::Egress => "egress",
-        })
-    }
-}
-
-impl Hook {
-    fn tcx_type(self) -> u32 {
-        match self {
-            Hook::Ingress => bpf::BPF_TCX_INGRESS,
-            Hook::Egress => bpf::BPF_TCX_EGRESS,
-        }
+fn tcx_type(hook: Hook) -> u32 {
+    match hook {
+        Hook::Ingress => bpf::BPF_TCX_INGRESS,
+        Hook::Egress => bpf::BPF_TCX_EGRESS,
     }
 }
 
@@ -135,8 +114,7 @@ pub fn on_tcx(ifindex: u32, hook: Hook) -> io::Result<Vec<OnTcx>> {
     };
     options.__bindgen_anon_1.count = links.len() as u32;
     // SAFETY: `options` says its own size and that of both arrays; all outlive the call.
-    match check(unsafe { bpf::bpf_prog_query_opts(ifindex as i32, hook.tcx_type(), &mut options) })
-    {
+    match check(unsafe { bpf::bpf_prog_query_opts(ifindex as i32, tcx_type(hook), &mut options) }) {
         Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => return Ok(Vec::new()),
         result => result?,
     };
@@ -161,7 +139,7 @@ pub fn create_tcx_link(
     };
     // SAFETY: `options` outlives the call and says its own size.
     owned(unsafe {
-        bpf::bpf_link_create(program.as_raw_fd(), ifindex as i32, hook.tcx_type(), &options)
+        bpf::bpf_link_create(program.as_raw_fd(), ifindex as i32, tcx_type(hook), &options)
     })
 }
 

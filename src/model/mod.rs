@@ -4,6 +4,7 @@ pub mod drop_reason;
 pub mod endpoint;
 pub mod flow;
 pub mod frame;
+pub mod hook;
 pub mod identity;
 pub mod interval;
 pub mod mark;

@@ -12,6 +12,7 @@ use crate::state::addresses::Addresses;
 use crate::state::delivery;
 use crate::state::generations::Generations;
 use crate::state::ipcache::Ipcache;
+use crate::state::layout;
 use crate::state::maps::Identities;
 use crate::state::nics::Nics;
 use crate::state::pin::Root;
@@ -50,7 +51,7 @@ pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
 pub fn remove_unused_root(root: &Root) -> Result<()> {
     let has_endpoints = !root.endpoints()?.is_empty();
     if !has_endpoints {
-        root.remove_former()?;
+        layout::remove_former(root)?;
     }
     let used = has_endpoints
         || Ipcache::open(root)?.is_some_and(|ipcache| !ipcache.is_empty())
@@ -58,7 +59,7 @@ pub fn remove_unused_root(root: &Root) -> Result<()> {
             Some(identities) => identities.names()?.declared().next().is_some(),
             None => false,
         };
-    if used { Ok(()) } else { root.remove() }
+    if used { Ok(()) } else { layout::remove(root) }
 }
 
 /// A command that failed leaves no maps that it made.

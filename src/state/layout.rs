@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use libbpf_rs::{MapCore, MapHandle, MapInfo, MapType};
@@ -19,7 +19,7 @@ use crate::kernel::abi::{
 use crate::kernel::sys;
 use crate::model::endpoint::EndpointId;
 use crate::state::generations;
-use crate::state::pin::Root;
+use crate::state::pin::{self, Root};
 
 /// A pinned map.
 pub struct Layout {
@@ -74,6 +74,54 @@ const OF_ENDPOINT: [&str; 6] =
 
 const fn of<K, V>(name: &'static str, kind: MapType) -> Layout {
     Layout { name, kind, key: size_of::<K>(), value: size_of::<V>() }
+}
+
+/// Whether the pin of a map is missing that is made with the first endpoint, or that is made together
+/// with others that are there.
+pub fn lacks_pins(root: &Root) -> bool {
+    let there = |name: &&str| root.map(name).exists();
+    let of_policies = ["cm_flows4", "cm_flows6", "cm_frags4", "cm_frags6"];
+    let of_nics = ["cm_nics", "cm_nic_policies"];
+    let count = |names: &[&str]| names.iter().filter(|name| there(name)).count();
+    let lacks_some = |names: &[&str]| (1..names.len()).contains(&count(names));
+    let keeps_flows = count(&of_policies) > 0 || there(&"cm_path_flows");
+    !HELD_BY_ALL.iter().all(there)
+        || lacks_some(&of_policies)
+        || lacks_some(&of_nics)
+        || (keeps_flows && !there(&"cm_flow_table"))
+}
+
+/// Removes what older versions have pinned, once none of their programs is left: with the flows that they have
+/// decided about, whose verdicts count by other numbers here.
+pub fn remove_former(root: &Root) -> Result<()> {
+    let former: Vec<PathBuf> = FORMER.iter().map(|name| root.map(name)).collect();
+    if !former.iter().any(|pin| pin.exists()) {
+        return Ok(());
+    }
+    let flows = ["cm_flows4", "cm_flows6"].map(|name| root.map(name));
+    former.iter().chain(&flows).try_for_each(|pin| {
+        pin::remove_file(pin).with_context(|| format!("remove {}", pin.display()))
+    })
+}
+
+/// Removes the shared maps' pins, and the directory unless it is a mount point or somebody else
+/// keeps something there.
+pub fn remove(root: &Root) -> Result<()> {
+    let remove = || -> io::Result<()> {
+        for map in SHARED.iter().map(|layout| layout.name).chain(FORMER) {
+            pin::remove_file(&root.map(map))?;
+        }
+        fs::remove_dir(root.path().join("endpoints"))?;
+        // What is refused here is somebody else's.
+        let _ = fs::remove_dir(root.path());
+        Ok(())
+    };
+    match remove() {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", root.path().display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Fails if one of the shared pins is not known, or not what it is known for. Names of others, which do

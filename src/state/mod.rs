@@ -1,11 +1,13 @@
 //! The pinned maps, and who is attached.
 //!
-//! `pin` knows where everything lies in bpffs and `layout` what it is. `registry` reads back what runs and `words` its
-//! variables. `maps` and `ipcache` are the shared maps, `policy` an endpoint's rules, `nics` the NICs that have some,
-//! `conntrack` the flows; `flow_table` tells whose they are and `generations` what makes verdicts stale. `addresses` is what
+//! `pin` knows where everything lies in bpffs and `layout` what it is. `registry` reads back what runs, `config` what it was attached
+//! with, `runtime` its variables and `clock` one of these. `maps` and `ipcache` are the shared maps, `policy` an endpoint's rules in one `rule_set` of two, `nics` the NICs that have some,
+//! `conntrack` the flows; `flow_table` has the secret of their hashes, `scopes` tells whose they are and `generations` what makes verdicts stale. `addresses` is what
 //! endpoints enter there, `delivery` whom they hand packets to, `events` the ring buffer.
 
 pub mod addresses;
+mod clock;
+mod config;
 pub mod conntrack;
 pub mod delivery;
 pub mod events;
@@ -18,4 +20,6 @@ pub mod nics;
 pub mod pin;
 pub mod policy;
 pub mod registry;
-mod words;
+mod rule_set;
+mod runtime;
+pub mod scopes;

@@ -13,12 +13,12 @@ use crate::kernel::device::Device;
 use crate::kernel::sys::SharedValue;
 use crate::model::endpoint::EndpointId;
 use crate::model::policing::Confirmation;
+use crate::state::clock::Clock;
+use crate::state::config;
 use crate::state::conntrack;
 use crate::state::generations::Generations;
 use crate::state::pin::{self, Root};
-use crate::state::policy::Slot;
-use crate::state::registry;
-use crate::state::words::Clock;
+use crate::state::rule_set::{Slot, set_of};
 
 /// The name of the map.
 pub const NICS: &str = "cm_nics";
@@ -27,8 +27,6 @@ pub(super) const POLICIES: &str = "cm_nic_policies";
 
 /// `CM_NICS`.
 const COUNT: u8 = 16;
-/// `CM_POLICIES`.
-const SETS: u32 = 2;
 
 /// The slots, which only the holder of the root's lock changes. Whatever changes makes stale what NICs have decided, also
 /// where it fails.
@@ -249,7 +247,7 @@ pub fn slot_for(root: &Root, id: EndpointId, device: &Device, netns: u64) -> Res
     if let Some(slot) = own.or_else(|| free().find(was_its)).or_else(|| free().next()) {
         return Ok(slot);
     }
-    let name = |id: &EndpointId| registry::device_name(root, *id).unwrap_or(format!("id:{id}"));
+    let name = |id: &EndpointId| config::device_name(root, *id).unwrap_or(format!("id:{id}"));
     let names: Vec<String> = owners.iter().flatten().map(name).collect();
     bail!(
         "{0} can't have a policy: {COUNT} NICs of one root may, and {1} have one; `cilmark detach` or \
@@ -263,7 +261,7 @@ pub fn slot_for(root: &Root, id: EndpointId, device: &Device, netns: u64) -> Res
 /// The names that the NICs had when they were attached, by their slots.
 pub fn names(root: &Root) -> Result<Vec<Option<String>>> {
     let owners = Nics::open(root)?.map(|nics| nics.owners()).transpose()?.unwrap_or_default();
-    let name = |id: EndpointId| registry::device_name(root, id).unwrap_or(format!("id:{id}"));
+    let name = |id: EndpointId| config::device_name(root, id).unwrap_or(format!("id:{id}"));
     Ok(owners.into_iter().map(|owner| owner.map(name)).collect())
 }
 
@@ -304,12 +302,6 @@ pub(super) fn clock_offset(slot: u8) -> usize {
     offset(slot) + offset_of!(cm_nic, confirm)
 }
 
-/// Under which key the rules of a NIC lie in `cm_nic_policies`, or those of another endpoint in its own
-/// `cm_policy_sets`.
-pub(super) fn set_of(slot: Option<u8>, set: Slot) -> u32 {
-    u32::from(slot.unwrap_or(0)) * SETS + set as u32
-}
-
 fn offset(slot: u8) -> usize {
     offset_of!(cm_nics, nics) + usize::from(slot) * size_of::<cm_nic>()
 }
@@ -317,6 +309,7 @@ fn offset(slot: u8) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::rule_set::SETS;
 
     #[test]
     fn the_constants_are_those_of_the_header() {

@@ -32,8 +32,6 @@ use nix::unistd::geteuid;
 
 use crate::kernel::sys::{self, Hook};
 use crate::model::endpoint::EndpointId;
-use crate::state::layout::{FORMER, HELD_BY_ALL, SHARED};
-use crate::state::nics;
 
 /// The directory of bpffs in which everything of cilmark lies.
 #[derive(Debug, Clone)]
@@ -81,21 +79,6 @@ impl Root {
             .collect();
         ids.sort();
         Ok(ids)
-    }
-
-    /// Whether the pin of a map is missing that is made with the first endpoint, or that is made together
-    /// with others that are there.
-    pub fn lacks_pins(&self) -> bool {
-        let there = |name: &&str| self.map(name).exists();
-        let of_policies = ["cm_flows4", "cm_flows6", "cm_frags4", "cm_frags6"];
-        let of_nics = [nics::NICS, nics::POLICIES];
-        let count = |names: &[&str]| names.iter().filter(|name| there(name)).count();
-        let lacks_some = |names: &[&str]| (1..names.len()).contains(&count(names));
-        let keeps_flows = count(&of_policies) > 0 || there(&"cm_path_flows");
-        !HELD_BY_ALL.iter().all(there)
-            || lacks_some(&of_policies)
-            || lacks_some(&of_nics)
-            || (keeps_flows && !there(&"cm_flow_table"))
     }
 
     /// Makes the directory usable: on bpffs, which is mounted only if `mount_bpffs`.
@@ -197,44 +180,6 @@ impl Root {
         // What is refused here is somebody's.
         let _ = removed.and_then(|()| fs::remove_dir(&self.path));
     }
-
-    /// Removes what older versions have pinned, once none of their programs is left: with the flows that they have
-    /// decided about, whose verdicts count by other numbers here.
-    pub fn remove_former(&self) -> Result<()> {
-        let former: Vec<PathBuf> = FORMER.iter().map(|name| self.map(name)).collect();
-        if !former.iter().any(|pin| pin.exists()) {
-            return Ok(());
-        }
-        let flows = ["cm_flows4", "cm_flows6"].map(|name| self.map(name));
-        former.iter().chain(&flows).try_for_each(|pin| {
-            remove_file(pin).with_context(|| format!("remove {}", pin.display()))
-        })
-    }
-
-    /// Removes the shared maps' pins, and the directory unless it is a mount point or somebody else
-    /// keeps something there.
-    pub fn remove(&self) -> Result<()> {
-        let remove = || -> io::Result<()> {
-            for map in maps().chain(FORMER) {
-                remove_file(&self.map(map))?;
-            }
-            fs::remove_dir(self.path.join("endpoints"))?;
-            // What is refused here is somebody else's.
-            let _ = fs::remove_dir(&self.path);
-            Ok(())
-        };
-        match remove() {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("remove {}", self.path.display()))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The names of the maps that endpoints share.
-fn maps() -> impl Iterator<Item = &'static str> {
-    SHARED.iter().map(|layout| layout.name)
 }
 
 /// Whoever owns a directory may remove what is pinned there, and so detach it. A BPF file system
@@ -356,7 +301,7 @@ pub(super) fn open_map(path: &Path) -> Result<Option<MapHandle>> {
 }
 
 /// Removes a file, if there is one.
-fn remove_file(path: &Path) -> io::Result<()> {
+pub fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -17,23 +17,17 @@ use crate::kernel::sys;
 use crate::model::endpoint::EndpointId;
 use crate::model::policy::{Listed, Policy, RuleNumber};
 use crate::model::rule::Rule;
+use crate::state::config;
 use crate::state::generations::{self, Generations};
 use crate::state::maps::{self, TypedMap};
 use crate::state::nics;
 use crate::state::pin::{self, Root};
-use crate::state::registry;
+use crate::state::rule_set::set_of;
+
+pub use crate::state::rule_set::Slot;
 
 /// Entries of a policy that nobody gave a size: 64 KiB of counters on each CPU.
 pub const ENTRIES: u32 = 1 << 12;
-
-/// The two rule sets of an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Slot {
-    /// `CM_POLICY_CURRENT`.
-    Current = 0,
-    /// `CM_POLICY_PREVIOUS`: what an unconfirmed change falls back to.
-    Previous = 1,
-}
 
 type RuleSet = TypedMap<cm_policy_key, cm_policy_entry>;
 
@@ -73,7 +67,7 @@ impl PolicyMaps {
         }
         let cure =
             || format!("the programs of endpoint {id} know no rules; attach its device again");
-        let config = registry::read_config(&config.with_context(cure)?)?;
+        let config = config::read_config(&config.with_context(cure)?)?;
         let of_nics = of_nics.zip(config.nic_slot()).map(|(sets, slot)| (sets, Some(slot)));
         let sets = of_nics.or(sets.map(|sets| (sets, None)));
         let (sets, nic_slot) = sets.with_context(cure)?;
@@ -161,7 +155,7 @@ impl PolicyMaps {
     }
 
     fn set(&self, slot: Slot) -> Result<Option<RuleSet>> {
-        let key = u32_key(nics::set_of(self.nic_slot, slot));
+        let key = u32_key(set_of(self.nic_slot, slot));
         // A map of maps takes descriptors and gives numbers.
         let id = self.sets.lookup(abi::bytes_of(&key), MapFlags::ANY);
         let Some(id) = id.with_context(|| self.failed("look up", slot))? else {
@@ -189,7 +183,7 @@ impl PolicyMaps {
     }
 
     fn put_quietly(&self, slot: Slot, set: Option<&RuleSet>) -> Result<()> {
-        let key = u32_key(nics::set_of(self.nic_slot, slot));
+        let key = u32_key(set_of(self.nic_slot, slot));
         let key = abi::bytes_of(&key);
         let done = match set {
             Some(set) => {

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
-use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use log::debug;
 
 pub use found::Found;
@@ -26,6 +26,7 @@ use crate::kernel::netns;
 use crate::kernel::order::{self, Before};
 use crate::kernel::sys::{self, Hook, ProgramFacts};
 use crate::model::endpoint::{EndpointId, Role};
+use crate::state::config::{pinned_config, read_config};
 use crate::state::layout;
 use crate::state::pin::Root;
 use crate::state::{maps, nics};
@@ -470,40 +471,12 @@ fn is_missing(error: &Error) -> bool {
     }
 }
 
-/// An endpoint's configuration by its pin alone; `None` if there is none that is known for its own.
-fn pinned_config(root: &Root, id: EndpointId) -> Option<cm_config> {
-    let map = MapHandle::from_pinned_path(root.endpoint(id).config()).ok()?;
-    let config = read_config(&map).ok()?;
-    let known = role(&config).is_some() && config.endpoint_id == u32::from(id.get());
-    known.then_some(config)
-}
-
-/// The name that an endpoint's device had when it was attached, if the pinned configuration tells it.
-pub(super) fn device_name(root: &Root, id: EndpointId) -> Option<String> {
-    pinned_config(root, id).map(|config| config.device_name())
-}
-
 fn role(config: &cm_config) -> Option<Role> {
     match config.role {
         cm_role::CM_ROLE_CONTAINER => Some(Role::Container),
         cm_role::CM_ROLE_NETDEV => Some(Role::Netdev),
         _ => None,
     }
-}
-
-pub(super) fn read_config(map: &MapHandle) -> Result<cm_config> {
-    if map.map_type() != MapType::Array {
-        bail!("a configuration is an array, not {:?}", map.map_type());
-    }
-    ensure!(
-        map.value_size() as usize == size_of::<cm_config>(),
-        "a configuration has {} bytes, and this one, of another version, {}",
-        size_of::<cm_config>(),
-        map.value_size()
-    );
-    let key = u32_key(0);
-    let value = map.lookup(abi::bytes_of(&key), MapFlags::ANY)?.context("an empty config")?;
-    abi::from_bytes(&value)
 }
 
 /// What to go back to if replacing fails, and what to take off when it has succeeded.

@@ -21,6 +21,7 @@ use crate::state::conntrack as flows;
 use crate::state::flow_table::FlowTable;
 use crate::state::pin::Root;
 use crate::state::registry::shared::{self, Lost};
+use crate::state::scopes;
 
 /// Where maps are shared.
 pub struct Shared<'a> {
@@ -90,7 +91,7 @@ pub fn share_flow_table(
         let table = flow_table(shared)?;
         config.flow_seed = if config.has_policy() { table.seed()? } else { [0; 8] };
         if config.scope() == Scope::NOBODY {
-            config.scope = table.next_scope(shared.root)?.get();
+            config.scope = scopes::next(&table, shared.root)?.get();
         }
         return share_map(map, shared, None);
     }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{Error, Result, bail};
 
-use super::{Endpoint, pinned_config};
+use super::Endpoint;
 use crate::kernel::{device, netns};
 use crate::model::endpoint::{EndpointId, Selector};
 use crate::model::text::visible;
+use crate::state::config::pinned_config;
 use crate::state::pin::Root;
 
 /// Endpoints, and what was wrong with those that could not be read.

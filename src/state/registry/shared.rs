@@ -14,13 +14,13 @@ use anyhow::{Context, Error, Result, anyhow, ensure};
 use libbpf_rs::{MapCore, MapHandle};
 use log::warn;
 
-use super::{Endpoint, Running, pinned_config, read_config};
+use super::{Endpoint, Running};
 use crate::kernel::abi::{cm_config, cm_delivery};
 use crate::kernel::sys;
 use crate::model::endpoint::EndpointId;
+use crate::state::config::{pinned_config, read_config};
 use crate::state::delivery;
-use crate::state::layout::HELD_BY_ALL;
-use crate::state::layout::SHARED;
+use crate::state::layout::{self, HELD_BY_ALL, SHARED};
 use crate::state::pin::Root;
 
 /// Hundredths of a second until the kernel has emptied an array of programs for certain.
@@ -32,7 +32,11 @@ pub type Lost = BTreeMap<PathBuf, MapHandle>;
 /// Pins again what programs use, where a pin is missing. Looks at programs only if it is one that every
 /// root has. The caller holds the root's lock.
 pub fn restore(root: &Root) -> Result<()> {
-    if root.lacks_pins() && !root.endpoints()?.is_empty() { restore_all(root) } else { Ok(()) }
+    if layout::lacks_pins(root) && !root.endpoints()?.is_empty() {
+        restore_all(root)
+    } else {
+        Ok(())
+    }
 }
 
 fn restore_all(root: &Root) -> Result<()> {
