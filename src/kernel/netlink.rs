@@ -35,28 +35,22 @@ where
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     for _ in 0..ATTEMPTS {
-        let answers = ask(&socket, &bytes, prepare)?;
-        if !answers.interrupted {
-            return Ok(answers.messages);
+        if let Some(messages) = ask(&socket, &bytes, prepare)? {
+            return Ok(messages);
         }
     }
     bail!("what netlink lists has changed {ATTEMPTS} times while it was read; try again")
 }
 
-struct Answers<M> {
-    /// In the order in which they came.
-    messages: Vec<M>,
-    interrupted: bool,
-}
-
+/// The answers in the order in which they came; `None` if what they list has changed meanwhile.
 fn ask<M: NetlinkDeserializable>(
     socket: &Socket,
     query: &[u8],
     prepare: Option<Prepare>,
-) -> Result<Answers<M>> {
+) -> Result<Option<Vec<M>>> {
     socket.send(query, 0).context("ask netlink")?;
 
-    let mut answers = Answers { messages: Vec::new(), interrupted: false };
+    let (mut messages, mut interrupted) = (Vec::new(), false);
     loop {
         let (datagram, _) = socket.recv_from_full().context("read from netlink")?;
         let mut rest = &datagram[..];
@@ -67,14 +61,14 @@ fn ask<M: NetlinkDeserializable>(
                 None => NetlinkMessage::<M>::deserialize(&rest[..length]),
             };
             let answer = answer.map_err(|error| anyhow!("read an answer of netlink: {error}"))?;
-            answers.interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+            interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
             match answer.payload {
-                NetlinkPayload::Done(_) => return Ok(answers),
+                NetlinkPayload::Done(_) => return Ok((!interrupted).then_some(messages)),
                 NetlinkPayload::Error(error) => match error.code {
-                    None => return Ok(answers),
+                    None => return Ok((!interrupted).then_some(messages)),
                     Some(_) => return Err(error.to_io().into()),
                 },
-                NetlinkPayload::InnerMessage(inner) => answers.messages.push(inner),
+                NetlinkPayload::InnerMessage(inner) => messages.push(inner),
                 _ => {}
             }
             // Messages are padded to four bytes, the last one perhaps not.

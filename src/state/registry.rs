@@ -17,16 +17,14 @@ use log::debug;
 
 pub use found::Found;
 
-use crate::kernel::abi::{
-    self, bss, cm_config, cm_confirm, cm_counters, cm_metrics, cm_role, u32_key,
-};
+use crate::kernel::abi::{self, bss, cm_config, cm_confirm, cm_counters, cm_metrics, u32_key};
 use crate::kernel::device::{self, Device};
 use crate::kernel::hooks::{HOOKS, HookKind, Place, filter_program};
 use crate::kernel::netns;
 use crate::kernel::order::{self, Before};
 use crate::kernel::sys::{self, Hook, ProgramFacts};
 use crate::model::endpoint::{EndpointId, Role};
-use crate::state::config::{pinned_config, read_config};
+use crate::state::config::{self, pinned_config, read_config};
 use crate::state::layout;
 use crate::state::pin::Root;
 use crate::state::{maps, nics};
@@ -234,7 +232,7 @@ impl Endpoint {
 
     /// Its role; `None` if no configuration could be read.
     pub fn role(&self) -> Option<Role> {
-        role(&self.config)
+        config::role(&self.config)
     }
 
     /// Its addresses.
@@ -468,14 +466,6 @@ fn is_missing(error: &Error) -> bool {
     match error.downcast_ref::<io::Error>().map(io::Error::kind) {
         Some(kind) => kind == io::ErrorKind::NotFound,
         None => !error.is::<libbpf_rs::Error>(),
-    }
-}
-
-fn role(config: &cm_config) -> Option<Role> {
-    match config.role {
-        cm_role::CM_ROLE_CONTAINER => Some(Role::Container),
-        cm_role::CM_ROLE_NETDEV => Some(Role::Netdev),
-        _ => None,
     }
 }
 

@@ -355,7 +355,7 @@ static __always_inline enum flow_read ct_read_bucket(const struct flow_place *pl
 	return flow_read(bucket, is_v6, key, place->tag, seen);
 }
 
-/* Looks in both. */
+/* Looks in both. Not by a loop over them: what clang made of that Linux 6.1 took for one without an end. */
 static __always_inline enum flow_read ct_read(const __u64 *key, int is_v6, struct flow_seen *seen)
 {
 	struct flow_place place;
@@ -363,10 +363,8 @@ static __always_inline enum flow_read ct_read(const __u64 *key, int is_v6, struc
 
 	flow_hash(&place, key, is_v6);
 	read = ct_read_bucket(&place, 0, key, is_v6, seen);
-	/* Else clang makes one of what is done with both, and Linux 6.1 takes that for a loop without an end. */
-	if (read == FLOW_MISSING) {
+	if (read == FLOW_MISSING)
 		read = ct_read_bucket(&place, 1, key, is_v6, seen);
-	}
 	return read;
 }
 
