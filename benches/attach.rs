@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use cilmark::kernel::hooks::HookKind;
 use cilmark::kernel::{log, sys};
-use cilmark::model::policing::Mode;
+use cilmark::model::enforcement::Mode;
 use cilmark::state::pin::Root;
 use kernel::{Kernel, Took};
 

@@ -1,9 +1,9 @@
 //! How long the ipcache and rules take to change, by the binary, whether every flow obeys at once, and what changes
 //! cost flows that they have nothing to do with.
 
+mod convergence;
 mod flows;
 mod ipcache;
-mod obeyed;
 mod rules;
 mod unconcerned;
 
@@ -21,7 +21,7 @@ pub fn measure() -> Result<Vec<Figure>> {
     let root = private_root()?;
     make_devices(2)?;
     let mut samples = Samples::default();
-    obeyed::measure(&root, &mut samples)?;
+    convergence::measure(&root, &mut samples)?;
     unconcerned::measure(&root, &mut samples)?;
     rules::measure(&root, &mut samples)?;
     flows::measure(&root, &mut samples)?;

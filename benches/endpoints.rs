@@ -9,12 +9,12 @@ use anyhow::{Context, Result, ensure};
 use cilmark::kernel::hooks::{HookKind, Place};
 use cilmark::kernel::{device, netns};
 use cilmark::model::endpoint::{EndpointId, Role, Scope};
+use cilmark::model::enforcement::Mode;
 use cilmark::model::identity::Identity;
-use cilmark::model::policing::Mode;
 use cilmark::ops;
 use cilmark::ops::attach::{self, Request};
 use cilmark::ops::detach;
-use cilmark::program::load::{Features, Loaded, Policing, Sizes, Spec};
+use cilmark::program::load::{Enforcement, Features, Loaded, Sizes, Spec};
 use cilmark::state::pin::Root;
 use cilmark::state::registry::Endpoint;
 
@@ -136,7 +136,7 @@ fn spec(wanted: &Wanted, id: EndpointId) -> Result<Spec> {
         nic_slot: 0,
         tc_priority: anywhere.tc_priority(),
         features: Features::default(),
-        policy: Policing { ingress: wanted.mode, egress: wanted.mode, ..Policing::default() },
+        policy: Enforcement { ingress: wanted.mode, egress: wanted.mode, ..Enforcement::default() },
         device,
     })
 }

@@ -5,11 +5,11 @@
 //! order. So what changes on the machine meanwhile hits all alike, and what is compared
 //! with `nothing` or nftables is compared within each round.
 
-mod lane;
 pub mod measures;
 mod report;
 mod setups;
 mod statistics;
+mod topology;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,10 +21,10 @@ use nix::unistd::gettid;
 use crate::figures::Figure;
 use crate::random::Random;
 use crate::world::{private_root, run};
-use lane::Lane;
 use measures::{connections, latency, packets, pin, processors, throughput};
 use report::Samples;
 use setups::Setup;
+use topology::Topology;
 
 /// Of the order within each round, the same in every run.
 const SEED: u64 = 7;
@@ -81,33 +81,36 @@ pub fn measure() -> Result<Vec<Figure>> {
     let _root = private_root()?;
     raise_limit()?;
     say(started, "set up");
-    let lanes = lanes()?;
+    let topologies = topologies()?;
     pin(first)?;
     be_first();
 
     let mut all = Vec::new();
     for kind in &PACKETS {
         say(started, kind.names[0]);
-        all.extend(rates(&lanes, kind)?);
+        all.extend(rates(&topologies, kind)?);
     }
     say(started, "latency");
-    all.extend(rounds(&lanes, ROUNDS, [("latency p50", "us"), ("latency p99", "us")], |lane| {
-        latency(lane, A_MOMENT)
-    })?);
+    all.extend(rounds(
+        &topologies,
+        ROUNDS,
+        [("latency p50", "us"), ("latency p99", "us")],
+        |topology| latency(topology, A_MOMENT),
+    )?);
     say(started, "connections");
-    all.extend(rounds(&lanes, ROUNDS, [("connections", "1000/s")], |lane| {
-        Ok([connections(lane, A_MOMENT)?])
+    all.extend(rounds(&topologies, ROUNDS, [("connections", "1000/s")], |topology| {
+        Ok([connections(topology, A_MOMENT)?])
     })?);
     for (name, offloads, tcp_rounds) in TCP {
         say(started, name);
-        offload(&lanes, offloads)?;
+        offload(&topologies, offloads)?;
         let processors = [first, second];
-        all.extend(rounds(&lanes, tcp_rounds, [(name, "Gbit/s")], |lane| {
-            Ok([throughput(lane, TCP_MOMENT, processors)?])
+        all.extend(rounds(&topologies, tcp_rounds, [(name, "Gbit/s")], |topology| {
+            Ok([throughput(topology, TCP_MOMENT, processors)?])
         })?);
     }
     say(started, "done");
-    let figures = report::figures(&lanes, &all);
+    let figures = report::figures(&topologies, &all);
     report::print(&figures)?;
     Ok(figures)
 }
@@ -142,12 +145,12 @@ fn rest(sample: Duration) {
 }
 
 /// All setups with all sizes. A setup of others that this machine cannot have is named, and left out.
-fn lanes() -> Result<Vec<Lane>> {
-    let mut lanes = Vec::new();
+fn topologies() -> Result<Vec<Topology>> {
+    let mut topologies = Vec::new();
     let setups = SIZES.iter().flat_map(|&size| Setup::ALL.map(|setup| (setup, size)));
     for (number, (setup, size)) in setups.enumerate() {
-        match Lane::new(number, setup, size) {
-            Ok(lane) => lanes.push(lane),
+        match Topology::new(number, setup, size) {
+            Ok(topology) => topologies.push(topology),
             Err(error) if setup.is_of_others() => {
                 let error = format!("{error:#}");
                 let error = error.lines().next().unwrap_or_default();
@@ -156,20 +159,20 @@ fn lanes() -> Result<Vec<Lane>> {
             Err(error) => return Err(error),
         }
     }
-    Ok(lanes)
+    Ok(topologies)
 }
 
 /// Rates and times of one kind of packets. The first round warms up.
-fn rates(lanes: &[Lane], kind: &Packets) -> Result<Vec<Samples>> {
-    let streams = lanes.iter().map(|lane| lane.stream(kind.family, kind.many));
+fn rates(topologies: &[Topology], kind: &Packets) -> Result<Vec<Samples>> {
+    let streams = topologies.iter().map(|topology| topology.stream(kind.family, kind.many));
     let mut streams = streams.collect::<Result<Vec<_>>>()?;
-    let mut taken = vec![Vec::new(); lanes.len()];
+    let mut taken = vec![Vec::new(); topologies.len()];
     let mut random = Random::new(SEED);
     let mut lossy = 0;
     for round in 0..=kind.rounds {
-        for number in random.order(lanes.len()) {
+        for number in random.order(topologies.len()) {
             let (sample, arrived) = packets(&mut streams[number], A_MOMENT)
-                .with_context(|| format!("{}: {}", kind.names[0], lanes[number].name()))?;
+                .with_context(|| format!("{}: {}", kind.names[0], topologies[number].name()))?;
             rest(A_MOMENT);
             if round > 0 {
                 taken[number].push(sample);
@@ -183,19 +186,19 @@ fn rates(lanes: &[Lane], kind: &Packets) -> Result<Vec<Samples>> {
     Ok(transpose([(kind.names[0], "1000/s"), (kind.names[1], "ns")], &taken))
 }
 
-/// Samples of each lane in rounds. The first round warms up.
+/// Samples of each topology in rounds. The first round warms up.
 fn rounds<const N: usize>(
-    lanes: &[Lane],
+    topologies: &[Topology],
     rounds: usize,
     measures: [(&'static str, &'static str); N],
-    measure: impl Fn(&Lane) -> Result<[f64; N]>,
+    measure: impl Fn(&Topology) -> Result<[f64; N]>,
 ) -> Result<Vec<Samples>> {
-    let mut taken = vec![Vec::new(); lanes.len()];
+    let mut taken = vec![Vec::new(); topologies.len()];
     let mut random = Random::new(SEED);
     for round in 0..=rounds {
-        for number in random.order(lanes.len()) {
-            let sample = measure(&lanes[number])
-                .with_context(|| format!("{}: {}", measures[0].0, lanes[number].name()))?;
+        for number in random.order(topologies.len()) {
+            let sample = measure(&topologies[number])
+                .with_context(|| format!("{}: {}", measures[0].0, topologies[number].name()))?;
             rest(A_MOMENT);
             if round > 0 {
                 taken[number].push(sample);
@@ -212,15 +215,20 @@ fn transpose<const N: usize>(
 ) -> Vec<Samples> {
     let measures = measures.into_iter().enumerate();
     let of = |place: usize| {
-        taken.iter().map(|lane| lane.iter().map(|sample| sample[place]).collect()).collect()
+        taken.iter().map(|topology| topology.iter().map(|sample| sample[place]).collect()).collect()
     };
-    measures.map(|(place, (name, unit))| Samples { name, unit, lanes: of(place) }).collect()
+    measures.map(|(place, (name, unit))| Samples { name, unit, topologies: of(place) }).collect()
 }
 
 /// Has every veth offload so, by ethtool; what was said before stays.
-fn offload(lanes: &[Lane], offloads: &str) -> Result<()> {
-    let ends = lanes.iter().flat_map(|lane| {
-        [(&lane.a, "eth0"), (&lane.b, "eth0"), (&lane.router, "va"), (&lane.router, "vb")]
+fn offload(topologies: &[Topology], offloads: &str) -> Result<()> {
+    let ends = topologies.iter().flat_map(|topology| {
+        [
+            (&topology.a, "eth0"),
+            (&topology.b, "eth0"),
+            (&topology.router, "va"),
+            (&topology.router, "vb"),
+        ]
     });
     let lines = ends.map(|(netns, device)| {
         format!("ip netns exec {netns} ethtool -K {device} {offloads} >/dev/null\n")

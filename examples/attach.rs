@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 use cilmark::kernel::hooks::{HookKind, Place};
 use cilmark::kernel::{device, log, netns, sys};
 use cilmark::model::endpoint::{EndpointId, Role, Scope};
+use cilmark::model::enforcement::Mode;
 use cilmark::model::identity::{Identity, Names};
-use cilmark::model::policing::Mode;
 use cilmark::model::rule::Rule;
 use cilmark::ops;
 use cilmark::ops::attach::{self, Request};
 use cilmark::ops::detach;
 use cilmark::ops::rules::{self, Change};
-use cilmark::program::load::{Features, Policing, Sizes, Spec};
+use cilmark::program::load::{Enforcement, Features, Sizes, Spec};
 use cilmark::state::pin::Root;
 use cilmark::state::registry::Endpoint;
 
@@ -39,7 +39,7 @@ fn main() -> Result<()> {
         nic_slot: 0,
         tc_priority: place.tc_priority(),
         features: Features::default(),
-        policy: Policing { ingress: Mode::Enforce, ..Policing::default() },
+        policy: Enforcement { ingress: Mode::Enforce, ..Enforcement::default() },
         device,
     };
     let request = Request {

@@ -8,7 +8,7 @@ ends next`, `END name status seconds`, `DONE`. A test that was skipped says so i
 import dataclasses
 import re
 
-TIERS = ["datapath", "cli", "e2e", "vectors", "common"]
+TIERS = ["programs", "cli", "e2e", "vectors", "common"]
 OUTCOMES = ["passed", "failed", "skipped"]
 # Of GNU timeout, when it had to end what it ran: by SIGTERM, by SIGKILL.
 TIMED_OUT = (124, 137)

@@ -21,12 +21,12 @@ def table(*runs):
 
 class Judgement(unittest.TestCase):
     def test_all_ok_is_good(self):
-        names = ["datapath::a", "e2e::b"]
-        lines = ["BEGIN datapath::a", "BEGIN e2e::b", *PASSED, "END e2e::b 0 3", *PASSED, "END datapath::a 0 4", "DONE"]
+        names = ["programs::a", "e2e::b"]
+        lines = ["BEGIN programs::a", "BEGIN e2e::b", *PASSED, "END e2e::b 0 3", *PASSED, "END programs::a 0 4", "DONE"]
         good = run(names, *lines)
         self.assertTrue(vm_results.good([good]))
         self.assertIn("6.1: 6.1.0-56-amd64, no TCX, BTF", table(good))
-        self.assertRegex(table(good), r"6\.1 +datapath +1 +0 +0\n6\.1 +e2e +1 +0 +0\n")
+        self.assertRegex(table(good), r"6\.1 +programs +1 +0 +0\n6\.1 +e2e +1 +0 +0\n")
 
     def test_a_failure_is_told_with_its_output(self):
         lines = ["BEGIN e2e::a", *PASSED, "END e2e::a 0 1", "BEGIN e2e::b", "| left != right", "END e2e::b 101 1", "DONE"]

@@ -1,5 +1,5 @@
 //! One test binary. `common` builds worlds and packets; the others are the tiers, lowest first:
-//! `datapath` runs the real programs on single packets (PROG_TEST_RUN), `cli` the command, and
+//! `programs` runs the real programs on single packets (PROG_TEST_RUN), `cli` the command, and
 //! `e2e` sends real packets between network namespaces, as `attacks` does with forged ones.
 //! `vectors` replays what Cilium did. `fuzz` makes frames, for single programs and for real devices, and
 //! judges by a model of what is documented.
@@ -7,7 +7,7 @@
 mod attacks;
 mod cli;
 mod common;
-mod datapath;
 mod e2e;
 mod fuzz;
+mod programs;
 mod vectors;

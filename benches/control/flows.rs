@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use cilmark::kernel::hooks::HookKind;
-use cilmark::model::policing::Mode;
+use cilmark::model::enforcement::Mode;
 use cilmark::model::rule::Direction;
 use cilmark::state::conntrack::{Conntrack, Existing, Originator};
 use cilmark::state::pin::Root;

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result};
 use cilmark::kernel::hooks::HookKind;
+use cilmark::model::enforcement::Mode;
 use cilmark::model::identity::Names;
-use cilmark::model::policing::Mode;
 use cilmark::model::policy::Policy;
 use cilmark::model::rule::Rule;
 use cilmark::state::pin::Root;

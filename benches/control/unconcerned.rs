@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use cilmark::kernel::abi::cm_config;
 use cilmark::kernel::sys::Hook;
 use cilmark::model::endpoint::Role;
-use cilmark::model::policing::Mode;
+use cilmark::model::enforcement::Mode;
 use cilmark::program::load::{self, Sizes};
 use cilmark::state::conntrack::Conntrack;
 use cilmark::state::ipcache::Ipcache;

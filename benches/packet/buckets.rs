@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail, ensure};
-use cilmark::model::policing::Mode;
+use cilmark::model::enforcement::Mode;
 use cilmark::program::load::Sizes;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 

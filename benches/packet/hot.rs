@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use cilmark::model::endpoint::Role;
-use cilmark::model::policing::Mode;
+use cilmark::model::enforcement::Mode;
 use cilmark::program::load::Sizes;
 use cilmark::state::ipcache::Ipcache;
 use cilmark::state::pin::Root;

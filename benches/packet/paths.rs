@@ -7,11 +7,11 @@ use anyhow::{Context, Result, bail};
 use cilmark::kernel::sys::Hook;
 use cilmark::kernel::{device, netns};
 use cilmark::model::endpoint::{EndpointId, Role, Scope};
+use cilmark::model::enforcement::{Failsafe, Mode};
 use cilmark::model::identity::{Identity, Names};
-use cilmark::model::policing::{Failsafe, Mode};
 use cilmark::model::policy::Policy;
 use cilmark::model::rule::Rule;
-use cilmark::program::load::{self, Features, Loaded, Policing, Sizes, Spec};
+use cilmark::program::load::{self, Enforcement, Features, Loaded, Sizes, Spec};
 use cilmark::state::pin::Root;
 use cilmark::state::policy::PolicyMaps;
 use cilmark::state::registry::Inherited;
@@ -132,7 +132,12 @@ pub fn load_endpoint(root: &Root, role: Role, number: u16, kind: &Kind<'_>) -> R
         tc_priority: 0,
         nic_slot: (number / 2 % 16) as u8,
         features: Features { stamp_remote: kind.stamp_remote, ..Features::default() },
-        policy: Policing { ingress: kind.mode, egress: kind.mode, failsafe, ..Policing::default() },
+        policy: Enforcement {
+            ingress: kind.mode,
+            egress: kind.mode,
+            failsafe,
+            ..Enforcement::default()
+        },
         device,
     };
     let loaded = load::load(root, role, &spec.config(), &kind.sizes, &Inherited::default())?;

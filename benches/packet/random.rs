@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use cilmark::model::endpoint::Role;
+use cilmark::model::enforcement::Mode;
 use cilmark::model::mark::Mark;
-use cilmark::model::policing::Mode;
 use cilmark::program::load::Sizes;
 use cilmark::state::conntrack::Conntrack;
 use cilmark::state::ipcache::Ipcache;

@@ -1,4 +1,4 @@
-//! What is measured in a lane: one sample each.
+//! What is measured in a topology: one sample each.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -12,7 +12,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
-use super::lane::{A, B, Lane, Stream};
+use super::topology::{A, B, Stream, Topology};
 use crate::figures::quantile;
 
 const THROUGHPUT_PORT: u16 = 5001;
@@ -49,9 +49,9 @@ pub fn packets(stream: &mut Stream, time: Duration) -> Result<([f64; 2], f64)> {
 }
 
 /// Gbit/s of payload over one TCP connection, sender and receiver on a processor each.
-pub fn throughput(lane: &Lane, time: Duration, processors: [usize; 2]) -> Result<f64> {
-    let listener = Lane::inside(&lane.b, || listen(THROUGHPUT_PORT))?;
-    let mut sender = Lane::inside(&lane.a, || connect(THROUGHPUT_PORT))?;
+pub fn throughput(topology: &Topology, time: Duration, processors: [usize; 2]) -> Result<f64> {
+    let listener = Topology::inside(&topology.b, || listen(THROUGHPUT_PORT))?;
+    let mut sender = Topology::inside(&topology.a, || connect(THROUGHPUT_PORT))?;
     let (mut receiver, _) = listener.accept()?;
     thread::scope(|scope| {
         let reader = scope.spawn(move || -> Result<f64> {
@@ -77,8 +77,8 @@ pub fn throughput(lane: &Lane, time: Duration, processors: [usize; 2]) -> Result
 
 /// Thousands of TCP connections a second: connect, accept, and the server closes. The client's reset behind that
 /// leaves no TIME_WAIT, at neither end. Both share a processor, so that nobody waits for another to wake.
-pub fn connections(lane: &Lane, time: Duration) -> Result<f64> {
-    let listener = Lane::inside(&lane.b, || listen(CONNECTIONS_PORT))?;
+pub fn connections(topology: &Topology, time: Duration) -> Result<f64> {
+    let listener = Topology::inside(&topology.b, || listen(CONNECTIONS_PORT))?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let server = scope.spawn(|| -> Result<()> {
@@ -87,7 +87,7 @@ pub fn connections(lane: &Lane, time: Duration) -> Result<f64> {
             }
             Ok(())
         });
-        let rate = Lane::inside(&lane.a, || {
+        let rate = Topology::inside(&topology.a, || {
             let (mut number, start) = (0, Instant::now());
             while start.elapsed() < time {
                 close(connect(CONNECTIONS_PORT)?)?;
@@ -114,9 +114,10 @@ fn close(mut connection: TcpStream) -> Result<()> {
 
 /// µs between a byte sent by UDP and its answer: of half, and of 99 in 100, no more than this. Both
 /// ends share a processor.
-pub fn latency(lane: &Lane, time: Duration) -> Result<[f64; 2]> {
-    let server = Lane::inside(&lane.b, || Ok(UdpSocket::bind((address(B), LATENCY_PORT))?))?;
-    let client = Lane::inside(&lane.a, || Ok(UdpSocket::bind((address(A), 0))?))?;
+pub fn latency(topology: &Topology, time: Duration) -> Result<[f64; 2]> {
+    let server =
+        Topology::inside(&topology.b, || Ok(UdpSocket::bind((address(B), LATENCY_PORT))?))?;
+    let client = Topology::inside(&topology.a, || Ok(UdpSocket::bind((address(A), 0))?))?;
     client.connect((address(B), LATENCY_PORT))?;
     client.set_read_timeout(Some(Duration::from_secs(1)))?;
     thread::scope(|scope| {

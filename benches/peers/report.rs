@@ -3,26 +3,29 @@
 use anyhow::{Context, Result};
 use cilmark::output;
 
-use super::lane::Lane;
 use super::setups::Setup;
 use super::statistics::{median_of, sure};
+use super::topology::Topology;
 use crate::figures::Figure;
 
-/// What was sampled of one measure: for each lane, a sample of each round.
+/// What was sampled of one measure: for each topology, a sample of each round.
 pub struct Samples {
     pub name: &'static str,
     pub unit: &'static str,
-    pub lanes: Vec<Vec<f64>>,
+    pub topologies: Vec<Vec<f64>>,
 }
 
 impl Samples {
     fn rounds(&self) -> usize {
-        self.lanes[0].len()
+        self.topologies[0].len()
     }
 
-    /// In each round, the mean of the lanes that have no firewall.
-    fn nothing(&self, lanes: &[Lane]) -> Vec<f64> {
-        let bare = lanes.iter().zip(&self.lanes).filter(|(lane, _)| lane.setup == Setup::Nothing);
+    /// In each round, the mean of the topologies that have no firewall.
+    fn nothing(&self, topologies: &[Topology]) -> Vec<f64> {
+        let bare = topologies
+            .iter()
+            .zip(&self.topologies)
+            .filter(|(topology, _)| topology.setup == Setup::Nothing);
         let bare: Vec<&Vec<f64>> = bare.map(|(_, samples)| samples).collect();
         let mean = |round: usize| {
             bare.iter().map(|samples| samples[round]).sum::<f64>() / bare.len() as f64
@@ -32,16 +35,22 @@ impl Samples {
 }
 
 /// All rows of the table, measure by measure.
-pub fn figures(lanes: &[Lane], all: &[Samples]) -> Vec<Figure> {
+pub fn figures(topologies: &[Topology], all: &[Samples]) -> Vec<Figure> {
     let mut figures = Vec::new();
     for samples in all {
-        for (lane, of_lane) in lanes.iter().zip(&samples.lanes) {
+        for (topology, of_topology) in topologies.iter().zip(&samples.topologies) {
             let (name, unit) = (samples.name, samples.unit);
-            figures.push(Figure::of(name, lane.setup.name(), lane.size.into(), unit, of_lane));
+            figures.push(Figure::of(
+                name,
+                topology.setup.name(),
+                topology.size.into(),
+                unit,
+                of_topology,
+            ));
         }
-        figures.extend(against_nothing(lanes, samples));
+        figures.extend(against_nothing(topologies, samples));
         if samples.unit == "ns" {
-            figures.extend(added(lanes, samples));
+            figures.extend(added(topologies, samples));
         }
     }
     figures
@@ -84,7 +93,7 @@ fn cell(figure: &Figure) -> String {
 /// A figure whose bounds are those between which its median is with a probability of 95%.
 fn derived(
     samples: &Samples,
-    lane: &Lane,
+    topology: &Topology,
     compared: &str,
     unit: &'static str,
     statistic: impl Fn(&[usize]) -> f64,
@@ -92,40 +101,45 @@ fn derived(
     let rounds = samples.rounds();
     let [median, low, high] = sure(rounds, statistic);
     let measure = format!("{} {compared}", samples.name);
-    let subject = lane.setup.name().to_owned();
-    Figure { measure, subject, size: lane.size.into(), unit, median, low, high, rounds }
+    let subject = topology.setup.name().to_owned();
+    Figure { measure, subject, size: topology.size.into(), unit, median, low, high, rounds }
 }
 
 /// How much more or less it is than with no firewall at all, within each round.
-fn against_nothing(lanes: &[Lane], samples: &Samples) -> Vec<Figure> {
-    let nothing = samples.nothing(lanes);
-    let of = |(lane, of_lane): (&Lane, &Vec<f64>)| {
-        let more: Vec<f64> =
-            of_lane.iter().zip(&nothing).map(|(own, bare)| (own / bare - 1.0) * 100.0).collect();
-        derived(samples, lane, "against nothing", "%", |rounds| median_of(&more, rounds))
+fn against_nothing(topologies: &[Topology], samples: &Samples) -> Vec<Figure> {
+    let nothing = samples.nothing(topologies);
+    let of = |(topology, of_topology): (&Topology, &Vec<f64>)| {
+        let more: Vec<f64> = of_topology
+            .iter()
+            .zip(&nothing)
+            .map(|(own, bare)| (own / bare - 1.0) * 100.0)
+            .collect();
+        derived(samples, topology, "against nothing", "%", |rounds| median_of(&more, rounds))
     };
-    let pairs = lanes.iter().zip(&samples.lanes);
-    pairs.filter(|(lane, _)| lane.setup != Setup::Nothing).map(of).collect()
+    let pairs = topologies.iter().zip(&samples.topologies);
+    pairs.filter(|(topology, _)| topology.setup != Setup::Nothing).map(of).collect()
 }
 
 /// What is added to no firewall at all, and that as a part of what nftables adds. The rows of
-/// `nothing` show how much two lanes differ that should not.
-fn added(lanes: &[Lane], samples: &Samples) -> Vec<Figure> {
-    let nothing = samples.nothing(lanes);
-    let over = |of_lane: &Vec<f64>| -> Vec<f64> {
-        of_lane.iter().zip(&nothing).map(|(own, bare)| own - bare).collect()
+/// `nothing` show how much two topologies differ that should not.
+fn added(topologies: &[Topology], samples: &Samples) -> Vec<Figure> {
+    let nothing = samples.nothing(topologies);
+    let over = |of_topology: &Vec<f64>| -> Vec<f64> {
+        of_topology.iter().zip(&nothing).map(|(own, bare)| own - bare).collect()
     };
-    let over: Vec<Vec<f64>> = samples.lanes.iter().map(over).collect();
-    let pairs = || lanes.iter().zip(&over);
+    let over: Vec<Vec<f64>> = samples.topologies.iter().map(over).collect();
+    let pairs = || topologies.iter().zip(&over);
     let mut figures: Vec<Figure> = pairs()
-        .map(|(lane, own)| derived(samples, lane, "added", "ns", |rounds| median_of(own, rounds)))
+        .map(|(topology, own)| {
+            derived(samples, topology, "added", "ns", |rounds| median_of(own, rounds))
+        })
         .collect();
-    for (lane, own) in pairs() {
+    for (topology, own) in pairs() {
         let nftables = pairs()
-            .find(|(other, _)| other.setup == Setup::Nftables && other.size == lane.size)
-            .filter(|_| ![Setup::Nothing, Setup::Nftables].contains(&lane.setup));
+            .find(|(other, _)| other.setup == Setup::Nftables && other.size == topology.size)
+            .filter(|_| ![Setup::Nothing, Setup::Nftables].contains(&topology.setup));
         let Some((_, nftables)) = nftables else { continue };
-        figures.push(derived(samples, lane, "added, against nftables", "times", |rounds| {
+        figures.push(derived(samples, topology, "added, against nftables", "times", |rounds| {
             median_of(own, rounds) / median_of(nftables, rounds)
         }));
     }

@@ -15,7 +15,7 @@ use cilmark::model::identity::Identity;
 use cilmark::model::mark::Mark;
 use libbpf_rs::{MapCore, MapFlags, ObjectBuilder, TC_INGRESS, TcHookBuilder};
 
-use super::lane::{A, B, Lane};
+use super::topology::{A, B, Topology};
 use crate::world::{compile_bpf, run};
 
 const IDENTITY_A: u32 = 1234;
@@ -66,21 +66,21 @@ impl Setup {
         matches!(self, Setup::Nftables | Setup::Iptables | Setup::Tc)
     }
 
-    /// Puts it into the router of a lane.
-    pub fn install(self, lane: &Lane) -> Result<()> {
+    /// Puts it into the router of a topology.
+    pub fn install(self, topology: &Topology) -> Result<()> {
         match self {
             Setup::Nothing => Ok(()),
-            Setup::Cilmark => cilmark(lane, ""),
-            Setup::LocalDelivery => cilmark(lane, " --local-delivery"),
-            Setup::Nftables => nftables(lane),
-            Setup::Iptables => iptables(lane),
-            Setup::Tc => tc(lane),
+            Setup::Cilmark => cilmark(topology, ""),
+            Setup::LocalDelivery => cilmark(topology, " --local-delivery"),
+            Setup::Nftables => nftables(topology),
+            Setup::Iptables => iptables(topology),
+            Setup::Tc => tc(topology),
         }
-        .with_context(|| format!("set up {} with {} addresses", self.name(), lane.size))
+        .with_context(|| format!("set up {} with {} addresses", self.name(), topology.size))
     }
 }
 
-/// As many addresses of a family as a lane is to know, with their identities: those of the two
+/// As many addresses of a family as a topology is to know, with their identities: those of the two
 /// workloads, and others.
 fn addresses(size: u32, family: usize) -> Result<Vec<(IpAddr, Identity)>> {
     let mut all = vec![
@@ -98,21 +98,23 @@ fn addresses(size: u32, family: usize) -> Result<Vec<(IpAddr, Identity)>> {
 }
 
 /// Writes a file that a command is to read; it goes with the private `/run`.
-fn file(lane: &Lane, name: &str, text: &str) -> Result<PathBuf> {
-    let path = PathBuf::from(format!("/run/{}-{name}", lane.router));
+fn file(topology: &Topology, name: &str, text: &str) -> Result<PathBuf> {
+    let path = PathBuf::from(format!("/run/{}-{name}", topology.router));
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     Ok(path)
 }
 
 /// Both veths are containers that enforce; the addresses are in the ipcache.
-fn cilmark(lane: &Lane, flags: &str) -> Result<()> {
+fn cilmark(topology: &Topology, flags: &str) -> Result<()> {
     let mut entries = String::new();
-    for (address, identity) in [addresses(lane.size, 0)?, addresses(lane.size, 1)?].concat() {
+    for (address, identity) in [addresses(topology.size, 0)?, addresses(topology.size, 1)?].concat()
+    {
         writeln!(entries, "{address} {}", identity.0)?;
     }
-    let entries = file(lane, "ipcache", &entries)?;
-    let command = format!("{} --bpffs /sys/fs/bpf/{}", env!("CARGO_BIN_EXE_cilmark"), lane.router);
-    let on = format!("--netns {}", lane.router);
+    let entries = file(topology, "ipcache", &entries)?;
+    let command =
+        format!("{} --bpffs /sys/fs/bpf/{}", env!("CARGO_BIN_EXE_cilmark"), topology.router);
+    let on = format!("--netns {}", topology.router);
     let attach = |device: &str, identity: u32, addresses: [&str; 2]| {
         format!(
             "{command} attach {device} {on} --id {identity} --ip {},{} --policy enforce{flags}",
@@ -132,16 +134,16 @@ fn cilmark(lane: &Lane, flags: &str) -> Result<()> {
         attach("va", IDENTITY_A, A),
         attach("vb", IDENTITY_B, B),
         entries.display(),
-        router = lane.router,
+        router = topology.router,
     ))
 }
 
 /// A map of marks and two sets for each family, in a table for each: cheaper than one for both. A size
 /// has the kernel take its faster kind of set.
-fn nftables(lane: &Lane) -> Result<()> {
+fn nftables(topology: &Topology) -> Result<()> {
     let mut script = String::new();
     for (family, name, kind) in [(0, "ip", "ipv4_addr"), (1, "ip6", "ipv6_addr")] {
-        let known = addresses(lane.size, family)?;
+        let known = addresses(topology.size, family)?;
         let marks = known.iter().map(|&(address, identity)| {
             Ok(format!("{address} : {:#010x}", Mark::encode(identity)?.0))
         });
@@ -165,20 +167,20 @@ fn nftables(lane: &Lane) -> Result<()> {
                     {name} saddr @clients {name} daddr @servers udp dport 5000-5999 accept
                 }}
             }}\n",
-            size = lane.size
+            size = topology.size
         )?;
     }
-    let script = file(lane, "nft", &script)?;
-    run(&format!("ip netns exec {} nft -f {}", lane.router, script.display()))
+    let script = file(topology, "nft", &script)?;
+    run(&format!("ip netns exec {} nft -f {}", topology.router, script.display()))
 }
 
 /// An ipset with a mark for each address gives the mark, and is what the filter looks into.
-fn iptables(lane: &Lane) -> Result<()> {
+fn iptables(topology: &Topology) -> Result<()> {
     let mut sets = String::new();
     let mut rules = [String::new(), String::new()];
     for (family, inet) in [(0, "inet"), (1, "inet6")] {
         writeln!(sets, "create peers{family} hash:ip family {inet} skbinfo")?;
-        for (address, identity) in addresses(lane.size, family)? {
+        for (address, identity) in addresses(topology.size, family)? {
             let mark = Mark::encode(identity)?.0;
             writeln!(sets, "add peers{family} {address} skbmark {mark:#010x}")?;
         }
@@ -197,15 +199,15 @@ fn iptables(lane: &Lane) -> Result<()> {
             allow("udp")
         )?;
     }
-    let sets = file(lane, "ipset", &sets)?;
+    let sets = file(topology, "ipset", &sets)?;
     let [rules4, rules6] =
-        [file(lane, "iptables", &rules[0])?, file(lane, "ip6tables", &rules[1])?];
+        [file(topology, "iptables", &rules[0])?, file(topology, "ip6tables", &rules[1])?];
     run(&format!(
         "exec_in() {{ ip netns exec {} \"$@\"; }}
         exec_in ipset restore -f {}
         exec_in iptables-restore {}
         exec_in ip6tables-restore {}",
-        lane.router,
+        topology.router,
         sets.display(),
         rules4.display(),
         rules6.display()
@@ -214,12 +216,14 @@ fn iptables(lane: &Lane) -> Result<()> {
 
 /// A filter of both veths that marks, in direct action: it takes no action module. What `tc filter add
 /// ... bpf da` does; that itself would look for the program in a BPF file system of its own.
-fn tc(lane: &Lane) -> Result<()> {
+fn tc(topology: &Topology) -> Result<()> {
     let bytes = compile_bpf("benches/peers/mark.bpf.c")?;
-    Lane::inside(&lane.router, || {
+    Topology::inside(&topology.router, || {
         let object = ObjectBuilder::default().open_memory(&bytes)?.load()?;
         let marks = object.maps().find(|map| map.name() == "marks").context("no map of marks")?;
-        for (address, identity) in [addresses(lane.size, 0)?, addresses(lane.size, 1)?].concat() {
+        for (address, identity) in
+            [addresses(topology.size, 0)?, addresses(topology.size, 1)?].concat()
+        {
             let key = match address {
                 IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
                 IpAddr::V6(address) => address.octets(),

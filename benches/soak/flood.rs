@@ -6,7 +6,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, ensure};
 use cilmark::output;
 
-use crate::common::Lab;
+use crate::common::Fixture;
 use crate::common::flood::{Scene, Toll};
 use crate::figures::Figure;
 
@@ -20,13 +20,13 @@ const DEFAULT_ENTRIES: u64 = 1 << 16;
 pub fn measure() -> Result<Vec<Figure>> {
     // The scene takes its thread into namespaces of its own.
     let floods = thread::spawn(|| -> Result<[Toll; 2]> {
-        let lab = Lab::new().context("a flood takes root")?;
+        let fixture = Fixture::new().context("a flood takes root")?;
         output::note("a flood of first packets");
-        let first_packets = Scene::new(&lab, None, OF_EACH).first_packets(PACKETS);
-        drop(lab);
-        let lab = Lab::new().context("a flood takes root")?;
+        let first_packets = Scene::new(&fixture, None, OF_EACH).first_packets(PACKETS);
+        drop(fixture);
+        let fixture = Fixture::new().context("a flood takes root")?;
         output::note("a flood of handshakes");
-        Ok([first_packets, Scene::new(&lab, None, OF_EACH).handshakes(PACKETS)])
+        Ok([first_packets, Scene::new(&fixture, None, OF_EACH).handshakes(PACKETS)])
     });
     let tolls = floods.join().map_err(|_| anyhow!("a flood has panicked"))??;
     let mut all = Vec::new();

@@ -106,7 +106,7 @@ enum cm_rule_number {
 	CM_RULE_FAILSAFE = 1,
 	CM_RULE_ICMP = 2, /* an ICMP message that always passes (RFC 4890, path MTU) */
 	CM_RULE_RELATED = 3, /* an ICMP error about a flow that is allowed */
-	CM_RULE_ADOPTED = 4, /* was up before the first enforcement */
+	CM_RULE_PICKED_UP = 4, /* was up before the first enforcement */
 	CM_RULE_MASQUERADED = 5, /* a workload's, under an address of this host */
 	CM_RULE_IGMP = 6, /* between listeners and multicast routers of a link */
 	CM_RULE_DHCP = 7, /* a workload's request for a lease, and the answer */
@@ -328,26 +328,26 @@ struct cm_endpoint {
  * How much of protocols and ports an entry of rules covers, from its port on: a range of ports is several
  * entries. Powers of 16, of which a lookup asks for each that there is, and so few.
  */
-enum cm_span {
-	CM_SPAN_NONE = 0,
-	CM_SPAN_PORT = 1, /* or ICMP type */
-	CM_SPAN_16 = 1 << 4,
-	CM_SPAN_256 = 1 << 8,
-	CM_SPAN_4096 = 1 << 12,
-	CM_SPAN_PROTOCOL = 1 << 16, /* all its ports */
-	CM_SPAN_ALL = 1 << 24, /* all protocols */
+enum cm_port_block {
+	CM_PORT_BLOCK_NONE = 0,
+	CM_PORT_BLOCK_PORT = 1, /* or ICMP type */
+	CM_PORT_BLOCK_16 = 1 << 4,
+	CM_PORT_BLOCK_256 = 1 << 8,
+	CM_PORT_BLOCK_4096 = 1 << 12,
+	CM_PORT_BLOCK_PROTOCOL = 1 << 16, /* all its ports */
+	CM_PORT_BLOCK_ALL = 1 << 24, /* all protocols */
 };
 
 /*
  * cm_policy: what the rules of an endpoint come to. Of the entries for the peer that a flow has, the one
- * of the smallest span counts, and likewise of those for any (0). One that denies decides, else the
- * peer's own, else that of any. The list of the rules lies beside them, and what spans there are, under
+ * of the smallest block counts, and likewise of those for any (0). One that denies decides, else the
+ * peer's own, else that of any. The list of the rules lies beside them, and what blocks there are, under
  * directions of their own.
  */
 struct cm_policy_key {
 	__u32 identity; /* of the other end; 0 any. Of a listed rule: its place in the list */
-	enum cm_span span;
-	__u16 port; /* destination port of the flow; ICMP type; host byte order, a multiple of span */
+	enum cm_port_block block;
+	__u16 port; /* destination port of the flow; ICMP type; host byte order, a multiple of block */
 	__u8 protocol;
 	__u8 direction; /* enum cm_direction, or one of those below */
 };
@@ -355,7 +355,8 @@ struct cm_policy_key {
 /* In the place of a direction: no packet's. */
 enum {
 	CM_LISTED = 2, /* the list of rules */
-	CM_SPANS = 3, /* cm_policy_spans of the direction that stands in the place of an identity */
+	CM_PORT_BLOCKS =
+		3, /* cm_port_blocks of the direction that stands in the place of an identity */
 };
 
 enum cm_policy_flags {
@@ -365,7 +366,7 @@ enum cm_policy_flags {
 	 * Nothing else is to be asked once this entry is found: of a peer's, because it denies or no entry
 	 * for any does; of any's for one port, because all entries for peers are for one port, too.
 	 */
-	CM_POLICY_SETTLES = 1 << 2,
+	CM_POLICY_FINAL = 1 << 2,
 	CM_POLICY_TELLS_HOST = 1 << 3, /* a rule of this direction names the host or the world */
 };
 
@@ -381,8 +382,8 @@ struct cm_policy_entry {
 	__u8 pad;
 };
 
-/* The spans that a set's entries of one direction have, or'ed; as large as an entry. */
-struct cm_policy_spans {
+/* The blocks that a set's entries of one direction have, or'ed; as large as an entry. */
+struct cm_port_blocks {
 	__u32 of_peers;
 	__u32 of_any;
 	__u32 tells_host; /* as CM_POLICY_TELLS_HOST, for what no entry matches */
@@ -460,9 +461,9 @@ enum cm_ct_state {
 };
 
 /* What is known of a flow that is older than its policy. */
-enum cm_ct_adopted {
-	CM_CT_ADOPTED_UNKNOWN = 1, /* nobody saw who began */
-	CM_CT_ADOPTED_KNOWN = 2, /* the kernel's conntrack tells who began */
+enum cm_ct_picked_up {
+	CM_CT_PICKED_UP_UNKNOWN = 1, /* nobody saw who began */
+	CM_CT_PICKED_UP_KNOWN = 2, /* the kernel's conntrack tells who began */
 };
 
 /* How long a flow lives on after a packet, seconds. */
@@ -505,7 +506,7 @@ struct cm_flow {
 	__u16 born; /* the lower half of ticks */
 	__u8 direction; /* of the first packet: enum cm_direction */
 	__u8 state; /* enum cm_ct_state */
-	__u8 adopted; /* enum cm_ct_adopted; 0: its first packet was seen */
+	__u8 picked_up; /* enum cm_ct_picked_up; 0: its first packet was seen */
 	__u8 masqueraded; /* a workload's under the host's address: not policed */
 };
 
@@ -674,7 +675,8 @@ enum cm_call {
 	CM_CALL_ARP_ANSWER = 2, /* the address that is asked for */
 	CM_CALL_FLOW_LABEL_SET = 3, /* errno, or 0 */
 	CM_CALL_POLICY_CLEAR_MARK = 4,
-	CM_CALL_POLICE = 5, /* ingress, egress enforced; calls what follows, up to an end of it */
+	CM_CALL_POLICY_VERDICT =
+		5, /* ingress, egress enforced; calls what follows, up to an end of it */
 	CM_CALL_CT_LOOKUP = 6, /* rule, enum cm_ct_seen | enum cm_ct_state << 16, jiffies left */
 	CM_CALL_IS_HOST_TRAFFIC = 7, /* the source; yes or no */
 	CM_CALL_IS_FOR_HOST = 8, /* the destination; yes or no */
@@ -682,13 +684,13 @@ enum cm_call {
 	/* reason, or 0; source port << 16 | destination port; whether the first one was dropped */
 	CM_CALL_FRAGMENT_FIND_PORTS = 10,
 	/* enum cm_direction, by which other NIC's slot and 1 more, or 0; up to its CM_CALL_POLICY_LOOKUP */
-	CM_CALL_DECIDE = 11,
+	CM_CALL_POLICY_CHECK = 11,
 	CM_CALL_RESOLVE_SRCID = 12, /* the source; identity that was claimed, identity */
 	CM_CALL_IPCACHE_LOOKUP = 13, /* an address; identity, enum cm_ipcache_source, is_host */
 	CM_CALL_POLICY_LOOKUP = 14, /* direction << 24 | protocol << 16 | port, peer, reason */
 	CM_CALL_CT_CREATE = 15, /* 1: new, 0: written again */
 	CM_CALL_KEEP_MASQUERADED = 16, /* ends the policing of what is not policed */
-	CM_CALL_CONCLUDE = 17, /* reason, rule, whether it is enforced; ends the policing */
+	CM_CALL_FINISH_VERDICT = 17, /* reason, rule, whether it is enforced; ends the policing */
 	CM_CALL_TRACE = 18, /* what follows only serves to report the packet */
 	CM_CALL_TO_CONTAINER = 19, /* endpoint, its workload's MAC or 0; it calls what follows */
 	CM_CALL_STACK_FLOW = 20, /* the flow is the stack's */
@@ -706,7 +708,7 @@ enum cm_ct_seen {
 	CM_CT_SEEN_VALID = 1 << 1, /* the packet goes on with it */
 	CM_CT_SEEN_REPLY = 1 << 2, /* it went the other way */
 	CM_CT_SEEN_STALE = 1 << 3, /* its verdict is of another generation */
-	CM_CT_SEEN_ADOPTED = 1 << 4,
+	CM_CT_SEEN_PICKED_UP = 1 << 4,
 	CM_CT_SEEN_MASQUERADED = 1 << 5,
 	CM_CT_SEEN_DENIED = 1 << 6, /* by the rules, as audit has asked them */
 	CM_CT_SEEN_ANOTHER = 1 << 7, /* its verdict is about another sender */
@@ -730,7 +732,7 @@ struct cm_step_enums {
 	enum cm_ct_seen ct_seen;
 	enum cm_rule_number rule;
 	enum cm_policy_flags policy_flags;
-	enum cm_ct_adopted adopted;
+	enum cm_ct_picked_up adopted;
 	enum cm_ct_lifetime lifetime;
 	enum cm_ct_state ct_state;
 	enum cm_flow_class flow_class;
@@ -762,7 +764,7 @@ _Static_assert(sizeof(struct cm_generations) == 4 * (CM_REMOTES + CM_POLICY_COUN
 	       "map value without padding");
 _Static_assert(sizeof(struct cm_policy_key) == 12, "hash key without padding");
 _Static_assert(sizeof(struct cm_policy_entry) == 16, "map value without padding");
-_Static_assert(sizeof(struct cm_policy_spans) == 16, "values of one map");
+_Static_assert(sizeof(struct cm_port_blocks) == 16, "values of one map");
 _Static_assert(sizeof(struct cm_flow_table) == 72, "map value without padding");
 _Static_assert(sizeof(struct cm_ct4_key) == 16, "hash key without padding");
 _Static_assert(sizeof(struct cm_ct6_key) == 40, "hash key without padding");

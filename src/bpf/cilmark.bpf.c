@@ -18,7 +18,7 @@
 #include "lib/local_delivery.h"
 #include "lib/mark.h"
 #include "lib/packet.h"
-#include "lib/police.h"
+#include "lib/verdict.h"
 #include "lib/resolve.h"
 #include "lib/source.h"
 #include "lib/stack_flows.h"
@@ -52,7 +52,7 @@ int from_container(struct __sk_buff *skb)
 	learn_mac(skb);
 	if (arp_wants_answer(&pkt))
 		return arp_answer(skb, &pkt);
-	verdict = police(skb, &pkt, CM_EGRESS);
+	verdict = policy_verdict(skb, &pkt, CM_EGRESS);
 	if (verdict == 0 && pkt.is_hidden)
 		verdict = hide_from_host(skb);
 	if (verdict < 0)
@@ -87,7 +87,7 @@ int to_container(struct __sk_buff *skb)
 		/* A stranger's too: the kernel clears it only on its own way into a namespace. */
 		if (delivered || mark_is_ours(pkt.mark_in))
 			mark_clear(skb);
-		verdict = police(skb, &pkt, CM_INGRESS);
+		verdict = policy_verdict(skb, &pkt, CM_INGRESS);
 	}
 	if (verdict == 0 && delivered)
 		verdict = route_to_workload(skb, &pkt);
@@ -110,7 +110,7 @@ int from_netdev(struct __sk_buff *skb)
 		mark_clear(skb);
 	if (has_policy() || config.stamp_remote || config.local_delivery)
 		parse_packet(skb, &pkt);
-	verdict = police(skb, &pkt, CM_INGRESS);
+	verdict = policy_verdict(skb, &pkt, CM_INGRESS);
 	if (verdict < 0)
 		return drop_received(skb, &pkt, verdict);
 	if (config.stamp_remote && packet_is_ip(&pkt) && mark_is_free(skb))
@@ -131,7 +131,7 @@ int to_netdev(struct __sk_buff *skb)
 	policy_clear_mark(skb);
 	if (has_policy() || config.identity != IDENTITY_HOST)
 		parse_packet(skb, &pkt);
-	verdict = police(skb, &pkt, CM_EGRESS);
+	verdict = policy_verdict(skb, &pkt, CM_EGRESS);
 	if (verdict < 0)
 		return drop(skb, &pkt, verdict);
 	if (config.identity != IDENTITY_HOST && is_host_traffic(skb, &pkt) &&

@@ -1,8 +1,8 @@
 //! `cilmark attach`.
 
+mod enforcement;
 mod losses;
 mod plan;
-mod policing;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,14 +13,14 @@ use ipnet::Ipv6Net;
 use log::debug;
 use losses::losses;
 
-use super::{Context, before, consent, monitor, policy, until_interrupted};
+use super::{Context, before, monitor, policy, prompt, until_interrupted};
 use crate::kernel::abi::cm_config;
 use crate::kernel::device::{self, Device};
 use crate::kernel::hooks::HookKind;
 use crate::kernel::netns;
 use crate::model::endpoint::{EndpointId, Role};
+use crate::model::enforcement::{Confirmation, Fallback, Mode};
 use crate::model::identity::Names;
-use crate::model::policing::{Confirmation, Fallback, Mode};
 use crate::model::prefix::parse_ipv6_prefix;
 use crate::ops;
 use crate::ops::attach::{self, Gone, Request};
@@ -92,7 +92,7 @@ pub struct Args {
     #[arg(long)]
     first: bool,
     #[command(flatten)]
-    policing: policing::Args,
+    enforcement: enforcement::Args,
     /// Size of the ipcache's maps, if this makes them: of the one for hosts, and of that for prefixes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=load::MAX_ENTRIES))]
     ipcache_entries: Option<u32>,
@@ -167,7 +167,7 @@ fn attach_device(context: &Context, args: &Args) -> Result<Attached> {
     let root = &context.root;
     let device = device::by_name(&args.device)?;
     let (role, reason) = plan::role(args, &device)?;
-    args.policing.check(&device.name, role)?;
+    args.enforcement.check(&device.name, role)?;
     let agreed = ask(context, args, &device, role)?;
     let (ifindex, netns) = (device.ifindex, netns::current()?);
     let _lock = ops::prepare(&context.root, args.mount_bpffs)?;
@@ -192,7 +192,7 @@ fn attach_locked(
     let netns = netns::current()?;
     let names = context.names()?;
     let (endpoints, gone) = attach::clean_stale(root, &device, netns)?;
-    gone.iter().for_each(tell_of_gone);
+    gone.iter().for_each(report_gone);
     let (has_come, replaced) = attach::here(&endpoints, &device, netns);
     if replaced.is_none() {
         shared::check_one(root, &BTreeSet::new())?;
@@ -202,7 +202,7 @@ fn attach_locked(
     let config = spec.config();
     let taken = taken_from(has_come.iter().copied().chain(replaced), &config, &names)?;
     ensure!(
-        taken.iter().all(|it| agreed.contains(it)) || args.policing.may_relax(),
+        taken.iter().all(|it| agreed.contains(it)) || args.enforcement.may_relax(),
         "{} has changed meanwhile, and would be relaxed: {}; nothing has changed",
         spec.device.name,
         taken.join("; ")
@@ -211,9 +211,9 @@ fn attach_locked(
     let request = Request {
         spec: &spec,
         place,
-        sizes: Sizes { ipcache: args.ipcache_entries, ..args.policing.sizes() },
-        confirm: args.policing.confirmation(),
-        adopts: args.policing.adopts(role, replaced),
+        sizes: Sizes { ipcache: args.ipcache_entries, ..args.enforcement.sizes() },
+        confirm: args.enforcement.confirmation(),
+        adopts: args.enforcement.adopts(role, replaced),
     };
     attach::put_on(root, &request, replaced)?;
     for endpoint in &has_come {
@@ -235,7 +235,7 @@ fn attach_locked(
         output::note(reason);
     }
     output::note(&describe(&spec, place.kind, replaced.is_some(), &names));
-    args.policing.tell(&spec);
+    args.enforcement.report(&spec);
     let left = gone
         .iter()
         .map(|gone| &gone.endpoint)
@@ -245,7 +245,7 @@ fn attach_locked(
         output::note(&format!("{}: {lost}", spec.device.name));
     }
     if let Some(replaced) = replaced {
-        policy::tell_of_void_since(context, replaced, &spec.config(), &names)?;
+        policy::report_void_since(context, replaced, &spec.config(), &names)?;
     }
     let programs_before = Endpoint::read(root, spec.id)?.programs_before()?;
     before::lines(&spec.device.name, (place.kind, spec.tc_priority), &programs_before)
@@ -283,13 +283,13 @@ fn ask(context: &Context, args: &Args, device: &Device, role: Role) -> Result<Ve
         && !is_known
         && device::carries_default_route(device)?
     {
-        args.policing.consent_to_role(&format!(
+        args.enforcement.prompt_for_role(&format!(
             "a default route leaves by {}, so that it looks like a NIC of this host; as a container, \
              whatever comes by it would count as sent by one workload",
             device.name
         ))?;
     }
-    args.policing.consent(&device.name, role, &taken)?;
+    args.enforcement.prompt(&device.name, role, &taken)?;
     Ok(taken)
 }
 
@@ -301,7 +301,7 @@ fn taken_from<'a>(
 ) -> Result<Vec<String>> {
     let mut taken = Vec::new();
     for endpoint in endpoints {
-        if !endpoint.stale && consent::is_enforcing_nic(endpoint)? {
+        if !endpoint.stale && prompt::is_enforcing_nic(endpoint)? {
             taken.extend(losses(&endpoint.config, config, names));
         }
     }
@@ -320,7 +320,7 @@ fn plan_spec(
     let place = plan::place(args, &device)?;
     let addresses = plan::addresses(args, &device, role)?;
     let id = plan::endpoint_id(args, root, replaced)?;
-    let policy = args.policing.plan(role, replaced)?;
+    let policy = args.enforcement.plan(role, replaced)?;
     Ok(Spec {
         id,
         role,
@@ -372,7 +372,7 @@ fn describe(spec: &Spec, kind: HookKind, replaced: bool, names: &Names) -> Strin
     )
 }
 
-fn tell_of_gone(gone: &Gone) {
+fn report_gone(gone: &Gone) {
     if let rules @ 1.. = gone.rules {
         output::note(&format!(
             "{}: endpoint {} of another device of this name is gone, and its rules ({rules}) with it",

@@ -12,7 +12,7 @@ pub fn lines(device: &str, (kind, tc_priority): (HookKind, u32), before: &[Befor
         let is_filter = kind == HookKind::Clsact;
         let by_tcx =
             here.iter().any(|it| it.kind == HookKind::Tcx) || tc_priority == PRIORITY_FIRST;
-        let cure = if is_filter && by_tcx { "--hook tcx --first" } else { "--first" };
+        let hint = if is_filter && by_tcx { "--hook tcx --first" } else { "--first" };
         let names: Vec<&str> = here.iter().map(|it| it.name.as_str()).collect();
         let (run, it, them) = match names.len() {
             0 => return None,
@@ -21,7 +21,7 @@ pub fn lines(device: &str, (kind, tc_priority): (HookKind, u32), before: &[Befor
         };
         Some(format!(
             "{device}: {} {run} before cilmark on {}: what {it} drops, accepts or redirects cilmark does not \
-             see; `attach {cure}` goes before {them}",
+             see; `attach {hint}` goes before {them}",
             names.join(" and "),
             match hook {
                 Hook::Ingress => "ingress",

@@ -61,7 +61,7 @@ impl Owners {
 
 impl Claim {
     /// What to do where the sender is whom it claims to be.
-    pub const CURE: &str = "--by-address believes addresses";
+    pub const HINT: &str = "--by-address believes addresses";
 
     /// What to tell of it.
     pub fn text(&self, names: &Names) -> String {
@@ -70,7 +70,7 @@ impl Claim {
             self.endpoint_id,
             self.device,
             names.label(self.identity),
-            Claim::CURE
+            Claim::HINT
         )
     }
 }

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::targets::{self, Targets};
 use super::{Context, all_of};
-use crate::model::policing::Confirmation;
+use crate::model::enforcement::Confirmation;
 use crate::ops;
 use crate::ops::rules;
 use crate::output;

@@ -17,7 +17,7 @@ pub const NOT_BY_A_RULE: [(u32, &str); 9] = [
     (cm_rule_number::CM_RULE_FAILSAFE.0, "failsafe"),
     (cm_rule_number::CM_RULE_ICMP.0, "icmp"),
     (cm_rule_number::CM_RULE_RELATED.0, "related"),
-    (cm_rule_number::CM_RULE_ADOPTED.0, "adopted"),
+    (cm_rule_number::CM_RULE_PICKED_UP.0, "adopted"),
     (cm_rule_number::CM_RULE_MASQUERADED.0, "masqueraded"),
     (cm_rule_number::CM_RULE_IGMP.0, "igmp"),
     (cm_rule_number::CM_RULE_DHCP.0, "dhcp"),

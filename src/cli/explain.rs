@@ -18,10 +18,10 @@ use crate::kernel::abi::{
 use crate::kernel::sys::Hook;
 use crate::model::drop_reason;
 use crate::model::endpoint::{Role, Selector};
+use crate::model::enforcement::Mode;
 use crate::model::frame::Frame;
 use crate::model::identity::{Identity, Names};
 use crate::model::mark::Mark;
-use crate::model::policing::Mode;
 use crate::output;
 use crate::program::explain::{self, Answer, Fate, Original, Part, Question};
 use crate::state::pin::Root;
@@ -140,14 +140,14 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     let original = Original::of(endpoint, question.hook)?;
     let answer = explain::explain(&context.root, original, &question)?;
     let names = context.names()?;
-    let mut tellers =
-        vec![tree::Teller::of(&context.root, endpoint, &answer.parts[0].config, &names)?];
+    let mut renderers =
+        vec![tree::Renderer::of(&context.root, endpoint, &answer.parts[0].config, &names)?];
     if let Some(Part { config, .. }) = answer.parts.get(1) {
         let id = config.endpoint().context("a destination without a number")?;
         let destination = Endpoint::read(&context.root, id)?;
-        tellers.push(tree::Teller::of(&context.root, &destination, config, &names)?);
+        renderers.push(tree::Renderer::of(&context.root, &destination, config, &names)?);
     }
-    let mut steps = tree::steps(&answer, &tellers, &names);
+    let mut steps = tree::steps(&answer, &renderers, &names);
     let from = match ingress_ifindex {
         0 => "sent by this host".to_owned(),
         index => format!("came in by device {index}"),
@@ -158,10 +158,10 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     };
     let detail = format!("mark {mark}, {from}{assumed}, {} bytes", packet.len());
     steps.insert(0, tree::Step { depth: 0, call: program, detail });
-    let reported_by = |teller: &&tree::Teller<'_>| {
-        answer.event.as_ref().is_some_and(|event| event.endpoint_id == teller.config.endpoint_id)
+    let reported_by = |renderer: &&tree::Renderer<'_>| {
+        answer.event.as_ref().is_some_and(|event| event.endpoint_id == renderer.config.endpoint_id)
     };
-    let reporter = tellers.iter().find(reported_by).unwrap_or(&tellers[0]);
+    let reporter = renderers.iter().find(reported_by).unwrap_or(&renderers[0]);
     let report = report(&answer, program, mark, steps, reporter);
     if context.json {
         output::json(&report)?;
@@ -204,14 +204,14 @@ fn report(
     program: &'static str,
     mark_in: Mark,
     steps: Vec<tree::Step>,
-    reporter: &tree::Teller<'_>,
+    reporter: &tree::Renderer<'_>,
 ) -> Report {
     let event = answer.event.as_ref();
     let reason = event.map_or(cm_reason::CM_FORWARDED, |event| event.reason);
     let rule = event.filter(|event| decision::has_decided(event)).map(|event| event.rule);
     let is_audited = |step: &cm_step| {
         let [reason, _, is_enforced] = step.values;
-        step.call == cm_call::CM_CALL_CONCLUDE && reason != 0 && is_enforced == 0
+        step.call == cm_call::CM_CALL_FINISH_VERDICT && reason != 0 && is_enforced == 0
     };
     let [source_identity, destination_identity] = identities(answer, reporter.config);
     Report {
@@ -243,7 +243,7 @@ fn steps_of(answer: &Answer) -> impl Iterator<Item = &cm_step> {
 /// the end that nobody asked about.
 fn identities(answer: &Answer, reporter: &cm_config) -> [Option<Identity>; 2] {
     let Some(event) = &answer.event else { return [None; 2] };
-    let was_policed = steps_of(answer).any(|step| step.call == cm_call::CM_CALL_CONCLUDE);
+    let was_policed = steps_of(answer).any(|step| step.call == cm_call::CM_CALL_FINISH_VERDICT);
     let mut identities = [event.source_identity, event.destination_identity];
     let own = usize::from(event.direction == cm_direction::CM_INGRESS);
     if was_policed && identities[own] == 0 {
@@ -267,7 +267,7 @@ fn conntrack(answer: &Answer) -> Conntrack {
             false => Conntrack::Established,
         };
     }
-    let refused = called(cm_call::CM_CALL_CONCLUDE).is_some_and(|step| step.values[0] != 0);
+    let refused = called(cm_call::CM_CALL_FINISH_VERDICT).is_some_and(|step| step.values[0] != 0);
     match called(cm_call::CM_CALL_CT_CREATE).is_some() || refused {
         true => Conntrack::New,
         false => Conntrack::None,

@@ -6,7 +6,6 @@ mod before;
 mod claim;
 mod confirm;
 mod conntrack;
-mod consent;
 mod decision;
 mod detach;
 mod explain;
@@ -17,6 +16,7 @@ mod metrics;
 mod monitor;
 mod options;
 mod policy;
+mod prompt;
 mod status;
 mod targets;
 

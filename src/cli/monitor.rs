@@ -148,12 +148,12 @@ impl Printer<'_> {
             Heard::Event(event) => event,
             Heard::Silence => {
                 let lost = self.lost.at_rest(&self.context.root)?;
-                return lost.into_iter().try_for_each(|(id, lost)| self.tell_lost(id, lost));
+                return lost.into_iter().try_for_each(|(id, lost)| self.report_lost(id, lost));
             }
         };
         let lost = self.lost.before(event);
         if !is_shown(event) {
-            return self.tell_lost(event.endpoint_id, lost);
+            return self.report_lost(event.endpoint_id, lost);
         }
         self.warn_of_lost(event.endpoint_id, lost);
         let mut line = line(event, self.device(event.endpoint_id));
@@ -167,7 +167,7 @@ impl Printer<'_> {
     }
 
     /// Tells of lost events where there is no line of an event that could.
-    fn tell_lost(&mut self, endpoint_id: u32, lost: u64) -> Result<()> {
+    fn report_lost(&mut self, endpoint_id: u32, lost: u64) -> Result<()> {
         self.warn_of_lost(endpoint_id, lost);
         if lost == 0 || !self.context.json {
             return Ok(());
@@ -213,7 +213,7 @@ impl Printer<'_> {
         }
         if is_refused && line.claimed.is_some() {
             // To let the whole world in is nobody's wish.
-            line.hint = Some(Claim::CURE.to_owned());
+            line.hint = Some(Claim::HINT.to_owned());
         } else if is_refused {
             line.hint = self.hints.about(self.context, id, event, &self.names);
         }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::kernel::abi::{cm_config, cm_failsafe, cm_role, verdict_log};
 use crate::kernel::sys;
-use crate::model::policing::{Failsafe, FailsafePort, VerdictLog};
+use crate::model::enforcement::{Failsafe, FailsafePort, VerdictLog};
 
 /// The flags of `attach`, but for what has a column of its own.
 #[derive(Serialize)]

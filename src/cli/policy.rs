@@ -5,16 +5,16 @@ mod change;
 use std::collections::HashMap;
 
 use anyhow::{Result, ensure};
-pub use change::tell_of_void_since;
+pub use change::report_void_since;
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::consent::Consent;
+use super::prompt::Prompt;
 use super::targets::{self, Targets};
 use super::{Context, decision};
 use crate::kernel::abi::cm_metrics;
+use crate::model::enforcement::{Confirmation, Fallback};
 use crate::model::identity::Names;
-use crate::model::policing::{Confirmation, Fallback};
 use crate::model::policy::{Policy, RuleNumber};
 use crate::model::rule::Rule;
 use crate::ops::rules;
@@ -39,7 +39,7 @@ pub enum Command {
         #[arg(value_name = "DEV")]
         device: Targets,
         #[command(flatten)]
-        consent: Consent,
+        prompt: Prompt,
     },
 }
 
@@ -52,7 +52,7 @@ pub struct Change {
     #[arg(value_name = "RULE", required = true)]
     rules: Vec<String>,
     #[command(flatten)]
-    consent: Consent,
+    prompt: Prompt,
 }
 
 #[derive(Serialize)]
@@ -65,9 +65,9 @@ struct Line {
 pub fn run(context: &Context, command: Command) -> Result<()> {
     let names = context.names()?;
     match command {
-        Command::Add(Change { device, rules, consent }) => {
+        Command::Add(Change { device, rules, prompt }) => {
             let rules = parse(&rules, &names)?;
-            change::run(context, &device, &consent, &names, |endpoint, policy, kept| {
+            change::run(context, &device, &prompt, &names, |endpoint, policy, kept| {
                 for there in policy.add(&rules, kept) {
                     let rule = there.text(&names);
                     output::note(&format!("{}: `{rule}` is there already", endpoint.device));
@@ -75,9 +75,9 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
                 Ok(())
             })
         }
-        Command::Del(Change { device, rules, consent }) => {
+        Command::Del(Change { device, rules, prompt }) => {
             let rules = parse(&rules, &names)?;
-            change::run(context, &device, &consent, &names, |endpoint, policy, _| {
+            change::run(context, &device, &prompt, &names, |endpoint, policy, _| {
                 let missing = policy.remove(&rules);
                 let missing: Vec<String> =
                     missing.iter().map(|rule| format!("`{}`", rule.text(&names))).collect();
@@ -92,8 +92,8 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
                 Ok(())
             })
         }
-        Command::Flush { device, consent } => {
-            change::run(context, &device, &consent, &names, |_, policy, _| {
+        Command::Flush { device, prompt } => {
+            change::run(context, &device, &prompt, &names, |_, policy, _| {
                 *policy = Policy::default();
                 Ok(())
             })

@@ -9,8 +9,8 @@ use super::{Context, again, all_of, before, targets};
 use crate::kernel::hooks::HookKind;
 use crate::kernel::order::Before;
 use crate::model::endpoint::{EndpointId, Role, Selector};
+use crate::model::enforcement::{Confirmation, Mode};
 use crate::model::identity::{Identity, Names};
-use crate::model::policing::{Confirmation, Mode};
 use crate::output;
 use crate::state::registry::Endpoint;
 

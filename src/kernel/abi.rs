@@ -9,8 +9,8 @@ use plain::Plain;
 
 pub use crate::kernel::skel::types::*;
 use crate::model::endpoint::{EndpointId, Role, Scope};
+use crate::model::enforcement::{Failsafe, FailsafePort, Fallback, Mode, VerdictLog};
 use crate::model::hook::Hook;
-use crate::model::policing::{Failsafe, FailsafePort, Fallback, Mode, VerdictLog};
 use crate::model::policy::effect::Setting;
 use crate::model::text;
 
@@ -68,7 +68,7 @@ unsafe impl Plain for cm_policy_key {}
 // SAFETY: as above.
 unsafe impl Plain for cm_policy_entry {}
 // SAFETY: as above.
-unsafe impl Plain for cm_policy_spans {}
+unsafe impl Plain for cm_port_blocks {}
 // SAFETY: as above.
 unsafe impl Plain for cm_explanation {}
 // SAFETY: as above.

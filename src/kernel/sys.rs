@@ -1,8 +1,8 @@
 //! The libbpf calls that libbpf-rs does not wrap: TCX links, program info by descriptor, BTF,
 //! test runs.
 
+mod affinity;
 mod array;
-mod elsewhere;
 mod object;
 mod pin;
 
@@ -22,8 +22,8 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::time::TimeValLike;
 use nix::time::ClockId;
 
+pub use affinity::spawn_on_another_cpu;
 pub use array::fill_array;
-pub use elsewhere::spawn_elsewhere;
 pub use object::{bind_map, load_program, map_number, object_btf, prepare_object, program_code};
 pub use pin::{is_link, is_map, open_pin, pin};
 

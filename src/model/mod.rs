@@ -2,13 +2,13 @@
 
 pub mod drop_reason;
 pub mod endpoint;
+pub mod enforcement;
 pub mod flow;
 pub mod frame;
 pub mod hook;
 pub mod identity;
 pub mod interval;
 pub mod mark;
-pub mod policing;
 pub mod policy;
 pub mod prefix;
 pub mod rule;

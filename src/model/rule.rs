@@ -264,7 +264,7 @@ pub(super) mod tests {
 
     #[test]
     fn an_error_names_the_bad_word_and_the_cure() {
-        for (text, bad, cure) in [
+        for (text, bad, hint) in [
             ("", "incomplete", "allow ingress from PEER"),
             ("allow ingress", "incomplete", "deny egress to PEER"),
             ("permit ingress from any", "`permit`", "`allow` or `deny`"),
@@ -290,7 +290,7 @@ pub(super) mod tests {
             ("allow ingress from any tcp 80", "`80`", "tcp/80"),
         ] {
             let error = format!("{:#}", Rule::parse(text, &names()).unwrap_err());
-            assert!(error.contains(bad) && error.contains(cure), "{text}: {error}");
+            assert!(error.contains(bad) && error.contains(hint), "{text}: {error}");
         }
     }
 

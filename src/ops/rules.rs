@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use log::warn;
 
 use crate::kernel::sys;
-use crate::model::policing::{Confirmation, Fallback, Mode};
+use crate::model::enforcement::{Confirmation, Fallback, Mode};
 use crate::model::policy::Policy;
 use crate::state::pin::Root;
 use crate::state::policy::{PolicyMaps, Slot};

@@ -15,7 +15,7 @@ use crate::kernel::abi::{
 use crate::kernel::netns;
 use crate::kernel::sys::{self, Hook, SharedValue};
 use crate::model::endpoint::Role;
-use crate::model::policing::Mode;
+use crate::model::enforcement::Mode;
 use crate::program::load::{self, Loaded, Sizes};
 use crate::state::delivery;
 use crate::state::maps;

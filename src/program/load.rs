@@ -1,6 +1,6 @@
 //! From what an endpoint should be to programs in the kernel: configuration, maps, load.
 
-mod share;
+mod reuse;
 
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use ipnet::Ipv6Net;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle};
-use share::{
+use reuse::{
     Shared, leave_out_policy_maps, share_flow_table, share_maps, share_nics, share_policy_calls,
     share_policy_maps, share_stack_flows,
 };
@@ -23,8 +23,8 @@ use crate::kernel::device::{Device, Framing};
 use crate::kernel::skel::{CilmarkSkelBuilder, OpenCilmarkSkel};
 use crate::kernel::sys::{self, Hook};
 use crate::model::endpoint::{EndpointId, Role, Scope};
+use crate::model::enforcement::{Failsafe, Mode, VerdictLog};
 use crate::model::identity::Identity;
-use crate::model::policing::{Failsafe, Mode, VerdictLog};
 use crate::program::object;
 pub use crate::program::object::Folding;
 use crate::state::conntrack;
@@ -66,12 +66,12 @@ pub struct Spec {
     /// What is switched on.
     pub features: Features,
     /// What its policy does.
-    pub policy: Policing,
+    pub policy: Enforcement,
 }
 
 /// What an endpoint's policy does, but for its rules.
 #[derive(Debug, Clone, Default)]
-pub struct Policing {
+pub struct Enforcement {
     /// What becomes of packets to it.
     pub ingress: Mode,
     /// What becomes of packets from it.

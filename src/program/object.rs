@@ -132,7 +132,7 @@ fn side_by_side<D: Send + 'static>(
     mut works: Vec<impl FnOnce() -> Result<D> + Send + 'static>,
 ) -> Result<Vec<D>> {
     let last = works.pop();
-    let threads: Vec<_> = works.into_iter().map(sys::spawn_elsewhere).collect();
+    let threads: Vec<_> = works.into_iter().map(sys::spawn_on_another_cpu).collect();
     let last = last.map(|work| work());
     // All are waited for, also if one has failed: the object's maps are closed behind this.
     let done: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();

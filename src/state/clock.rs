@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::kernel::abi::{cm_confirm, cm_fallback};
 use crate::kernel::sys::{self, SharedValue};
-use crate::model::policing::{Confirmation, Fallback};
+use crate::model::enforcement::{Confirmation, Fallback};
 
 /// A pending confirmation, `struct cm_confirm`, in memory that programs read.
 pub(super) struct Clock<'a> {

@@ -538,7 +538,7 @@ fn flow(key: &Parts, entry: &cm_flow, left: u32, rate: u32) -> Flow {
         passed: passed(entry),
         allowed: is_allowed(entry),
         epoch: (entry.verdict >> 32) as u32,
-        adopted: entry.adopted != 0,
+        adopted: entry.picked_up != 0,
         masqueraded: entry.masqueraded != 0,
         // Less than a tick more than it was given.
         expires: Duration::from_secs(jiffies / u64::from(rate)),

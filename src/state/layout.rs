@@ -178,16 +178,16 @@ fn is_of_another_version(root: &Root, id: EndpointId) -> bool {
 
 impl Layout {
     fn check(&self, pin: &Path) -> Result<()> {
-        let cure = "another version made it, or another program; nothing has changed: remove it, and the \
+        let hint = "another version made it, or another program; nothing has changed: remove it, and the \
                     map that programs use is pinned there again, or name another directory with --bpffs";
         let pinned = sys::open_pin(pin).with_context(|| format!("open {}", pin.display()))?;
-        ensure!(sys::is_map(pinned.as_fd())?, "{} is no map: {cure}", pin.display());
+        ensure!(sys::is_map(pinned.as_fd())?, "{} is no map: {hint}", pin.display());
         let map =
             MapInfo::new(pinned.as_fd()).with_context(|| format!("read {}", pin.display()))?;
         let there = (map.map_type(), map.info.key_size as usize, map.info.value_size as usize);
         ensure!(
             there == (self.kind, self.key, self.value),
-            "{} is a map of another layout, {:?} of {} to {} bytes and not {:?} of {} to {}: {cure}",
+            "{} is a map of another layout, {:?} of {} to {} bytes and not {:?} of {} to {}: {hint}",
             pin.display(),
             there.0,
             there.1,

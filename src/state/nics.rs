@@ -12,7 +12,7 @@ use crate::kernel::abi::{self, cm_config, cm_confirm, cm_fallback, cm_nic, cm_ni
 use crate::kernel::device::Device;
 use crate::kernel::sys::SharedValue;
 use crate::model::endpoint::EndpointId;
-use crate::model::policing::Confirmation;
+use crate::model::enforcement::Confirmation;
 use crate::state::clock::Clock;
 use crate::state::config;
 use crate::state::conntrack;

@@ -86,7 +86,7 @@ impl Root {
         if !self.on_bpffs()? {
             let mount_point = self.path.parent().unwrap_or(&self.path);
             if !mount_bpffs {
-                let cure = match mount_point.exists() {
+                let hint = match mount_point.exists() {
                     true if is_empty(mount_point) => format!(
                         "mount one (`mount -t bpf bpf {}`, or attach with --mount-bpffs), or ",
                         mount_point.display()
@@ -95,7 +95,7 @@ impl Root {
                     false => "attach with --mount-bpffs, or ".to_owned(),
                 };
                 bail!(
-                    "{} is not on a BPF file system; {cure}name another directory with --bpffs",
+                    "{} is not on a BPF file system; {hint}name another directory with --bpffs",
                     self.path.display()
                 );
             }

@@ -2,7 +2,7 @@
 //! replaced, and `cm_rule_stats`, what each rule has decided. The sets of NICs with a policy lie in
 //! `cm_nic_policies`, those of another endpoint in a map of maps of its own, `cm_policy_sets`.
 
-mod set;
+mod encoding;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd};
@@ -65,20 +65,20 @@ impl PolicyMaps {
                 _ => {}
             }
         }
-        let cure =
+        let hint =
             || format!("the programs of endpoint {id} know no rules; attach its device again");
-        let config = config::read_config(&config.with_context(cure)?)?;
+        let config = config::read_config(&config.with_context(hint)?)?;
         let of_nics = of_nics.zip(config.nic_slot()).map(|(sets, slot)| (sets, Some(slot)));
         let sets = of_nics.or(sets.map(|sets| (sets, None)));
-        let (sets, nic_slot) = sets.with_context(cure)?;
+        let (sets, nic_slot) = sets.with_context(hint)?;
         Ok(PolicyMaps {
             root: root.clone(),
             id,
             workload: (config.role == cm_role::CM_ROLE_CONTAINER).then_some(id),
             sets,
             nic_slot,
-            counters: counters.with_context(cure)?,
-            generations: Generations::of(&generations.with_context(cure)?)?,
+            counters: counters.with_context(hint)?,
+            generations: Generations::of(&generations.with_context(hint)?)?,
         })
     }
 
@@ -112,7 +112,7 @@ impl PolicyMaps {
             Some(set) => read_set(self.id, set)?,
             None => Policy::default(),
         };
-        let entries = set::encode(policy);
+        let entries = encoding::encode(policy);
         self.check_room(policy, entries.len(), &rules_before)?;
         let new = self.create_set(&entries)?;
         self.reset_counters(policy, &rules_before)?;
@@ -256,7 +256,7 @@ impl PolicyMaps {
              (ranges of ports cost up to 104 entries each, those like 4096-8191 one)",
             policy.rules().len(),
             self.id,
-            capacity.saturating_sub(set::encode(before).len()),
+            capacity.saturating_sub(encoding::encode(before).len()),
         );
         Ok(())
     }
@@ -279,7 +279,7 @@ impl PolicyMaps {
 }
 
 fn read_set(id: EndpointId, set: &RuleSet) -> Result<Policy> {
-    let rules = set::decode(&set.entries()?).with_context(|| {
+    let rules = encoding::decode(&set.entries()?).with_context(|| {
         format!(
             "the rules of endpoint {id} are malformed; another version of cilmark wrote them, or \
              another program: attach its device again after a detach"

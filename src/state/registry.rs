@@ -1,7 +1,7 @@
 //! What runs: from an endpoint's pins to its links, programs and configuration. It believes the
 //! kernel, not the pins, so that it tells the truth even after a command that died half way.
 
-mod found;
+mod lookup;
 pub mod shared;
 
 use std::cmp::Reverse;
@@ -15,7 +15,7 @@ use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use log::debug;
 
-pub use found::Found;
+pub use lookup::Found;
 
 use crate::kernel::abi::{self, bss, cm_config, cm_confirm, cm_counters, cm_metrics, u32_key};
 use crate::kernel::device::{self, Device};

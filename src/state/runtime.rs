@@ -9,7 +9,7 @@ use libbpf_rs::MapCore;
 
 use crate::kernel::abi::{bss, cm_confirm};
 use crate::kernel::sys::SharedValue;
-use crate::model::policing::{Confirmation, Fallback, Mode};
+use crate::model::enforcement::{Confirmation, Fallback, Mode};
 use crate::state::clock::Clock;
 use crate::state::generations::{self, Generations};
 use crate::state::nics;

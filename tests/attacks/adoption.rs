@@ -10,7 +10,7 @@ use super::{
 };
 use crate::common::World;
 use crate::common::packet::Frame;
-use crate::common::talk::{Connection, cannot_connect, listen};
+use crate::common::traffic::{Connection, cannot_connect, listen};
 use crate::common::wire::{Wire, fragments, payload, segment, with_options};
 
 const ADOPTING: &str = "--adopt 60s";

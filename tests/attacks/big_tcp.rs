@@ -11,7 +11,7 @@ use super::path_mtu::upload;
 use super::{OPEN, allow};
 use crate::common::World;
 use crate::common::machine::skip;
-use crate::common::talk::{Connection, HOST, listen};
+use crate::common::traffic::{Connection, HOST, listen};
 
 const SIZE: u32 = 200_000;
 

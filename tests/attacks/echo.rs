@@ -2,7 +2,7 @@
 
 use super::{HOST, RED, WIRE, World, host, inside};
 use crate::common::packet::Frame;
-use crate::common::talk::ping;
+use crate::common::traffic::ping;
 use crate::common::wire::{Wire, has};
 
 /// An echo request, or a reply, with this identifier and text.

@@ -8,7 +8,7 @@ use nix::sys::socket::{MsgFlags, SockProtocol, recv};
 use super::trailers::{id, raw};
 use super::{OPEN, RED, WIRE, World, allow, bridged_workloads, enforce, honest, host, inside};
 use crate::common::packet::Frame;
-use crate::common::talk::{ping, udp};
+use crate::common::traffic::{ping, udp};
 use crate::common::wire::{Wire, fragments, has, mac, payload};
 
 /// A message with a name in it, by which it is known when it arrives.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::common::machine::skip;
 use crate::common::packet::Frame;
-use crate::common::talk::{Connection, arrives, ping, udp};
+use crate::common::traffic::{Connection, arrives, ping, udp};
 use crate::common::wire::{Wire, fragments, mac};
 
 /// The workloads' addresses, by family: from `red` to `blue`.

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 
 use super::{HOST, RED, WIRE, World, host, inside};
 use crate::common::packet::Frame;
-use crate::common::talk::udp;
+use crate::common::traffic::udp;
 use crate::common::wire::Wire;
 use crate::common::world::wait_for;
 

@@ -25,7 +25,7 @@ use std::net::{TcpListener, UdpSocket};
 
 use crate::common::World;
 use crate::common::packet::Frame;
-use crate::common::talk::{HOST, listen, udp};
+use crate::common::traffic::{HOST, listen, udp};
 use crate::common::wire::{Wire, mac, segment};
 
 /// What every policy here allows, over UDP and TCP, where it allows anything.

@@ -4,7 +4,7 @@
 use super::{CLOSED, HOST, OPEN, Receiver, WIRE, enforce, honest, host, inside};
 use super::{TO_BLUE, allow, two_workloads};
 use crate::common::packet::Frame;
-use crate::common::talk::ping;
+use crate::common::traffic::ping;
 use crate::common::wire::{Wire, with_options};
 
 /// A datagram of more than a page; of IPv6 also behind headers of options.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::common::machine::skip;
 use crate::common::packet::Frame;
-use crate::common::talk::{arrives, ping, udp};
+use crate::common::traffic::{arrives, ping, udp};
 use crate::common::wire::{Wire, has};
 
 /// Of another device, which is not attached, and of the loopback device; by family.

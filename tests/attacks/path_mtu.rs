@@ -10,7 +10,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use super::{HOST, OPEN, RED, WIRE, World, allow, host, inside, stranger};
 use crate::common::packet::Frame;
 use crate::common::process::PATIENCE;
-use crate::common::talk::{Connection, is_refused, listen, udp};
+use crate::common::traffic::{Connection, is_refused, listen, udp};
 use crate::common::wire::Wire;
 use crate::common::world::wait_for;
 

@@ -6,7 +6,7 @@ use super::icmp::{Message, TAIL, arrived, attach_red, got, in_fragments, routed,
 use super::trailers::raw;
 use super::{HOST, OPEN, RED, WIRE, honest, host, inside};
 use crate::common::packet::Frame;
-use crate::common::talk::{Connection, listen, udp};
+use crate::common::traffic::{Connection, listen, udp};
 use crate::common::wire::with_options;
 
 #[test]

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::common::packet::Frame;
 use crate::common::process::PATIENCE;
-use crate::common::talk::{arrives, ping, udp};
+use crate::common::traffic::{arrives, ping, udp};
 use crate::common::wire::{Wire, fragments, has, payload, say_length, with_options};
 
 /// A number that no packet of fragments has had.

@@ -2,7 +2,7 @@
 
 use super::{HOST, OPEN, Receiver, WIRE, allow, honest, host, inside, two_workloads};
 use crate::common::packet::Frame;
-use crate::common::talk::ping;
+use crate::common::traffic::ping;
 use crate::common::wire::has;
 
 /// GRE, ESP and AH.

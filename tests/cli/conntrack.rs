@@ -138,12 +138,12 @@ fn busy() -> Option<World> {
     world.cilmark_ok("identity set 400 db");
     knock(&world, "red", "10.1.0.1");
     knock(&world, "red", "[fd00:1::1]");
-    let tell = |from: &str, to: &str| {
+    let report = |from: &str, to: &str| {
         world.sh(&format!("echo hello | {from} socat -u - UDP:{to}"));
     };
-    tell("ip netns exec red", "198.51.100.7:53,bind=:4000");
-    tell("ip netns exec blue", "10.1.0.10:80,bind=:4000");
-    tell("", "10.1.0.10:53,bind=:4000");
+    report("ip netns exec red", "198.51.100.7:53,bind=:4000");
+    report("ip netns exec blue", "10.1.0.10:80,bind=:4000");
+    report("", "10.1.0.10:53,bind=:4000");
     Some(world)
 }
 

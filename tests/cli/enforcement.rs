@@ -3,7 +3,7 @@
 use cilmark::kernel::abi::cm_config;
 use cilmark::kernel::sys::Hook;
 use cilmark::model::endpoint::EndpointId;
-use cilmark::model::policing::Mode;
+use cilmark::model::enforcement::Mode;
 use cilmark::state::registry::Endpoint;
 use serde_json::json;
 

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::help::assert_snapshot;
 use crate::common::World;
 use crate::common::process::{Run, cilmark};
-use crate::common::talk::{Connection, HOST, arrives, listen, udp};
+use crate::common::traffic::{Connection, HOST, arrives, listen, udp};
 
 /// A workload and a NIC, in a namespace where devices have the same numbers each time.
 fn attached(world: &World) {
@@ -68,7 +68,7 @@ fn the_json_has_exactly_these_fields() {
     let steps = printed["steps"].take();
     assert_eq!(
         steps[3],
-        json!({"depth": 1, "call": "police", "detail": "ingress enforce, egress enforce"})
+        json!({"depth": 1, "call": "policy_verdict", "detail": "ingress enforce, egress enforce"})
     );
     assert_eq!(
         printed,

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::common::World;
 use crate::common::machine::{by_each_hook, hooks};
-use crate::common::stranger::Stranger;
+use crate::common::third_party::ThirdParty;
 
 const MARK: u32 = 0x012c_0f00;
 
@@ -16,29 +16,29 @@ fn ping(world: &World) {
 }
 
 #[test]
-fn a_stranger_on_tcx_runs_through_attach_replace_and_detach() {
+fn a_third_party_program_on_tcx_runs_through_attach_replace_and_detach() {
     let Some(world) = World::with_tcx() else { return };
     world.workload("red", 1);
-    let stranger = Stranger::on_tcx("red", Hook::Ingress);
+    let third_party = ThirdParty::on_tcx("red", Hook::Ingress);
     let mut seen = 0;
     for command in
         ["attach red --id 300", "attach red --id 301", "attach red --id 300 --first", "detach red"]
     {
         world.cilmark_ok(command);
         ping(&world);
-        let now: u64 = stranger.marks().iter().map(|(_, packets)| packets).sum();
+        let now: u64 = third_party.marks().iter().map(|(_, packets)| packets).sum();
         assert!(now > seen, "unreached after `{command}`");
         seen = now;
     }
 }
 
 #[test]
-fn a_stranger_on_clsact_runs_through_attach_replace_and_detach_and_keeps_its_qdisc() {
+fn a_third_party_program_on_clsact_runs_through_attach_replace_and_detach_and_keeps_its_qdisc() {
     by_each_hook(|kind| {
         let Some(world) = World::new() else { return };
         world.workload("red", 1);
-        let stranger = Stranger::on_clsact("red", Hook::Ingress, 100);
-        let filters = || world.sh("tc filter show dev red ingress | grep stranger");
+        let third_party = ThirdParty::on_clsact("red", Hook::Ingress, 100);
+        let filters = || world.sh("tc filter show dev red ingress | grep third_party");
         let before = filters();
         let mut seen = 0;
         for command in [
@@ -49,7 +49,7 @@ fn a_stranger_on_clsact_runs_through_attach_replace_and_detach_and_keeps_its_qdi
         ] {
             world.cilmark_ok(&format!("{command} --hook {kind}"));
             ping(&world);
-            let now: u64 = stranger.marks().iter().map(|(_, packets)| packets).sum();
+            let now: u64 = third_party.marks().iter().map(|(_, packets)| packets).sum();
             assert!(now > seen, "unreached after `{command}`");
             seen = now;
             assert_eq!(filters(), before);
@@ -66,17 +66,17 @@ fn the_default_is_behind_what_is_there_and_first_is_before_it() {
     by_each_hook(|kind| {
         let Some(world) = World::new() else { return };
         world.workload("red", 1);
-        let stranger = match kind {
-            "tcx" => Stranger::on_tcx("red", Hook::Ingress),
-            _ => Stranger::on_clsact("red", Hook::Ingress, 100),
+        let third_party = match kind {
+            "tcx" => ThirdParty::on_tcx("red", Hook::Ingress),
+            _ => ThirdParty::on_clsact("red", Hook::Ingress, 100),
         };
         world.cilmark_ok(&format!("attach red --id 300 --hook {kind}"));
         ping(&world);
-        assert_eq!(stranger.packets(MARK), 0, "the stranger comes first");
+        assert_eq!(third_party.packets(MARK), 0, "the third-party program comes first");
         world.cilmark_ok("detach red");
         world.cilmark_ok(&format!("attach red --id 300 --hook {kind} --first"));
         ping(&world);
-        assert!(stranger.packets(MARK) > 0, "the stranger comes second");
+        assert!(third_party.packets(MARK) > 0, "the third-party program comes second");
     });
 }
 
@@ -86,8 +86,8 @@ fn first_moves_what_is_attached_behind_others_before_them() {
         let Some(world) = World::new() else { return };
         world.workload("red", 1);
         let strangers = [Hook::Ingress, Hook::Egress].map(|hook| match kind {
-            "tcx" => Stranger::on_tcx("red", hook),
-            _ => Stranger::on_clsact("red", hook, 100),
+            "tcx" => ThirdParty::on_tcx("red", hook),
+            _ => ThirdParty::on_clsact("red", hook, 100),
         });
         let attach = format!("attach red --id 300 --hook {kind}");
         world.cilmark_ok(&attach);
@@ -115,11 +115,11 @@ fn programs_that_run_before_ours_are_named() {
     by_each_hook(|kind| {
         let Some(world) = World::new() else { return };
         world.veth("red");
-        let _stranger = match kind {
-            "tcx" => Stranger::on_tcx("red", Hook::Ingress),
-            _ => Stranger::on_clsact("red", Hook::Ingress, 100),
+        let _third_party = match kind {
+            "tcx" => ThirdParty::on_tcx("red", Hook::Ingress),
+            _ => ThirdParty::on_clsact("red", Hook::Ingress, 100),
         };
-        let told = "red: stranger runs before cilmark on ingress: what it drops, accepts or redirects \
+        let told = "red: third_party runs before cilmark on ingress: what it drops, accepts or redirects \
                     cilmark does not see; `attach --first` goes before it";
         let run = world.cilmark(&format!("attach red --id 300 --hook {kind}"));
         assert!(run.stderr.contains(told), "{run:?}");
@@ -127,11 +127,11 @@ fn programs_that_run_before_ours_are_named() {
         assert!(run.stderr.contains(told), "{run:?}");
         let before = world.status("red")["programs_before"].take();
         assert_eq!(before.as_array().unwrap().len(), 1, "{before}");
-        for (key, value) in [("hook", "ingress"), ("kind", kind), ("name", "stranger")] {
+        for (key, value) in [("hook", "ingress"), ("kind", kind), ("name", "third_party")] {
             assert_eq!(before[0][key], value, "{before}");
         }
         let number = before[0]["program_id"].as_u64().unwrap();
-        assert!(world.sh(&format!("bpftool prog show id {number}")).contains("name stranger"));
+        assert!(world.sh(&format!("bpftool prog show id {number}")).contains("name third_party"));
     });
 }
 
@@ -145,7 +145,7 @@ fn filters_of_any_kind_and_tcx_programs_run_before_a_filter_of_ours() {
          tc filter add dev red ingress pref 5 chain 7 bpf da bytecode '1,6 0 0 0'");
     let of_other_kind = "tc filter add dev red ingress pref 20 matchall action ok";
     let other_kind = world.try_sh(of_other_kind).status.success();
-    let _behind = Stranger::on_clsact("red", Hook::Egress, 50_001);
+    let _behind = ThirdParty::on_clsact("red", Hook::Egress, 50_001);
     let names = || -> Vec<String> {
         let before = world.status("red")["programs_before"].take();
         let lines = before.as_array().unwrap().iter();
@@ -159,8 +159,8 @@ fn filters_of_any_kind_and_tcx_programs_run_before_a_filter_of_ours() {
     if !hooks().contains(&"tcx") {
         return;
     }
-    let _stranger = Stranger::on_tcx("red", Hook::Egress);
-    assert_eq!(names(), ["tcx stranger"]);
+    let _third_party = ThirdParty::on_tcx("red", Hook::Egress);
+    assert_eq!(names(), ["tcx third_party"]);
     let run = world.cilmark("attach red --id 300 --hook clsact --first");
     assert!(run.stderr.contains("`attach --hook tcx --first` goes before it"), "{run:?}");
     world.cilmark_ok("attach red --id 300 --hook tcx --first");
@@ -168,7 +168,7 @@ fn filters_of_any_kind_and_tcx_programs_run_before_a_filter_of_ours() {
 }
 
 #[test]
-fn a_stranger_in_our_very_place_is_not_replaced() {
+fn a_third_party_program_in_our_very_place_is_not_replaced() {
     let Some(world) = World::new() else { return };
     world.workload("red", 1);
     // Another cilmark's: the same handle and priority, and yet not this root's.
@@ -258,11 +258,11 @@ fn two_roots_on_one_device_do_not_know_each_other() {
     let first = if hooks().contains(&"tcx") { "" } else { "--first" };
     world.cilmark_ok(&format!("attach red --id 300 --bpffs /sys/fs/bpf/a {first}"));
     world.cilmark_ok("attach red --id 301 --bpffs /sys/fs/bpf/b");
-    let stranger = Stranger::behind("red", Hook::Ingress);
+    let third_party = ThirdParty::behind("red", Hook::Ingress);
     ping(&world);
-    assert!(stranger.packets(0x012d_0f00) > 0, "the later one decides");
+    assert!(third_party.packets(0x012d_0f00) > 0, "the later one decides");
     world.cilmark_ok("detach red --bpffs /sys/fs/bpf/b");
     ping(&world);
-    assert!(stranger.packets(MARK) > 0, "{:x?}", stranger.marks());
+    assert!(third_party.packets(MARK) > 0, "{:x?}", third_party.marks());
     assert_eq!(world.pins().iter().filter(|pin| pin.starts_with("b/")).count(), 0);
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::common::process::{cilmark, text};
-use crate::common::talk::{any, arrives, is_lost, udp};
+use crate::common::traffic::{any, arrives, is_lost, udp};
 use crate::common::{World, machine};
 
 fn start(arguments: &str) -> Child {

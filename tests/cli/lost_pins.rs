@@ -4,7 +4,7 @@ use cilmark::kernel::sys::Hook;
 use serde_json::{Value, json};
 
 use crate::common::World;
-use crate::common::stranger::Stranger;
+use crate::common::third_party::ThirdParty;
 
 const ROOT: &str = "/sys/fs/bpf/cilmark";
 
@@ -278,7 +278,7 @@ fn a_program_that_lacks_a_map_of_this_version_sees_nothing_of_a_change() {
     world.cilmark_ok("attach red --id 300 --policy enforce");
     let pin = format!("{ROOT}/endpoints/1/egress");
     remove(&world, &["endpoints/1/egress"]);
-    Stranger::behind("blue", Hook::Ingress).pin(&pin);
+    ThirdParty::behind("blue", Hook::Ingress).pin(&pin);
     for command in ["ipcache set 10.0.0.0/8 7", "conntrack flush", "attach blue --id 301"] {
         let words = ["another map than the one that the programs of red (endpoint 1) use"];
         world.cilmark(command).fails(1, &words);

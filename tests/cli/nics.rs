@@ -65,13 +65,13 @@ fn sixteen_nics_of_a_root_have_a_policy_and_the_next_one_is_told_whose_they_are(
         "nic16 can't have a policy: 16 NICs of one root may, and {} have",
         names.join(", ")
     )];
-    let cures =
+    let hints =
         ["`cilmark detach`", "`attach --policy off`", "another --bpffs", "nothing has changed"];
     world.cilmark(policed).fails(1, &said.map(|it| it.as_str()));
-    world.cilmark(policed).fails(1, &cures);
+    world.cilmark(policed).fails(1, &hints);
     assert_eq!(world.pins(), before);
     world.cilmark_ok("attach nic16 --role netdev");
-    world.cilmark(policed).fails(1, &cures);
+    world.cilmark(policed).fails(1, &hints);
     assert_eq!(world.status("nic16")["ingress_policy"], "off", "it goes on without");
     world.cilmark_ok("attach nic3 --role netdev --yes");
     world.cilmark_ok(policed);

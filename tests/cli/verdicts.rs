@@ -22,9 +22,9 @@ fn what_audit_would_drop_is_shown_with_a_command_that_allows_it() {
     ping(&world);
     let line = monitor.stdout_line(|line| line.contains("icmp/8"));
     assert!(line.contains("from_netdev: audit: would drop (Policy denied, 133) icmp/8"), "{line}");
-    let (_, cure) = line.split_once("; to allow it: ").expect("a cure");
-    assert_eq!(cure, "cilmark policy add red 'allow ingress from peer icmp/8'");
-    world.cilmark_ok(&cure.replace('\'', "").replace("cilmark ", ""));
+    let (_, hint) = line.split_once("; to allow it: ").expect("a hint");
+    assert_eq!(hint, "cilmark policy add red 'allow ingress from peer icmp/8'");
+    world.cilmark_ok(&hint.replace('\'', "").replace("cilmark ", ""));
     world.cilmark_ok("policy add red deny ingress from peer tcp/80");
     ping(&world);
     world.try_sh("ip netns exec red socat -u /dev/null TCP:10.1.0.1:80");

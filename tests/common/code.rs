@@ -22,7 +22,7 @@ impl Endpoint<'_> {
     /// global functions that nobody calls (`do_check_subprogs` in kernel/bpf/verifier.c).
     pub fn reachable_functions(&self, hook: Hook) -> HashMap<String, u32> {
         let id = sys::program_facts(self.program(hook)).expect("program info").id;
-        let functions = parse(&self.lab.world.sh(&format!("bpftool prog dump xlated id {id}")));
+        let functions = parse(&self.fixture.world.sh(&format!("bpftool prog dump xlated id {id}")));
         let mut reached = HashMap::new();
         let mut starts = vec![0];
         while let Some(start) = starts.pop() {

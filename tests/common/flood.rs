@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
-use cilmark::model::policing::{Failsafe, Mode};
-use cilmark::program::load::Policing;
+use cilmark::model::enforcement::{Failsafe, Mode};
+use cilmark::program::load::Enforcement;
 use serde_json::Value;
 
-use super::Lab;
+use super::Fixture;
 use super::flow::{By, Flow, KINDS, Kind, OPENING, RULES, Step};
 use super::many::{End, Many, Numbers, OnCpu};
 use super::packet::Frame;
@@ -57,8 +57,8 @@ impl Who {
 }
 
 /// The endpoints, and the flows that are to stay.
-pub struct Scene<'lab> {
-    endpoints: [Endpoint<'lab>; 3],
+pub struct Scene<'fixture> {
+    endpoints: [Endpoint<'fixture>; 3],
     flows: Vec<(Who, Flow)>,
 }
 
@@ -79,11 +79,11 @@ pub struct Toll {
     pub refused: usize,
 }
 
-impl<'lab> Scene<'lab> {
+impl<'fixture> Scene<'fixture> {
     /// With so many flows of each kind in each direction, of each endpoint and family. Without a number of
     /// entries conntrack is as large as it is by default.
-    pub fn new(lab: &'lab Lab, entries: Option<u32>, of_each: u16) -> Scene<'lab> {
-        let endpoints = ALL.map(|who| endpoint(lab, who, entries));
+    pub fn new(fixture: &'fixture Fixture, entries: Option<u32>, of_each: u16) -> Scene<'fixture> {
+        let endpoints = ALL.map(|who| endpoint(fixture, who, entries));
         let flows = ALL.into_iter().flat_map(|who| {
             let of_families = who.addresses().into_iter().zip(REMOTES);
             of_families.flat_map(move |(local, remote)| {
@@ -104,7 +104,7 @@ impl<'lab> Scene<'lab> {
         scene
     }
 
-    fn of(&self, who: Who) -> &Endpoint<'lab> {
+    fn of(&self, who: Who) -> &Endpoint<'fixture> {
         &self.endpoints[who as usize]
     }
 
@@ -243,17 +243,23 @@ impl<'lab> Scene<'lab> {
     }
 }
 
-fn endpoint<'lab>(lab: &'lab Lab, who: Who, entries: Option<u32>) -> Endpoint<'lab> {
+fn endpoint<'fixture>(
+    fixture: &'fixture Fixture,
+    who: Who,
+    entries: Option<u32>,
+) -> Endpoint<'fixture> {
     let enforcing =
-        Policing { ingress: Mode::Enforce, egress: Mode::Enforce, ..Policing::default() };
+        Enforcement { ingress: Mode::Enforce, egress: Mode::Enforce, ..Enforcement::default() };
     let setup = match who {
-        Who::Nic => lab.netdev(1).policy(Policing { failsafe: Failsafe::standard(), ..enforcing }),
-        Who::Flooder | Who::Neighbour => lab.container(300).policy(enforcing),
+        Who::Nic => {
+            fixture.netdev(1).policy(Enforcement { failsafe: Failsafe::standard(), ..enforcing })
+        }
+        Who::Flooder | Who::Neighbour => fixture.container(300).policy(enforcing),
     };
     let setup = who.addresses().into_iter().fold(setup, |setup, own| setup.address(own));
     let setup = entries.into_iter().fold(setup, |setup, entries| setup.conntrack_entries(entries));
     let endpoint = setup.id(7 + who as u16).untraced().load();
-    lab.rules(&endpoint, &RULES);
+    fixture.rules(&endpoint, &RULES);
     endpoint
 }
 

@@ -2,20 +2,20 @@
 
 pub mod bpf;
 pub mod code;
+pub mod fixture;
 pub mod flood;
 pub mod flow;
-pub mod lab;
 pub mod machine;
 pub mod many;
 pub mod packet;
 pub mod process;
 pub mod program;
 pub mod random;
-pub mod stranger;
-pub mod talk;
+pub mod third_party;
+pub mod traffic;
 pub mod transfer;
 pub mod wire;
 pub mod world;
 
-pub use lab::Lab;
+pub use fixture::Fixture;
 pub use world::World;

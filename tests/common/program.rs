@@ -14,7 +14,7 @@ use cilmark::program::load::Loaded;
 use cilmark::state::maps;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
-use super::lab::Lab;
+use super::fixture::Fixture;
 use super::packet::Frame;
 
 const ACTION_PASS: i32 = -1;
@@ -22,8 +22,8 @@ const ACTION_DROP: i32 = 2;
 const ACTION_REDIRECT: i32 = 7;
 
 /// An endpoint whose programs are in the kernel and on no hook.
-pub struct Endpoint<'lab> {
-    pub lab: &'lab Lab,
+pub struct Endpoint<'fixture> {
+    pub fixture: &'fixture Fixture,
     pub id: EndpointId,
     pub config: cm_config,
     pub role: Role,
@@ -123,7 +123,7 @@ impl Endpoint<'_> {
 
     fn run(&self, role: Role, hook: Hook, packet: Packet) -> Outcome {
         assert_eq!(role, self.role, "the endpoint has no such program");
-        self.lab.events();
+        self.fixture.events();
         let mut context = packet.context;
         if context.ifindex == 0 {
             context.ifindex = self.ifindex;
@@ -132,7 +132,7 @@ impl Endpoint<'_> {
             .unwrap_or_else(|error| panic!("run {packet:?}: {error}"));
         let is_verdict = |event: &cm_event| event.r#type == cm_event_type::CM_EVENT_POLICY_VERDICT;
         let (mut verdicts, mut events): (Vec<_>, Vec<_>) =
-            self.lab.events().into_iter().partition(is_verdict);
+            self.fixture.events().into_iter().partition(is_verdict);
         assert!(events.len() <= 1, "one packet, several events: {events:?}");
         assert!(verdicts.len() <= 1, "one packet, several verdicts: {verdicts:?}");
         Outcome {

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::machine::time_for;
-use super::talk::Connection;
+use super::traffic::Connection;
 use super::world::wait_for;
 
 /// An odd length, so that no loss of whole segments brings it back into step.

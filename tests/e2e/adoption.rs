@@ -1,7 +1,7 @@
 //! Connections that are older than the first enforcement.
 
 use crate::common::World;
-use crate::common::talk::{Connection, HOST, cannot_connect, listen};
+use crate::common::traffic::{Connection, HOST, cannot_connect, listen};
 use crate::common::transfer::Transfer;
 
 const NIC: &str = "attach red --role netdev --failsafe none --yes";

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::nat::translating;
 use crate::common::World;
-use crate::common::talk::{Connection, HOST, any, arrives, is_lost, listen, udp};
+use crate::common::traffic::{Connection, HOST, any, arrives, is_lost, listen, udp};
 use crate::common::world::wait_for;
 
 const NIC: &str = "attach red --role netdev --failsafe none --yes";

@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 
 use crate::common::World;
 use crate::common::process::PATIENCE;
-use crate::common::talk::{arrives, is_lost, udp};
+use crate::common::traffic::{arrives, is_lost, udp};
 
 /// The ports `red` and `blue` with a namespace behind each; the host has its addresses on the bridge.
 pub fn bridged() -> Option<World> {

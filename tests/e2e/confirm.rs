@@ -9,7 +9,7 @@ use cilmark::kernel::netns;
 
 use crate::common::World;
 use crate::common::machine::time_for;
-use crate::common::talk::{Connection, HOST, cannot_connect, listen};
+use crate::common::traffic::{Connection, HOST, cannot_connect, listen};
 use crate::common::transfer::Transfer;
 
 const NIC: &str = "attach red --role netdev --failsafe none --adopt 0 --policy enforce";

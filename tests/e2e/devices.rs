@@ -7,8 +7,8 @@ use cilmark::kernel::sys::Hook;
 
 use super::RED;
 use crate::common::World;
-use crate::common::stranger::Stranger;
-use crate::common::talk::{arrives, is_lost, ping, tcp, udp};
+use crate::common::third_party::ThirdParty;
+use crate::common::traffic::{arrives, is_lost, ping, tcp, udp};
 
 #[test]
 fn a_machine_behind_a_tap_is_a_container() {
@@ -17,12 +17,12 @@ fn a_machine_behind_a_tap_is_a_container() {
     let _machine = world.machine("vm", 1, "tap");
     world.cilmark_ok("attach vm --id 1234 --ip 10.1.0.10 fd00:1::10");
     assert_eq!(world.status("vm")["role"], "container");
-    let stranger = Stranger::behind("vm", Hook::Ingress);
+    let third_party = ThirdParty::behind("vm", Hook::Ingress);
     for to in ["10.2.0.10", "fd00:2::10"] {
         ping(&world, "vm", to);
         tcp(&world, "vm", "blue", to);
     }
-    assert!(stranger.packets(RED) > 10, "{:x?}", stranger.marks());
+    assert!(third_party.packets(RED) > 10, "{:x?}", third_party.marks());
     world.sh("ip -n vm addr add 10.1.0.99 dev eth0");
     let (spoofer, blue) = (udp(&world, "vm", "10.1.0.99:0"), udp(&world, "blue", "0.0.0.0:0"));
     is_lost(&spoofer, &blue, "10.2.0.10");
@@ -37,8 +37,8 @@ fn packets_of_a_tun_have_no_ethernet_header_and_are_stamped_all_the_same() {
     assert_eq!(world.status("vpn")["role"], "netdev");
     world.cilmark_ok("ipcache set 10.1.0.10 199472");
     world.cilmark_ok("ipcache set fd00:1::/64 199472");
-    let sent = Stranger::behind("vpn", Hook::Egress);
-    let received = Stranger::behind("vpn", Hook::Ingress);
+    let sent = ThirdParty::behind("vpn", Hook::Egress);
+    let received = ThirdParty::behind("vpn", Hook::Ingress);
     for to in ["10.1.0.10", "fd00:1::10"] {
         let before = (sent.packets(RED), received.packets(super::BLUE));
         world.sh(&format!("ping -qc 1 -W 20 {to}"));

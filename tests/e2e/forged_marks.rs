@@ -6,7 +6,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::red_and_blue;
 use crate::common::World;
-use crate::common::talk::{HOST, arrives, is_lost, udp};
+use crate::common::traffic::{HOST, arrives, is_lost, udp};
 use crate::common::world::wait_for;
 
 /// The friend 1234, this host, and proxies in the friend's name.

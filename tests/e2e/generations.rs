@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::red_and_blue;
 use crate::common::World;
-use crate::common::talk::{any, arrives, udp};
+use crate::common::traffic::{any, arrives, udp};
 
 /// Of each flow its device, its remote end, and whether it asks its rules again.
 fn flows(world: &World) -> Vec<(String, IpAddr, bool)> {

@@ -9,7 +9,7 @@ use super::{drops, red_and_blue};
 use crate::common::World;
 use crate::common::packet::Frame;
 use crate::common::process::Running;
-use crate::common::talk::{
+use crate::common::traffic::{
     Connection, HOST, arrives, cannot_connect, is_lost, is_unanswered, listen, ping, udp,
 };
 use crate::common::wire::{Wire, fragments, mac};
@@ -28,8 +28,8 @@ fn follow(world: &World, line: &str) {
     let (_, commands) = hint(line).split_once("cilmark ").expect("a command");
     for command in commands.split(" && ") {
         let command = command.trim_start_matches("cilmark ").replace('\'', "");
-        let consent = if command.starts_with("policy") { "--yes" } else { "" };
-        world.cilmark_ok(&format!("{command} {consent}"));
+        let prompt = if command.starts_with("policy") { "--yes" } else { "" };
+        world.cilmark_ok(&format!("{command} {prompt}"));
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::common::World;
 use crate::common::packet::Frame;
-use crate::common::talk::{
+use crate::common::traffic::{
     Connection, HOST, any, cannot_connect, is_lost, is_refused, is_unanswered, listen, ping, udp,
 };
 use crate::common::world::wait_for;

@@ -7,7 +7,7 @@ use super::drops;
 use crate::common::World;
 use crate::common::machine::by_each_hook;
 use crate::common::packet::Frame;
-use crate::common::talk::{HOST, arrives, is_lost, udp};
+use crate::common::traffic::{HOST, arrives, is_lost, udp};
 use crate::common::wire::{Wire, fragments, mac};
 
 /// The addresses of the first workload, as a socket of both families has them, and of its peer.

@@ -10,7 +10,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::common::World;
 use crate::common::process::Running;
-use crate::common::talk::{HOST, is_unanswered, udp};
+use crate::common::traffic::{HOST, is_unanswered, udp};
 use crate::common::world::wait_for;
 
 const NIC: &str = "attach red --role netdev --policy enforce --adopt 0 --yes";

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{red_and_blue, talk_both_ways};
+use super::{red_and_blue, traffic_both_ways};
 use crate::common::World;
 use crate::common::machine::{by_each_hook, hooks};
 use crate::common::process::PATIENCE;
-use crate::common::talk::{Connection, arrives, is_lost, listen, ping, tcp, udp};
+use crate::common::traffic::{Connection, arrives, is_lost, listen, ping, tcp, udp};
 use crate::common::world::wait_for;
 
 /// Without forwarding nothing passes the host but by local delivery.
@@ -35,7 +35,7 @@ fn neighbours(options: &str) -> Option<World> {
 fn ping_tcp_and_udp_pass_without_the_hosts_stack() {
     by_each_hook(|hook| {
         let Some(world) = neighbours(&format!("--hook {hook}")) else { return };
-        talk_both_ways(&world);
+        traffic_both_ways(&world);
         for device in ["red", "blue"] {
             assert_eq!(world.status(device)["drops"], 0, "{device}");
         }

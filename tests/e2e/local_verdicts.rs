@@ -2,7 +2,7 @@
 
 use super::red_and_blue;
 use crate::common::World;
-use crate::common::talk::{
+use crate::common::traffic::{
     Connection, any, cannot_connect, is_refused, is_unanswered, listen, ping, tcp, udp,
 };
 use crate::common::transfer::Transfer;

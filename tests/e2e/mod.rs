@@ -28,7 +28,7 @@ mod uplink;
 mod whose;
 
 use crate::common::World;
-use crate::common::talk::{arrives, ping, tcp, udp};
+use crate::common::traffic::{arrives, ping, tcp, udp};
 
 /// The marks of the two workloads.
 const RED: u32 = 0x04d2_0f00;
@@ -52,7 +52,7 @@ fn drops(world: &World, reason: u32) -> u64 {
 }
 
 /// Echoes, TCP and UDP from each of them to the other, by both families.
-fn talk_both_ways(world: &World) {
+fn traffic_both_ways(world: &World) {
     for (from, to, number) in [("red", "blue", 2), ("blue", "red", 1)] {
         for address in [format!("10.{number}.0.10"), format!("fd00:{number}::10")] {
             ping(world, from, &format!("-s 4000 {address}"));

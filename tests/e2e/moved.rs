@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::common::World;
-use crate::common::talk::{Connection, cannot_connect, listen};
+use crate::common::traffic::{Connection, cannot_connect, listen};
 use crate::common::world::wait_for;
 
 const ENFORCE: &str = "--role netdev --policy enforce --adopt 0 --yes";

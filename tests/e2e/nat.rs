@@ -2,7 +2,7 @@
 //! container without a port of its own in the world.
 
 use crate::common::World;
-use crate::common::talk::{
+use crate::common::traffic::{
     Connection, HOST, any, arrives, cannot_connect, is_lost, is_refused, is_unanswered, listen,
     ping, tcp, udp,
 };

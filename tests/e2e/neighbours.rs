@@ -3,7 +3,7 @@
 
 use super::{drops, red_and_blue};
 use crate::common::World;
-use crate::common::talk::ping;
+use crate::common::traffic::ping;
 use crate::common::world::wait_for;
 
 /// The flags of an IPv6 address, as `ip` shows them.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::common::World;
 use crate::common::machine::{self, time_for};
-use crate::common::talk::{
+use crate::common::traffic::{
     Connection, HOST, any, arrives, cannot_connect, is_lost, listen, ping, udp,
 };
 use crate::common::world::wait_for;

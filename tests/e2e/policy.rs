@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::red_and_blue;
 use crate::common::World;
-use crate::common::talk::{
+use crate::common::traffic::{
     Connection, any, arrives, cannot_connect, is_lost, is_refused, is_unanswered, listen, ping, udp,
 };
 use crate::common::transfer::Transfer;

@@ -3,13 +3,13 @@
 use cilmark::kernel::sys::Hook;
 
 use super::{RED, red_and_blue};
-use crate::common::stranger::Stranger;
-use crate::common::talk::{arrives, tcp, udp};
+use crate::common::third_party::ThirdParty;
+use crate::common::traffic::{arrives, tcp, udp};
 
 #[test]
 fn a_workload_gets_no_mark_of_ours() {
     let Some(world) = red_and_blue("") else { return };
-    let behind = Stranger::behind("blue", Hook::Egress);
+    let behind = ThirdParty::behind("blue", Hook::Egress);
     let (red, blue) = (udp(&world, "red", "[::]:0"), udp(&world, "blue", "[::]:0"));
     for _ in 0..5 {
         arrives(&red, &blue, "fd00:2::10");
@@ -25,16 +25,16 @@ fn an_identity_crosses_the_wire_in_the_flow_label() {
     // A root of the receiver's own, as on a machine of its own: no ipcache knows the sender.
     let receiver = "attach eth0 --netns blue --bpffs /sys/fs/bpf/blue --stamp-remote";
     world.cilmark_ok(&format!("{receiver} --trust-flow-label fd00:1::/64"));
-    let stranger = world.inside("blue", || Stranger::behind("eth0", Hook::Ingress));
+    let third_party = world.inside("blue", || ThirdParty::behind("eth0", Hook::Ingress));
     let (red, blue) = (udp(&world, "red", "[::]:0"), udp(&world, "blue", "[::]:0"));
     for _ in 0..5 {
         arrives(&red, &blue, "fd00:2::10");
     }
-    assert!(stranger.packets(RED) >= 5, "{:x?}", stranger.marks());
+    assert!(third_party.packets(RED) >= 5, "{:x?}", third_party.marks());
     tcp(&world, "red", "blue", "fd00:2::10");
     // Outside the trusted prefix the label says nothing.
     world.cilmark_ok(&format!("{receiver} --trust-flow-label fd00:7::/64"));
-    let before = stranger.packets(RED);
+    let before = third_party.packets(RED);
     arrives(&red, &blue, "fd00:2::10");
-    assert_eq!(stranger.packets(RED), before, "{:x?}", stranger.marks());
+    assert_eq!(third_party.packets(RED), before, "{:x?}", third_party.marks());
 }

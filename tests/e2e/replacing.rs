@@ -10,8 +10,8 @@ use cilmark::kernel::sys::{self, Hook};
 use super::red_and_blue;
 use crate::common::World;
 use crate::common::machine::{by_each_hook, has_tcx, repetitions};
-use crate::common::stranger::Stranger;
-use crate::common::talk::{Connection, HOST, cannot_connect, listen, udp};
+use crate::common::third_party::ThirdParty;
+use crate::common::traffic::{Connection, HOST, cannot_connect, listen, udp};
 
 /// Sends numbered requests from red to blue, as fast as they are answered, while `change` runs; each
 /// must be answered. How many were.
@@ -122,7 +122,7 @@ fn take_turns(world: &World, attach: &str) -> Result<(), String> {
     let hooks = [Hook::Ingress, Hook::Egress];
     let ifindex = device::by_name("red").unwrap().ifindex;
     for _ in 0..repetitions(12) {
-        let _strangers = hooks.map(|hook| Stranger::first_on_tcx("red", hook));
+        let _strangers = hooks.map(|hook| ThirdParty::first_on_tcx("red", hook));
         let run = world.cilmark(&format!("{attach} --first"));
         let there = hooks.map(|hook| sys::on_tcx(ifindex, hook).unwrap().len());
         // The old programs are off at once.

@@ -1,15 +1,15 @@
 //! What a router between two workloads sees: their identities, with its own tools.
 
-use super::{BLUE, RED, red_and_blue, talk_both_ways};
+use super::{BLUE, RED, red_and_blue, traffic_both_ways};
 use crate::common::World;
 use crate::common::machine::by_each_hook;
-use crate::common::talk::{arrives, is_lost, udp};
+use crate::common::traffic::{arrives, is_lost, udp};
 
 #[test]
 fn ping_tcp_and_udp_pass_both_ways_over_both_families() {
     by_each_hook(|hook| {
         let Some(world) = red_and_blue(&format!("--hook {hook}")) else { return };
-        talk_both_ways(&world);
+        traffic_both_ways(&world);
         for device in ["red", "blue"] {
             let status = world.status(device);
             assert_eq!(status["drops"], 0, "{device}");

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{drops, red_and_blue};
-use crate::common::talk::{arrives, is_lost, udp};
+use crate::common::traffic::{arrives, is_lost, udp};
 use crate::common::world::wait_for;
 
 #[test]
@@ -78,20 +78,20 @@ fn a_tagged_frame_is_checked_and_stamped_like_any_other() {
     let Some(world) = red_and_blue("--workload-mac any") else { return };
     // Only what is sent here is to be counted.
     world.sh("ip netns exec red sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
-    let stranger = crate::common::stranger::Stranger::behind("red", Hook::Ingress);
+    let third_party = crate::common::third_party::ThirdParty::behind("red", Hook::Ingress);
     for (tags, source, passes) in [
         (&[5][..], [10, 1, 0, 10], true),
         (&[5], [10, 1, 0, 99], false),
         (&[5, 6], [10, 1, 0, 10], true),
         (&[5, 6], [10, 1, 0, 99], false),
     ] {
-        let (stamped, dropped) = (stranger.packets(super::RED), drops(&world, 132));
+        let (stamped, dropped) = (third_party.packets(super::RED), drops(&world, 132));
         world.send_frame("red", "eth0", &frame(tags, source));
         wait_for("the frame", || {
-            (stranger.packets(super::RED), drops(&world, 132)) != (stamped, dropped)
+            (third_party.packets(super::RED), drops(&world, 132)) != (stamped, dropped)
         });
         assert_eq!(
-            stranger.packets(super::RED) - stamped,
+            third_party.packets(super::RED) - stamped,
             u64::from(passes),
             "{tags:?} {source:?}"
         );

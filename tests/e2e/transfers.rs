@@ -3,7 +3,7 @@
 use super::red_and_blue;
 use crate::common::World;
 use crate::common::machine::repetitions;
-use crate::common::talk::{Connection, HOST, listen};
+use crate::common::traffic::{Connection, HOST, listen};
 use crate::common::transfer::Transfer;
 
 const TIMES: u64 = 200;

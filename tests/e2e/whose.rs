@@ -11,7 +11,7 @@ use std::net::{IpAddr, UdpSocket};
 
 use crate::common::World;
 use crate::common::packet::Frame;
-use crate::common::talk::{HOST, udp};
+use crate::common::traffic::{HOST, udp};
 use crate::common::wire::{Mac, Wire, mac};
 use crate::common::world::wait_for;
 

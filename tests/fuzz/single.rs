@@ -1,8 +1,8 @@
 //! The four programs on single frames (PROG_TEST_RUN): configurations, rules, ipcaches and frames are
 //! random, and rules and ipcache change between the frames.
 
-mod fixture;
 mod folding;
+mod stage;
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -13,9 +13,9 @@ use cilmark::kernel::sys::{self, Hook};
 use super::generate::{Generator, WILD, policy};
 use super::model::{Arrival, Judgement, Must, Program, UNREADABLE, delivery, wire};
 use super::session::Session;
-use crate::common::Lab;
+use crate::common::Fixture;
 use crate::common::program::Verdict;
-use fixture::{Fixture, Making, Subject};
+use stage::{Making, Stage, Subject};
 
 /// Frames between two configurations, and between two states of conntrack.
 const FRAMES: u64 = 6000;
@@ -88,7 +88,7 @@ fn is_acceptable(frame: &[u8]) -> bool {
 
 /// What is wrong with a run, if anything is: in few words, by which findings are told apart.
 fn objection(
-    fixture: &Fixture<'_>,
+    stage: &Stage<'_>,
     (subject, program): (&Subject<'_>, Program),
     (arrival, judgement, delivered): (&Arrival<'_>, &Judgement, Option<&Judgement>),
     run: &Run,
@@ -111,7 +111,7 @@ fn objection(
         Verdict::Pass => {
             let marks = match program {
                 Program::FromNetdev => {
-                    fixture.machine.stamps(&subject.model, arrival, judgement.mark)
+                    stage.machine.stamps(&subject.model, arrival, judgement.mark)
                 }
                 _ => vec![judgement.mark],
             };
@@ -122,10 +122,10 @@ fn objection(
         }
         Verdict::Redirect if delivered.is_some() => {
             // Whatever MAC has passed the source check last.
-            let is_routed = fixture
+            let is_routed = stage
                 .macs
                 .iter()
-                .any(|mac| delivery::is_routed(arrival.frame, &run.bytes, fixture::NODE_MAC, *mac));
+                .any(|mac| delivery::is_routed(arrival.frame, &run.bytes, stage::NODE_MAC, *mac));
             let is_the_same = is_routed || subject.model.switches.flow_label;
             (!is_the_same).then(|| format!("is delivered, and is not the same: {why}"))
         }
@@ -145,9 +145,9 @@ struct Shot {
 
 impl Shot {
     /// The next one; `None` if it is none that a test run takes.
-    fn next(fixture: &Fixture<'_>, generator: &mut Generator, number: u64) -> Option<Shot> {
-        let which = generator.random.below(fixture.subjects.len());
-        let subject = &fixture.subjects[which];
+    fn next(stage: &Stage<'_>, generator: &mut Generator, number: u64) -> Option<Shot> {
+        let which = generator.random.below(stage.subjects.len());
+        let subject = &stage.subjects[which];
         let sent = generator.random.once_in(2);
         let program = match (subject.model.is_container, sent) {
             (true, true) => Program::FromContainer,
@@ -182,25 +182,25 @@ impl Shot {
 /// One frame; whether model and program still agree.
 fn check(
     session: &mut Session,
-    fixture: &mut Fixture<'_>,
+    stage: &mut Stage<'_>,
     generator: &mut Generator,
     history: &mut History,
     number: u64,
 ) -> bool {
-    let Some(shot) = Shot::next(fixture, generator, number) else { return true };
+    let Some(shot) = Shot::next(stage, generator, number) else { return true };
     let (which, program, frame, arrival) = (shot.which, shot.program, &shot.frame, shot.arrival());
     if program == Program::FromContainer {
-        fixture.macs.insert(frame[6..12].try_into().expect("six bytes"));
+        stage.macs.insert(frame[6..12].try_into().expect("six bytes"));
     }
-    let subject = &fixture.subjects[which];
-    let judgement = fixture.machine.judge(&subject.model, program, &arrival);
-    let delivered = fixture.deliver(subject, program, &arrival, &judgement);
+    let subject = &stage.subjects[which];
+    let judgement = stage.machine.judge(&subject.model, program, &arrival);
+    let delivered = stage.deliver(subject, program, &arrival, &judgement);
     let run = run(subject, program, &arrival);
     let must = delivered.as_ref().map_or(judgement.must, |delivered| delivered.must);
     let freedom = if must == Must::Either { ", and might do else" } else { "" };
     session.count(&format!("{program:?} {:?}{freedom}", run.verdict));
     let wrong =
-        objection(fixture, (subject, program), (&arrival, &judgement, delivered.as_ref()), &run);
+        objection(stage, (subject, program), (&arrival, &judgement, delivered.as_ref()), &run);
     if let Some(wrong) = &wrong {
         session.found(format!("{program:?} {wrong}"), || {
             let seen = wire::read(frame, subject.model.has_ethernet, arrival.is_gso);
@@ -219,7 +219,7 @@ fn check(
                 arrival.is_gso,
                 hex(frame),
                 subject.describe(),
-                fixture.describe(),
+                stage.describe(),
             )
         });
         return false;
@@ -237,12 +237,12 @@ fn check(
     match judgement.must {
         // Its neighbour may have dropped it.
         Must::Either if !has_passed && program == Program::FromContainer => {
-            fixture.machine.suspect(judgement);
+            stage.machine.suspect(judgement);
         }
-        _ => fixture.machine.learn(judgement, has_passed),
+        _ => stage.machine.learn(judgement, has_passed),
     }
     if let Some(delivered) = delivered {
-        fixture.machine.learn(delivered, run.verdict != Verdict::Drop);
+        stage.machine.learn(delivered, run.verdict != Verdict::Drop);
     }
     true
 }
@@ -252,27 +252,27 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn fuzz(name: &'static str, frames: u64, of_containers: bool) {
-    let Some(lab) = Lab::new() else { return };
-    fixture::network(&lab);
+    let Some(fixture) = Fixture::new() else { return };
+    stage::network(&fixture);
     let mut session = Session::new(name, frames);
     while let Some(seed) = session.next_round() {
         let mut generator = Generator::new(seed, WILD);
-        let mut fixture =
-            Fixture::new(&lab, &mut generator.random, of_containers, Making::Modelled);
+        let mut stage =
+            Stage::new(&fixture, &mut generator.random, of_containers, Making::Modelled);
         let mut history = History::default();
         let mut is_agreed = true;
         for number in 0..FRAMES {
             let is_over = number % FRAMES_OF_STATE == 0;
             if is_over || !is_agreed {
-                fixture.forget();
+                stage.forget();
                 history.0.clear();
             }
             if is_over {
-                fixture.change_all(&mut generator.random);
+                stage.change_all(&mut generator.random);
             } else if generator.random.once_in(150) {
-                fixture.change(&mut generator.random);
+                stage.change(&mut generator.random);
             }
-            is_agreed = check(&mut session, &mut fixture, &mut generator, &mut history, number);
+            is_agreed = check(&mut session, &mut stage, &mut generator, &mut history, number);
         }
     }
     session.end();

@@ -14,7 +14,7 @@ use std::{env, fs, ptr, thread};
 use cilmark::model::policy::RuleNumber;
 
 use crate::common::program::{Outcome, Verdict};
-use crate::common::{Lab, machine};
+use crate::common::{Fixture, machine};
 use format::{PacketStep, Vector};
 use listed::{LISTED, Listed};
 use replay::{Ran, Replay};
@@ -113,8 +113,8 @@ fn replay_file(path: &Path) -> Option<Vec<Finding>> {
 }
 
 fn replay_in_one_world(vectors: &[Vector]) -> Option<Vec<Finding>> {
-    let lab = Lab::new()?;
-    let replay = Replay::new(&lab, &vectors[0]);
+    let fixture = Fixture::new()?;
+    let replay = Replay::new(&fixture, &vectors[0]);
     let mut findings = Vec::new();
     for vector in vectors {
         for ran in replay.run(vector) {

@@ -6,21 +6,21 @@ use std::net::IpAddr;
 
 use cilmark::kernel::device;
 use cilmark::model::endpoint::Role;
-use cilmark::model::policing::Mode;
-use cilmark::program::load::{Features, Policing};
+use cilmark::model::enforcement::Mode;
+use cilmark::program::load::{Enforcement, Features};
 
 use super::format::{Change, PacketStep, Program, Step, Vector};
-use crate::common::Lab;
+use crate::common::Fixture;
 use crate::common::program::{Endpoint, Outcome, Packet};
 
 /// The MAC of the NIC, in place of whatever it was where a vector was recorded.
 const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 
 /// Endpoints that are loaded, for the vectors that agree on them.
-pub struct Replay<'lab> {
-    lab: &'lab Lab,
-    workload: Endpoint<'lab>,
-    nic: Endpoint<'lab>,
+pub struct Replay<'fixture> {
+    fixture: &'fixture Fixture,
+    workload: Endpoint<'fixture>,
+    nic: Endpoint<'fixture>,
     nic_ifindex: u32,
     host_ips: Vec<IpAddr>,
 }
@@ -37,23 +37,23 @@ pub struct Ran<'vector> {
 
 impl Replay<'_> {
     /// Makes the world that `vector` describes, but for its rules and its ipcache.
-    pub fn new<'lab>(lab: &'lab Lab, vector: &Vector) -> Replay<'lab> {
-        make_nic(lab, &vector.host.ips);
+    pub fn new<'fixture>(fixture: &'fixture Fixture, vector: &Vector) -> Replay<'fixture> {
+        make_nic(fixture, &vector.host.ips);
         let policy =
-            Policing { ingress: Mode::Enforce, egress: Mode::Enforce, ..Policing::default() };
+            Enforcement { ingress: Mode::Enforce, egress: Mode::Enforce, ..Enforcement::default() };
         let features = Features { trust_proxy: true, trust_marks: true, ..Features::default() };
-        let mut workload = lab.container(vector.endpoint.identity).id(vector.endpoint.id);
+        let mut workload = fixture.container(vector.endpoint.identity).id(vector.endpoint.id);
         for address in &vector.endpoint.ips {
             workload = workload.address(*address);
-            lab.register(*address, Role::Container, true);
+            fixture.register(*address, Role::Container, true);
         }
-        let mut nic = lab.netdev(vector.host.identity);
+        let mut nic = fixture.netdev(vector.host.identity);
         for address in &vector.host.ips {
             nic = nic.address(*address);
-            lab.register(*address, Role::Netdev, true);
+            fixture.register(*address, Role::Netdev, true);
         }
         Replay {
-            lab,
+            fixture,
             workload: workload.policy(policy.clone()).features(features.clone()).load(),
             nic: nic.policy(policy).features(features).load(),
             nic_ifindex: device::by_name("eth0").expect("eth0").ifindex,
@@ -63,8 +63,8 @@ impl Replay<'_> {
 
     /// Runs a vector on fresh conntrack, rules and ipcache.
     pub fn run<'v>(&self, vector: &'v Vector) -> Vec<Ran<'v>> {
-        self.lab.flush_conntrack();
-        self.lab.open_ipcache().flush().expect("flush the ipcache");
+        self.fixture.flush_conntrack();
+        self.fixture.open_ipcache().flush().expect("flush the ipcache");
         self.change(&Change {
             set_rules: Some(vector.rules.clone()),
             set_host_rules: Some(vector.host_rules.clone()),
@@ -90,20 +90,20 @@ impl Replay<'_> {
 
     fn change(&self, change: &Change) {
         if let Some(rules) = &change.set_rules {
-            self.lab.rules(&self.workload, rules);
+            self.fixture.rules(&self.workload, rules);
         }
         if let Some(rules) = &change.set_host_rules {
-            self.lab.rules(&self.nic, rules);
+            self.fixture.rules(&self.nic, rules);
         }
         for (prefix, identity) in change.set_ipcache.iter().flatten() {
             match prefix.parse() {
                 Ok(address) if self.host_ips.contains(&address) => {
-                    self.lab.host_address(address, *identity);
+                    self.fixture.host_address(address, *identity);
                 }
-                _ => self.lab.ipcache(prefix, *identity),
+                _ => self.fixture.ipcache(prefix, *identity),
             }
         }
-        self.lab.bump_generation();
+        self.fixture.bump_generation();
     }
 
     fn packet(&self, step: &PacketStep) -> Outcome {
@@ -123,12 +123,12 @@ impl Replay<'_> {
 }
 
 /// A NIC with the host's addresses, by which everything else is reached.
-fn make_nic(lab: &Lab, addresses: &[IpAddr]) {
+fn make_nic(fixture: &Fixture, addresses: &[IpAddr]) {
     let mac = MAC.map(|byte| format!("{byte:02x}")).join(":");
     let addresses: Vec<String> =
         addresses.iter().map(|ip| format!("ip addr add {ip} dev eth0")).collect();
-    lab.world.veth("eth0");
-    lab.world.sh(&format!(
+    fixture.world.veth("eth0");
+    fixture.world.sh(&format!(
         "ip link set eth0 address {mac}
          {}
          ip route add default dev eth0

@@ -11,9 +11,9 @@
 #include "config.h"
 #include "endpoint.h"
 #include "flow_table.h"
-#include "inquiry.h"
+#include "policy_ctx.h"
 #include "packet.h"
-#include "policy.h"
+#include "policy_map.h"
 #include "scope.h"
 
 /* A flow as one of its packets shows it, or as an ICMP error quotes it. */
@@ -180,9 +180,9 @@ static __always_inline int ct_join(struct cm_flow *flow, __u32 slot)
 	__u32 here = 1U << slot % CM_NICS;
 	__u32 others = ct_passed(flow->verdict) & ~here;
 
-	if (!flow->adopted) {
-		ct_keep_rule(flow, slot, CM_RULE_ADOPTED, others);
-		if (ct_rule_of(flow, slot) != CM_RULE_ADOPTED)
+	if (!flow->picked_up) {
+		ct_keep_rule(flow, slot, CM_RULE_PICKED_UP, others);
+		if (ct_rule_of(flow, slot) != CM_RULE_PICKED_UP)
 			return 0;
 	}
 	flow->verdict = (flow->verdict | here << 16) & ~(__u64)here;
@@ -268,7 +268,7 @@ static __always_inline __u32 ct_progress(const struct cm_flow *flow, __u32 backw
 {
 	__u32 forward = backward ^ 1;
 
-	return (forward | ((flow->adopted | flow->adopted >> 1) & 1)) * CM_CT_ESTABLISHED |
+	return (forward | ((flow->picked_up | flow->picked_up >> 1) & 1)) * CM_CT_ESTABLISHED |
 	       backward * CM_CT_ANSWERED | ((flow->state & CM_CT_ANSWERED) * forward) << 1;
 }
 
@@ -283,9 +283,9 @@ static __always_inline int ct_is_settled(const struct cm_flow *flow, __u32 epoch
 }
 
 /* What a packet tells of its flow's progress. */
-static __always_inline void ct_advance(struct inquiry *inquiry, const struct packet *pkt)
+static __always_inline void ct_advance(struct policy_ctx *ctx, const struct packet *pkt)
 {
-	struct cm_flow *flow = &inquiry->flow;
+	struct cm_flow *flow = &ctx->flow;
 	__u32 backward = (packet_direction(pkt) ^ flow->direction) & 1;
 	__u32 flags = pkt->tcp_flags;
 	__u32 state = flow->state;
@@ -308,9 +308,9 @@ static __always_inline void ct_advance(struct inquiry *inquiry, const struct pac
 	state |= (both | (reset & ~received)) * CM_CT_CLOSING;
 	state |= (reset & received) * CM_CT_RESET;
 	flow->state = state;
-	if (!inquiry->expires ||
+	if (!ctx->expires ||
 	    (!(state & CM_CT_RESET) && ct_pushes_end_back(flow, packet_direction(pkt))))
-		inquiry->expires = now + ct_lifetime(flow, pkt->l4_protocol, now);
+		ctx->expires = now + ct_lifetime(flow, pkt->l4_protocol, now);
 }
 
 /* How much a flow is worth when there is no room for all. */
@@ -332,7 +332,7 @@ static __always_inline int ct_begins_anew(const struct cm_flow *flow, const stru
 {
 	if (!is_syn(pkt))
 		return 0;
-	if (flow->adopted || flow->state & (CM_CT_CLOSING | CM_CT_RESET))
+	if (flow->picked_up || flow->state & (CM_CT_CLOSING | CM_CT_RESET))
 		return 1;
 	/*
 	 * Against the flow: only two ends that open at once may (RFC 9293, 3.5). To a masqueraded one nobody may: the
@@ -412,18 +412,18 @@ __noinline int push_end_back(const struct flow_seen *seen, int is_v6, __u32 expi
 }
 
 /* Reads a flow for certain: 0 if it is not there, else 1 and more if it is in the second of its buckets. */
-static __always_inline int ct_take(const union flow_key *key, int is_v6, struct inquiry *inquiry)
+static __always_inline int ct_take(const union flow_key *key, int is_v6, struct policy_ctx *ctx)
 {
 	struct flow_seen seen;
 
-	flow_hash(&inquiry->where, key->words, is_v6);
+	flow_hash(&ctx->where, key->words, is_v6);
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 2; i++) {
-		struct flow_bucket *bucket = flow_bucket(&inquiry->where, is_v6, i);
+		struct flow_bucket *bucket = flow_bucket(&ctx->where, is_v6, i);
 
-		if (bucket && flow_take(bucket, is_v6, key->words, inquiry->where.tag, &seen)) {
-			inquiry->flow = seen.flow;
-			inquiry->expires = seen.expires;
+		if (bucket && flow_take(bucket, is_v6, key->words, ctx->where.tag, &seen)) {
+			ctx->flow = seen.flow;
+			ctx->expires = seen.expires;
 			return 1 + i;
 		}
 	}
@@ -434,18 +434,18 @@ static __always_inline int ct_take(const union flow_key *key, int is_v6, struct 
  * Reads the flow that a packet belongs to, as if it went in a direction: `place` is 0 if there is none, and `where` says
  * where it would be. A global function, for its stack.
  */
-__noinline int find_flow(const struct packet *pkt, struct inquiry *inquiry,
+__noinline int find_flow(const struct packet *pkt, struct policy_ctx *ctx,
 			 enum cm_direction direction)
 {
 	union flow_key key;
 	struct tuple tuple;
 	int is_v6;
 
-	if (!pkt || !inquiry || !has_policy())
+	if (!pkt || !ctx || !has_policy())
 		return 0;
 	tuple = tuple_of(pkt, direction);
 	is_v6 = ct_key(&key, &tuple);
-	inquiry->place = ct_take(&key, is_v6, inquiry);
+	ctx->place = ct_take(&key, is_v6, ctx);
 	return 0;
 }
 
@@ -460,31 +460,31 @@ static __always_inline __u32 key_scope(const union flow_key *key, int is_v6)
  * there is no room in this.
  */
 static __always_inline enum flow_put ct_put(const union flow_key *key, int is_v6,
-					    struct inquiry *inquiry)
+					    struct policy_ctx *ctx)
 {
-	int is_new = inquiry->found == FOUND_NOTHING;
-	const struct flow_place *place = &inquiry->where;
+	int is_new = ctx->ct == CT_MISS;
+	const struct flow_place *place = &ctx->where;
 	struct flow_bucket *bucket, *second;
 	enum flow_put put;
 
-	if (!inquiry->place) {
+	if (!ctx->place) {
 		bucket = flow_bucket(place, is_v6, 0);
 		second = flow_bucket(place, is_v6, 1);
 		if (!bucket || !second)
 			return FLOW_FULL;
-		inquiry->place = 1 + (is_emptier(&second->ways, &bucket->ways, flow_now()) & 1);
+		ctx->place = 1 + (is_emptier(&second->ways, &bucket->ways, flow_now()) & 1);
 	}
-	bucket = flow_bucket(place, is_v6, inquiry->place - 1);
+	bucket = flow_bucket(place, is_v6, ctx->place - 1);
 	if (!bucket)
 		return FLOW_FULL;
-	put = flow_put(bucket, is_v6, key->words, inquiry, scope_byte(key_scope(key, is_v6)));
+	put = flow_put(bucket, is_v6, key->words, ctx, scope_byte(key_scope(key, is_v6)));
 	if (put == FLOW_FULL)
-		inquiry->place ^= 3;
+		ctx->place ^= 3;
 	if (!is_new || put != FLOW_PUT || place->buckets[0] == place->buckets[1])
 		return put;
 	/* Another CPU may have put the same flow into the other bucket: the first one's counts. */
 	flow_barrier();
-	bucket = flow_bucket(place, is_v6, inquiry->place);
+	bucket = flow_bucket(place, is_v6, ctx->place);
 	if (!bucket || find_way(bucket, is_v6, key->words, flow_matches(&bucket->ways, place->tag),
 				place->tag) == CM_FLOW_WAYS)
 		return put;

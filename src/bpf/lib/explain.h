@@ -29,13 +29,13 @@ static __always_inline struct cm_explanation *explanation(void)
 
 static __always_inline int step_opens(enum cm_call call)
 {
-	return call == CM_CALL_POLICE || call == CM_CALL_DECIDE || call == CM_CALL_TRACE ||
-	       call == CM_CALL_TO_CONTAINER;
+	return call == CM_CALL_POLICY_VERDICT || call == CM_CALL_POLICY_CHECK ||
+	       call == CM_CALL_TRACE || call == CM_CALL_TO_CONTAINER;
 }
 
 static __always_inline int step_closes(enum cm_call call)
 {
-	return call == CM_CALL_POLICY_LOOKUP || call == CM_CALL_CONCLUDE ||
+	return call == CM_CALL_POLICY_LOOKUP || call == CM_CALL_FINISH_VERDICT ||
 	       call == CM_CALL_KEEP_MASQUERADED;
 }
 

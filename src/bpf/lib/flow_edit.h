@@ -10,7 +10,7 @@
 #include <bpf/bpf_helpers.h>
 #include "conntrack.h"
 #include "flow_table.h"
-#include "inquiry.h"
+#include "policy_ctx.h"
 
 /* Never written: what is in no map reaches the object's BTF only through a variable. */
 struct cm_flow_edit flow_edit_layout;
@@ -38,15 +38,15 @@ static __always_inline int edit_key(union flow_key *key, const struct cm_flow_ed
 }
 
 /* Global functions, which the verifier walks once each. Where the flow is, as ct_take() says it. */
-__noinline int edit_take(const struct cm_flow_edit *edit, struct inquiry *inquiry)
+__noinline int edit_take(const struct cm_flow_edit *edit, struct policy_ctx *ctx)
 {
 	union flow_key key;
 	int is_v6;
 
-	if (!edit || !inquiry)
+	if (!edit || !ctx)
 		return 0;
 	is_v6 = edit_key(&key, edit);
-	return ct_take(&key, is_v6, inquiry);
+	return ct_take(&key, is_v6, ctx);
 }
 
 __noinline int edit_delete(const struct cm_flow_edit *edit)
@@ -71,15 +71,15 @@ __noinline int edit_delete(const struct cm_flow_edit *edit)
 }
 
 /* One try: enum flow_put. */
-__noinline int edit_put(const struct cm_flow_edit *edit, struct inquiry *inquiry)
+__noinline int edit_put(const struct cm_flow_edit *edit, struct policy_ctx *ctx)
 {
 	union flow_key key;
 	int is_v6;
 
-	if (!edit || !inquiry)
+	if (!edit || !ctx)
 		return FLOW_FULL;
 	is_v6 = edit_key(&key, edit);
-	return ct_put(&key, is_v6, inquiry);
+	return ct_put(&key, is_v6, ctx);
 }
 
 /* Which NICs but the one of a slot have let a flow pass. */
@@ -89,47 +89,47 @@ static __always_inline __u32 let_pass_elsewhere(const struct cm_flow *flow, __u3
 }
 
 static __always_inline enum cm_flow_edited edit_add(const struct cm_flow_edit *edit,
-						    struct inquiry *inquiry)
+						    struct policy_ctx *ctx)
 {
 	__u32 slot = edit->flow.rule >> CM_FLOW_NIC_SHIFT;
 	int put = FLOW_FULL, is_there;
 
-	is_there = inquiry->place && ct_is_alive(inquiry->expires);
-	if (is_there && !(ct_denied(inquiry->flow.verdict) & 1U << slot % CM_NICS) &&
-	    ct_passed(inquiry->flow.verdict) >> slot % CM_NICS & 1)
+	is_there = ctx->place && ct_is_alive(ctx->expires);
+	if (is_there && !(ct_denied(ctx->flow.verdict) & 1U << slot % CM_NICS) &&
+	    ct_passed(ctx->flow.verdict) >> slot % CM_NICS & 1)
 		return CM_FLOW_THERE;
-	inquiry->found = inquiry->place ? FOUND_FLOW : FOUND_NOTHING;
-	if (is_there && let_pass_elsewhere(&inquiry->flow, slot)) {
-		if (inquiry->flow.masqueraded)
+	ctx->ct = ctx->place ? CT_KNOWN : CT_MISS;
+	if (is_there && let_pass_elsewhere(&ctx->flow, slot)) {
+		if (ctx->flow.masqueraded)
 			return CM_FLOW_THERE;
-		if (!ct_join(&inquiry->flow, slot))
+		if (!ct_join(&ctx->flow, slot))
 			return CM_FLOW_NO_ROOM;
-		inquiry->flow.verdict = (__u32)inquiry->flow.verdict;
+		ctx->flow.verdict = (__u32)ctx->flow.verdict;
 	} else {
-		inquiry->flow = edit->flow;
-		inquiry->expires = edit->expires;
+		ctx->flow = edit->flow;
+		ctx->expires = edit->expires;
 	}
-	inquiry->class = ct_class(&inquiry->flow);
+	ctx->class = ct_class(&ctx->flow);
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < FLOW_TRIES && put != FLOW_PUT; i++)
-		put = edit_put(edit, inquiry);
+		put = edit_put(edit, ctx);
 	return put == FLOW_PUT ? CM_FLOW_DONE : CM_FLOW_NO_ROOM;
 }
 
 /* Takes the slot of a NIC that is gone out of what a flow has passed. */
 static __always_inline enum cm_flow_edited edit_leave(const struct cm_flow_edit *edit,
-						      struct inquiry *inquiry)
+						      struct policy_ctx *ctx)
 {
 	__u32 slot = 1U << (edit->flow.rule >> CM_FLOW_NIC_SHIFT) % CM_NICS;
 
-	if (!inquiry->place)
+	if (!ctx->place)
 		return CM_FLOW_ABSENT;
-	inquiry->flow.verdict = ct_within(inquiry->flow.verdict, 0xffff & ~slot);
-	ct_forget_rule(&inquiry->flow, edit->flow.rule >> CM_FLOW_NIC_SHIFT);
-	if (!ct_passed(inquiry->flow.verdict))
+	ctx->flow.verdict = ct_within(ctx->flow.verdict, 0xffff & ~slot);
+	ct_forget_rule(&ctx->flow, edit->flow.rule >> CM_FLOW_NIC_SHIFT);
+	if (!ct_passed(ctx->flow.verdict))
 		return edit_delete(edit);
-	inquiry->class = ct_class(&inquiry->flow);
-	edit_put(edit, inquiry);
+	ctx->class = ct_class(&ctx->flow);
+	edit_put(edit, ctx);
 	return CM_FLOW_DONE;
 }
 
@@ -138,22 +138,22 @@ __noinline int edit_flow(struct __sk_buff *skb, __u32 index)
 {
 	__u32 offset = CM_FLOW_EDITS_OFFSET + index * sizeof(struct cm_flow_edit);
 	struct cm_flow_edit edit FLOW_KEY;
-	struct inquiry inquiry = {};
+	struct policy_ctx ctx = {};
 
 	if (bpf_skb_load_bytes(skb, offset, &edit, sizeof(edit)) || !edit.kind)
 		return 0;
 	if (edit.kind == CM_FLOW_EDIT_DELETE) {
 		edit.edited = edit_delete(&edit);
 	} else {
-		inquiry.place = edit_take(&edit, &inquiry);
+		ctx.place = edit_take(&edit, &ctx);
 		if (edit.kind == CM_FLOW_EDIT_ADD) {
-			edit.edited = edit_add(&edit, &inquiry);
+			edit.edited = edit_add(&edit, &ctx);
 		} else if (edit.kind == CM_FLOW_EDIT_LEAVE) {
-			edit.edited = edit_leave(&edit, &inquiry);
+			edit.edited = edit_leave(&edit, &ctx);
 		} else {
-			edit.edited = inquiry.place ? CM_FLOW_THERE : CM_FLOW_ABSENT;
-			edit.flow = inquiry.flow;
-			edit.expires = inquiry.expires;
+			edit.edited = ctx.place ? CM_FLOW_THERE : CM_FLOW_ABSENT;
+			edit.flow = ctx.flow;
+			edit.expires = ctx.expires;
 		}
 	}
 	return !bpf_skb_store_bytes(skb, offset, &edit, sizeof(edit), 0);

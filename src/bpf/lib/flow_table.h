@@ -21,7 +21,7 @@
 #include "abi.h"
 #include <bpf/bpf_helpers.h>
 #include "config.h"
-#include "inquiry.h"
+#include "policy_ctx.h"
 
 /*
  * Sized by user space: see CM_FLOW_LOAD_PERCENT. Nobody maps them, but the kernel lets such an array begin with a page, and
@@ -437,10 +437,10 @@ enum flow_put {
  * before the lock is taken, and counts if nobody has written since.
  */
 static __always_inline enum flow_put flow_put(struct flow_bucket *bucket, int is_v6,
-					      const __u64 *key, struct inquiry *inquiry, __u8 scope)
+					      const __u64 *key, struct policy_ctx *ctx, __u8 scope)
 {
 	struct cm_flow_ways *ways = &bucket->ways;
-	__u8 tag = inquiry->where.tag;
+	__u8 tag = ctx->where.tag;
 	__u32 seq = flow_seq(bucket);
 	__u32 way, chosen;
 	__u64 matches;
@@ -454,17 +454,17 @@ static __always_inline enum flow_put flow_put(struct flow_bucket *bucket, int is
 	way = chosen & (2 * CM_FLOW_WAYS - 1);
 	if (way >= CM_FLOW_WAYS)
 		return FLOW_FULL;
-	inquiry->displaced = chosen >> FLOW_DISPLACED_SHIFT;
+	ctx->displaced = chosen >> FLOW_DISPLACED_SHIFT;
 	bpf_spin_lock(&bucket->lock);
 	is_same = bucket->seq == seq;
 	if (is_same) {
 		volatile __u64 *slot = flow_slot(bucket, is_v6, way);
-		const __u64 *flow = (const __u64 *)&inquiry->flow;
+		const __u64 *flow = (const __u64 *)&ctx->flow;
 
 		flow_write_begins(bucket);
 		ways->tag[way] = tag;
-		ways->expires[way] = inquiry->expires;
-		ways->class[way] = inquiry->class;
+		ways->expires[way] = ctx->expires;
+		ways->class[way] = ctx->class;
 		ways->scope[way] = scope;
 		/* Of IPv4 too much, over which the flow is written. */
 #pragma clang loop unroll(full)

@@ -16,7 +16,7 @@
 #include "generations.h"
 #include "host.h"
 #include "packet.h"
-#include "policy.h"
+#include "policy_map.h"
 #include "resolve.h"
 #include "route.h"
 

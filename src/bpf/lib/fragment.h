@@ -14,9 +14,9 @@
 #include "conntrack.h"
 #include "endpoint.h"
 #include "explain.h"
-#include "inquiry.h"
+#include "policy_ctx.h"
 #include "packet.h"
-#include "policy.h"
+#include "policy_map.h"
 #include "scope.h"
 
 struct {
@@ -164,21 +164,21 @@ static __always_inline int find_dropped(struct packet *pkt, union fragment_key *
  * Gives a later fragment the protocol and ports of its first one: 0, or a negative reason if that is not known. A global
  * function, to keep the key off its caller's stack.
  */
-__noinline int fragment_find_ports(struct packet *pkt, struct inquiry *inquiry)
+__noinline int fragment_find_ports(struct packet *pkt, struct policy_ctx *ctx)
 {
 	union fragment_key key = {};
 	int verdict;
 
-	if (!pkt || !inquiry || !has_policy())
+	if (!pkt || !ctx || !has_policy())
 		return -CM_DROP_FRAGMENT_NOT_FOUND;
 	fragment_key(pkt, &key);
 	verdict = find_passed(pkt, &key);
 	if (verdict) {
 		verdict = find_dropped(pkt, &key);
-		inquiry->is_orphan = !verdict;
+		ctx->is_orphan = !verdict;
 	}
 	step(CM_CALL_FRAGMENT_FIND_PORTS, NULL, -verdict,
-	     bpf_ntohs(pkt->sport) << 16 | bpf_ntohs(pkt->dport), inquiry->is_orphan);
+	     bpf_ntohs(pkt->sport) << 16 | bpf_ntohs(pkt->dport), ctx->is_orphan);
 	return verdict;
 }
 

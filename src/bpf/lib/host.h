@@ -171,7 +171,7 @@ enum remote {
 
 /*
  * Whether the remote end of a workload's flow is this host. The packet may be of either direction: one that the workload
- * sends, or the answer to it. Multicast and broadcast count as to the host, see decide_for_many().
+ * sends, or the answer to it. Multicast and broadcast count as to the host, see check_for_many().
  *
  * The routing tables decide where the frame is to the device's own MAC and the device forwards. Elsewhere only an address
  * that is listed, or certainly local, is the host's: a frame to another MAC may be a bridge's to forward, and a device

@@ -72,7 +72,7 @@ static __always_inline void uncount_packet(struct __sk_buff *skb, const struct p
 }
 
 /* Counts what is not a packet's fate. */
-static __always_inline void count_aside(const struct packet *pkt, enum cm_reason what)
+static __always_inline void counter_add(const struct packet *pkt, enum cm_reason what)
 {
 	__u32 key = packet_direction(pkt) * CM_REASONS + what;
 	struct cm_metrics *metrics = bpf_map_lookup_elem(&cm_metrics, &key);
@@ -84,7 +84,7 @@ static __always_inline void count_aside(const struct packet *pkt, enum cm_reason
 static __always_inline void count_lost_event(const struct packet *pkt, struct cm_counters *counters)
 {
 	counters->lost++;
-	count_aside(pkt, CM_EVENT_LOST);
+	counter_add(pkt, CM_EVENT_LOST);
 }
 
 #endif

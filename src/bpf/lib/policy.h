@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/* An endpoint's rules: which of them decides about a flow. Precedence stands at cm_policy_key. */
+/*
+ * The verdict on a flow, or on a packet that belongs to none: by the rules, and by the exceptions to them. A verdict is 0
+ * or a negative reason; pkt->rule names the rule or exception that gave it.
+ */
 #ifndef CILMARK_POLICY_H
 #define CILMARK_POLICY_H
 
@@ -7,244 +10,485 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 #include "config.h"
+#include "conntrack.h"
+#include "dhcp.h"
 #include "explain.h"
-#include "generations.h"
-#include "inquiry.h"
-#include "metrics.h"
-#include "nic.h"
+#include "failsafe.h"
+#include "host.h"
+#include "icmp.h"
+#include "identity.h"
+#include "policy_ctx.h"
+#include "ipcache.h"
 #include "packet.h"
+#include "policy_map.h"
+#include "resolve.h"
+#include "socket.h"
 
-/* A set of rules, compiled. A hash table, because a trie gets slower with every rule. */
-struct cm_policy {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1); /* of each set as many as it has */
-	__type(key, struct cm_policy_key);
-	__type(value, struct cm_policy_entry);
-};
-
-/* Never written: the types of an inner map reach the object's BTF only through variables. */
-struct cm_policy_key policy_key_layout;
-struct cm_policy_entry policy_entry_layout;
-struct cm_policy_spans policy_spans_layout;
+/* The service of the flow's responder that rules are asked about: its port, or the type of ICMP message. */
+static __always_inline __be16 service_of(const struct packet *pkt, int forward)
+{
+	/* ICMP of the other family has no types here. 0xffff is none, so that only rules for the whole protocol match. */
+	if (!is_icmp(pkt))
+		return pkt->l4_protocol == IPPROTO_ICMP || pkt->l4_protocol == IPPROTO_ICMPV6 ?
+			       0xffff :
+		       forward ? pkt->dport :
+				 pkt->sport;
+	if (forward || pkt->icmp_type != echo_reply_of(pkt->l4_protocol))
+		return bpf_htons(pkt->icmp_type);
+	return bpf_htons(echo_request_of(pkt->l4_protocol));
+}
 
 /*
- * The rule sets of an endpoint, but for a NIC with a policy. A change builds a set of its own and puts it
- * into its place in one step. Not pinned: user space finds it through the program.
+ * The identity that a flow goes to. What leaves by a NIC never goes to this host. What a workload sends is first taken
+ * for another's, too; if the rules could tell the host from others, check_flow() looks up the route, sets is_to_host
+ * and asks again.
  */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, CM_POLICIES);
-	__type(key, __u32);
-	__array(values, struct cm_policy);
-} cm_policy_sets SEC(".maps");
-
-/* Those of all NICs with a policy, which ask each other's. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, CM_NIC_POLICIES);
-	__type(key, __u32);
-	__array(values, struct cm_policy);
-} cm_nic_policies SEC(".maps");
-
-/* What each rule has decided about, by its number; found through the program, too. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct cm_metrics);
-} cm_rule_stats SEC(".maps");
-
-enum {
-	CB_POLICY = 2, /* of skb->cb, as in Cilium (bpf/lib/common.h) */
-};
-
-static __always_inline int has_policy(void)
+static __always_inline __u32 destination_identity(const struct cm_address *remote,
+						  struct policy_ctx *ctx)
 {
-	return config.policy[CM_INGRESS] || config.policy[CM_EGRESS];
-}
+	__u64 known = ipcache_lookup(remote);
 
-/* The mask is for the verifier: a direction may come out of a map. */
-static __always_inline enum cm_policy_mode policy_mode(enum cm_direction direction)
-{
-	return config.policy[direction & 1];
-}
-
-static __always_inline int is_enforced(const struct inquiry *inquiry, enum cm_direction direction)
-{
-	return policy_mode(direction) == CM_POLICY_ENFORCE &&
-	       inquiry->fallback != CM_FALLBACK_AUDIT;
-}
-
-/* The same of the NIC that is asked. */
-static __always_inline int nic_enforces(const struct inquiry *inquiry, enum cm_direction direction)
-{
-	return nic_mode(inquiry->nic, direction) == CM_POLICY_ENFORCE &&
-	       inquiry->fallback != CM_FALLBACK_AUDIT;
-}
-
-enum {
-	FALLBACKS_BITS = 5, /* for CM_NICS of them */
-};
-
-_Static_assert(CM_NICS < 1 << FALLBACKS_BITS, "a count of all NICs");
-
-/* How many bits of an epoch are not the generation. src/state/conntrack.rs does the same. */
-static __always_inline __u32 epoch_shift(void)
-{
-	return 1 + (config.role == CM_ROLE_NETDEV ? FALLBACKS_BITS : 1);
-}
-
-/* While a policy's rules are being changed each packet asks them: no verdict has this epoch. */
-#define NO_EPOCH (~1U)
-
-/*
- * What the cached verdict on a flow is compared with; never 0. To be read before the rules are asked. The remote end
- * is that of the flow that is asked about, which need not be the packet's: see quotes_flow(). That of NICs is that of
- * all, which share flows: it also grows with each that falls back.
- */
-static __always_inline __u32 policy_epoch(const struct cm_address *remote)
-{
-	/* First: behind a clock that is stopped it grows, and so goes with no fallback of before. */
-	__u32 counter, generation = generation_and_policy(remote, &counter);
-	__u32 fallbacks = config.role == CM_ROLE_NETDEV ? nics_fallen_back() : !!fallback();
-
-	return counter & 1 ? NO_EPOCH : generation << epoch_shift() | fallbacks << 1 | 1;
-}
-
-/* The same for another remote end. */
-static __always_inline __u32 epoch_with(__u32 epoch, const struct cm_address *remote)
-{
-	if (epoch == NO_EPOCH)
-		return epoch;
-	return generation_of(remote) << epoch_shift() | (epoch & ((1 << epoch_shift()) - 1));
-}
-
-static __always_inline void count_rule(struct __sk_buff *skb, __u32 rule)
-{
-	struct cm_metrics *counter = bpf_map_lookup_elem(&cm_rule_stats, &rule);
-
-	if (counter)
-		metrics_add(counter, skb->len);
-}
-
-enum {
-	SEARCH_FLAG_BITS = 4, /* enum cm_policy_flags */
-};
-
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ &&
-		       sizeof(struct cm_policy_key) ==
-			       __builtin_offsetof(struct cm_policy_key, port) + sizeof(__u32),
-	       "a service as the last word of a key");
-
-static __always_inline __u32 rule_of_span(void *rules, __u32 identity, __u32 service,
-					  enum cm_span span)
-{
-	struct cm_policy_key key = { .identity = identity, .span = span };
-	const struct cm_policy_entry *entry;
-	__u32 covered = service & -span;
-
-	__builtin_memcpy(&key.port, &covered, sizeof(covered));
-	entry = bpf_map_lookup_elem(rules, &key);
-	return entry ? entry->rule << SEARCH_FLAG_BITS | entry->flags : 0;
-}
-
-/* Asks for entries that are not for one port, the smallest span first. */
-static __always_inline void ask_wider_rules(void *rules, struct inquiry *inquiry, __u32 identity,
-					    __u32 service)
-{
-	struct cm_policy_key key = { .identity = service >> 24, .direction = CM_SPANS };
-	const struct cm_policy_spans *there = bpf_map_lookup_elem(rules, &key);
-
-	if (!there)
-		return;
-	inquiry->tells_host |= !!there->tells_host;
-#pragma clang loop unroll(full)
-	for (__u32 span = CM_SPAN_16; span <= CM_SPAN_ALL; span <<= 4) {
-		if (span > CM_SPAN_PROTOCOL && span < CM_SPAN_ALL)
-			continue;
-		if (there->of_peers & span && !inquiry->own)
-			inquiry->own = rule_of_span(rules, identity, service, span);
-		barrier();
-		if (there->of_any & span && !inquiry->any)
-			inquiry->any = rule_of_span(rules, 0, service, span);
-		barrier();
+	if (known_is_host(known) && is_attached_here(remote)) {
+		if (ctx->is_to_host)
+			return known;
+		ctx->tells_host = 1;
+		known = ipcache_lookup_prefix(remote);
 	}
+	return ctx->is_to_host ? IDENTITY_HOST : known;
 }
 
-/* Nearly all rules are for one port: those are asked first. */
-static __always_inline void ask_rules(void *rules, struct inquiry *inquiry, __u32 identity,
-				      __u32 service)
+/* Asks the rules about the flow, of this direction, that a packet belongs to: 0, or a negative reason. */
+__noinline int policy_check(struct packet *pkt, struct policy_ctx *ctx, enum cm_direction direction)
 {
-	inquiry->any = 0;
-	inquiry->own = rule_of_span(rules, identity, service, CM_SPAN_PORT);
-	barrier();
-	if (inquiry->own & CM_POLICY_SETTLES)
-		return;
-	inquiry->any = rule_of_span(rules, 0, service, CM_SPAN_PORT);
-	barrier();
-	if (inquiry->own ? !inquiry->any : !(inquiry->any & CM_POLICY_SETTLES))
-		ask_wider_rules(rules, inquiry, identity, service);
-}
+	const struct cm_address *remote;
+	int forward, verdict;
+	__be16 port;
+	__u32 peer;
 
-/*
- * The rules in force of the NIC that is asked, or of a workload. Two calls, since only one of the maps is there; see
- * STAYS_A_CALL_OF_ITS_OWN.
- */
-static __always_inline void *rules_in_force(const struct inquiry *inquiry)
-{
-	__u32 set = inquiry->fallback == CM_FALLBACK_RULES ? CM_POLICY_PREVIOUS : CM_POLICY_CURRENT;
-	void *rules;
-
-	if (config.role == CM_ROLE_NETDEV) {
-		set += inquiry->nic % CM_NICS * CM_POLICIES;
-		rules = bpf_map_lookup_elem(&cm_nic_policies, &set);
-		asm volatile("" ::"i"(CM_ROLE_NETDEV));
-	} else {
-		rules = bpf_map_lookup_elem(&cm_policy_sets, &set);
-		asm volatile("" ::"i"(CM_ROLE_CONTAINER));
-	}
-	return rules;
-}
-
-/*
- * The rule that decides, with its flags, or 0. `service` is direction << 24 | protocol << 16 | port or
- * ICMP type in host byte order.
- */
-static __always_inline __u32 policy_lookup(struct inquiry *inquiry, __u32 identity, __u32 service)
-{
-	void *rules = rules_in_force(inquiry);
-
-	if (!rules)
+	if (!pkt || !ctx || nic_mode(ctx->nic, direction) == CM_POLICY_OFF)
 		return 0;
-	ask_rules(rules, inquiry, identity, service);
+	step(CM_CALL_POLICY_CHECK, NULL, direction, is_own_nic(ctx->nic) ? 0 : ctx->nic + 1, 0);
+	forward = packet_direction(pkt) == direction;
+	remote = packet_remote(pkt);
+	peer = direction == CM_EGRESS ? destination_identity(remote, ctx) :
+					source_identity(remote, ctx->flow.claimed_identity);
+	if (packet_direction(pkt) == CM_EGRESS)
+		pkt->destination_identity = peer;
+	else
+		pkt->source_identity = peer;
+	if (refuses_host() && forward && direction == CM_INGRESS && peer == IDENTITY_HOST &&
+	    is_own_nic(ctx->nic))
+		return -CM_DROP_INVALID_SOURCE; /* check_flow() checks whether it really is the host's address */
+	port = service_of(pkt, forward);
+	verdict = ask_policy(pkt, ctx, direction, peer, port);
+	step(CM_CALL_POLICY_LOOKUP, NULL,
+	     direction << 24 | pkt->l4_protocol << 16 | bpf_ntohs(port), peer, -verdict);
+	return verdict;
+}
+
+/*
+ * The verdict on a flow that is older than its policy: allowed if the rules of its direction allow it, or if none
+ * denies it. If it is not known which end began, the rules of either direction may allow it.
+ */
+static __always_inline int check_picked_up(struct packet *pkt, struct policy_ctx *ctx)
+{
+	int is_known = ctx->flow.picked_up == CM_CT_PICKED_UP_KNOWN;
+	enum cm_direction first = is_known ? ctx->flow.direction & 1 : CM_INGRESS;
+	int received = policy_check(pkt, ctx, first);
+	__u32 rule = pkt->rule;
+	int sent = received && !is_known ? policy_check(pkt, ctx, CM_EGRESS) : received;
+
+	if (!received || !sent || sent == -CM_DROP_POLICY_DENY)
+		return sent;
+	if (received != -CM_DROP_POLICY_DENY) {
+		pkt->rule = CM_RULE_PICKED_UP;
+		return 0;
+	}
+	pkt->rule = rule;
+	return received;
+}
+
+/* Whether a flow without an entry is a TCP connection of this host that is older than its policy. */
+static __always_inline int may_be_picked_up(struct __sk_buff *skb, const struct packet *pkt)
+{
+	return config.role == CM_ROLE_NETDEV && config.adopt_until_ns &&
+	       pkt->l4_protocol == IPPROTO_TCP && !pkt->fragment && !(pkt->tcp_flags & TCP_SYN) &&
+	       bpf_ktime_get_coarse_ns() < config.adopt_until_ns &&
+	       find_socket(skb, pkt) == SOCKET_CONNECTED;
+}
+
+/* Whether the policy that is asked has adopted an adopted flow: of the host's another NIC's may have. */
+static __always_inline int has_picked_up(const struct policy_ctx *ctx)
+{
+	return config.role != CM_ROLE_NETDEV || config.adopt_until_ns ||
+	       ct_passed(ctx->flow.verdict) >> ctx->nic % CM_NICS & 1;
+}
+
+/*
+ * Whether the NIC that is asked has taken a flow over that another NIC has seen begin. Its rule alone says so: to that
+ * other one the flow is no older than its policy.
+ */
+static __always_inline int has_joined(const struct policy_ctx *ctx)
+{
+	const struct cm_flow *flow = &ctx->flow;
+	__u32 slot = ctx->nic % CM_NICS;
+
+	return config.role == CM_ROLE_NETDEV && ct_passed(flow->verdict) >> slot & 1 &&
+	       ct_rule_of(flow, slot) == CM_RULE_PICKED_UP;
+}
+
+/* About a known flow that no failsafe port is about: 0, or a negative reason. */
+static __always_inline int check_rules(struct packet *pkt, struct policy_ctx *ctx)
+{
+	int verdict;
+
+	if (!ctx->flow.picked_up && has_joined(ctx)) {
+		verdict = policy_check(pkt, ctx, ctx->flow.direction);
+		if (verdict != -CM_DROP_POLICY_DENY) {
+			pkt->rule = CM_RULE_PICKED_UP;
+			verdict = 0;
+		}
+		return verdict;
+	}
+	if (ctx->flow.picked_up && has_picked_up(ctx))
+		return check_picked_up(pkt, ctx);
+	return policy_check(pkt, ctx, ctx->flow.direction);
+}
+
+/* The verdict on a flow whose direction is known, by a packet of either direction. A global function for the verifier. */
+__noinline int check_again(struct packet *pkt, struct policy_ctx *ctx)
+{
+	struct cm_flow *flow;
+	int forward;
+
+	if (!pkt || !ctx || !has_policy())
+		return -CM_DROP_INVALID_PACKET;
+	flow = &ctx->flow;
+	forward = flow->direction == packet_direction(pkt);
+	if (flow->masqueraded) {
+		pkt->rule = CM_RULE_MASQUERADED;
+		return 0;
+	}
+	if (is_failsafe(flow->direction, pkt->l4_protocol, service_of(pkt, forward))) {
+		if (refuses_host() && forward && flow->direction == CM_INGRESS &&
+		    !flow->claimed_identity && is_listed_host(&pkt->source))
+			return -CM_DROP_INVALID_SOURCE;
+		pkt->rule = CM_RULE_FAILSAFE;
+		return 0;
+	}
+	return check_rules(pkt, ctx);
+}
+
+/* Which other NICs a flow of the host has passed. */
+static __always_inline __u32 other_nics(const struct cm_flow *flow)
+{
+	return config.role == CM_ROLE_NETDEV ? ct_passed(flow->verdict) & ~own_slot() : 0;
+}
+
+/* Whether a flow has passed another NIC first, which names the rule, and knows who has begun it. */
+static __always_inline int is_first_elsewhere(const struct cm_flow *flow)
+{
+	return other_nics(flow) >> (flow->rule >> CM_FLOW_NIC_SHIFT) & 1;
+}
+
+static __always_inline int has_passed_here(const struct cm_flow *flow)
+{
+	return config.role != CM_ROLE_NETDEV || ct_passed(flow->verdict) & own_slot();
+}
+
+static __always_inline int others_were_asked(const struct policy_ctx *ctx)
+{
+	return config.role == CM_ROLE_NETDEV && ctx->other_nics >= OTHER_NICS_ASKED;
+}
+
+/* 0, or the negative reason for which another NIC denies a flow that enforces. */
+static __always_inline int others_verdict(const struct policy_ctx *ctx)
+{
+	return config.role == CM_ROLE_NETDEV && ctx->other_nics > OTHER_NICS_ASKED ?
+		       -ctx->other_nics :
+		       0;
+}
+
+/* Whether other NICs are to be asked first about a flow whose entry is stale. */
+static __always_inline int asks_others(struct policy_ctx *ctx)
+{
+	if (others_were_asked(ctx) || !other_nics(&ctx->flow) || ctx->flow.masqueraded)
+		return 0;
+	ctx->other_nics = OTHER_NICS_ASK;
+	return 1;
+}
+
+/*
+ * Asks another NIC that a flow has passed, by whatever of its packets. What it says goes into the flow's verdict; but that
+ * it denies it, and enforces, into ctx->other_nics. Where that NIC has only audited the flow, enforcement would have
+ * left nothing of it.
+ */
+__noinline int ask_nic(struct packet *pkt, struct policy_ctx *ctx, __u32 slot)
+{
+	__u64 denies = 1ULL << slot % CM_NICS;
+	struct cm_flow *flow;
+	int verdict;
+
+	if (!pkt || !ctx || config.role != CM_ROLE_NETDEV || !has_policy())
+		return 0;
+	flow = &ctx->flow;
+	ctx->nic = slot;
+	ctx->fallback = nic_fallback(slot);
+	if (nic_is_failsafe(slot, flow->direction, pkt->l4_protocol,
+			    service_of(pkt, flow->direction == packet_direction(pkt)))) {
+		pkt->rule = CM_RULE_FAILSAFE;
+		verdict = 0;
+	} else {
+		verdict = check_rules(pkt, ctx);
+	}
 	barrier();
-	if (!inquiry->any)
-		return inquiry->own;
-	/* Whose identity is not known finds entries for any as its own, of the spans that peers have. */
-	if (!inquiry->own || !identity ||
-	    (inquiry->any & CM_POLICY_DENIES && !(inquiry->own & CM_POLICY_DENIES)))
-		return inquiry->any;
-	return inquiry->own;
+	if (!verdict)
+		flow->verdict &= ~denies;
+	else if (!nic_enforces(ctx, flow->direction))
+		flow->verdict |= denies;
+	else if (flow->verdict & denies)
+		flow->verdict &= ~(denies << 16 | denies);
+	else
+		ctx->other_nics = -verdict;
+	ct_keep_rule(flow, slot, pkt->rule, ct_passed(flow->verdict) & ~(1U << slot % CM_NICS));
+	return 0;
 }
 
-/* 0, or a negative reason; which rule said so stands in pkt->rule. */
-static __always_inline int ask_policy(struct packet *pkt, struct inquiry *inquiry,
-				      enum cm_direction direction, __u32 identity, __be16 port)
+/*
+ * Asks all of them but those that are gone, with their rules. `pkt` is the packet, or the answer to one that it quotes. A
+ * global function, for its stack.
+ */
+__noinline int ask_other_nics(struct packet *pkt, struct policy_ctx *ctx)
 {
-	__u32 service = direction << 24 | pkt->l4_protocol << 16 | bpf_ntohs(port);
-	__u32 found = policy_lookup(inquiry, identity, service);
+	const volatile struct cm_nics *all;
+	__u32 others;
 
-	pkt->rule = found >> SEARCH_FLAG_BITS;
-	if (!found)
-		return -CM_DROP_POLICY;
-	return found & CM_POLICY_DENIES ? -CM_DROP_POLICY_DENY : 0;
+	if (!pkt || !ctx || config.role != CM_ROLE_NETDEV)
+		return 0;
+	all = all_nics();
+	ctx->flow.verdict = ct_within(ctx->flow.verdict, all ? all->taken : 0);
+	ctx->other_nics = OTHER_NICS_ASKED;
+	others = other_nics(&ctx->flow);
+#pragma clang loop unroll(disable)
+	for (__u32 slot = 0; slot < CM_NICS; slot++)
+		if (others >> slot & 1)
+			ask_nic(pkt, ctx, slot);
+	ctx->nic = config.nic_slot;
+	ctx->fallback = fallback();
+	return 0;
 }
 
-/* Cilium's name: what a policy before this one left in the packet's control block ends here. */
-static __always_inline void policy_clear_mark(struct __sk_buff *skb)
+/*
+ * The verdict on a workload's packet that is allowed to others and denied to this host. If its frame is broadcast or
+ * multicast, the others still get it, and the host's own stack does not (is_hidden).
+ */
+static __always_inline int check_for_many(struct __sk_buff *skb, struct packet *pkt,
+					  const struct policy_ctx *ctx, int others, int host)
 {
-	skb->cb[CB_POLICY] = 0;
-	step(CM_CALL_POLICY_CLEAR_MARK, NULL, 0, 0, 0);
+	if (others || !host || !is_for_many(skb) || !ctx->is_enforced)
+		return host;
+	pkt->is_hidden = 1;
+	return 0;
+}
+
+/*
+ * Whether the verdict could change if a workload's flow goes to this host. A route lookup may cost as much as all the rest
+ * (docs/performance.md), so it is done only if a rule of that direction names host or world.
+ */
+static __always_inline int may_be_for_host(const struct policy_ctx *ctx)
+{
+	return config.role == CM_ROLE_CONTAINER && ctx->flow.direction == CM_EGRESS &&
+	       (ctx->tells_host || (ctx->own | ctx->any) & CM_POLICY_TELLS_HOST);
+}
+
+/*
+ * Looks up whether a workload's flow goes to this host; if so, it is to be decided about once more. If the lookup can't
+ * tell, it must be allowed both as the host's and as another's: the next packet of the flow may go to a neighbour's MAC.
+ */
+static __always_inline int turns_out_to_be_for_host(struct __sk_buff *skb, const struct packet *pkt,
+						    struct policy_ctx *ctx, int verdict)
+{
+	int remote = is_remote_host(skb, pkt);
+
+	ctx->is_to_host = remote == REMOTE_HOST || (remote == REMOTE_UNTOLD && !verdict);
+	return ctx->is_to_host;
+}
+
+/*
+ * Whether an ICMP error at a NIC is about traffic that leaves no entry in conntrack: an error to the host about an answer
+ * of a failsafe port or about what one of its sockets has sent, or an error from the host about what it forwards.
+ */
+static __always_inline int is_about_host(struct __sk_buff *skb, const struct packet *answer)
+{
+	if (packet_program(answer) == CM_TO_NETDEV)
+		return !is_host_address(skb, &answer->source, &answer->destination);
+	if (answer->l4_protocol == IPPROTO_UDP)
+		return find_socket(skb, answer) != SOCKET_NONE;
+	return answer->l4_protocol == IPPROTO_TCP &&
+	       (is_failsafe(CM_INGRESS, IPPROTO_TCP, answer->dport) ||
+		find_socket(skb, answer) == SOCKET_CONNECTED);
+}
+
+enum related {
+	RELATED_NOT,
+	RELATED_TO_NOTHING, /* to no flow that conntrack has an entry of */
+	RELATED_ALLOWED,
+	RELATED_STALE, /* to a flow whose entry, now in the ctx, is of another epoch */
+};
+
+/*
+ * Whether an ICMP error quotes a packet of a flow, and is addressed to that packet's sender. Afterwards quoted_packet()
+ * is that packet with its ends swapped, as an answer to it would be.
+ */
+__noinline int quotes_flow(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct packet *answer;
+
+	if (!pkt || !has_policy())
+		return 0;
+	answer = quoted_packet();
+	if (!answer || icmp_parse_quoted(skb, pkt, answer) < 0 || answer->is_flowless ||
+	    !words_equal(address_words(&answer->destination), address_words(&pkt->destination)))
+		return 0;
+	/* What is sent about a flow goes to its other end; what is received need not come from there. */
+	answer->epoch = packet_direction(pkt) == CM_EGRESS ?
+				pkt->epoch :
+				epoch_with(pkt->epoch, &answer->source);
+	return 1;
+}
+
+/* How an ICMP error relates to the flow of the packet that it quotes, which is in the context now. */
+static __always_inline enum related related_to(const struct packet *answer,
+					       const struct policy_ctx *ctx)
+{
+	if (!ctx->place || !ct_is_alive(ctx->expires))
+		return RELATED_TO_NOTHING;
+	if (ct_epoch(ctx->flow.verdict) != answer->epoch)
+		return RELATED_STALE;
+	/* An entry that audit made for a denied flow does not count, as in recognise(). */
+	return ct_denied(ctx->flow.verdict) & own_slot() ? RELATED_TO_NOTHING : RELATED_ALLOWED;
+}
+
+/* Whether an ICMP error is about a flow that is allowed. If the flow's entry is stale, the rules are asked again. */
+static __always_inline int is_related(struct __sk_buff *skb, struct packet *pkt,
+				      struct policy_ctx *ctx)
+{
+	struct packet *answer = quoted_packet();
+	int related = RELATED_NOT;
+	int verdict;
+
+	if (others_were_asked(ctx)) {
+		related = RELATED_STALE;
+	} else if (quotes_flow(skb, pkt) && answer) {
+		/* From here, for its stack. */
+		find_flow(answer, ctx, packet_direction(pkt));
+		barrier();
+		related = related_to(answer, ctx);
+	}
+	barrier();
+	if (related == RELATED_STALE && asks_others(ctx))
+		return 0;
+	barrier();
+	if (related == RELATED_STALE && answer) {
+		verdict = others_verdict(ctx);
+		if (!verdict && has_passed_here(&ctx->flow))
+			verdict = check_again(answer, ctx);
+		if (!ct_passed(ctx->flow.verdict))
+			verdict = -CM_DROP_POLICY;
+		barrier();
+		if (may_be_for_host(ctx) && turns_out_to_be_for_host(skb, answer, ctx, verdict))
+			verdict = check_again(answer, ctx);
+		related = !verdict				? RELATED_ALLOWED :
+			  is_enforced(ctx, ctx->flow.direction) ? RELATED_NOT :
+								  RELATED_TO_NOTHING;
+	}
+	barrier();
+	if (related == RELATED_TO_NOTHING && config.role == CM_ROLE_NETDEV && answer)
+		related = is_about_host(skb, answer) ? RELATED_ALLOWED : RELATED_NOT;
+	barrier();
+	ctx->flow.direction = packet_direction(pkt);
+	ctx->is_to_host = 0;
+	return related == RELATED_ALLOWED;
+}
+
+/* The verdict on a packet that belongs to no flow: most of ICMP, IGMP, and what could not be parsed. */
+static __always_inline int check_flowless(struct __sk_buff *skb, struct packet *pkt,
+					  struct policy_ctx *ctx)
+{
+	int verdict = ctx->verdict, is_asked = 0;
+
+	if (!others_were_asked(ctx)) {
+		ctx->log_verdict = 1;
+		if (pkt->parse_error)
+			return pkt->parse_error;
+		/* The rules are asked even if an exception below decides: the report names the identity at the other end. */
+		ctx->flow.claimed_identity = claimed_identity(skb, pkt);
+		verdict = policy_check(pkt, ctx, packet_direction(pkt));
+		is_asked = may_be_for_host(ctx);
+		if (icmp_keeps_link_up(skb, pkt)) {
+			pkt->rule = CM_RULE_ICMP;
+			return 0;
+		}
+		if (igmp_keeps_link_up(skb, pkt)) {
+			pkt->rule = CM_RULE_IGMP;
+			return 0;
+		}
+		if (icmp_is_forbidden(pkt)) {
+			pkt->rule = CM_RULE_NONE;
+			return -CM_DROP_FORBIDDEN_ICMP6;
+		}
+	}
+	if (icmp_is_error(pkt) && is_related(skb, pkt, ctx)) {
+		pkt->rule = CM_RULE_RELATED;
+		return 0;
+	}
+	barrier();
+	if (is_asked && turns_out_to_be_for_host(skb, pkt, ctx, verdict))
+		verdict = check_for_many(skb, pkt, ctx, verdict,
+					 policy_check(pkt, ctx, packet_direction(pkt)));
+	return verdict;
+}
+
+/* The verdict on a flow that is new, or whose entry is stale. */
+static __always_inline int check_flow(struct __sk_buff *skb, struct packet *pkt,
+				      struct policy_ctx *ctx)
+{
+	struct cm_flow *flow = &ctx->flow;
+	int forward = flow->direction == packet_direction(pkt);
+	int verdict;
+
+	if (packet_direction(pkt) == CM_INGRESS && (forward || flow->picked_up) &&
+	    !(is_first_elsewhere(flow) && flow->claimed_identity))
+		flow->claimed_identity = claimed_identity(skb, pkt);
+	if (!flow->verdict) {
+		if (may_be_picked_up(skb, pkt))
+			flow->picked_up = CM_CT_PICKED_UP_UNKNOWN;
+	} else if (!has_passed_here(flow) && may_be_picked_up(skb, pkt)) {
+		ct_join(flow, config.nic_slot);
+	}
+	/* Until the peer sends something that tells its identity. */
+	if (config.role == CM_ROLE_CONTAINER && flow->picked_up && !flow->claimed_identity)
+		flow->claimed_identity = IDENTITY_WORLD;
+	verdict = check_again(pkt, ctx);
+	barrier();
+	/*
+	 * DHCP passes whatever the rules said; they were asked so that the report names the identity at the other
+	 * end. A reply of a flow that DHCP's exception has allowed passes, too.
+	 */
+	if (config.role == CM_ROLE_CONTAINER && has_dhcp_ports(pkt) &&
+	    ((!forward && flow->rule == CM_RULE_DHCP) || keeps_lease(skb, pkt))) {
+		pkt->rule = CM_RULE_DHCP;
+		return 0;
+	}
+	if (config.role == CM_ROLE_NETDEV && verdict == -CM_DROP_INVALID_SOURCE &&
+	    !has_listed_source(skb, pkt)) {
+		flow->claimed_identity = (__u32)ipcache_lookup_prefix(&pkt->source);
+		verdict = check_again(pkt, ctx);
+	}
+	barrier();
+	if (may_be_for_host(ctx) && turns_out_to_be_for_host(skb, pkt, ctx, verdict))
+		verdict = check_for_many(skb, pkt, ctx, verdict, check_again(pkt, ctx));
+	return verdict;
 }
 
 #endif

@@ -118,7 +118,7 @@ static __always_inline int claims_another(struct __sk_buff *skb, const struct pa
 	__u32 claimed = flow->claimed_identity;
 
 	if (config.role != CM_ROLE_CONTAINER || packet_direction(pkt) == CM_EGRESS ||
-	    (flow->direction == CM_EGRESS && !flow->adopted) ||
+	    (flow->direction == CM_EGRESS && !flow->picked_up) ||
 	    (pkt->mark_in ? mark_is_of(skb, pkt->mark_in, claimed) : claimed == IDENTITY_WORLD))
 		return 0;
 	return !is_generated_here(skb, pkt) && claims_otherwise(skb, pkt, claimed);

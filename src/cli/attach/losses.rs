@@ -6,8 +6,8 @@ use crate::cli::options::{self, Options, format_mac};
 use crate::kernel::abi::{cm_config, cm_role};
 use crate::kernel::hooks::PRIORITY_FIRST;
 use crate::model::endpoint::Role;
+use crate::model::enforcement::Mode;
 use crate::model::identity::{Identity, Names};
-use crate::model::policing::Mode;
 
 /// Each loss between two configurations, as a clause about the device.
 pub fn losses(before: &cm_config, after: &cm_config, names: &Names) -> Vec<String> {

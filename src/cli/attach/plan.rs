@@ -11,11 +11,11 @@ use crate::kernel::device::{self, Device, Framing};
 use crate::kernel::hooks::{HookKind, Place};
 use crate::kernel::{netns, sys};
 use crate::model::endpoint::{EndpointId, Role, Scope};
+use crate::model::enforcement::Mode;
 use crate::model::identity::{Identity, Names};
-use crate::model::policing::Mode;
 use crate::output;
 use crate::program::load;
-use crate::program::load::Policing;
+use crate::program::load::Enforcement;
 use crate::state::nics;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
@@ -167,7 +167,7 @@ pub fn nic_slot(
     root: &Root,
     id: EndpointId,
     role: Role,
-    policy: &Policing,
+    policy: &Enforcement,
     device: &Device,
 ) -> Result<u8> {
     match role {

@@ -35,7 +35,7 @@ pub struct Step {
 }
 
 /// Who knows what the numbers in an endpoint's steps stand for.
-pub struct Teller<'a> {
+pub struct Renderer<'a> {
     root: &'a Root,
     /// Who has which address.
     owners: Option<Owners>,
@@ -48,18 +48,18 @@ pub struct Teller<'a> {
     nics: Vec<Option<String>>,
 }
 
-impl<'a> Teller<'a> {
+impl<'a> Renderer<'a> {
     /// That of an endpoint, a copy of whose programs ran with a configuration.
     pub fn of(
         root: &'a Root,
         endpoint: &Endpoint,
         config: &'a cm_config,
         names: &'a Names,
-    ) -> Result<Teller<'a>> {
+    ) -> Result<Renderer<'a>> {
         let maps = PolicyMaps::of(root, endpoint.id, endpoint.map_ids())?;
         let policies = [maps.read(Slot::Current)?, maps.read(Slot::Previous)?];
         let nics = nics::names(root)?;
-        Ok(Teller { root, owners: Owners::open(root), config, names, policies, nics })
+        Ok(Renderer { root, owners: Owners::open(root), config, names, policies, nics })
     }
 
     /// A rule by its number; `None` if none decided.
@@ -78,23 +78,23 @@ impl<'a> Teller<'a> {
     }
 }
 
-/// What the programs called, from the parsing of the packet to its end. The first teller is that of
+/// What the programs called, from the parsing of the packet to its end. The first renderer is that of
 /// the endpoint that was asked for, the last that of whom it delivers to.
-pub fn steps(answer: &Answer, tellers: &[Teller<'_>], names: &Names) -> Vec<Step> {
+pub fn steps(answer: &Answer, renderers: &[Renderer<'_>], names: &Names) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     if let Some(event) = &answer.event {
         steps.push(Step { depth: 1, call: "parse_packet", detail: parsed(event) });
     }
     for (index, part) in answer.parts.iter().enumerate() {
-        let teller = &tellers[index.min(tellers.len() - 1)];
+        let renderer = &renderers[index.min(renderers.len() - 1)];
         // The third: what was called has sent the packet to its own hook.
         let is_on_hook = index == 2;
         if is_on_hook {
-            let detail = format!("on the hook of endpoint {}", teller.config.endpoint_id);
+            let detail = format!("on the hook of endpoint {}", renderer.config.endpoint_id);
             steps.push(Step { depth: 1, call: "to_container", detail });
         }
         for step in in_order_of_calls(&part.steps) {
-            let (call, detail) = teller.tell(&step);
+            let (call, detail) = renderer.report(&step);
             steps.push(Step { depth: step.depth + u32::from(is_on_hook), call, detail });
         }
     }
@@ -160,8 +160,8 @@ fn describe_mark(mark: Mark, names: &Names) -> String {
     }
 }
 
-impl Teller<'_> {
-    fn tell(&self, step: &cm_step) -> (&'static str, String) {
+impl Renderer<'_> {
+    fn report(&self, step: &cm_step) -> (&'static str, String) {
         let [a, b, c] = step.values;
         let address = monitor::address(step.address).unwrap_or_else(|| "no address".to_owned());
         match step.call {
@@ -171,7 +171,7 @@ impl Teller<'_> {
                 ("flow_label_set", self.label(self.config.identity.into()))
             }
             cm_call::CM_CALL_POLICY_CLEAR_MARK => ("policy_clear_mark", "skb->cb".to_owned()),
-            cm_call::CM_CALL_POLICE => ("police", self.modes([a, b])),
+            cm_call::CM_CALL_POLICY_VERDICT => ("policy_verdict", self.modes([a, b])),
             cm_call::CM_CALL_CT_LOOKUP => ("ct_lookup", self.entry(a, b, c)),
             cm_call::CM_CALL_IS_HOST_TRAFFIC => {
                 ("is_host_traffic", format!("from {address}: {}", yes(a)))
@@ -179,7 +179,7 @@ impl Teller<'_> {
             cm_call::CM_CALL_IS_FOR_HOST => ("is_for_host", format!("to {address}: {}", yes(a))),
             cm_call::CM_CALL_FIB_LOOKUP => ("fib_lookup", format!("{address}: {}", route(a))),
             cm_call::CM_CALL_FRAGMENT_FIND_PORTS => ("fragment_find_ports", fragment(a, b, c)),
-            cm_call::CM_CALL_DECIDE => ("decide", self.asking(a, b)),
+            cm_call::CM_CALL_POLICY_CHECK => ("policy_check", self.asking(a, b)),
             cm_call::CM_CALL_RESOLVE_SRCID => {
                 ("resolve_srcid", self.sender(step.address, &address, a, b))
             }
@@ -189,7 +189,7 @@ impl Teller<'_> {
             cm_call::CM_CALL_KEEP_MASQUERADED => {
                 ("keep_masqueraded", "not the host's own, nor for it: not policed".to_owned())
             }
-            cm_call::CM_CALL_CONCLUDE => ("conclude", self.concluded(a, b, c)),
+            cm_call::CM_CALL_FINISH_VERDICT => ("finish_verdict", self.concluded(a, b, c)),
             cm_call::CM_CALL_TO_CONTAINER => ("to_container", called(a, b)),
             cm_call::CM_CALL_STACK_FLOW => {
                 ("stack_flow", "its flow went by the stack before, and so does it".to_owned())
@@ -269,7 +269,7 @@ impl Teller<'_> {
         if seen(cm_ct_seen::CM_CT_SEEN_ANOTHER) {
             say("decided about another sender");
         }
-        if seen(cm_ct_seen::CM_CT_SEEN_ADOPTED) {
+        if seen(cm_ct_seen::CM_CT_SEEN_PICKED_UP) {
             say("adopted");
         }
         if seen(cm_ct_seen::CM_CT_SEEN_MASQUERADED) {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 
 use crate::cli::Context;
-use crate::cli::consent::{self, Consent};
+use crate::cli::prompt::{self, Prompt};
 use crate::cli::targets::{self, Targets};
 use crate::kernel::abi::cm_config;
+use crate::model::enforcement::{Confirmation, Fallback, Mode};
 use crate::model::identity::Names;
-use crate::model::policing::{Confirmation, Fallback, Mode};
 use crate::model::policy::Policy;
 use crate::model::policy::effect::{Setting, Void, void};
 use crate::model::rule::Rule;
@@ -32,12 +32,12 @@ struct Plan<'a> {
 pub fn run(
     context: &Context,
     targets: &Targets,
-    consent: &Consent,
+    prompt: &Prompt,
     names: &Names,
     edit: impl Fn(&Endpoint, &mut Policy, &Policy) -> Result<()>,
 ) -> Result<()> {
     // Nobody else shall have to wait for the answer.
-    let asked = ask(&targets.select(context)?, consent)?;
+    let asked = ask(&targets.select(context)?, prompt)?;
     let _lock = ops::lock(&context.root)?;
     let endpoints = targets.select(context)?;
     targets::check_alive(&endpoints)?;
@@ -46,40 +46,40 @@ pub fn run(
         layout::check_endpoint(&context.root, endpoint.id)?;
         shared::check(&context.root, endpoint)?;
         ensure!(
-            asked || !consent::is_enforcing_nic(endpoint)?,
+            asked || !prompt::is_enforcing_nic(endpoint)?,
             "{} has begun to enforce its policy meanwhile; nothing has changed",
             endpoint.device
         );
         changes.push(Change::plan(&context.root, endpoint, &edit)?);
     }
-    rules::apply(&changes, consent.deadline())?;
-    changes.into_iter().try_for_each(|change| Plan { change, names }.tell(consent.confirm))
+    rules::apply(&changes, prompt.deadline())?;
+    changes.into_iter().try_for_each(|change| Plan { change, names }.report(prompt.confirm))
 }
 
 /// Whether the user was asked, or had answered before.
-fn ask(endpoints: &[Endpoint], consent: &Consent) -> Result<bool> {
+fn ask(endpoints: &[Endpoint], prompt: &Prompt) -> Result<bool> {
     targets::check_alive(endpoints)?;
     let (mut nics, mut enforces) = (Vec::new(), false);
     for endpoint in endpoints {
-        enforces |= consent::enforces(endpoint)?;
-        if consent::is_enforcing_nic(endpoint)? {
+        enforces |= prompt::enforces(endpoint)?;
+        if prompt::is_enforcing_nic(endpoint)? {
             nics.push(endpoint.device.as_str());
         }
     }
     ensure!(
-        enforces || consent.confirm.is_none(),
+        enforces || prompt.confirm.is_none(),
         "--confirm is for rules that are enforced, and {} enforces none",
         endpoints[0].device
     );
     if let Some(first) = nics.first() {
         let risk = format!("{} drops what no rule allows", nics.join(" and "));
-        consent.obtain(&risk, if nics.len() == 1 { first } else { "host" })?;
+        prompt.obtain(&risk, if nics.len() == 1 { first } else { "host" })?;
     }
     Ok(!nics.is_empty())
 }
 
 /// Tells of rules that do not do what they say, and did before or were not there.
-fn tell_of_void(device: &str, before: &[(Rule, Void)], after: &[(Rule, Void)], names: &Names) {
+fn report_void(device: &str, before: &[(Rule, Void)], after: &[(Rule, Void)], names: &Names) {
     // Of a thousand, the first ones tell what has happened.
     const MOST: usize = 20;
     let before: HashSet<Rule> = before.iter().map(|(rule, _)| *rule).collect();
@@ -93,7 +93,7 @@ fn tell_of_void(device: &str, before: &[(Rule, Void)], after: &[(Rule, Void)], n
 }
 
 /// The same after an attachment with another configuration than before, whose modes have been told.
-pub fn tell_of_void_since(
+pub fn report_void_since(
     context: &Context,
     before: &Endpoint,
     after: &cm_config,
@@ -107,12 +107,12 @@ pub fn tell_of_void_since(
         voids.filter(|(_, why)| !matches!(why, Void::Off(_))).collect()
     };
     let [old, new] = [old, new].map(|setting| not_off(&setting));
-    tell_of_void(&endpoint.device, &old, &new, names);
+    report_void(&endpoint.device, &old, &new, names);
     Ok(())
 }
 
 impl Plan<'_> {
-    fn tell(&self, confirm: Option<Duration>) -> Result<()> {
+    fn report(&self, confirm: Option<Duration>) -> Result<()> {
         let device = &self.change.endpoint.device;
         let count = |policy: &Policy| policy.rules().len();
         let rules = |number| if number == 1 { "1 rule".into() } else { format!("{number} rules") };
@@ -122,12 +122,12 @@ impl Plan<'_> {
             }
             now => format!("{device}: {}, {} before", rules(now), count(&self.change.before)),
         });
-        self.tell_of_void_rules();
+        self.report_void_rules();
         match (self.change.endpoint.confirmation()?, confirm) {
             (Confirmation::Pending(_, left), confirm)
                 if self.change.before != self.change.after =>
             {
-                consent::remind(device, confirm.unwrap_or(left), self.otherwise());
+                prompt::remind(device, confirm.unwrap_or(left), self.otherwise());
             }
             (Confirmation::Over(Fallback::Rules), _) if self.change.before != self.change.after => {
                 bail!(
@@ -148,14 +148,14 @@ impl Plan<'_> {
     }
 
     /// That all of them are off is told once.
-    fn tell_of_void_rules(&self) {
+    fn report_void_rules(&self) {
         let modes = self.change.endpoint.config.modes();
         if let Some(setting) =
             self.change.endpoint.config.setting().filter(|_| modes != [Mode::Off; 2])
         {
             let [before, after] = [&self.change.before, &self.change.after]
                 .map(|policy| void(policy.rules(), &setting));
-            tell_of_void(&self.change.endpoint.device, &before, &after, self.names);
+            report_void(&self.change.endpoint.device, &before, &after, self.names);
         }
     }
 

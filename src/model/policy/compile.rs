@@ -21,7 +21,7 @@ use crate::model::rule::{Action, Direction};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     /// How many ports from this one on: a power of 16, and 2^16 for a protocol, 2^24 for all.
-    pub span: u32,
+    pub block: u32,
     /// The peer; 0 for any.
     pub identity: Identity,
     /// The direction.
@@ -42,8 +42,8 @@ struct Prefix {
 }
 
 const KEY_BITS: u32 = 64;
-/// `enum cm_span` of src/bpf/abi.h: the number of bits by which one differs from the next.
-const SPAN_STEP: u32 = 4;
+/// `enum cm_port_block` of src/bpf/abi.h: the number of bits by which one differs from the next.
+const PORT_BLOCK_STEP: u32 = 4;
 const PORT_BITS: u32 = 16;
 const PROTOCOL_BITS: u32 = 8;
 
@@ -77,8 +77,8 @@ impl Policy {
 /// The lower one decides, among rules for the same peer; the sort keeps the order of equals.
 fn precedence(listed: &Listed) -> impl Ord + use<> {
     let l4 = listed.rule.l4;
-    let span = l4.range().map(|(first, last)| last - first);
-    let unspecific = (Reverse(l4.protocol().is_some()), Reverse(span.is_some()), span);
+    let block = l4.range().map(|(first, last)| last - first);
+    let unspecific = (Reverse(l4.protocol().is_some()), Reverse(block.is_some()), block);
     (listed.rule.action == Action::Allow, unspecific)
 }
 
@@ -99,7 +99,7 @@ fn cover(Listed { rule, .. }: &Listed, mut take: impl FnMut(Prefix)) {
             while first < end {
                 // The largest block that begins here and ends in time.
                 let size = PORT_BITS.min(first.trailing_zeros()).min((end - first).ilog2());
-                let size = size / SPAN_STEP * SPAN_STEP;
+                let size = size / PORT_BLOCK_STEP * PORT_BLOCK_STEP;
                 take(Prefix { bits: bits | u64::from(first), length: KEY_BITS - size });
                 first += 1 << size;
             }
@@ -114,7 +114,7 @@ impl Prefix {
 
     fn entry(self, decides: Listed) -> Entry {
         Entry {
-            span: 1 << (KEY_BITS - self.length),
+            block: 1 << (KEY_BITS - self.length),
             identity: decides.rule.peer,
             direction: decides.rule.direction,
             protocol: (self.bits >> PORT_BITS) as u8,
@@ -143,9 +143,9 @@ mod tests {
     fn longest_match(entries: &[Entry], key_of_packet: u64) -> Option<&Entry> {
         let matching = entries.iter().filter(|entry| {
             let of_entry = key(entry.identity, entry.direction, entry.protocol, entry.port);
-            of_entry == key_of_packet & !(u64::from(entry.span) - 1)
+            of_entry == key_of_packet & !(u64::from(entry.block) - 1)
         });
-        matching.min_by_key(|entry| entry.span)
+        matching.min_by_key(|entry| entry.block)
     }
 
     /// The two lookups of src/bpf/lib/policy.h.
@@ -174,11 +174,11 @@ mod tests {
     /// Spans in bits, ports and rules.
     fn prefixes(texts: &[&str]) -> Vec<(u32, u16, u32)> {
         let entries = policy(texts).compile();
-        entries.iter().map(|e| (e.span.ilog2(), e.port, e.decides.number.0)).collect()
+        entries.iter().map(|e| (e.block.ilog2(), e.port, e.decides.number.0)).collect()
     }
 
     #[test]
-    fn parts_of_a_rule_become_spans() {
+    fn parts_of_a_rule_become_port_blocks() {
         assert_eq!(prefixes(&["allow ingress from 9"]), [(24, 0, 16)]);
         assert_eq!(prefixes(&["allow ingress from 9 proto/47"]), [(16, 0, 16)]);
         assert_eq!(prefixes(&["allow ingress from 9 tcp/443"]), [(0, 443, 16)]);
@@ -186,8 +186,8 @@ mod tests {
         assert_eq!(prefixes(&["allow ingress from 9 tcp/0-65535"]), [(16, 0, 16)]);
         let range = prefixes(&["allow ingress from 9 tcp/80-97"]);
         assert_eq!(range, [(4, 80, 16), (0, 96, 16), (0, 97, 16)]);
-        let spans = |range| prefixes(&[range]).iter().map(|(span, ..)| *span).max();
-        assert_eq!(spans("allow ingress from 9 tcp/4096-8191"), Some(12));
+        let blocks = |range| prefixes(&[range]).iter().map(|(block, ..)| *block).max();
+        assert_eq!(blocks("allow ingress from 9 tcp/4096-8191"), Some(12));
         assert_eq!(prefixes(&["allow ingress from 9 tcp/1-65534"]).len(), 104);
     }
 
@@ -220,8 +220,8 @@ mod tests {
     /// Few starts and few lengths, so that ranges overlap, and as often as not are equally long.
     fn ranges() -> impl Strategy<Value = (u16, u16)> {
         let start = prop_oneof![0..20_u16, 1000..1040_u16, 65500..=u16::MAX];
-        let span = prop::sample::select(vec![0, 1, 7, 7, 7, 16, u16::MAX]);
-        (start, span).prop_map(|(start, span)| (start, start.saturating_add(span)))
+        let block = prop::sample::select(vec![0, 1, 7, 7, 7, 16, u16::MAX]);
+        (start, block).prop_map(|(start, block)| (start, start.saturating_add(block)))
     }
 
     proptest! {

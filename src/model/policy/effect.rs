@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use crate::model::endpoint::Role;
+use crate::model::enforcement::{Failsafe, FailsafePort, Mode};
 use crate::model::frame::{ICMP6, UDP};
 use crate::model::identity::{Identity, Names};
-use crate::model::policing::{Failsafe, FailsafePort, Mode};
 use crate::model::policy::Listed;
 use crate::model::rule::{Action, Direction, L4, Rule};
 

@@ -86,7 +86,7 @@ fn number<T: FromStr>(text: &str) -> Option<T> {
 
 /// What is wrong with an L4, and what may have been meant.
 fn unknown_l4(text: &str, detail: Option<&str>) -> String {
-    let cure = match detail {
+    let hint = match detail {
         Some("tcp" | "udp" | "sctp") => {
             let (port, protocol) = text.split_once('/').unwrap_or_default();
             format!("write `{protocol}/{port}`")
@@ -95,7 +95,7 @@ fn unknown_l4(text: &str, detail: Option<&str>) -> String {
         None if number::<u16>(text).is_some() => format!("say of what: `tcp/{text}`"),
         _ => format!("write {FORMS}"),
     };
-    format!("`{text}` is not a protocol or port: {cure}")
+    format!("`{text}` is not a protocol or port: {hint}")
 }
 
 /// Nothing, for [`L4::Any`].

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::{ANSWERED, CONFIRMED, Conntrack, ESTABLISHED, NIC_SHIFT, Parts, now, ticks};
 use crate::kernel::abi::{
-    cm_ct_adopted, cm_ct_lifetime, cm_direction, cm_flow, cm_flow_edit, cm_flow_edit_kind,
+    cm_ct_lifetime, cm_ct_picked_up, cm_direction, cm_flow, cm_flow_edit, cm_flow_edit_kind,
     cm_flow_edited,
 };
 use crate::model::endpoint::Scope;
@@ -102,9 +102,9 @@ fn entry(flow: &Existing, slot: u8, now: u32) -> cm_flow {
         born: now as u16,
         direction: direction.0 as u8,
         state: ESTABLISHED | ANSWERED | CONFIRMED,
-        adopted: match flow.originator {
-            Originator::Unknown => cm_ct_adopted::CM_CT_ADOPTED_UNKNOWN,
-            Originator::Known => cm_ct_adopted::CM_CT_ADOPTED_KNOWN,
+        picked_up: match flow.originator {
+            Originator::Unknown => cm_ct_picked_up::CM_CT_PICKED_UP_UNKNOWN,
+            Originator::Known => cm_ct_picked_up::CM_CT_PICKED_UP_KNOWN,
         }
         .0 as u8,
         masqueraded: flow.masqueraded.into(),

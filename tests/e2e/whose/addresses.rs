@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use super::{CLOSED, NIC, OPEN, answers_on, device, enforce, opened, port};
 use crate::common::World;
-use crate::common::talk::{Connection, HOST, any, arrives, cannot_connect, is_lost, listen, udp};
+use crate::common::traffic::{
+    Connection, HOST, any, arrives, cannot_connect, is_lost, listen, udp,
+};
 use crate::common::wire::{Wire, mac};
 use crate::e2e::bridge::bridged;
 

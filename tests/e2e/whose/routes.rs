@@ -3,7 +3,7 @@
 use super::{CLOSED, NIC, OPEN, before, came, device, port};
 use crate::common::World;
 use crate::common::packet::Frame;
-use crate::common::talk::{HOST, cannot_connect, listen};
+use crate::common::traffic::{HOST, cannot_connect, listen};
 use crate::common::wire::{Wire, has};
 
 /// From the router's network to an address that is far away by one route, and the host's by the other.

@@ -12,7 +12,7 @@ use nix::sys::socket::{
 use super::{CLOSED, NIC, OPEN, before, came, device, enforce, port};
 use crate::common::World;
 use crate::common::packet::Frame;
-use crate::common::talk::{
+use crate::common::traffic::{
     Connection, HOST, any, arrives, cannot_connect, is_lost, is_unanswered, listen, ping, tcp, udp,
 };
 use crate::common::wire::{Wire, has, mac, segment};

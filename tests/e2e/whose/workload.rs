@@ -2,7 +2,7 @@
 
 use super::{CLOSED, OPEN};
 use crate::common::World;
-use crate::common::talk::{Connection, HOST, cannot_connect, is_unanswered, listen, ping};
+use crate::common::traffic::{Connection, HOST, cannot_connect, is_unanswered, listen, ping};
 use crate::e2e::bridge::bridged;
 
 /// Those of the bridge, and of a NIC.

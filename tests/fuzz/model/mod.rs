@@ -7,10 +7,10 @@ pub mod delivery;
 pub mod flows;
 mod host;
 mod messages;
-mod police;
 mod programs;
 pub mod rules;
 mod source;
+mod verdict;
 pub mod wire;
 
 use std::collections::HashMap;

@@ -35,32 +35,32 @@ struct Round {
     frames: Vec<Seen>,
 }
 
-fn go(lab: &Lab, seed: u64, of_containers: bool, folding: Folding) -> Round {
+fn go(fixture: &Fixture, seed: u64, of_containers: bool, folding: Folding) -> Round {
     let mut generator = Generator::new(seed, WILD);
     let making = Making::Compared(folding);
-    let mut fixture = Fixture::new(lab, &mut generator.random, of_containers, making);
-    lab.events();
+    let mut stage = Stage::new(fixture, &mut generator.random, of_containers, making);
+    fixture.events();
     let mut frames = Vec::new();
     for number in 0..FRAMES {
         if number % FRAMES_OF_STATE == 0 {
-            fixture.forget();
-            fixture.change_all(&mut generator.random);
+            stage.forget();
+            stage.change_all(&mut generator.random);
         } else if generator.random.once_in(100) {
-            fixture.change(&mut generator.random);
+            stage.change(&mut generator.random);
         }
         let is_last = (number + 1) % FRAMES_OF_STATE == 0;
-        let Some(shot) = Shot::next(&fixture, &mut generator, number) else { continue };
-        let run = run(&fixture.subjects[shot.which], shot.program, &shot.arrival());
+        let Some(shot) = Shot::next(&stage, &mut generator, number) else { continue };
+        let run = run(&stage.subjects[shot.which], shot.program, &shot.arrival());
         frames.push(Seen {
             shot: describe(&shot),
             verdict: run.verdict,
             mark: run.mark,
             bytes: hex(&run.bytes),
-            events: lab.events().into_iter().map(told).collect(),
-            left: is_last.then(|| left(lab, &fixture)),
+            events: fixture.events().into_iter().map(told).collect(),
+            left: is_last.then(|| left(fixture, &stage)),
         });
     }
-    Round { configuration: fixture.describe(), frames }
+    Round { configuration: stage.describe(), frames }
 }
 
 fn describe(shot: &Shot) -> String {
@@ -77,23 +77,23 @@ fn told(event: cm_event) -> String {
 }
 
 /// All maps that frames write.
-fn left(lab: &Lab, fixture: &Fixture<'_>) -> Vec<String> {
+fn left(fixture: &Fixture, stage: &Stage<'_>) -> Vec<String> {
     let now = (sys::jiffies64().expect("jiffies") >> 6) as u32;
     let mut lines = Vec::new();
-    if lab.world.root().map("cm_flows4").exists() {
-        for mut known in lab.flows() {
+    if fixture.world.root().map("cm_flows4").exists() {
+        for mut known in fixture.flows() {
             known.flow.born = 0;
             lines.push(format!("{:?} {}", known.flow, lifetime(known.expires, now)));
         }
-        lines.extend(lab.dump("cm_frags4", hex));
-        lines.extend(lab.dump("cm_frags6", hex));
+        lines.extend(fixture.dump("cm_frags4", hex));
+        lines.extend(fixture.dump("cm_frags6", hex));
     }
     lines.sort();
-    for subject in &fixture.subjects {
+    for subject in &stage.subjects {
         let counters = subject.loaded.counters();
         lines.push(format!("{:?}", cm_counters { window: 0, window_events: 0, ..counters }));
     }
-    for line in maps::metrics(&lab.world.root()).expect("read the metrics") {
+    for line in maps::metrics(&fixture.world.root()).expect("read the metrics") {
         let cm_metrics { packets, bytes } = line.sum;
         lines.push(format!("{} {} {packets} packets {bytes} bytes", line.direction, line.reason));
     }
@@ -109,11 +109,11 @@ fn lifetime(expires: u32, now: u32) -> u32 {
 
 /// A world of its own, which goes a round for each seed.
 fn world(seeds: &Receiver<u64>, rounds: &SyncSender<Round>, of_containers: bool, folding: Folding) {
-    let Some(lab) = Lab::new() else { return };
-    fixture::network(&lab);
+    let Some(fixture) = Fixture::new() else { return };
+    stage::network(&fixture);
     for seed in seeds {
         // Nobody is there any more if the other world has failed.
-        if rounds.send(go(&lab, seed, of_containers, folding)).is_err() {
+        if rounds.send(go(&fixture, seed, of_containers, folding)).is_err() {
             return;
         }
     }

@@ -1,0 +1,122 @@
+//! `--confirm` and `--yes`: whoever enforces on a NIC may cut himself off.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use jiff::SignedDuration;
+
+use super::targets;
+use crate::kernel::sys;
+use crate::model::endpoint::Role;
+use crate::model::enforcement::Mode;
+use crate::model::text::visible;
+use crate::output;
+use crate::state::registry::Endpoint;
+
+#[derive(clap::Args)]
+#[group(skip)]
+pub struct Prompt {
+    /// Go back by itself unless `cilmark confirm` comes within this time, such as 60s or 5m
+    #[arg(long, value_name = "TIME", value_parser = parse_deadline)]
+    pub confirm: Option<Duration>,
+    /// Enforce on a NIC, or relax it, without asking
+    #[arg(long)]
+    pub yes: bool,
+}
+
+impl Prompt {
+    /// When the datapath is to go back: coarse monotonic clock, ns.
+    pub fn deadline(&self) -> Option<u64> {
+        self.confirm.map(|time| sys::coarse_ns().saturating_add(time.as_nanos() as u64))
+    }
+
+    /// Fails unless the user is known to know what he does. On a terminal it asks.
+    pub fn obtain(&self, risk: &str, command: &str) -> Result<()> {
+        self.ask(
+            &format!("{risk}, which may cut you off (--confirm 60s would go back by itself)"),
+            &format!(
+                "{risk}, which may cut you off; say --confirm 60s, to go back by itself unless \
+                 `cilmark confirm {command}` comes in time, or --yes"
+            ),
+        )
+    }
+
+    /// The same of what opens or takes away, which no clock brings back.
+    pub fn obtain_openly(&self, risk: &str) -> Result<()> {
+        self.ask(risk, &format!("{risk}; say --yes, if that is meant; nothing has changed"))
+    }
+
+    fn ask(&self, question: &str, refusal: &str) -> Result<()> {
+        if self.yes || self.confirm.is_some() {
+            return Ok(());
+        }
+        let stdin = io::stdin();
+        ensure!(stdin.is_terminal() && io::stderr().is_terminal(), "{refusal}");
+        let mut stderr = io::stderr();
+        write!(stderr, "{}. Go on? [y/N] ", visible(question))?;
+        stderr.flush()?;
+        let mut answer = String::new();
+        stdin.lock().read_line(&mut answer).context("read the answer")?;
+        match answer.trim() {
+            "y" | "Y" | "yes" => Ok(()),
+            _ => bail!("nothing has changed"),
+        }
+    }
+}
+
+/// Whether a change of its rules may cut somebody off.
+pub fn is_enforcing_nic(endpoint: &Endpoint) -> Result<bool> {
+    Ok(endpoint.role() == Some(Role::Netdev) && enforces(endpoint)?)
+}
+
+/// Whether it drops what no rule allows, in either direction.
+pub fn enforces(endpoint: &Endpoint) -> Result<bool> {
+    Ok(endpoint.modes_in_force()?.contains(&Mode::Enforce))
+}
+
+/// Tells what is to be done, and by when.
+pub fn remind(device: &str, time: Duration, otherwise: &str) {
+    output::note(&format!(
+        "`cilmark confirm {device}` within {} makes this permanent; otherwise {otherwise}",
+        targets::time(time)
+    ));
+}
+
+/// A time, in seconds if it has no unit: `30`, `60s`, `5m`, `1h30m`, `0`.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map(Duration::from_secs).ok();
+    let parsed = seconds.or_else(|| Duration::try_from(text.parse::<SignedDuration>().ok()?).ok());
+    let within_reason = parsed.filter(|time| *time <= Duration::from_secs(7 * 86_400));
+    within_reason.ok_or_else(|| format!("`{text}` is no time up to a week; write 60s or 5m"))
+}
+
+fn parse_deadline(text: &str) -> Result<Duration, String> {
+    match parse_time(text)? {
+        Duration::ZERO => Err("nobody can confirm in no time; write 60s or 5m".to_owned()),
+        time => Ok(time),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units_or_are_seconds() {
+        for (text, seconds) in [
+            ("0", 0.0),
+            ("30", 30.0),
+            ("60s", 60.0),
+            ("5m", 300.0),
+            ("300ms", 0.3),
+            ("168h", 604_800.0),
+        ] {
+            assert_eq!(parse_time(text).map(|time| time.as_secs_f64()), Ok(seconds), "{text}");
+        }
+        for text in ["", "x", "-5s", "169h", "5 parsecs", "18446744073709551615"] {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+        assert!(parse_deadline("0").is_err());
+    }
+}
