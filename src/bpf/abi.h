@@ -355,8 +355,7 @@ struct cm_policy_key {
 /* In the place of a direction: no packet's. */
 enum {
 	CM_LISTED = 2, /* the list of rules */
-	CM_PORT_BLOCKS =
-		3, /* cm_port_blocks of the direction that stands in the place of an identity */
+	CM_PORT_BLOCKS = 3, /* cm_port_blocks of the direction stand in place of an identity */
 };
 
 enum cm_policy_flags {

@@ -43,7 +43,7 @@ int from_container(struct __sk_buff *skb)
 	if (!configured())
 		return TC_ACT_UNSPEC;
 	packet_init(&pkt, skb, CM_FROM_CONTAINER);
-	pkt.source_identity = config.identity;
+	pkt.verdict.source_identity = config.identity;
 	verdict = parse_packet(skb, &pkt);
 	if (verdict == 0)
 		verdict = check_source(skb, &pkt);
@@ -53,7 +53,7 @@ int from_container(struct __sk_buff *skb)
 	if (arp_wants_answer(&pkt))
 		return arp_answer(skb, &pkt);
 	verdict = policy_verdict(skb, &pkt, CM_EGRESS);
-	if (verdict == 0 && pkt.is_hidden)
+	if (verdict == 0 && pkt.verdict.is_hidden)
 		verdict = hide_from_host(skb);
 	if (verdict < 0)
 		return drop(skb, &pkt, verdict);

@@ -118,8 +118,8 @@ __noinline int send_event(struct __sk_buff *skb, const struct packet *pkt, enum 
 	event->length = skb->len;
 	event->mark_in = pkt->mark_in;
 	event->mark_out = mark_get(skb);
-	event->source_identity = pkt->source_identity;
-	event->destination_identity = pkt->destination_identity;
+	event->source_identity = pkt->verdict.source_identity;
+	event->destination_identity = pkt->verdict.destination_identity;
 	event->source = pkt->source;
 	event->destination = pkt->destination;
 	event->sport = pkt->echo == ECHO_ANSWERED ? 0 : pkt->sport;
@@ -130,9 +130,9 @@ __noinline int send_event(struct __sk_buff *skb, const struct packet *pkt, enum 
 	event->icmp_code = pkt->icmp_code;
 	event->tcp_flags = pkt->tcp_flags;
 	event->fragment = pkt->fragment != FRAGMENT_NONE;
-	event->audited = pkt->audited;
+	event->audited = pkt->verdict.audited;
 	event->lost = counters->lost;
-	event->rule = pkt->rule;
+	event->rule = pkt->verdict.rule;
 	if (config.explain)
 		return 0;
 	counters->lost = 0;

@@ -51,9 +51,10 @@ struct {
  */
 static __always_inline __u64 moment_of(const struct packet *pkt)
 {
-	__u32 epoch = config.role == CM_ROLE_NETDEV ?
-			      pkt->epoch + (generation_of(packet_local(pkt)) << epoch_shift()) :
-			      0;
+	__u32 epoch =
+		config.role == CM_ROLE_NETDEV ?
+			pkt->verdict.epoch + (generation_of(packet_local(pkt)) << epoch_shift()) :
+			0;
 
 	return (__u64)epoch << 32 | (__u32)bpf_jiffies64();
 }

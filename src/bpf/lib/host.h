@@ -230,7 +230,7 @@ __noinline int has_host_source(struct __sk_buff *skb, struct packet *pkt)
 	if (route_of(skb, &pkt->source, &pkt->destination, 0) != BPF_FIB_LKUP_RET_NOT_FWDED)
 		return 0;
 	if (pkt->source.family == CM_IPV4) {
-		pkt->is_stacks = 1;
+		pkt->verdict.is_stacks = 1;
 		return 0;
 	}
 	/* Once more as if the host itself sent there: `ip rule … iif DEV` must not hide that the address is local. */

@@ -78,7 +78,8 @@ static __always_inline int is_simply_routed(struct __sk_buff *skb, const struct 
 	/* A device that has moved to another namespace has other neighbours than it knows of. */
 	if (skb->ifindex != config.ifindex || !is_to_one(skb))
 		return 0;
-	if (!packet_is_ip(pkt) || pkt->parse_error || pkt->is_stacks || is_neighbour_discovery(pkt))
+	if (!packet_is_ip(pkt) || pkt->parse_error || pkt->verdict.is_stacks ||
+	    is_neighbour_discovery(pkt))
 		return 0;
 	/* A VLAN is a network of its own. */
 	if (pkt->l3_offset != ETH_HLEN || skb->vlan_present || !ip)

@@ -32,16 +32,24 @@ enum echo {
 	ECHO_ANSWERED, /* who sends it answers them */
 };
 
-/* As small as can be: two of them lie on a chain of calls, which has 512 bytes of stack. */
+/* What is found out and decided about a packet. */
+struct verdict {
+	__u32 epoch; /* of the policy, from before anything was asked: policy_epoch() */
+	__u32 source_identity; /* where somebody asked for it, else 0 */
+	__u32 destination_identity;
+	__u32 rule; /* what decided: enum cm_rule_number, or the number of a rule */
+	__u8 audited; /* the policy's verdict was a drop, and it passes */
+	__u8 is_settled; /* its flow's entry decided, on the fast path */
+	__u8 is_hidden; /* from this host, which others on the link share the frame with */
+	__u8 is_stacks; /* not to be delivered past the stack, which knows whether its source is right */
+};
+
+/* Its headers. As small as can be: two of them lie on a chain of calls, which has 512 bytes of stack. */
 struct packet {
 	__u8 program; /* enum cm_program */
 	__u8 fragment; /* enum fragment */
 	__u16 l3_offset;
-	__u32 epoch; /* of the policy, from before anything was asked: policy_epoch() */
 	__u32 mark_in;
-	__u32 source_identity; /* where somebody asked for it, else 0 */
-	__u32 destination_identity;
-	__u32 rule; /* what decided: enum cm_rule_number, or the number of a rule */
 	struct cm_address source; /* family 0: neither IP nor ARP */
 	struct cm_address destination;
 	__u16 l4_offset;
@@ -56,14 +64,11 @@ struct packet {
 	__u8 icmp_type;
 	__u8 icmp_code;
 	__u8 tcp_flags;
-	__u8 audited; /* the policy's verdict was a drop, and it passes */
-	__u8 is_settled; /* its flow's entry decided, on the fast path */
 	__u8 is_quoted; /* by an ICMP error: begins at l3_offset, and 8 bytes of its transport do */
 	__u8 is_flowless; /* ICMP whose header was read, and that is no echo; IGMP as below */
 	__u8 echo; /* enum echo */
-	__u8 is_hidden; /* from this host, which others on the link share the frame with */
-	__u8 is_stacks; /* not to be delivered past the stack, which knows whether its source is right */
 	__u8 fragment_protocol; /* what the fragment header names: the only one that later ones tell */
+	struct verdict verdict;
 };
 
 /* A number, once the program's own is folded into its functions. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * The verdict on a flow, or on a packet that belongs to none: by the rules, and by the exceptions to them. A verdict is 0
- * or a negative reason; pkt->rule names the rule or exception that gave it.
+ * or a negative reason; pkt->verdict.rule names the rule or exception that gave it.
  */
 #ifndef CILMARK_POLICY_H
 #define CILMARK_POLICY_H
@@ -73,9 +73,9 @@ __noinline int policy_check(struct packet *pkt, struct policy_ctx *ctx, enum cm_
 	peer = direction == CM_EGRESS ? destination_identity(remote, ctx) :
 					source_identity(remote, ctx->flow.claimed_identity);
 	if (packet_direction(pkt) == CM_EGRESS)
-		pkt->destination_identity = peer;
+		pkt->verdict.destination_identity = peer;
 	else
-		pkt->source_identity = peer;
+		pkt->verdict.source_identity = peer;
 	if (refuses_host() && forward && direction == CM_INGRESS && peer == IDENTITY_HOST &&
 	    is_own_nic(ctx->nic))
 		return -CM_DROP_INVALID_SOURCE; /* check_flow() checks whether it really is the host's address */
@@ -95,16 +95,16 @@ static __always_inline int check_picked_up(struct packet *pkt, struct policy_ctx
 	int is_known = ctx->flow.picked_up == CM_CT_PICKED_UP_KNOWN;
 	enum cm_direction first = is_known ? ctx->flow.direction & 1 : CM_INGRESS;
 	int received = policy_check(pkt, ctx, first);
-	__u32 rule = pkt->rule;
+	__u32 rule = pkt->verdict.rule;
 	int sent = received && !is_known ? policy_check(pkt, ctx, CM_EGRESS) : received;
 
 	if (!received || !sent || sent == -CM_DROP_POLICY_DENY)
 		return sent;
 	if (received != -CM_DROP_POLICY_DENY) {
-		pkt->rule = CM_RULE_PICKED_UP;
+		pkt->verdict.rule = CM_RULE_PICKED_UP;
 		return 0;
 	}
-	pkt->rule = rule;
+	pkt->verdict.rule = rule;
 	return received;
 }
 
@@ -145,7 +145,7 @@ static __always_inline int check_rules(struct packet *pkt, struct policy_ctx *ct
 	if (!ctx->flow.picked_up && has_joined(ctx)) {
 		verdict = policy_check(pkt, ctx, ctx->flow.direction);
 		if (verdict != -CM_DROP_POLICY_DENY) {
-			pkt->rule = CM_RULE_PICKED_UP;
+			pkt->verdict.rule = CM_RULE_PICKED_UP;
 			verdict = 0;
 		}
 		return verdict;
@@ -166,14 +166,14 @@ __noinline int check_again(struct packet *pkt, struct policy_ctx *ctx)
 	flow = &ctx->flow;
 	forward = flow->direction == packet_direction(pkt);
 	if (flow->masqueraded) {
-		pkt->rule = CM_RULE_MASQUERADED;
+		pkt->verdict.rule = CM_RULE_MASQUERADED;
 		return 0;
 	}
 	if (is_failsafe(flow->direction, pkt->l4_protocol, service_of(pkt, forward))) {
 		if (refuses_host() && forward && flow->direction == CM_INGRESS &&
 		    !flow->claimed_identity && is_listed_host(&pkt->source))
 			return -CM_DROP_INVALID_SOURCE;
-		pkt->rule = CM_RULE_FAILSAFE;
+		pkt->verdict.rule = CM_RULE_FAILSAFE;
 		return 0;
 	}
 	return check_rules(pkt, ctx);
@@ -236,7 +236,7 @@ __noinline int ask_nic(struct packet *pkt, struct policy_ctx *ctx, __u32 slot)
 	ctx->fallback = nic_fallback(slot);
 	if (nic_is_failsafe(slot, flow->direction, pkt->l4_protocol,
 			    service_of(pkt, flow->direction == packet_direction(pkt)))) {
-		pkt->rule = CM_RULE_FAILSAFE;
+		pkt->verdict.rule = CM_RULE_FAILSAFE;
 		verdict = 0;
 	} else {
 		verdict = check_rules(pkt, ctx);
@@ -250,7 +250,8 @@ __noinline int ask_nic(struct packet *pkt, struct policy_ctx *ctx, __u32 slot)
 		flow->verdict &= ~(denies << 16 | denies);
 	else
 		ctx->other_nics = -verdict;
-	ct_keep_rule(flow, slot, pkt->rule, ct_passed(flow->verdict) & ~(1U << slot % CM_NICS));
+	ct_keep_rule(flow, slot, pkt->verdict.rule,
+		     ct_passed(flow->verdict) & ~(1U << slot % CM_NICS));
 	return 0;
 }
 
@@ -287,7 +288,7 @@ static __always_inline int check_for_many(struct __sk_buff *skb, struct packet *
 {
 	if (others || !host || !is_for_many(skb) || !ctx->is_enforced)
 		return host;
-	pkt->is_hidden = 1;
+	pkt->verdict.is_hidden = 1;
 	return 0;
 }
 
@@ -351,9 +352,9 @@ __noinline int quotes_flow(struct __sk_buff *skb, struct packet *pkt)
 	    !words_equal(address_words(&answer->destination), address_words(&pkt->destination)))
 		return 0;
 	/* What is sent about a flow goes to its other end; what is received need not come from there. */
-	answer->epoch = packet_direction(pkt) == CM_EGRESS ?
-				pkt->epoch :
-				epoch_with(pkt->epoch, &answer->source);
+	answer->verdict.epoch = packet_direction(pkt) == CM_EGRESS ?
+					pkt->verdict.epoch :
+					epoch_with(pkt->verdict.epoch, &answer->source);
 	return 1;
 }
 
@@ -363,7 +364,7 @@ static __always_inline enum related related_to(const struct packet *answer,
 {
 	if (!ctx->place || !ct_is_alive(ctx->expires))
 		return RELATED_TO_NOTHING;
-	if (ct_epoch(ctx->flow.verdict) != answer->epoch)
+	if (ct_epoch(ctx->flow.verdict) != answer->verdict.epoch)
 		return RELATED_STALE;
 	/* An entry that audit made for a denied flow does not count, as in recognise(). */
 	return ct_denied(ctx->flow.verdict) & own_slot() ? RELATED_TO_NOTHING : RELATED_ALLOWED;
@@ -426,20 +427,20 @@ static __always_inline int check_flowless(struct __sk_buff *skb, struct packet *
 		verdict = policy_check(pkt, ctx, packet_direction(pkt));
 		is_asked = may_be_for_host(ctx);
 		if (icmp_keeps_link_up(skb, pkt)) {
-			pkt->rule = CM_RULE_ICMP;
+			pkt->verdict.rule = CM_RULE_ICMP;
 			return 0;
 		}
 		if (igmp_keeps_link_up(skb, pkt)) {
-			pkt->rule = CM_RULE_IGMP;
+			pkt->verdict.rule = CM_RULE_IGMP;
 			return 0;
 		}
 		if (icmp_is_forbidden(pkt)) {
-			pkt->rule = CM_RULE_NONE;
+			pkt->verdict.rule = CM_RULE_NONE;
 			return -CM_DROP_FORBIDDEN_ICMP6;
 		}
 	}
 	if (icmp_is_error(pkt) && is_related(skb, pkt, ctx)) {
-		pkt->rule = CM_RULE_RELATED;
+		pkt->verdict.rule = CM_RULE_RELATED;
 		return 0;
 	}
 	barrier();
@@ -477,7 +478,7 @@ static __always_inline int check_flow(struct __sk_buff *skb, struct packet *pkt,
 	 */
 	if (config.role == CM_ROLE_CONTAINER && has_dhcp_ports(pkt) &&
 	    ((!forward && flow->rule == CM_RULE_DHCP) || keeps_lease(skb, pkt))) {
-		pkt->rule = CM_RULE_DHCP;
+		pkt->verdict.rule = CM_RULE_DHCP;
 		return 0;
 	}
 	if (config.role == CM_ROLE_NETDEV && verdict == -CM_DROP_INVALID_SOURCE &&

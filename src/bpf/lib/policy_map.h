@@ -226,14 +226,14 @@ static __always_inline __u32 policy_lookup(struct policy_ctx *ctx, __u32 identit
 	return ctx->own;
 }
 
-/* 0, or a negative reason; which rule said so stands in pkt->rule. */
+/* 0, or a negative reason; which rule said so stands in pkt->verdict.rule. */
 static __always_inline int ask_policy(struct packet *pkt, struct policy_ctx *ctx,
 				      enum cm_direction direction, __u32 identity, __be16 port)
 {
 	__u32 service = direction << 24 | pkt->l4_protocol << 16 | bpf_ntohs(port);
 	__u32 found = policy_lookup(ctx, identity, service);
 
-	pkt->rule = found >> SEARCH_FLAG_BITS;
+	pkt->verdict.rule = found >> SEARCH_FLAG_BITS;
 	if (!found)
 		return -CM_DROP_POLICY;
 	return found & CM_POLICY_DENIES ? -CM_DROP_POLICY_DENY : 0;

@@ -174,7 +174,7 @@ static __always_inline int is_sent_by_host(const struct __sk_buff *skb, const st
 	if (config.trust_proxy && mark_is_proxy(pkt->mark_in))
 		return 0;
 	/* Conntrack has no flow of a local workload that is generated here. */
-	if (pkt->is_settled)
+	if (pkt->verdict.is_settled)
 		return 1;
 	return !is_local_workload(&pkt->source);
 }

@@ -143,7 +143,7 @@ __noinline int check_unknown_source(struct __sk_buff *skb, struct packet *pkt)
 	moment = forwarded_moment(pkt);
 	if (has_host_source(skb, pkt))
 		return -CM_DROP_INVALID_SOURCE;
-	if (!pkt->is_stacks)
+	if (!pkt->verdict.is_stacks)
 		remember_forwarded(skb, pkt, moment);
 	return 0;
 }

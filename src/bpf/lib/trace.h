@@ -16,14 +16,15 @@
 static __always_inline void resolve_ends(struct __sk_buff *skb, struct packet *pkt)
 {
 	if (packet_program(pkt) == CM_FROM_CONTAINER)
-		pkt->source_identity = config.identity;
+		pkt->verdict.source_identity = config.identity;
 	else if (packet_program(pkt) == CM_TO_NETDEV)
-		pkt->source_identity = outgoing_source_identity(skb, pkt);
+		pkt->verdict.source_identity = outgoing_source_identity(skb, pkt);
 	else
-		pkt->source_identity = source_identity(&pkt->source, claimed_identity(skb, pkt));
-	pkt->destination_identity = packet_program(pkt) == CM_TO_CONTAINER ?
-					    config.identity :
-					    ipcache_identity(&pkt->destination);
+		pkt->verdict.source_identity =
+			source_identity(&pkt->source, claimed_identity(skb, pkt));
+	pkt->verdict.destination_identity = packet_program(pkt) == CM_TO_CONTAINER ?
+						    config.identity :
+						    ipcache_identity(&pkt->destination);
 }
 
 /*

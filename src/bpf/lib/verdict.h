@@ -53,7 +53,7 @@ __noinline int step_ct(const struct packet *pkt, const struct policy_ctx *ctx, i
 	seen |= CM_CT_SEEN_ENTRY;
 	seen |= is_known ? CM_CT_SEEN_VALID : 0;
 	seen |= flow->direction != packet_direction(pkt) ? CM_CT_SEEN_REPLY : 0;
-	seen |= ct_epoch(flow->verdict) != pkt->epoch ? CM_CT_SEEN_STALE : 0;
+	seen |= ct_epoch(flow->verdict) != pkt->verdict.epoch ? CM_CT_SEEN_STALE : 0;
 	seen |= is_same ? 0 : CM_CT_SEEN_ANOTHER;
 	seen |= flow->picked_up ? CM_CT_SEEN_PICKED_UP : 0;
 	seen |= flow->masqueraded ? CM_CT_SEEN_MASQUERADED : 0;
@@ -73,16 +73,16 @@ static __always_inline int finish_verdict(struct __sk_buff *skb, struct packet *
 	int enforced = ctx->is_enforced;
 	int verdict = ctx->verdict;
 
-	step(CM_CALL_FINISH_VERDICT, NULL, -verdict, pkt->rule, enforced);
+	step(CM_CALL_FINISH_VERDICT, NULL, -verdict, pkt->verdict.rule, enforced);
 	if (!config.explain)
-		count_rule(skb, pkt->rule);
-	pkt->audited = verdict && !enforced;
-	if (pkt->audited)
+		count_rule(skb, pkt->verdict.rule);
+	pkt->verdict.audited = verdict && !enforced;
+	if (pkt->verdict.audited)
 		counter_add(pkt, CM_AUDITED);
 	if (verdict && enforced)
 		return verdict;
 	if (ctx->log_verdict &&
-	    (pkt->audited || (config.policy_verdict_log >> direction & 1 && tracing())))
+	    (pkt->verdict.audited || (config.policy_verdict_log >> direction & 1 && tracing())))
 		send_event(skb, pkt, CM_EVENT_POLICY_VERDICT, -verdict);
 	return 0;
 }
@@ -245,11 +245,11 @@ __noinline int bypasses_host_policy(struct __sk_buff *skb, struct packet *pkt,
 	if (is_masqueraded(skb, pkt)) {
 		if (begins_masquerade(skb, pkt)) {
 			ctx->flow.masqueraded = 1;
-			ctx->flow.verdict = ct_verdict(pkt->epoch, 1);
+			ctx->flow.verdict = ct_verdict(pkt->verdict.epoch, 1);
 			ct_keep_rule(&ctx->flow, config.nic_slot, CM_RULE_MASQUERADED, 0);
 			ctx->create_ct = 1;
 		}
-	} else if (ctx->ct == CT_MISS && is_plain(pkt) && !pkt->is_stacks) {
+	} else if (ctx->ct == CT_MISS && is_plain(pkt) && !pkt->verdict.is_stacks) {
 		remember_forwarded(skb, pkt, moment);
 	}
 	return 1;
@@ -270,7 +270,7 @@ static __always_inline int is_current(const struct packet *pkt, const struct cm_
 {
 	__u64 others = config.role == CM_ROLE_NETDEV ? 0xffff & ~own_slot() : 0;
 
-	return ct_is_allowed(flow->verdict & ~others, pkt->epoch,
+	return ct_is_allowed(flow->verdict & ~others, pkt->verdict.epoch,
 			     packet_direction(pkt) ^ flow->direction);
 }
 
@@ -370,9 +370,9 @@ static __always_inline void ask_about_flow(struct __sk_buff *skb, struct packet 
 	others = other_nics(flow);
 	if (!is_for_good(pkt, flow))
 		return;
-	flow->verdict =
-		ct_verdict(pkt->epoch, !ctx->verdict) | (flow->verdict & (others << 16 | others));
-	ct_keep_rule(flow, config.nic_slot, pkt->rule, others);
+	flow->verdict = ct_verdict(pkt->verdict.epoch, !ctx->verdict) |
+			(flow->verdict & (others << 16 | others));
+	ct_keep_rule(flow, config.nic_slot, pkt->verdict.rule, others);
 }
 
 /*
@@ -388,11 +388,11 @@ static __always_inline void heed_others(struct packet *pkt, struct policy_ctx *c
 		return;
 	ctx->log_verdict = 1;
 	ctx->verdict = others_verdict(ctx);
-	pkt->rule = CM_RULE_ANOTHER_NIC;
+	pkt->verdict.rule = CM_RULE_ANOTHER_NIC;
 	ctx->is_enforced |= is_enforced(ctx, direction);
 	if (is_failsafe_answer(pkt)) {
 		ctx->verdict = 0;
-		pkt->rule = CM_RULE_FAILSAFE;
+		pkt->verdict.rule = CM_RULE_FAILSAFE;
 	}
 }
 
@@ -401,37 +401,38 @@ static __always_inline void flow_verdict(struct __sk_buff *skb, struct packet *p
 					 struct policy_ctx *ctx)
 {
 	struct cm_flow *flow = &ctx->flow;
-	int is_stale = ct_epoch(flow->verdict) != pkt->epoch;
+	int is_stale = ct_epoch(flow->verdict) != pkt->verdict.epoch;
 	int is_answer = flow->direction != packet_direction(pkt);
 
-	pkt->rule = ct_rule(flow);
+	pkt->verdict.rule = ct_rule(flow);
 	if (ctx->ct == CT_FRESH) {
 		ctx->create_ct = 1;
 		return;
 	}
 	if (ctx->ct != CT_KNOWN && is_failsafe_answer(pkt)) {
-		pkt->rule = CM_RULE_FAILSAFE;
+		pkt->verdict.rule = CM_RULE_FAILSAFE;
 		return;
 	}
 	if (is_stale && asks_others(ctx))
 		return;
-	if (has_passed_here(flow) && !is_stale && pkt->rule != CM_RULE_ANOTHER_NIC) {
-		ctx->verdict = pkt->rule ? -CM_DROP_POLICY_DENY : -CM_DROP_POLICY;
+	if (has_passed_here(flow) && !is_stale && pkt->verdict.rule != CM_RULE_ANOTHER_NIC) {
+		ctx->verdict = pkt->verdict.rule ? -CM_DROP_POLICY_DENY : -CM_DROP_POLICY;
 	} else if (has_passed_here(flow) || !is_answer) {
 		ask_about_flow(skb, pkt, ctx);
 	} else if (is_for_good(pkt, flow)) {
 		/* An answer of a flow that other NICs alone know. */
-		flow->verdict = ct_verdict_of(pkt->epoch, ct_passed(flow->verdict),
+		flow->verdict = ct_verdict_of(pkt->verdict.epoch, ct_passed(flow->verdict),
 					      ct_denied(flow->verdict));
 	}
 	barrier();
 	/* Else the entry would say that the host, too, may have the next one. */
 	ctx->create_ct =
-		!pkt->is_hidden && (!ctx->verdict || !ctx->is_enforced) &&
+		!pkt->verdict.is_hidden && (!ctx->verdict || !ctx->is_enforced) &&
 		(ctx->ct == CT_KNOWN ||
 		 !(begins_nothing(pkt) || (ctx->verdict && (is_midstream(pkt) || ctx->is_in_use))));
 	/* Answers by themselves begin nothing: what they leave would outlive the request. */
-	if (pkt->rule == CM_RULE_DHCP && packet_direction(pkt) == CM_INGRESS && ctx->ct != CT_KNOWN)
+	if (pkt->verdict.rule == CM_RULE_DHCP && packet_direction(pkt) == CM_INGRESS &&
+	    ctx->ct != CT_KNOWN)
 		ctx->create_ct = 0;
 	if (others_verdict(ctx))
 		heed_others(pkt, ctx);
@@ -467,7 +468,7 @@ static __always_inline void refuse_orphan(struct packet *pkt, struct policy_ctx 
 {
 	if (!ctx->verdict) {
 		ctx->verdict = -CM_DROP_FRAGMENT_NOT_FOUND;
-		pkt->rule = CM_RULE_NONE;
+		pkt->verdict.rule = CM_RULE_NONE;
 	}
 	ctx->log_verdict = 1;
 	ctx->create_ct = 0;
@@ -545,13 +546,13 @@ static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
 		return config.role == CM_ROLE_NETDEV && is_known_forwarded(skb, pkt);
 	now = flow_now();
 	if ((__s32)(seen.expires - now) <= 0 ||
-	    !ct_is_settled(flow, pkt->epoch, (direction ^ flow->direction) & 1) ||
+	    !ct_is_settled(flow, pkt->verdict.epoch, (direction ^ flow->direction) & 1) ||
 	    claims_another(skb, pkt, flow) ||
 	    (config.role == CM_ROLE_NETDEV && direction == CM_EGRESS &&
 	     is_taken_back(skb, pkt, flow)))
 		return 0;
-	pkt->rule = ct_rule(flow);
-	pkt->is_settled = 1;
+	pkt->verdict.rule = ct_rule(flow);
+	pkt->verdict.is_settled = 1;
 	/* The slow path says the same, and tells how it comes to it. */
 	if (config.explain)
 		return 0;
@@ -562,7 +563,7 @@ static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
 	if ((__s32)(now + left - seen.expires - ct_ticks(1)) >= 0 &&
 	    ct_pushes_end_back(flow, direction))
 		push_end_back(&seen, pkt->source.family == CM_IPV6, now + left);
-	count_rule(skb, pkt->rule);
+	count_rule(skb, pkt->verdict.rule);
 	return 1;
 }
 
@@ -599,7 +600,7 @@ static __always_inline int policy_verdict(struct __sk_buff *skb, struct packet *
 	    !(packet_is_ip(pkt) || (policy_mode(direction) != CM_POLICY_OFF && is_unread(pkt))))
 		return 0;
 	/* Before the rules are asked: if they change meanwhile, what they say is stale at once. */
-	pkt->epoch = policy_epoch(&pkt->source + (direction == CM_EGRESS));
+	pkt->verdict.epoch = policy_epoch(&pkt->source + (direction == CM_EGRESS));
 	/* Read back from memory, it is one state to the verifier instead of six. */
 	barrier();
 	if (is_plain(pkt) && is_settled(skb, pkt, direction))
