@@ -6,7 +6,8 @@
  * An address follows from its number by arithmetic: a table of them would cost more than what is
  * measured. packet/keys.rs does the same sums.
  */
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/maps.h"
 
 #define SEC(name) __attribute__((section(name), used))
 #define __always_inline inline __attribute__((always_inline))

@@ -5,7 +5,9 @@
  * With local delivery to_container is also what the programs of others tail-call.
  * Accepting is TC_ACT_UNSPEC, so that other programs on the hook still run.
  */
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/events.h"
+#include "abi/maps.h"
 #include <bpf/bpf_helpers.h>
 #include "lib/arp.h"
 #include "lib/config.h"

@@ -1,4 +1,4 @@
-//! The structs of src/bpf/abi.h as Rust sees them, and their bytes.
+//! The structs of src/bpf/abi/ as Rust sees them, and their bytes.
 
 use std::ffi::c_char;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,7 +15,7 @@ use crate::model::policy::effect::Setting;
 use crate::model::text;
 
 // SAFETY: each is `repr(C)`, made of integers, arrays of integers and transparent newtypes of
-// integers, so that every bit pattern is a value; abi.h asserts that there is no padding.
+// integers, so that every bit pattern is a value; src/bpf/abi/ asserts that there is no padding.
 unsafe impl Plain for cm_address {}
 // SAFETY: as above.
 unsafe impl Plain for cm_prefix {}

@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn the_constants_are_those_of_the_header() {
-        let header = include_str!("../bpf/abi.h");
+        let header = include_str!("../bpf/abi/maps.h");
         assert!(header.contains(&format!("\tCM_NICS = {COUNT},")));
         assert!(header.contains(&format!("\tCM_POLICIES = {SETS},")));
         assert_eq!(cm_nics::default().nics.len(), usize::from(COUNT));

@@ -3,7 +3,8 @@
 #ifndef CILMARK_ARP_H
 #define CILMARK_ARP_H
 
-#include "abi.h"
+#include "abi/events.h"
+#include "abi/explain.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 #include "config.h"

@@ -3,7 +3,7 @@
 #ifndef CILMARK_CONFIG_H
 #define CILMARK_CONFIG_H
 
-#include "abi.h"
+#include "abi/config.h"
 #include <bpf/bpf_helpers.h>
 
 /*

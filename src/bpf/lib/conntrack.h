@@ -6,7 +6,9 @@
 #ifndef CILMARK_CONNTRACK_H
 #define CILMARK_CONNTRACK_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/events.h"
+#include "abi/maps.h"
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 #include "endpoint.h"

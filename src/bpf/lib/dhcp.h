@@ -7,7 +7,8 @@
 #ifndef CILMARK_DHCP_H
 #define CILMARK_DHCP_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/events.h"
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include "config.h"

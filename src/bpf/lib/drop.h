@@ -3,7 +3,7 @@
 #ifndef CILMARK_DROP_H
 #define CILMARK_DROP_H
 
-#include "abi.h"
+#include "abi/events.h"
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 #include "events.h"

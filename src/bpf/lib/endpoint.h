@@ -3,7 +3,8 @@
 #ifndef CILMARK_ENDPOINT_H
 #define CILMARK_ENDPOINT_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/maps.h"
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 #include "packet.h"

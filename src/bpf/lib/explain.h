@@ -6,7 +6,8 @@
 #ifndef CILMARK_EXPLAIN_H
 #define CILMARK_EXPLAIN_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/explain.h"
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 

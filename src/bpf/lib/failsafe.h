@@ -3,7 +3,8 @@
 #ifndef CILMARK_FAILSAFE_H
 #define CILMARK_FAILSAFE_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/maps.h"
 #include "config.h"
 #include "nic.h"
 #include "packet.h"

@@ -6,7 +6,8 @@
 #ifndef CILMARK_FLOW_EDIT_H
 #define CILMARK_FLOW_EDIT_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/maps.h"
 #include <bpf/bpf_helpers.h>
 #include "conntrack.h"
 #include "flow_table.h"

@@ -3,7 +3,8 @@
 #ifndef CILMARK_FLOW_LABEL_H
 #define CILMARK_FLOW_LABEL_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/explain.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 #include "config.h"

@@ -18,7 +18,8 @@
 #ifndef CILMARK_FLOW_TABLE_H
 #define CILMARK_FLOW_TABLE_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/maps.h"
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 #include "policy_ctx.h"

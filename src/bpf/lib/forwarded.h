@@ -9,7 +9,7 @@
 #ifndef CILMARK_FORWARDED_H
 #define CILMARK_FORWARDED_H
 
-#include "abi.h"
+#include "abi/config.h"
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 #include "endpoint.h"

@@ -7,7 +7,10 @@
 #ifndef CILMARK_FRAGMENT_H
 #define CILMARK_FRAGMENT_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/events.h"
+#include "abi/explain.h"
+#include "abi/maps.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 #include "config.h"

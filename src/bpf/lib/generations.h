@@ -7,7 +7,8 @@
 #ifndef CILMARK_GENERATIONS_H
 #define CILMARK_GENERATIONS_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/maps.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 #include "config.h"

@@ -3,7 +3,9 @@
 #ifndef CILMARK_HOST_H
 #define CILMARK_HOST_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/explain.h"
+#include "abi/maps.h"
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 #include "endpoint.h"

@@ -6,7 +6,8 @@
 #ifndef CILMARK_ICMP_H
 #define CILMARK_ICMP_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/events.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 #include "config.h"

@@ -3,7 +3,7 @@
 #ifndef CILMARK_IDENTITY_H
 #define CILMARK_IDENTITY_H
 
-#include "abi.h"
+#include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
 
 /* Cilium's reserved identities (pkg/identity/numericidentity.go). */

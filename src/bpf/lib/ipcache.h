@@ -7,7 +7,9 @@
 #ifndef CILMARK_IPCACHE_H
 #define CILMARK_IPCACHE_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/explain.h"
+#include "abi/maps.h"
 #include <bpf/bpf_helpers.h>
 #include "explain.h"
 #include "identity.h"

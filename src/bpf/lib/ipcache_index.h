@@ -6,7 +6,8 @@
 #ifndef CILMARK_IPCACHE_INDEX_H
 #define CILMARK_IPCACHE_INDEX_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/maps.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 #include "endpoint.h"

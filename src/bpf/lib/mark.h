@@ -12,7 +12,7 @@
 #ifndef CILMARK_MARK_H
 #define CILMARK_MARK_H
 
-#include "abi.h"
+#include "vmlinux.h"
 #include "identity.h"
 
 enum {

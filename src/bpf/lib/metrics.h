@@ -3,7 +3,8 @@
 #ifndef CILMARK_METRICS_H
 #define CILMARK_METRICS_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/events.h"
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 #include "packet.h"

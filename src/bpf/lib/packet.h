@@ -6,7 +6,8 @@
 #ifndef CILMARK_PACKET_H
 #define CILMARK_PACKET_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/events.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 #include "config.h"

@@ -3,7 +3,7 @@
 #ifndef CILMARK_POLICY_CTX_H
 #define CILMARK_POLICY_CTX_H
 
-#include "abi.h"
+#include "abi/maps.h"
 
 /* What conntrack has under the name of a packet's flow. */
 enum ct_result {

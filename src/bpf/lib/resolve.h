@@ -3,7 +3,9 @@
 #ifndef CILMARK_RESOLVE_H
 #define CILMARK_RESOLVE_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/explain.h"
+#include "abi/maps.h"
 #include "config.h"
 #include "endpoint.h"
 #include "explain.h"

@@ -3,7 +3,7 @@
 #ifndef CILMARK_SCOPE_H
 #define CILMARK_SCOPE_H
 
-#include "abi.h"
+#include "abi/maps.h"
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 

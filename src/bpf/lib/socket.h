@@ -3,7 +3,7 @@
 #ifndef CILMARK_SOCKET_H
 #define CILMARK_SOCKET_H
 
-#include "abi.h"
+#include "abi/config.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 #include "conntrack.h"

@@ -6,7 +6,9 @@
 #ifndef CILMARK_SOURCE_H
 #define CILMARK_SOURCE_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/events.h"
+#include "abi/explain.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 #include "config.h"

@@ -7,7 +7,9 @@
 #ifndef CILMARK_STACK_FLOWS_H
 #define CILMARK_STACK_FLOWS_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/explain.h"
+#include "abi/maps.h"
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 #include "conntrack.h"

@@ -3,7 +3,9 @@
 #ifndef CILMARK_TRACE_H
 #define CILMARK_TRACE_H
 
-#include "abi.h"
+#include "abi/config.h"
+#include "abi/events.h"
+#include "abi/explain.h"
 #include <bpf/bpf_helpers.h>
 #include "config.h"
 #include "events.h"

@@ -42,7 +42,7 @@ struct Prefix {
 }
 
 const KEY_BITS: u32 = 64;
-/// `enum cm_port_block` of src/bpf/abi.h: the number of bits by which one differs from the next.
+/// `enum cm_port_block` of src/bpf/abi/maps.h: the number of bits by which one differs from the next.
 const PORT_BLOCK_STEP: u32 = 4;
 const PORT_BITS: u32 = 16;
 const PROTOCOL_BITS: u32 = 8;

@@ -1,6 +1,6 @@
 //! `cm_ipcache_idx`: the prefixes once more, for the datapath to search where they are many.
 //!
-//! Its layout stands at `cm_index_node` in src/bpf/abi.h. An index is never changed: it is built from
+//! Its layout stands at `cm_index_node` in src/bpf/abi/maps.h. An index is never changed: it is built from
 //! the trie, and replaced in one step. Whoever changes the trie empties the slots first, so that
 //! packets meet no index or one that says the same, also where the command dies in between.
 

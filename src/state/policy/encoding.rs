@@ -1,4 +1,4 @@
-//! A set of rules as `cm_policy` holds it (src/bpf/abi.h): the compiled entries, the blocks that they have,
+//! A set of rules as `cm_policy` holds it (src/bpf/abi/maps.h): the compiled entries, the blocks that they have,
 //! and where no packet looks the list of the rules itself, so that there is no second place that could
 //! say something else.
 
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn the_constants_are_those_of_the_header() {
-        let header = include_str!("../../bpf/abi.h");
+        let header = include_str!("../../bpf/abi/maps.h");
         assert!(header.contains(&format!("\tCM_LISTED = {LISTED},")));
         assert!(header.contains(&format!("\tCM_PORT_BLOCKS = {PORT_BLOCKS},")));
     }

@@ -1,215 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/*
- * The wire format between the datapath and user space: the configuration of an endpoint, the keys
- * and values of the pinned maps, the events. Rust gets all of it from the object's BTF. A layout
- * never changes under the same map name; a bool is a __u8 of 0 or 1.
- */
-#ifndef CILMARK_ABI_H
-#define CILMARK_ABI_H
+/* Keys and values of the pinned maps. A layout never changes under the same map name. */
+#ifndef CILMARK_ABI_MAPS_H
+#define CILMARK_ABI_MAPS_H
 
 #include "vmlinux.h"
+#include "abi/config.h"
 
 enum {
-	CM_MAX_ADDRESSES = 8, /* of one endpoint and family in its configuration */
-	CM_MAX_FAILSAFE = 16, /* ports of one direction */
-	CM_DEVICE_NAME = 16, /* IFNAMSIZ */
 	CM_IDENTITY_NAME = 32,
 	CM_NICS = 16, /* of a root, that have a policy */
-};
-
-enum cm_role {
-	CM_ROLE_NONE = 0,
-	CM_ROLE_CONTAINER = 1,
-	CM_ROLE_NETDEV = 2,
-};
-
-enum cm_program {
-	CM_FROM_CONTAINER = 1,
-	CM_TO_CONTAINER = 2,
-	CM_FROM_NETDEV = 3,
-	CM_TO_NETDEV = 4,
-};
-
-/* How a workload is delivered to past the host's stack. */
-enum cm_delivery {
-	CM_DELIVERY_NONE = 0, /* only through the stack */
-	CM_DELIVERY_PEER =
-		1, /* bpf_redirect_peer: the other end of its veth is in another namespace */
-	CM_DELIVERY_EGRESS = 2, /* bpf_redirect to its tap, whose to_container has the policy */
-};
-
-/* As seen from the endpoint: what it sends is egress. */
-enum cm_direction {
-	CM_INGRESS = 0,
-	CM_EGRESS = 1,
-};
-
-/* What a policy's verdict does, for each direction. */
-enum cm_policy_mode {
-	CM_POLICY_OFF = 0, /* no policy is asked */
-	CM_POLICY_AUDIT = 1, /* asked, tracked, reported; everything passes */
-	CM_POLICY_ENFORCE = 2,
-};
-
-/*
- * What a flow's lifetime depends on. Of a masqueraded one the configuration says how long it is, below what the kernel
- * has: an entry that outlived the kernel's would let packets in to the host itself.
- */
-enum cm_ct_age {
-	CM_CT_AGE_SYN = 0,
-	CM_CT_AGE_ESTABLISHED = 1,
-	CM_CT_AGE_CLOSING = 2,
-	CM_CT_AGE_UDP = 3,
-	CM_CT_AGE_UDP_STREAM = 4,
-	CM_CT_AGE_OTHER = 5,
-	CM_CT_AGES = 6,
-};
-
-enum cm_family {
-	CM_IPV4 = 4,
-	CM_IPV6 = 6,
-};
-
-/* Why a packet was dropped, or 0: Cilium's numbers (bpf/lib/common.h of 1.19, without the sign). */
-enum cm_reason {
-	CM_FORWARDED = 0,
-	/* Not a packet's fate: what else cm_metrics counts. */
-	CM_EVENT_LOST = 64, /* an event that no reader got */
-	CM_AUDITED = 65, /* a packet that would have been dropped but for audit */
-	CM_FLOW_FAILED = 67, /* a new flow that found no room in conntrack; its packet passed */
-	CM_FLOW_DISPLACED =
-		70, /* and the class of a flow that gave way to a new one: five of them */
-	CM_DROP_INVALID_SOURCE = 132,
-	CM_DROP_POLICY = 133, /* no rule allows it */
-	CM_DROP_INVALID_PACKET = 134,
-	CM_DROP_UNKNOWN_L3 = 139,
-	CM_DROP_MISSED_TAIL_CALL = 140,
-	CM_DROP_WRITE_ERROR = 141,
-	CM_DROP_INVALID_EXTHDR = 156,
-	CM_DROP_UNSUPPORTED_L2 = 166,
-	CM_DROP_FRAGMENT_NOT_FOUND = 175, /* a later fragment without its first */
-	CM_DROP_FORBIDDEN_ICMP6 = 176,
-	CM_DROP_POLICY_DENY = 181, /* a rule denies it */
-	CM_REASONS = 256,
-};
-
-/* Cilium's message types (pkg/monitor/api). */
-enum cm_event_type {
-	CM_EVENT_DROP = 1,
-	CM_EVENT_TRACE = 4,
-	CM_EVENT_POLICY_VERDICT = 5,
-};
-
-/* What decided about a packet: one of these, or a rule's number. Indexes cm_rule_stats. */
-enum cm_rule_number {
-	CM_RULE_NONE = 0, /* nobody was asked, or no rule matched */
-	CM_RULE_FAILSAFE = 1,
-	CM_RULE_ICMP = 2, /* an ICMP message that always passes (RFC 4890, path MTU) */
-	CM_RULE_RELATED = 3, /* an ICMP error about a flow that is allowed */
-	CM_RULE_PICKED_UP = 4, /* was up before the first enforcement */
-	CM_RULE_MASQUERADED = 5, /* a workload's, under an address of this host */
-	CM_RULE_IGMP = 6, /* between listeners and multicast routers of a link */
-	CM_RULE_DHCP = 7, /* a workload's request for a lease, and the answer */
-	CM_RULE_ANOTHER_NIC = 8, /* what another NIC says about a flow that has passed it */
-	CM_RULE_FIRST = 16, /* the lowest number of a rule that somebody wrote */
-};
-
-/* What a pending confirmation goes back to when its time is over. */
-enum cm_fallback {
-	CM_FALLBACK_NONE = 0,
-	CM_FALLBACK_AUDIT = 1, /* enforcing directions only audit */
-	CM_FALLBACK_RULES = 2, /* the previous rules, in slot CM_POLICY_PREVIOUS */
-};
-
-/*
- * An address of either family, network byte order. An IPv4 address lies in the first four bytes
- * and the rest is zero; the family, 0 for no address, keeps 10.0.0.1 apart from a00:1::.
- */
-struct cm_address {
-	enum cm_family family;
-	__u8 bytes[16];
-};
-
-struct cm_ipv6 {
-	__be32 words[4];
-};
-
-/* A port that stays open whatever the policy says. */
-struct cm_failsafe {
-	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
-	__u8 pad;
-	__be16 port;
-} __attribute__((aligned(4))); /* for it to be read as one word */
-
-/*
- * An endpoint's configuration: the program's own .rodata, written before load and frozen, so that
- * what the endpoint does not use is removed from its programs. All zero, as in the object file, a
- * program passes every packet untouched.
- */
-struct cm_config {
-	__u64 netns; /* inode of the network namespace that the device lives in */
-	__u64 adopt_until_ns; /* unknown TCP flows may be old ones until then; coarse monotonic clock */
-	__u32 endpoint_id; /* 1..65535; 0: never written */
-	enum cm_role role;
-	__u32 identity; /* what from_container and to_netdev stamp; below 2^24 */
-	__be32 identity_nb; /* the same in network byte order, for the IPv6 flow label */
-	__u32 ifindex; /* of the device */
-	__u32 tc_priority; /* of the clsact filter; 0 with TCX */
-	char device[CM_DEVICE_NAME]; /* its name when it was attached */
-	__u8 mac[ETH_ALEN]; /* of the device, or in its place: what the ARP responder answers */
-	__u8 l3_device; /* packets start with the IP header: tun, WireGuard */
-	__u8 arp_responder;
-	__u8 trust_proxy; /* PROXY_INGRESS and PROXY_EGRESS marks carry an identity */
-	__u8 flow_label; /* write the identity into the IPv6 flow label */
-	__u8 trust_flow_label; /* take it from there for sources in flow_label_prefix */
-	__u8 stamp_remote; /* from_netdev puts the remote identity into the mark */
-	__u8 bridge_port; /* of a bridge; what a NIC sees there for others passes by */
-	__u8 explain; /* a private copy that tells its steps and changes nothing */
-	__u8 local_delivery; /* what is for a workload of this host skips the stack */
-	__u8 ct_local; /* cm_flows4 and cm_flows6 are this endpoint's own */
-	enum cm_policy_mode policy[2]; /* indexed by enum cm_direction */
-	__u32 jiffies_per_second; /* of this kernel (CONFIG_HZ) */
-	__u8 bridge_mac[ETH_ALEN]; /* of the bridge that the device is a port of */
-	__u8 program; /* enum cm_program, where it is folded into one; 0 here, since they share this */
-	__u8 router; /* the workload may advertise routers and offer leases */
-	__u8 source_mac[ETH_ALEN]; /* the only one that the workload may send from; zero: any */
-	__u8 link_local_by_mac; /* no link-local address is given: its own is the one that its MAC makes */
-	__u8 by_address; /* an address alone proves an attached workload of this host */
-	__u8 trust_marks; /* identities in marks are believed, whoever of this host has set them */
-	__u8 accept_local; /* the kernel takes what arrives under an address of this host */
-	__u8 in_vrf; /* other addresses of this host may be at the other end of the device */
-	__u8 host_addresses_listed; /* a NIC asks no routing tables which addresses are the host's */
-	__u8 other_ipv4_count; /* behind its own in ipv4: what other devices of the host had then */
-	__u8 other_ipv6_count;
-	__u8 given_addresses; /* those below were named, and count wherever they are */
-	__u8 nic_slot; /* in cm_nics, of a NIC with a policy; else 0 */
-	__u32 failsafe_count[2]; /* indexed by enum cm_direction */
-	struct cm_failsafe failsafe_ingress[CM_MAX_FAILSAFE];
-	struct cm_failsafe failsafe_egress[CM_MAX_FAILSAFE];
-	__u32 ipv4_count;
-	__u32 ipv6_count;
-	__be32 ipv4[CM_MAX_ADDRESSES];
-	struct cm_ipv6 ipv6[CM_MAX_ADDRESSES];
-	__be32 ipv4_nodeport; /* the device's own primary addresses, or zero */
-	struct cm_ipv6 ipv6_nodeport;
-	struct cm_ipv6 flow_label_prefix;
-	struct cm_ipv6 flow_label_mask;
-	__u32 events_per_second; /* on each CPU; what is above is counted as lost */
-	enum cm_delivery delivery; /* to this one */
-	__u32 policy_verdict_log; /* 1 << enum cm_direction: its policy verdicts become events */
-	__u32 masqueraded_lifetime[CM_CT_AGES]; /* seconds */
-	__u32 weakly_ordered; /* this machine's CPUs may see each other's writes in another order */
-	__u64 flow_seed[8]; /* of cm_flow_table; zero without a policy */
-	__u32 flow_buckets[2]; /* of cm_flows4 and cm_flows6 */
-	__u32 scope; /* whose flows its own are: see struct cm_flow_table */
-	__u8 pad_behind[4];
-};
-
-/* A pending confirmation, of a container in .bss, of a NIC in cm_nics; all zero: none. */
-struct cm_confirm {
-	__u64 until_ns; /* coarse monotonic clock; from then on the fallback counts */
-	enum cm_fallback fallback;
-	__u32 pad;
 };
 
 /*
@@ -355,7 +154,7 @@ struct cm_policy_key {
 /* In the place of a direction: no packet's. */
 enum {
 	CM_LISTED = 2, /* the list of rules */
-	CM_PORT_BLOCKS = 3, /* cm_port_blocks of the direction stand in place of an identity */
+	CM_PORT_BLOCKS = 3, /* cm_port_blocks of the direction that is the identity here */
 };
 
 enum cm_policy_flags {
@@ -463,18 +262,6 @@ enum cm_ct_state {
 enum cm_ct_picked_up {
 	CM_CT_PICKED_UP_UNKNOWN = 1, /* nobody saw who began */
 	CM_CT_PICKED_UP_KNOWN = 2, /* the kernel's conntrack tells who began */
-};
-
-/* How long a flow lives on after a packet, seconds. */
-enum cm_ct_lifetime {
-	CM_CT_LIFETIME_SYN = 60,
-	CM_CT_LIFETIME_ESTABLISHED = 21600,
-	CM_CT_LIFETIME_CLOSING = 10,
-	CM_CT_LIFETIME_UDP = 30,
-	CM_CT_LIFETIME_UDP_STREAM =
-		120, /* of UDP that was answered, once it is older than CM_CT_STREAM_AGE */
-	CM_CT_LIFETIME_OTHER = 60,
-	CM_CT_STREAM_AGE = 2, /* seconds; as nf_conntrack has it for UDP streams */
 };
 
 /* Who gives way to a new flow: the lowest that there is. */
@@ -624,138 +411,9 @@ struct cm_identity {
 	char name[CM_IDENTITY_NAME]; /* zero-terminated */
 };
 
-/* cm_metrics: direction << 8 | reason (__u32) -> cm_metrics, a value for each CPU. */
-struct cm_metrics {
-	__u64 packets;
-	__u64 bytes;
-};
-
-/* One endpoint on one CPU; indexed by enum cm_direction. */
-struct cm_counters {
-	struct cm_metrics forwarded[2];
-	struct cm_metrics dropped[2];
-	__u64 window; /* the second that events are counted in, coarse clock */
-	__u32 window_events;
-	__u32 lost; /* events since the last one that was delivered */
-};
-
-/* cm_events: one record for each event. */
-struct cm_event {
-	__u64 time_ns; /* CLOCK_MONOTONIC */
-	enum cm_event_type type;
-	enum cm_program program;
-	enum cm_direction direction;
-	enum cm_reason reason;
-	__u32 endpoint_id;
-	__u32 ifindex;
-	__u32 length; /* of the packet, bytes */
-	__u32 mark_in;
-	__u32 mark_out;
-	__u32 source_identity;
-	__u32 destination_identity;
-	struct cm_address source; /* family 0: not IP */
-	struct cm_address destination;
-	__be16 sport;
-	__be16 dport;
-	__be16 ethertype;
-	__u8 protocol;
-	__u8 icmp_type;
-	__u8 icmp_code;
-	__u8 tcp_flags;
-	__u8 fragment; /* 1: a fragment, with ports if it is the first */
-	__u8 audited; /* the policy's verdict was a drop, and it passed */
-	__u32 lost; /* events lost on this CPU and endpoint before this one */
-	__u32 rule; /* enum cm_rule_number, or the number of the rule that decided */
-};
-
-/* What a packet's way through a program consists of, as `cilmark explain` shows it. */
-enum cm_call {
-	CM_CALL_CHECK_SOURCE = 1, /* the source; reason, or 0 */
-	CM_CALL_ARP_ANSWER = 2, /* the address that is asked for */
-	CM_CALL_FLOW_LABEL_SET = 3, /* errno, or 0 */
-	CM_CALL_POLICY_CLEAR_MARK = 4,
-	CM_CALL_POLICY_VERDICT =
-		5, /* ingress, egress enforced; calls what follows, up to an end of it */
-	CM_CALL_CT_LOOKUP = 6, /* rule, enum cm_ct_seen | enum cm_ct_state << 16, jiffies left */
-	CM_CALL_IS_HOST_TRAFFIC = 7, /* the source; yes or no */
-	CM_CALL_IS_FOR_HOST = 8, /* the destination; yes or no */
-	CM_CALL_FIB_LOOKUP = 9, /* an address; BPF_FIB_LKUP_RET_* */
-	/* reason, or 0; source port << 16 | destination port; whether the first one was dropped */
-	CM_CALL_FRAGMENT_FIND_PORTS = 10,
-	/* enum cm_direction, by which other NIC's slot and 1 more, or 0; up to its CM_CALL_POLICY_LOOKUP */
-	CM_CALL_POLICY_CHECK = 11,
-	CM_CALL_RESOLVE_SRCID = 12, /* the source; identity that was claimed, identity */
-	CM_CALL_IPCACHE_LOOKUP = 13, /* an address; identity, enum cm_ipcache_source, is_host */
-	CM_CALL_POLICY_LOOKUP = 14, /* direction << 24 | protocol << 16 | port, peer, reason */
-	CM_CALL_CT_CREATE = 15, /* 1: new, 0: written again */
-	CM_CALL_KEEP_MASQUERADED = 16, /* ends the policing of what is not policed */
-	CM_CALL_FINISH_VERDICT = 17, /* reason, rule, whether it is enforced; ends the policing */
-	CM_CALL_TRACE = 18, /* what follows only serves to report the packet */
-	CM_CALL_TO_CONTAINER = 19, /* endpoint, its workload's MAC or 0; it calls what follows */
-	CM_CALL_STACK_FLOW = 20, /* the flow is the stack's */
-};
-
-enum cm_ipcache_source {
-	CM_IPCACHE_NOWHERE = 0,
-	CM_IPCACHE_HOSTS = 1, /* cm_ipcache */
-	CM_IPCACHE_PREFIXES = 2, /* cm_ipcache_cidr */
-	CM_IPCACHE_INDEX = 3, /* cm_ipcache_idx */
-};
-
-enum cm_ct_seen {
-	CM_CT_SEEN_ENTRY = 1 << 0, /* there is one */
-	CM_CT_SEEN_VALID = 1 << 1, /* the packet goes on with it */
-	CM_CT_SEEN_REPLY = 1 << 2, /* it went the other way */
-	CM_CT_SEEN_STALE = 1 << 3, /* its verdict is of another generation */
-	CM_CT_SEEN_PICKED_UP = 1 << 4,
-	CM_CT_SEEN_MASQUERADED = 1 << 5,
-	CM_CT_SEEN_DENIED = 1 << 6, /* by the rules, as audit has asked them */
-	CM_CT_SEEN_ANOTHER = 1 << 7, /* its verdict is about another sender */
-};
-
-enum {
-	CM_MAX_STEPS = 128, /* of one packet; no way through the programs is that long */
-};
-
-struct cm_step {
-	enum cm_call call;
-	__u32 depth; /* of what the program itself calls: 1 */
-	struct cm_address address; /* family 0: none */
-	__u32 pad;
-	__u64 values[3];
-};
-
-/* The enums that stand in fields which are narrower, or in values of a step. */
-struct cm_step_enums {
-	enum cm_ipcache_source ipcache_source;
-	enum cm_ct_seen ct_seen;
-	enum cm_rule_number rule;
-	enum cm_policy_flags policy_flags;
-	enum cm_ct_picked_up adopted;
-	enum cm_ct_lifetime lifetime;
-	enum cm_ct_state ct_state;
-	enum cm_flow_class flow_class;
-	enum cm_flow_size flow_size;
-	enum cm_flow_edits flow_edits;
-	enum cm_ct_age age;
-	__u32 pad;
-};
-
-/* cm_steps: what a private copy of a program did with its one packet. */
-struct cm_explanation {
-	/*
-	 * The last one that an attached program would have sent. In front, because Linux 6.1 adds no
-	 * offset to what may be NULL, and clang does before the test.
-	 */
-	struct cm_event event;
-	__u32 count; /* of the steps */
-	__u32 open; /* calls that have not returned */
-	struct cm_step steps[CM_MAX_STEPS];
-};
-
-_Static_assert(sizeof(struct cm_address) == 20, "hash key without padding");
 _Static_assert(sizeof(struct cm_prefix) == 24, "trie key without padding");
 _Static_assert(sizeof(struct cm_ipcache_entry) == 8, "map value without padding");
+_Static_assert(sizeof(struct cm_index_line) == 16, "so that a node has no padding");
 _Static_assert(sizeof(struct cm_index_node) == 256, "whole cache lines");
 _Static_assert(sizeof(struct cm_index_enums) % 8 == 0, "variable without tail padding");
 _Static_assert(sizeof(struct cm_endpoint) == 16, "map value without padding");
@@ -769,20 +427,17 @@ _Static_assert(sizeof(struct cm_ct4_key) == 16, "hash key without padding");
 _Static_assert(sizeof(struct cm_ct6_key) == 40, "hash key without padding");
 _Static_assert(sizeof(struct cm_stack_flow) == 48, "hash key without padding");
 _Static_assert(sizeof(struct cm_flow) == 24, "map value without padding");
+_Static_assert(sizeof(struct cm_flow_ways) == 56, "a cache line with lock and seq");
+_Static_assert(sizeof(struct cm_flow4_slot) == 40, "so that a bucket has no padding");
+_Static_assert(sizeof(struct cm_flow6_slot) == 64, "so that a bucket has no padding");
 _Static_assert(sizeof(struct cm_flows4) == 64 + 8 * 40, "map value without padding");
 _Static_assert(sizeof(struct cm_flows6) == 64 + 8 * 64, "map value without padding");
 _Static_assert(sizeof(struct cm_flow_edit) == 80, "bytes without padding");
 _Static_assert(sizeof(struct cm_frag4_key) == 16, "hash key without padding");
 _Static_assert(sizeof(struct cm_frag6_key) == 44, "hash key without padding");
-_Static_assert(sizeof(struct cm_confirm) == 16, "variable without padding");
+_Static_assert(sizeof(struct cm_frag_ports) == 4, "map value without padding");
 _Static_assert(sizeof(struct cm_nic) == 176, "map value without padding");
 _Static_assert(sizeof(struct cm_nics) == 16 + CM_NICS * 176, "map value without padding");
 _Static_assert(sizeof(struct cm_identity) == 32, "map value without padding");
-_Static_assert(sizeof(struct cm_counters) == 80, "map value without padding");
-_Static_assert(sizeof(struct cm_event) == 112, "event without padding");
-_Static_assert(sizeof(struct cm_step_enums) % 8 == 0, "variable without tail padding");
-_Static_assert(sizeof(struct cm_step) == 56, "map value without padding");
-_Static_assert(sizeof(struct cm_explanation) == 8 + 128 * 56 + 112, "map value without padding");
-_Static_assert(sizeof(struct cm_config) % 8 == 0, "configuration without tail padding");
 
 #endif

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* What happened to packets: the reasons, the counters and the events. */
+#ifndef CILMARK_ABI_EVENTS_H
+#define CILMARK_ABI_EVENTS_H
+
+#include "vmlinux.h"
+#include "abi/config.h"
+
+/* Why a packet was dropped, or 0: Cilium's numbers (bpf/lib/common.h of 1.19, without the sign). */
+enum cm_reason {
+	CM_FORWARDED = 0,
+	/* Not a packet's fate: what else cm_metrics counts. */
+	CM_EVENT_LOST = 64, /* an event that no reader got */
+	CM_AUDITED = 65, /* a packet that would have been dropped but for audit */
+	CM_FLOW_FAILED = 67, /* a new flow that found no room in conntrack; its packet passed */
+	CM_FLOW_DISPLACED =
+		70, /* and the class of a flow that gave way to a new one: five of them */
+	CM_DROP_INVALID_SOURCE = 132,
+	CM_DROP_POLICY = 133, /* no rule allows it */
+	CM_DROP_INVALID_PACKET = 134,
+	CM_DROP_UNKNOWN_L3 = 139,
+	CM_DROP_MISSED_TAIL_CALL = 140,
+	CM_DROP_WRITE_ERROR = 141,
+	CM_DROP_INVALID_EXTHDR = 156,
+	CM_DROP_UNSUPPORTED_L2 = 166,
+	CM_DROP_FRAGMENT_NOT_FOUND = 175, /* a later fragment without its first */
+	CM_DROP_FORBIDDEN_ICMP6 = 176,
+	CM_DROP_POLICY_DENY = 181, /* a rule denies it */
+	CM_REASONS = 256,
+};
+
+/* Cilium's message types (pkg/monitor/api). */
+enum cm_event_type {
+	CM_EVENT_DROP = 1,
+	CM_EVENT_TRACE = 4,
+	CM_EVENT_POLICY_VERDICT = 5,
+};
+
+/* What decided about a packet: one of these, or a rule's number. Indexes cm_rule_stats. */
+enum cm_rule_number {
+	CM_RULE_NONE = 0, /* nobody was asked, or no rule matched */
+	CM_RULE_FAILSAFE = 1,
+	CM_RULE_ICMP = 2, /* an ICMP message that always passes (RFC 4890, path MTU) */
+	CM_RULE_RELATED = 3, /* an ICMP error about a flow that is allowed */
+	CM_RULE_PICKED_UP = 4, /* was up before the first enforcement */
+	CM_RULE_MASQUERADED = 5, /* a workload's, under an address of this host */
+	CM_RULE_IGMP = 6, /* between listeners and multicast routers of a link */
+	CM_RULE_DHCP = 7, /* a workload's request for a lease, and the answer */
+	CM_RULE_ANOTHER_NIC = 8, /* what another NIC says about a flow that has passed it */
+	CM_RULE_FIRST = 16, /* the lowest number of a rule that somebody wrote */
+};
+
+/* cm_metrics: direction << 8 | reason (__u32) -> cm_metrics, a value for each CPU. */
+struct cm_metrics {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* One endpoint on one CPU; indexed by enum cm_direction. */
+struct cm_counters {
+	struct cm_metrics forwarded[2];
+	struct cm_metrics dropped[2];
+	__u64 window; /* the second that events are counted in, coarse clock */
+	__u32 window_events;
+	__u32 lost; /* events since the last one that was delivered */
+};
+
+/* cm_events: one record for each event. */
+struct cm_event {
+	__u64 time_ns; /* CLOCK_MONOTONIC */
+	enum cm_event_type type;
+	enum cm_program program;
+	enum cm_direction direction;
+	enum cm_reason reason;
+	__u32 endpoint_id;
+	__u32 ifindex;
+	__u32 length; /* of the packet, bytes */
+	__u32 mark_in;
+	__u32 mark_out;
+	__u32 source_identity;
+	__u32 destination_identity;
+	struct cm_address source; /* family 0: not IP */
+	struct cm_address destination;
+	__be16 sport;
+	__be16 dport;
+	__be16 ethertype;
+	__u8 protocol;
+	__u8 icmp_type;
+	__u8 icmp_code;
+	__u8 tcp_flags;
+	__u8 fragment; /* 1: a fragment, with ports if it is the first */
+	__u8 audited; /* the policy's verdict was a drop, and it passed */
+	__u32 lost; /* events lost on this CPU and endpoint before this one */
+	__u32 rule; /* enum cm_rule_number, or the number of the rule that decided */
+};
+
+_Static_assert(sizeof(struct cm_metrics) == 16, "map value without padding");
+_Static_assert(sizeof(struct cm_counters) == 80, "map value without padding");
+_Static_assert(sizeof(struct cm_event) == 112, "event without padding");
+
+#endif
