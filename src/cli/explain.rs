@@ -183,7 +183,7 @@ pub fn verdict_on(
     frame: &Frame,
 ) -> Result<Option<cm_event>> {
     let is_received = hook == Hook::Ingress;
-    let packet = Frame { macs: packet::macs(endpoint, is_received)?, ..frame.clone() }.bytes();
+    let packet = Frame { macs: packet::macs(endpoint, is_received)?, ..frame.clone() }.bytes()?;
     let path = path::Path::of(root, endpoint, hook, &packet)?;
     let mut original = Original::of(endpoint, hook)?;
     for mode in &mut original.config.policy {

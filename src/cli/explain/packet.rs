@@ -61,10 +61,6 @@ impl Args {
             return Ok(bytes.clone());
         }
         let (source, destination) = self.src.zip(self.dst).context("no address")?;
-        ensure!(
-            source.is_ipv4() == destination.is_ipv4(),
-            "{source} and {destination} are of different families"
-        );
         let protocol = self.protocol(source.is_ipv4());
         let has_ports = [frame::TCP, frame::UDP, frame::SCTP].contains(&protocol);
         ensure!(
@@ -83,7 +79,7 @@ impl Args {
             tcp_flags: self.tcp_flags.unwrap_or(SYN),
             icmp_type: self.icmp_type.unwrap_or(echo),
         };
-        Ok(frame.bytes())
+        frame.bytes()
     }
 
     /// What the packet has no place for would be an answer about another one.

@@ -111,7 +111,7 @@ mod tests {
                     tcp_flags,
                     icmp_type,
                 };
-                let bytes = frame.bytes();
+                let bytes = frame.bytes().unwrap();
                 assert_eq!(source_of(&bytes, macs.is_some()), Some(source));
                 assert_eq!(source_of(&bytes[..20], true), None, "cut off");
             }
