@@ -55,13 +55,14 @@ enum cm_ct_seen {
 
 enum {
 	CM_MAX_STEPS = 128, /* of one packet; no way through the programs is that long */
+	CM_MAX_BEGUN = 8, /* calls in each other that have no answer yet */
 };
 
 struct cm_step {
 	enum cm_call call;
-	__u32 depth; /* of what the program itself calls: 1 */
+	__u32 depth; /* of what the program itself calls: 1; one more below each call of which it is a callee */
 	struct cm_address address; /* family 0: none */
-	__u32 pad;
+	__u32 callees; /* how many steps right before this one belong to the call */
 	__u64 values[3];
 };
 
@@ -90,11 +91,14 @@ struct cm_explanation {
 	struct cm_event event;
 	__u32 count; /* of the steps */
 	__u32 open; /* calls that have not returned */
+	__u32 begun; /* calls that tell of themselves when they have their answer */
+	__u32 first[CM_MAX_BEGUN]; /* the step that comes first in each */
+	__u32 pad;
 	struct cm_step steps[CM_MAX_STEPS];
 };
 
 _Static_assert(sizeof(struct cm_step_enums) % 8 == 0, "variable without tail padding");
 _Static_assert(sizeof(struct cm_step) == 56, "map value without padding");
-_Static_assert(sizeof(struct cm_explanation) == 8 + 128 * 56 + 112, "map value without padding");
+_Static_assert(sizeof(struct cm_explanation) == 48 + 128 * 56 + 112, "map value without padding");
 
 #endif

@@ -40,34 +40,98 @@ static __always_inline int step_closes(enum cm_call call)
 	       call == CM_CALL_KEEP_MASQUERADED;
 }
 
-/* A global function, so that each step is but a call; and guarded, since attached programs lack the map. */
-__noinline int write_step(enum cm_call call, const struct cm_address *address, __u64 a, __u64 b,
-			  __u64 c)
+/* Adds a step; NULL if there is no room. */
+static __always_inline struct cm_step *add_step(struct cm_explanation *told, enum cm_call call,
+						const struct cm_address *address)
 {
-	struct cm_explanation *told = config.explain ? explanation() : NULL;
 	struct cm_step *step;
 
 	if (!told || told->count >= CM_MAX_STEPS)
-		return 0;
+		return NULL;
 	/* A tail call: nothing that was open returns. */
 	if (call == CM_CALL_TO_CONTAINER)
-		told->open = 0;
+		told->open = told->begun = 0;
 	step = &told->steps[told->count++];
 	step->call = call;
 	step->depth = told->open + 1;
-	step->values[0] = a;
-	step->values[1] = b;
-	step->values[2] = c;
 	if (address)
 		step->address = *address;
 	if (step_opens(call))
 		told->open++;
 	else if (step_closes(call))
 		told->open--;
+	return step;
+}
+
+static __always_inline void set_values(struct cm_step *step, __u64 a, __u64 b, __u64 c)
+{
+	step->values[0] = a;
+	step->values[1] = b;
+	step->values[2] = c;
+}
+
+/* These are global functions, so that each step is but a call; and guarded, since attached programs lack the map. */
+__noinline int write_step(enum cm_call call, const struct cm_address *address, __u64 a, __u64 b,
+			  __u64 c)
+{
+	struct cm_step *step = add_step(config.explain ? explanation() : NULL, call, address);
+
+	if (step)
+		set_values(step, a, b, c);
 	return 0;
 }
 
-/* Tells of a call; what the values are stands at enum cm_call. */
+__noinline int begin_step(void)
+{
+	struct cm_explanation *told = config.explain ? explanation() : NULL;
+
+	if (told)
+		told->first[told->begun++ % CM_MAX_BEGUN] = told->count;
+	return 0;
+}
+
+/* Ends what was begun last, with a step about the call; without a call it was none. */
+__noinline int end_step(enum cm_call call, const struct cm_address *address, __u64 a, __u64 b,
+			__u64 c)
+{
+	struct cm_explanation *told = config.explain ? explanation() : NULL;
+	struct cm_step *step;
+	__u32 callees;
+
+	if (!told)
+		return 0;
+	callees = told->count - told->first[--told->begun % CM_MAX_BEGUN];
+	step = call ? add_step(told, call, address) : NULL;
+	if (!step)
+		return 0;
+	step->callees = callees;
+	set_values(step, a, b, c);
+	return 0;
+}
+
+/*
+ * A call tells of itself when it has its answer, and so behind what it has called. The steps between the two belong to it.
+ */
+static __always_inline void step_begin(void)
+{
+	if (config.explain)
+		begin_step();
+}
+
+static __always_inline void step_end(enum cm_call call, const struct cm_address *address, __u64 a,
+				     __u64 b, __u64 c)
+{
+	if (config.explain)
+		end_step(call, address, a, b, c);
+}
+
+/* There was no such call: the steps belong to who would have made it. */
+static __always_inline void step_cancel(void)
+{
+	step_end(0, NULL, 0, 0, 0);
+}
+
+/* Tells of a call that makes no others; what the values are stands at enum cm_call. */
 static __always_inline void step(enum cm_call call, const struct cm_address *address, __u64 a,
 				 __u64 b, __u64 c)
 {

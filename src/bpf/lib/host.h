@@ -136,9 +136,11 @@ __noinline int is_for_this_host(struct __sk_buff *skb, const struct packet *pkt)
 /* Whether the policy of a NIC is asked about a packet that it has received. */
 static __always_inline int is_for_host(struct __sk_buff *skb, const struct packet *pkt)
 {
-	int answer = is_for_this_host(skb, pkt);
+	int answer;
 
-	step(CM_CALL_IS_FOR_HOST, &pkt->destination, answer, 0, 0);
+	step_begin();
+	answer = is_for_this_host(skb, pkt);
+	step_end(CM_CALL_IS_FOR_HOST, &pkt->destination, answer, 0, 0);
 	return answer;
 }
 

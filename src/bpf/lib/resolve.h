@@ -152,11 +152,12 @@ static __always_inline __u32 source_identity(const struct cm_address *source, __
 {
 	__u32 identity = claimed;
 
+	step_begin();
 	if (config.role == CM_ROLE_NETDEV)
 		identity = claimed ? claimed : wire_identity(source);
 	else if (identity_is_reserved(claimed) && claimed != IDENTITY_HOST)
 		identity = ipcache_sender(source, claimed);
-	step(CM_CALL_RESOLVE_SRCID, source, claimed, identity, 0);
+	step_end(CM_CALL_RESOLVE_SRCID, source, claimed, identity, 0);
 	return identity;
 }
 

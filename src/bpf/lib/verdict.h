@@ -234,10 +234,13 @@ __noinline int bypasses_host_policy(struct __sk_buff *skb, struct packet *pkt,
 
 	if (!pkt || !ctx)
 		return 0;
-	if (!packet_is_ip(pkt))
+	if (!packet_is_ip(pkt)) {
+		step_begin(); /* CM_CALL_KEEP_MASQUERADED: slow_path() ends it */
 		return !is_unread_for_host(skb, pkt);
+	}
 	moment = forwarded_moment(pkt);
 	is_for_host = host_policy_applies(skb, pkt);
+	step_begin();
 	if (claims_host(skb, pkt, is_for_host)) {
 		ctx->verdict = -CM_DROP_INVALID_SOURCE;
 		ctx->log_verdict = 1;
@@ -455,9 +458,13 @@ static __always_inline int is_asked_in_vain(struct __sk_buff *skb, const struct 
 					    struct policy_ctx *ctx)
 {
 	if (config.role != CM_ROLE_NETDEV || packet_program(pkt) != CM_FROM_NETDEV ||
-	    !ctx->verdict || ctx->verdict == -CM_DROP_INVALID_SOURCE || !packet_is_ip(pkt) ||
-	    !has_moved_away(skb, pkt))
+	    !ctx->verdict || ctx->verdict == -CM_DROP_INVALID_SOURCE || !packet_is_ip(pkt))
 		return 0;
+	step_begin(); /* CM_CALL_KEEP_MASQUERADED */
+	if (!has_moved_away(skb, pkt)) {
+		step_cancel();
+		return 0;
+	}
 	ctx->verdict = 0;
 	ctx->create_ct = 0;
 	return 1;
@@ -504,8 +511,11 @@ __noinline int slow_path(struct __sk_buff *skb, struct packet *pkt, struct polic
 		is_enforced(ctx, has_flow(pkt) ? ctx->flow.direction : packet_direction(pkt));
 	barrier();
 	if (config.role == CM_ROLE_NETDEV &&
-	    (ctx->ct == CT_MISS || ctx->ct == CT_REPLACED || ctx->is_orphan))
+	    (ctx->ct == CT_MISS || ctx->ct == CT_REPLACED || ctx->is_orphan)) {
 		ctx->bypasses = bypasses_host_policy(skb, pkt, ctx);
+		if (!ctx->bypasses)
+			step_cancel();
+	}
 	barrier();
 	if ((!ctx->verdict || others_were_asked(ctx)) && !is_bypassed(ctx)) {
 		if (has_flow(pkt))
@@ -525,7 +535,7 @@ __noinline int slow_path(struct __sk_buff *skb, struct packet *pkt, struct polic
 	if (config.explain && ctx->create_ct && ctx->ct != CT_FRESH)
 		write_step(CM_CALL_CT_CREATE, NULL, ctx->ct == CT_MISS, 0, 0);
 	if (is_bypassed(ctx))
-		step(CM_CALL_KEEP_MASQUERADED, NULL, 0, 0, 0);
+		step_end(CM_CALL_KEEP_MASQUERADED, NULL, 0, 0, 0);
 	else
 		ctx->verdict = finish_verdict(skb, pkt, ctx);
 	barrier();

@@ -102,44 +102,29 @@ pub fn steps(answer: &Answer, renderers: &[Renderer<'_>], names: &Names) -> Vec<
     steps
 }
 
-/// A function that others call tells of itself when it has its answer, behind those that it called.
-fn in_order_of_calls(told: &[cm_step]) -> Vec<cm_step> {
-    let reporting = told.iter().position(|step| step.call == cm_call::CM_CALL_TRACE);
-    let (steps, report) = told.split_at(reporting.unwrap_or(told.len()));
+/// As they were called: a call stands before its callees, of which it has told later. What is asked again only for the
+/// report has been seen.
+fn in_order_of_calls(steps: &[cm_step]) -> Vec<cm_step> {
     let mut ordered: Vec<cm_step> = Vec::new();
-    // What is asked again only for the report has been seen.
-    let is_news = |step: &&cm_step| !steps.iter().any(|seen| is_same(seen, step));
-    let mut news: Vec<&cm_step> = report.iter().filter(is_news).collect();
-    if news.len() == 1 {
-        news.clear();
-    }
-    for step in steps.iter().chain(news) {
-        let depth = step.depth;
-        let callees = ordered.iter().rev().take_while(|before| {
-            before.depth == depth && callees_of(step.call).contains(&before.call)
-        });
-        let at = ordered.len() - callees.count();
+    for step in steps {
+        let at = ordered.len().saturating_sub(step.callees as usize);
         for callee in &mut ordered[at..] {
             callee.depth += 1;
         }
         ordered.insert(at, *step);
+    }
+    let trace = ordered.iter().position(|step| step.call == cm_call::CM_CALL_TRACE);
+    let report = ordered.split_off(trace.unwrap_or(ordered.len()));
+    let is_new = |step: &cm_step| !ordered.iter().any(|seen| is_same(seen, step));
+    let new: Vec<cm_step> = report.into_iter().filter(is_new).collect();
+    if new.len() > 1 {
+        ordered.extend(new);
     }
     ordered
 }
 
 fn is_same(a: &cm_step, b: &cm_step) -> bool {
     (a.call, a.address.bytes, a.values) == (b.call, b.address.bytes, b.values)
-}
-
-fn callees_of(call: cm_call) -> &'static [cm_call] {
-    match call {
-        cm_call::CM_CALL_RESOLVE_SRCID => &[cm_call::CM_CALL_IPCACHE_LOOKUP],
-        cm_call::CM_CALL_IS_FOR_HOST => &[cm_call::CM_CALL_FIB_LOOKUP],
-        cm_call::CM_CALL_KEEP_MASQUERADED => {
-            &[cm_call::CM_CALL_FIB_LOOKUP, cm_call::CM_CALL_CT_CREATE]
-        }
-        _ => &[],
-    }
 }
 
 fn last(answer: &Answer, names: &Names) -> Step {
