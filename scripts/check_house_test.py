@@ -41,6 +41,7 @@ class CheckHouse(unittest.TestCase):
             ("ops/rules.rs", 'println!("done")', True),
             ("output.rs", "io::stdout()", False),
             ("program/load.rs", "io::stdin()", True),
+            ("model/rule.rs", "use clap::ValueEnum;", True),
             ("program/load.rs", 'warn!("unsafe")', False),
         ]:
             self.assertEqual(bool(list(HOUSE.complaints(name, text))), finds, text)

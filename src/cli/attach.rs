@@ -8,12 +8,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use clap::ValueEnum;
 use ipnet::Ipv6Net;
 use log::debug;
 use losses::losses;
 
-use super::{Context, before, monitor, policy, prompt, until_interrupted};
+use super::{Context, before, monitor, policy, prompt, until_interrupted, values};
 use crate::kernel::abi::cm_config;
 use crate::kernel::device::{self, Device};
 use crate::kernel::hooks::HookKind;
@@ -21,7 +20,9 @@ use crate::kernel::netns;
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::enforcement::{Confirmation, Fallback, Mode};
 use crate::model::identity::Names;
+use crate::model::mac::{Mac, WorkloadMac};
 use crate::model::prefix::parse_ipv6_prefix;
+use crate::model::spec::{HookChoice, HostAddresses};
 use crate::ops;
 use crate::ops::attach::{self, Gone, Request};
 use crate::ops::detach;
@@ -40,16 +41,16 @@ pub struct Args {
     #[arg(long, value_name = "ID", required_if_eq("role", "container"), value_parser = plan::parse_id)]
     id: Option<String>,
     /// What the device is; by default container for a veth or tap without a default route
-    #[arg(long)]
+    #[arg(long, value_parser = values::role())]
     role: Option<Role>,
     /// The workload's addresses, which it then can't change; a NIC's own if left out
     #[arg(long, value_name = "ADDR", value_delimiter = ',', num_args = 1.., value_parser = plan::parse_address)]
     ip: Vec<IpAddr>,
     /// The MAC that the ARP responder answers with, instead of the device's
-    #[arg(long, value_parser = plan::parse_mac)]
-    mac: Option<[u8; 6]>,
+    #[arg(long)]
+    mac: Option<Mac>,
     /// The only MAC that the workload may send from, if not its veth's own; `any` checks none
-    #[arg(long, value_name = "MAC|any", value_parser = plan::parse_workload_mac)]
+    #[arg(long, value_name = "MAC|any")]
     workload_mac: Option<WorkloadMac>,
     /// The endpoint's number, 1 to 65535; the lowest free one if left out
     #[arg(long, value_name = "N")]
@@ -83,10 +84,10 @@ pub struct Args {
     trust_marks: bool,
     /// Which addresses are this host's to a NIC: what the routing tables keep here, or only its own, those of
     /// other NICs that are attached, and those that the ipcache calls host
-    #[arg(long, value_enum, default_value = "routed")]
+    #[arg(long, value_parser = values::host_addresses(), default_value = "routed")]
     host_addresses: HostAddresses,
     /// How to attach: tcx (Linux 6.6) or clsact; auto takes tcx where the kernel has it
-    #[arg(long, value_enum, default_value = "auto")]
+    #[arg(long, value_parser = values::hook(), default_value = "auto")]
     hook: HookChoice,
     /// Run before the programs that are on the hook already
     #[arg(long)]
@@ -102,26 +103,6 @@ pub struct Args {
     /// Show events until Ctrl-C, then detach
     #[arg(long)]
     foreground: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum HookChoice {
-    Auto,
-    Tcx,
-    Clsact,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum HostAddresses {
-    Routed,
-    Listed,
-}
-
-/// What a workload may send from.
-#[derive(Clone, Copy)]
-enum WorkloadMac {
-    Any,
-    Only([u8; 6]),
 }
 
 /// What `--foreground` goes on with.
@@ -327,7 +308,7 @@ fn plan_spec(
         identity: plan::identity(args, role, names)?,
         scope: plan::scope(role, replaced)?,
         netns,
-        mac: args.mac.unwrap_or(device.mac),
+        mac: args.mac.map_or(device.mac, |mac| mac.0),
         tc_priority: place.tc_priority(),
         nic_slot: plan::nic_slot(root, id, role, &policy, &device)?,
         features: Features {

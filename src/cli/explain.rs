@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{Context, DROPPED, decision, monitor};
+use super::{Context, DROPPED, decision, monitor, values};
 use crate::kernel::abi::{
     cm_call, cm_config, cm_confirm, cm_ct_seen, cm_direction, cm_event, cm_fallback,
     cm_policy_mode, cm_reason, cm_rule_number, cm_step,
@@ -48,7 +48,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     ingress_ifindex: Option<u32>,
     /// As if both directions had this mode
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = values::mode())]
     mode: Option<Mode>,
 }
 

@@ -19,6 +19,7 @@ mod policy;
 mod prompt;
 mod status;
 mod targets;
+mod values;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};

@@ -4,13 +4,13 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use jiff::SignedDuration;
 
 use super::targets;
 use crate::kernel::sys;
 use crate::model::endpoint::Role;
 use crate::model::enforcement::Mode;
 use crate::model::text::visible;
+use crate::model::time::Time;
 use crate::output;
 use crate::state::registry::Endpoint;
 
@@ -83,16 +83,8 @@ pub fn remind(device: &str, time: Duration, otherwise: &str) {
     ));
 }
 
-/// A time, in seconds if it has no unit: `30`, `60s`, `5m`, `1h30m`, `0`.
-pub fn parse_time(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().map(Duration::from_secs).ok();
-    let parsed = seconds.or_else(|| Duration::try_from(text.parse::<SignedDuration>().ok()?).ok());
-    let within_reason = parsed.filter(|time| *time <= Duration::from_secs(7 * 86_400));
-    within_reason.ok_or_else(|| format!("`{text}` is no time up to a week; write 60s or 5m"))
-}
-
 fn parse_deadline(text: &str) -> Result<Duration, String> {
-    match parse_time(text)? {
+    match text.parse::<Time>()?.get() {
         Duration::ZERO => Err("nobody can confirm in no time; write 60s or 5m".to_owned()),
         time => Ok(time),
     }
@@ -103,20 +95,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_units_or_are_seconds() {
-        for (text, seconds) in [
-            ("0", 0.0),
-            ("30", 30.0),
-            ("60s", 60.0),
-            ("5m", 300.0),
-            ("300ms", 0.3),
-            ("168h", 604_800.0),
-        ] {
-            assert_eq!(parse_time(text).map(|time| time.as_secs_f64()), Ok(seconds), "{text}");
-        }
-        for text in ["", "x", "-5s", "169h", "5 parsecs", "18446744073709551615"] {
-            assert!(parse_time(text).is_err(), "{text}");
-        }
-        assert!(parse_deadline("0").is_err());
+    fn nobody_can_confirm_in_no_time() {
+        assert_eq!(parse_deadline("5m"), Ok(Duration::from_secs(300)));
+        assert!(parse_deadline("0").is_err() && parse_deadline("-1s").is_err());
     }
 }

@@ -4,8 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Error, Result, bail};
-use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::serial::{self, named};
 
 /// The number of an endpoint, 1 to 65535: its pin path and the source of its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -38,6 +39,13 @@ impl FromStr for EndpointId {
             Some(id) => Ok(id),
             None => bail!("endpoint id `{text}` is not a number from 1 to 65535"),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for EndpointId {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<EndpointId, D::Error> {
+        let number = serial::number(u64::deserialize(from)?, 1, u16::MAX.into())?;
+        Ok(EndpointId(number as u16))
     }
 }
 
@@ -85,8 +93,7 @@ impl Scope {
 }
 
 /// What a device is to cilmark.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The host side of a workload's veth or tap.
     Container,
@@ -94,14 +101,7 @@ pub enum Role {
     Netdev,
 }
 
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Role::Container => "container",
-            Role::Netdev => "netdev",
-        })
-    }
-}
+named!(Role, "role": Container = "container", Netdev = "netdev");
 
 /// How the commands name an endpoint: a device, or `id:N`.
 #[derive(Debug, Clone, PartialEq, Eq)]

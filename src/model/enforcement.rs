@@ -4,14 +4,15 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::ValueEnum;
-use serde::Serialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::frame::{TCP, UDP};
+use super::serial::named;
 
 /// What becomes of a policy's verdicts in one direction.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     /// No rule is asked.
     #[default]
@@ -22,13 +23,80 @@ pub enum Mode {
     Enforce,
 }
 
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Mode::Off => "off",
-            Mode::Audit => "audit",
-            Mode::Enforce => "enforce",
-        })
+named!(Mode, "mode": Off = "off", Audit = "audit", Enforce = "enforce");
+
+/// The modes of both directions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Modes {
+    /// Of what is sent to the endpoint.
+    pub ingress: Mode,
+    /// Of what it sends.
+    pub egress: Mode,
+}
+
+impl Modes {
+    /// The same in both directions.
+    pub fn both(mode: Mode) -> Modes {
+        Modes { ingress: mode, egress: mode }
+    }
+
+    /// Ingress, egress.
+    pub fn each(self) -> [Mode; 2] {
+        [self.ingress, self.egress]
+    }
+
+    /// Whether no rule is asked.
+    pub fn are_off(self) -> bool {
+        self == Modes::default()
+    }
+
+    /// Whether anything is dropped for want of a rule.
+    pub fn enforce(self) -> bool {
+        self.each().contains(&Mode::Enforce)
+    }
+}
+
+/// `"enforce"`, or `{ingress, egress}`, of which what is not named is off.
+impl Serialize for Modes {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.ingress == self.egress {
+            true => self.ingress.serialize(to),
+            false => to.collect_map([("ingress", self.ingress), ("egress", self.egress)]),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Modes {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Modes, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Each {
+            #[serde(default)]
+            ingress: Mode,
+            #[serde(default)]
+            egress: Mode,
+        }
+
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Modes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mode, or one of ingress and one of egress")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Modes, E> {
+                text.parse().map(Modes::both).map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Modes, A::Error> {
+                let Each { ingress, egress } = Each::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Modes { ingress, egress })
+            }
+        }
+
+        from.deserialize_any(Reader)
     }
 }
 
@@ -63,7 +131,7 @@ impl Confirmation {
 }
 
 /// Of which direction's flows a policy reports its verdicts, while somebody reads them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum VerdictLog {
     /// Of none; drops, and what audit would drop, are reported all the same.
     None,
@@ -75,6 +143,8 @@ pub enum VerdictLog {
     #[default]
     Both,
 }
+
+named!(VerdictLog, "log": None = "none", Ingress = "ingress", Egress = "egress", Both = "both");
 
 /// A port of TCP or UDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +198,19 @@ pub struct FailsafeList {
 }
 
 impl FailsafeList {
+    /// The ports of a direction that it names.
+    pub fn of(
+        ingress: Option<Vec<FailsafePort>>,
+        egress: Option<Vec<FailsafePort>>,
+    ) -> FailsafeList {
+        FailsafeList { ingress, egress }
+    }
+
+    /// Whether it says what is open to others.
+    pub fn names_ingress(&self) -> bool {
+        self.ingress.is_some()
+    }
+
     /// With the standard ports in a direction that the list does not name.
     pub fn or(self, standard: Failsafe) -> Failsafe {
         Failsafe {
@@ -166,6 +249,62 @@ impl FromStr for FailsafeList {
             }
         }
         Ok(list)
+    }
+}
+
+impl FailsafeList {
+    /// As [`FailsafeList::from_str`] reads them, one by one.
+    fn words(&self) -> Vec<String> {
+        let empty = Some(Vec::new());
+        if self.ingress == empty && self.egress == empty {
+            return vec!["none".to_owned()];
+        }
+        let of = |direction: &str, ports: &Option<Vec<FailsafePort>>| -> Vec<String> {
+            match ports.as_deref() {
+                None => Vec::new(),
+                Some([]) => vec![format!("{direction}:none")],
+                Some(ports) if direction == "ingress" => {
+                    ports.iter().map(FailsafePort::to_string).collect()
+                }
+                Some(ports) => ports.iter().map(|port| format!("{direction}:{port}")).collect(),
+            }
+        };
+        [of("ingress", &self.ingress), of("egress", &self.egress)].concat()
+    }
+}
+
+/// A list of what stands between the commas, or one text with commas.
+impl Serialize for FailsafeList {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.words())
+    }
+}
+
+impl<'de> Deserialize<'de> for FailsafeList {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<FailsafeList, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = FailsafeList;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("ports such as \"tcp/22\", or \"none\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<FailsafeList, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<FailsafeList, A::Error> {
+                let mut words: Vec<String> = Vec::new();
+                while let Some(word) = list.next_element()? {
+                    words.push(word);
+                }
+                self.visit_str(&words.join(","))
+            }
+        }
+
+        from.deserialize_any(Reader)
     }
 }
 

@@ -1,21 +1,18 @@
 //! Flows, as far as commands choose among them.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
 use anyhow::{Error, Result, bail};
-use clap::ValueEnum;
 use ipnet::IpNet;
-use serde::Serialize;
 
 use super::frame::{SCTP, TCP, UDP};
 use super::identity::Identity;
 use super::rule::{Direction, L4};
+use super::serial::named;
 
 /// How far a flow has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// TCP: no more than a SYN was seen.
     Syn,
@@ -29,11 +26,14 @@ pub enum Progress {
     Reset,
 }
 
-impl fmt::Display for Progress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.serialize(f)
-    }
-}
+named!(
+    Progress, "state":
+    Syn = "syn",
+    Established = "established",
+    HalfClosed = "half-closed",
+    Closing = "closing",
+    Reset = "reset",
+);
 
 /// Ports of one protocol, or of each that has any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,12 +15,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, bail, ensure};
-use clap::ValueEnum;
 pub use l4::L4;
-use serde::Serialize;
 
 use self::l4::FORMS;
 use super::identity::{Identity, Names};
+use super::serial::named;
 
 /// What a rule does with the flows that it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,14 +31,15 @@ pub enum Action {
 }
 
 /// The direction of a flow's first packet, as the endpoint sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// To the endpoint.
     Ingress,
     /// From the endpoint.
     Egress,
 }
+
+named!(Direction, "direction": Ingress = "ingress", Egress = "egress");
 
 impl Direction {
     /// That of the answers.
@@ -165,32 +165,11 @@ impl FromStr for Action {
     }
 }
 
-impl FromStr for Direction {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Direction> {
-        match text {
-            "ingress" => Ok(Direction::Ingress),
-            "egress" => Ok(Direction::Egress),
-            _ => bail!("`{text}` is not a direction: write `ingress` or `egress`"),
-        }
-    }
-}
-
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Action::Allow => "allow",
             Action::Deny => "deny",
-        })
-    }
-}
-
-impl fmt::Display for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
         })
     }
 }

@@ -5,15 +5,17 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use clap::ValueEnum;
 use log::debug;
 use nix::unistd::getppid;
 
-use crate::cli::prompt::{self, Prompt, parse_time};
+use crate::cli::prompt::{self, Prompt};
+use crate::cli::values;
 use crate::kernel::abi::cm_confirm;
 use crate::kernel::sys;
 use crate::model::endpoint::Role;
 use crate::model::enforcement::{Failsafe, FailsafeList, Fallback, MAX_FAILSAFE, Mode, VerdictLog};
+use crate::model::spec::CtScope;
+use crate::model::time::Time;
 use crate::program::load::{Enforcement, MAX_ENTRIES, Sizes, Spec};
 use crate::state::registry::Endpoint;
 
@@ -25,29 +27,29 @@ const ADOPT: Duration = Duration::from_secs(30);
 #[group(skip)]
 pub struct Args {
     /// What the rules do, in both directions; `off` if left out
-    #[arg(long, value_name = "MODE", value_enum)]
+    #[arg(long, value_name = "MODE", value_parser = values::mode())]
     policy: Option<Mode>,
     /// The same for what is sent to it
-    #[arg(long, value_name = "MODE", value_enum)]
+    #[arg(long, value_name = "MODE", value_parser = values::mode())]
     ingress_policy: Option<Mode>,
     /// The same for what it sends
-    #[arg(long, value_name = "MODE", value_enum)]
+    #[arg(long, value_name = "MODE", value_parser = values::mode())]
     egress_policy: Option<Mode>,
     #[command(flatten)]
     prompt: Prompt,
     /// Let flows go on that the kernel's conntrack knows, and for this long TCP connections of a NIC's
     /// host that are up; by default 30s when a NIC begins to enforce
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    adopt: Option<Duration>,
+    #[arg(long, value_name = "TIME")]
+    adopt: Option<Time>,
     /// Ports of a NIC that no rule closes: `none`, or such as tcp/22,egress:udp/53. A direction that is
     /// not named keeps its own: SSH, DHCP, DNS, NTP
     #[arg(long, value_name = "LIST")]
     failsafe: Option<FailsafeList>,
     /// Of which packets `monitor --type policy-verdict` tells the verdict
-    #[arg(long, value_name = "DIRECTION", value_enum, default_value = "both")]
+    #[arg(long, value_name = "DIRECTION", value_parser = values::verdict_log(), default_value = "both")]
     policy_verdict_log: VerdictLog,
     /// Share the flows with other endpoints, or keep them in maps of its own
-    #[arg(long, value_enum, default_value = "global")]
+    #[arg(long, value_parser = values::ct_scope(), default_value = "global")]
     ct: CtScope,
     /// Size of the maps of flows, if this makes them: of the one for IPv4, and of that for IPv6
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
@@ -55,12 +57,6 @@ pub struct Args {
     /// How many entries the rules may come to
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(32..=MAX_ENTRIES))]
     policy_entries: Option<u32>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum CtScope {
-    Global,
-    Local,
 }
 
 impl Args {
@@ -159,7 +155,7 @@ impl Args {
             time => sys::coarse_ns().saturating_add(time.as_nanos() as u64),
         };
         if let Some(time) = self.adopt {
-            return Ok(until(time));
+            return Ok(until(time.get()));
         }
         if role != Role::Netdev || !self.enforces() {
             return Ok(0);
@@ -179,7 +175,7 @@ impl Args {
     /// that cilmark has no entries of them. Without `--adopt` only a NIC that begins to enforce does: audit is there
     /// to report such flows.
     pub fn adopts(&self, role: Role, replaced: Option<&Endpoint>) -> bool {
-        let least = match self.adopt {
+        let least = match self.adopt.map(Time::get) {
             Some(Duration::ZERO) => return false,
             Some(_) => Mode::Audit,
             None if role == Role::Netdev => Mode::Enforce,

@@ -6,13 +6,15 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result, bail, ensure};
 use log::{debug, warn};
 
-use super::{Args, HookChoice, HostAddresses, WorkloadMac};
+use super::Args;
 use crate::kernel::device::{self, Device, Framing};
 use crate::kernel::hooks::{HookKind, Place};
 use crate::kernel::{netns, sys};
 use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::enforcement::Mode;
 use crate::model::identity::{Identity, Names};
+use crate::model::mac::WorkloadMac;
+use crate::model::spec::{HookChoice, HostAddresses};
 use crate::output;
 use crate::program::load;
 use crate::program::load::Enforcement;
@@ -260,7 +262,7 @@ pub fn source_mac(
     match args.workload_mac {
         _ if role == Role::Netdev || addresses.is_empty() => None,
         Some(WorkloadMac::Any) => None,
-        Some(WorkloadMac::Only(mac)) => Some(mac),
+        Some(WorkloadMac::Only(mac)) => Some(mac.0),
         None => device::peer_mac(device).unwrap_or_else(|error| {
             debug!("{}: the MAC of its other end: {error:#}", device.name);
             None
@@ -298,29 +300,4 @@ pub fn parse_address(text: &str) -> Result<IpAddr> {
         }
         _ => format!("`{text}` is not an IP address; DEV goes before --ip"),
     })
-}
-
-/// Reads `any`, or the MAC of a workload.
-pub fn parse_workload_mac(text: &str) -> Result<WorkloadMac> {
-    if text == "any" {
-        return Ok(WorkloadMac::Any);
-    }
-    let mac = parse_mac(text)?;
-    ensure!(mac != [0; 6], "MAC `{text}` is nobody's; `any` turns the check off");
-    Ok(WorkloadMac::Only(mac))
-}
-
-/// Reads six octets.
-pub fn parse_mac(text: &str) -> Result<[u8; 6]> {
-    let octets: Vec<u8> = text
-        .split([':', '-'])
-        .map(|octet| u8::from_str_radix(octet, 16))
-        .collect::<Result<_, _>>()
-        .with_context(|| format!("MAC `{text}` is not six octets such as 02:00:00:00:00:01"))?;
-    let mac: [u8; 6] = octets
-        .try_into()
-        .ok()
-        .with_context(|| format!("MAC `{text}` is not six octets such as 02:00:00:00:00:01"))?;
-    ensure!(mac[0] & 1 == 0, "MAC `{text}` is a multicast address");
-    Ok(mac)
 }

@@ -9,6 +9,7 @@ use log::warn;
 
 use crate::cli::Context;
 use crate::cli::targets::Targets;
+use crate::cli::values;
 use crate::kernel::{device, netns};
 use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::enforcement::Confirmation;
@@ -36,10 +37,10 @@ pub struct Args {
     #[arg(long, value_name = "PORT")]
     port: Option<Ports>,
     /// Only those that have come so far
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = values::progress())]
     state: Option<Progress>,
     /// Only those whose first packet went this way
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = values::direction())]
     direction: Option<Direction>,
 }
 

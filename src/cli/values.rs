@@ -1,0 +1,73 @@
+//! Arguments that are one of a few values, each with what help says of it.
+
+use std::str::FromStr;
+
+use anyhow::Error;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
+use crate::model::endpoint::Role;
+use crate::model::enforcement::{Mode, VerdictLog};
+use crate::model::flow::Progress;
+use crate::model::rule::Direction;
+use crate::model::spec::{CtScope, HookChoice, HostAddresses};
+
+/// Reads what a model reads, and offers its values.
+macro_rules! parser {
+    ($function:ident, $type:ident: $($value:ident => $help:literal),+ $(,)?) => {
+        pub fn $function() -> impl TypedValueParser<Value = $type> {
+            // Whoever adds a value has to say here what it is.
+            let help = |value: $type| match value {
+                $($type::$value => $help),+
+            };
+            of($type::ALL.iter().map(move |value| (value.name(), help(*value))))
+        }
+    };
+}
+
+parser!(
+    role, Role:
+    Container => "The host side of a workload's veth or tap",
+    Netdev => "A NIC of the host",
+);
+parser!(
+    mode, Mode:
+    Off => "No rule is asked",
+    Audit => "Rules are asked, what they would drop is reported, and everything passes",
+    Enforce => "What no rule allows is dropped",
+);
+parser!(
+    verdict_log, VerdictLog:
+    None => "Of none; drops, and what audit would drop, are reported all the same",
+    Ingress => "To the endpoint",
+    Egress => "From the endpoint",
+    Both => "Of both",
+);
+parser!(
+    progress, Progress:
+    Syn => "TCP: no more than a SYN was seen",
+    Established => "Both ends may send; protocols other than TCP are so from the start",
+    HalfClosed => "TCP: one end has sent FIN",
+    Closing => "TCP: both have, or the endpoint itself has sent RST",
+    Reset => "TCP: the other end has sent RST, or somebody in its name",
+);
+parser!(
+    direction, Direction:
+    Ingress => "To the endpoint",
+    Egress => "From the endpoint",
+);
+parser!(hook, HookChoice: Auto => "", Tcx => "", Clsact => "");
+parser!(host_addresses, HostAddresses: Routed => "", Listed => "");
+parser!(ct_scope, CtScope: Global => "", Local => "");
+
+fn of<T>(
+    values: impl Iterator<Item = (&'static str, &'static str)>,
+) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = Error> + Clone + Send + Sync + 'static,
+{
+    let value = |(name, help): (&'static str, &'static str)| match help {
+        "" => PossibleValue::new(name),
+        help => PossibleValue::new(name).help(help),
+    };
+    PossibleValuesParser::new(values.map(value)).try_map(|name| name.parse::<T>())
+}

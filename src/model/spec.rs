@@ -1,0 +1,355 @@
+//! What an operator asks of an endpoint, complete and in his words: what commands, files and hooks want, and
+//! what is kept with the endpoint.
+//!
+//! In JSON and in files its fields have the names of `attach`'s flags, with underscores, as all keys there: what it
+//! does not name is as it is without the flag. A key that is not known is an error.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use anyhow::{Error, Result, bail, ensure};
+use ipnet::Ipv6Net;
+use serde::de::{Error as _, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::endpoint::{EndpointId, Role};
+use super::enforcement::{FailsafeList, Modes, VerdictLog};
+use super::identity::{Identity, Names};
+use super::mac::{Mac, WorkloadMac};
+use super::prefix::parse_ipv6_prefix;
+use super::serial::{self, is_default, named};
+use super::time::Time;
+
+/// What an endpoint shall be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointSpec {
+    /// The device.
+    pub device: String,
+    /// Whose it is: the number of a container, say.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub owner: Option<Owner>,
+    /// What the device is; `None`: what it looks like.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub role: Option<Role>,
+    /// The identity; `None` for a NIC that has the host's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub id: Option<IdentityRef>,
+    /// Its number; `None`: the one that it has, or the lowest free one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub endpoint_id: Option<EndpointId>,
+    /// Its addresses; none: those that a NIC has, and of a workload any.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ip: Vec<IpAddr>,
+    /// What the ARP responder answers with, instead of the device's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mac: Option<Mac>,
+    /// What it may send from; `None`: its veth's own.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub workload_mac: Option<WorkloadMac>,
+    /// Answer a workload's ARP requests.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub arp_responder: bool,
+    /// Believe the identity in marks of a proxy.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub trust_proxy: bool,
+    /// Write the identity into the IPv6 flow label.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub flow_label: bool,
+    /// Read identities from the flow labels of senders in this prefix.
+    #[serde(
+        default,
+        skip_serializing_if = "is_default",
+        serialize_with = "serial::optional_text::serialize",
+        deserialize_with = "flow_label_prefix"
+    )]
+    pub trust_flow_label: Option<Ipv6Net>,
+    /// Mark what a NIC receives with the identity of its sender.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stamp_remote: bool,
+    /// Deliver to workloads of this host past its stack.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub local_delivery: bool,
+    /// Let a workload advertise routers and offer leases.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub router: bool,
+    /// Let an address alone prove a workload of this host.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub by_address: bool,
+    /// Believe identity marks that other programs of this host have set.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub trust_marks: bool,
+    /// Which addresses are the host's to a NIC.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub host_addresses: HostAddresses,
+    /// How to attach.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub hook: HookChoice,
+    /// Run before what is on the hook already.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub first: bool,
+    /// What the rules do.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub policy: Modes,
+    /// For how long flows that were up when it began to ask its rules may go on; `None`: the usual time.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub adopt: Option<Time>,
+    /// Ports of a NIC that no rule closes; `None`: the usual ones.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub failsafe: Option<FailsafeList>,
+    /// Whose verdicts are reported.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub policy_verdict_log: VerdictLog,
+    /// With whom it shares its flows.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ct: CtScope,
+    /// Size of the maps of flows, if this makes them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ct_entries: Option<Entries<1>>,
+    /// How many entries the rules may come to.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub policy_entries: Option<Entries<32>>,
+    /// Size of the ipcache's maps, if this makes them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ipcache_entries: Option<Entries<1>>,
+    /// The rules that it shall have and no others, a line each; `None` leaves those that it has.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rules: Option<Vec<String>>,
+}
+
+impl EndpointSpec {
+    /// Of a device, with nothing else said.
+    pub fn new(device: impl Into<String>) -> EndpointSpec {
+        EndpointSpec {
+            device: device.into(),
+            owner: None,
+            role: None,
+            id: None,
+            endpoint_id: None,
+            ip: Vec::new(),
+            mac: None,
+            workload_mac: None,
+            arp_responder: false,
+            trust_proxy: false,
+            flow_label: false,
+            trust_flow_label: None,
+            stamp_remote: false,
+            local_delivery: false,
+            router: false,
+            by_address: false,
+            trust_marks: false,
+            host_addresses: HostAddresses::default(),
+            hook: HookChoice::default(),
+            first: false,
+            policy: Modes::default(),
+            adopt: None,
+            failsafe: None,
+            policy_verdict_log: VerdictLog::default(),
+            ct: CtScope::default(),
+            ct_entries: None,
+            policy_entries: None,
+            ipcache_entries: None,
+            rules: None,
+        }
+    }
+}
+
+/// How to attach.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HookChoice {
+    /// TCX where the kernel has it.
+    #[default]
+    Auto,
+    /// TCX, or not at all.
+    Tcx,
+    /// A clsact filter.
+    Clsact,
+}
+
+named!(HookChoice, "kind of hook": Auto = "auto", Tcx = "tcx", Clsact = "clsact");
+
+/// Which addresses are this host's to a NIC.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HostAddresses {
+    /// What the routing tables keep here.
+    #[default]
+    Routed,
+    /// Those of its NICs, and what the ipcache calls host.
+    Listed,
+}
+
+named!(HostAddresses, "kind of host addresses": Routed = "routed", Listed = "listed");
+
+/// With whom an endpoint shares the maps of its flows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CtScope {
+    /// With all others.
+    #[default]
+    Global,
+    /// With nobody.
+    Local,
+}
+
+named!(CtScope, "scope of flows": Global = "global", Local = "local");
+
+/// Text that says whose an endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Owner(String);
+
+impl Owner {
+    /// The most bytes.
+    pub const MAX: usize = 63;
+
+    /// The text.
+    pub fn get(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Owner {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Owner> {
+        ensure!(!text.is_empty(), "an owner has a name; leave it out if there is none");
+        ensure!(
+            text.len() <= Owner::MAX,
+            "owner `{text}` has {} bytes; {} are the most",
+            text.len(),
+            Owner::MAX
+        );
+        Ok(Owner(text))
+    }
+}
+
+impl From<Owner> for String {
+    fn from(owner: Owner) -> String {
+        owner.0
+    }
+}
+
+/// An identity as somebody has named it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentityRef {
+    /// By its number.
+    Number(Identity),
+    /// By a name, which may be another number's by the time that it is looked up.
+    Name(String),
+}
+
+impl IdentityRef {
+    /// Who that is.
+    pub fn resolve(&self, names: &Names) -> Result<Identity> {
+        match self {
+            IdentityRef::Number(identity) => Ok(*identity),
+            IdentityRef::Name(name) => names.parse(name),
+        }
+    }
+
+    fn number(number: u32) -> Result<IdentityRef> {
+        match Identity(number) {
+            Identity::UNKNOWN => bail!("it means unknown, and can't be anybody's identity"),
+            identity => Ok(IdentityRef::Number(identity)),
+        }
+    }
+}
+
+impl FromStr for IdentityRef {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<IdentityRef> {
+        let starts_as_number = text.starts_with(|c: char| c.is_ascii_digit());
+        match Identity::from_number_or_reserved(text) {
+            Some(identity) if starts_as_number => IdentityRef::number(identity.0),
+            Some(Identity::UNKNOWN) => IdentityRef::number(0),
+            _ => Ok(IdentityRef::Name(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for IdentityRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            IdentityRef::Number(identity) => identity.fmt(f),
+            IdentityRef::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+impl Serialize for IdentityRef {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            IdentityRef::Number(identity) => identity.serialize(to),
+            IdentityRef::Name(name) => name.serialize(to),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for IdentityRef {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<IdentityRef, D::Error> {
+        #[derive(Clone, Copy)]
+        struct Reader;
+
+        impl Visitor<'_> for Reader {
+            type Value = IdentityRef;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an identity, a number or a name")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<IdentityRef, E> {
+                IdentityRef::number(serial::number(number, 0, u32::MAX)?).map_err(E::custom)
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<IdentityRef, E> {
+                self.visit_u64(
+                    number.try_into().map_err(|_| {
+                        E::invalid_value(serde::de::Unexpected::Signed(number), &self)
+                    })?,
+                )
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<IdentityRef, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        from.deserialize_any(Reader)
+    }
+}
+
+/// How many entries a map has: `LEAST` at least, and at most [`MAX_ENTRIES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Entries<const LEAST: u32>(u32);
+
+/// What any map may have: gigabytes of flows, and still a size that the kernel takes.
+pub const MAX_ENTRIES: u32 = 1 << 24;
+
+impl<const LEAST: u32> Entries<LEAST> {
+    /// `None` for fewer or more.
+    pub fn new(entries: u32) -> Option<Entries<LEAST>> {
+        (LEAST..=MAX_ENTRIES).contains(&entries).then_some(Entries(entries))
+    }
+
+    /// How many.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl<'de, const LEAST: u32> Deserialize<'de> for Entries<LEAST> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Entries<LEAST>, D::Error> {
+        serial::number(u64::deserialize(from)?, LEAST, MAX_ENTRIES).map(Entries)
+    }
+}
+
+fn flow_label_prefix<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Ipv6Net>, D::Error> {
+    let text: Option<String> = Option::deserialize(from)?;
+    let prefix = text.map(|text| parse_ipv6_prefix(&text)).transpose();
+    prefix.map_err(|error| D::Error::custom(format_args!("{error:#}")))
+}
+
+#[cfg(test)]
+mod tests;
