@@ -140,7 +140,7 @@ impl Bench {
     fn here(&mut self, endpoint: &Wanted, size: u32) -> Result<Took> {
         let root = &self.root;
         let (attach, (id, loaded)) = cost_of(|| endpoints::attach_here(root, endpoint))?;
-        let (replace, _) = cost_of(|| endpoints::replace_here(root, endpoint, id))?;
+        let (replace, _) = cost_of(|| endpoints::replace_here(root, endpoint))?;
         let subject = format!("{}, {}", endpoint.kind, endpoint.mode);
         // How many others are there makes no difference to these.
         if size == 1 {

@@ -2,19 +2,19 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use cilmark::kernel::hooks::{HookKind, Place};
-use cilmark::kernel::{device, netns};
-use cilmark::model::endpoint::{EndpointId, Role, Scope};
-use cilmark::model::enforcement::Mode;
+use cilmark::kernel::hooks::HookKind;
+use cilmark::model::endpoint::{EndpointId, Role};
+use cilmark::model::enforcement::{Mode, Modes};
 use cilmark::model::identity::Identity;
+use cilmark::model::spec::{EndpointSpec, HookChoice, IdentityRef};
 use cilmark::ops;
-use cilmark::ops::attach::{self, Request};
+use cilmark::ops::attach::{self, Terms};
 use cilmark::ops::detach;
-use cilmark::program::load::{Enforcement, Features, Loaded, Sizes, Spec};
+use cilmark::program::load::Loaded;
 use cilmark::state::pin::Root;
 use cilmark::state::registry::Endpoint;
 
@@ -35,6 +35,20 @@ impl Wanted {
     /// The name of its device.
     pub fn device_name(&self) -> String {
         format!("c{}", self.device)
+    }
+
+    fn spec(&self) -> EndpointSpec {
+        EndpointSpec {
+            role: Some(Role::Container),
+            id: Some(IdentityRef::Number(Identity(IDENTITY))),
+            ip: vec![self.address().into()],
+            hook: match self.kind {
+                HookKind::Tcx => HookChoice::Tcx,
+                HookKind::Clsact => HookChoice::Clsact,
+            },
+            policy: Modes::both(self.mode),
+            ..EndpointSpec::new(self.device_name())
+        }
     }
 
     /// Its only address.
@@ -84,59 +98,18 @@ pub fn attach_by_binary(wanted: &Wanted, more: &[&str]) -> Result<()> {
 /// Attaches in this process, as the command does, under the lowest free number.
 pub fn attach_here(root: &Root, wanted: &Wanted) -> Result<(EndpointId, Loaded)> {
     let _lock = ops::prepare(root, false)?;
-    let id = EndpointId::lowest_free(root.endpoints()?).context("no number is free")?;
-    Ok((id, put_on(root, &spec(wanted, id)?, wanted, None)?))
+    let report = attach::attach(root, &wanted.spec(), &Terms::default())?;
+    Ok((report.plan.resolved.id, report.loaded))
 }
 
 /// Replaces in this process what [`attach_here`] has attached.
-pub fn replace_here(root: &Root, wanted: &Wanted, id: EndpointId) -> Result<Loaded> {
+pub fn replace_here(root: &Root, wanted: &Wanted) -> Result<Loaded> {
     let _lock = ops::prepare(root, false)?;
-    put_on(root, &spec(wanted, id)?, wanted, Some(&Endpoint::read(root, id)?))
+    Ok(attach::attach(root, &wanted.spec(), &Terms::default())?.loaded)
 }
 
 /// Detaches in this process.
 pub fn detach_here(root: &Root, id: EndpointId) -> Result<()> {
     let _lock = ops::prepare(root, false)?;
     detach::detach(root, &Endpoint::read(root, id)?)
-}
-
-fn put_on(
-    root: &Root,
-    spec: &Spec,
-    wanted: &Wanted,
-    replaced: Option<&Endpoint>,
-) -> Result<Loaded> {
-    let request = Request {
-        spec,
-        place: place(wanted, spec),
-        sizes: Sizes::default(),
-        confirm: Default::default(),
-        adopts: false,
-    };
-    attach::put_on(root, &request, replaced)
-}
-
-fn place(wanted: &Wanted, spec: &Spec) -> Place {
-    Place { kind: wanted.kind, ifindex: spec.device.ifindex, first: false }
-}
-
-fn spec(wanted: &Wanted, id: EndpointId) -> Result<Spec> {
-    let device = device::by_name(&wanted.device_name())?;
-    let anywhere = Place { kind: wanted.kind, ifindex: device.ifindex, first: false };
-    Ok(Spec {
-        id,
-        role: Role::Container,
-        identity: Identity(IDENTITY),
-        scope: Scope::of(id.get().into()),
-        netns: netns::current()?,
-        source_mac: None,
-        mac: device.mac,
-        others: Vec::new(),
-        addresses: vec![IpAddr::from(wanted.address())],
-        nic_slot: 0,
-        tc_priority: anywhere.tc_priority(),
-        features: Features::default(),
-        policy: Enforcement { ingress: wanted.mode, egress: wanted.mode, ..Enforcement::default() },
-        device,
-    })
 }

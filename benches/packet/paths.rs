@@ -11,7 +11,7 @@ use cilmark::model::enforcement::{Failsafe, Mode};
 use cilmark::model::identity::{Identity, Names};
 use cilmark::model::policy::Policy;
 use cilmark::model::rule::Rule;
-use cilmark::program::load::{self, Enforcement, Features, Loaded, Sizes, Spec};
+use cilmark::program::load::{self, Enforcement, Features, Loaded, Resolved, Sizes};
 use cilmark::state::pin::Root;
 use cilmark::state::policy::PolicyMaps;
 use cilmark::state::registry::Inherited;
@@ -119,7 +119,7 @@ impl Pair {
 pub fn load_endpoint(root: &Root, role: Role, number: u16, kind: &Kind<'_>) -> Result<Loaded> {
     let device = device::by_name("lo")?;
     let failsafe = Failsafe::standard();
-    let spec = Spec {
+    let spec = Resolved {
         id: EndpointId::new(number).context("no endpoint number")?,
         role,
         identity: Identity(1234),

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 
-use super::options::format_mac;
 use crate::kernel::abi::cm_config;
 use crate::kernel::device::{self, Device};
 use crate::kernel::netns;
 use crate::model::endpoint::Role;
+use crate::model::mac::Mac;
 use crate::state::registry::Endpoint;
 
 /// Each reason in a clause about the device; none for a workload, of which nothing is asked, and for what
@@ -41,7 +41,7 @@ fn of_links(config: &cm_config, device: &Device) -> Vec<String> {
         (false, Some(_)) => Some("it has become a port of a bridge".to_owned()),
         (true, None) => Some("it is no longer a port of a bridge".to_owned()),
         (true, Some(mac)) if mac != config.bridge_mac => {
-            Some(format!("its bridge has got another MAC, {}", format_mac(mac)))
+            Some(format!("its bridge has got another MAC, {}", Mac(mac)))
         }
         _ => None,
     };

@@ -14,7 +14,6 @@ mod ipcache;
 mod mark;
 mod metrics;
 mod monitor;
-mod options;
 mod policy;
 mod prompt;
 mod status;
@@ -44,7 +43,6 @@ use crate::model::identity::Names;
 use crate::model::text::{self, visible};
 use crate::ops;
 use crate::output;
-use crate::state::maps::Identities;
 use crate::state::pin::Root;
 use crate::state::registry::{Found, shared};
 
@@ -123,12 +121,9 @@ struct Context {
 }
 
 impl Context {
-    /// The names of identities; only the reserved ones where nobody has declared any.
+    /// The names of identities.
     fn names(&self) -> Result<Names> {
-        Ok(match Identities::open(&self.root)? {
-            Some(identities) => identities.names()?,
-            None => Names::default(),
-        })
+        ops::names(&self.root)
     }
 
     /// All endpoints; with `--netns`, those there.

@@ -7,12 +7,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::targets;
 use crate::kernel::sys;
-use crate::model::endpoint::Role;
-use crate::model::enforcement::Mode;
+use crate::model::enforcement::Grace;
 use crate::model::text::visible;
 use crate::model::time::Time;
 use crate::output;
-use crate::state::registry::Endpoint;
 
 #[derive(clap::Args)]
 #[group(skip)]
@@ -26,6 +24,16 @@ pub struct Prompt {
 }
 
 impl Prompt {
+    /// How long a change has to be confirmed.
+    pub fn grace(&self) -> Grace {
+        self.confirm.map_or(Grace::Permanent, Grace::Within)
+    }
+
+    /// Whether the flags have consented to what may happen.
+    pub fn has_answered(&self) -> bool {
+        self.yes || self.confirm.is_some()
+    }
+
     /// When the datapath is to go back: coarse monotonic clock, ns.
     pub fn deadline(&self) -> Option<u64> {
         self.confirm.map(|time| sys::coarse_ns().saturating_add(time.as_nanos() as u64))
@@ -48,7 +56,7 @@ impl Prompt {
     }
 
     fn ask(&self, question: &str, refusal: &str) -> Result<()> {
-        if self.yes || self.confirm.is_some() {
+        if self.has_answered() {
             return Ok(());
         }
         let stdin = io::stdin();
@@ -63,16 +71,6 @@ impl Prompt {
             _ => bail!("nothing has changed"),
         }
     }
-}
-
-/// Whether a change of its rules may cut somebody off.
-pub fn is_enforcing_nic(endpoint: &Endpoint) -> Result<bool> {
-    Ok(endpoint.role() == Some(Role::Netdev) && enforces(endpoint)?)
-}
-
-/// Whether it drops what no rule allows, in either direction.
-pub fn enforces(endpoint: &Endpoint) -> Result<bool> {
-    Ok(endpoint.modes_in_force()?.contains(&Mode::Enforce))
 }
 
 /// Tells what is to be done, and by when.

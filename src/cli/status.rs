@@ -3,7 +3,6 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use super::options::{Options, format_mac};
 use super::policy::describe;
 use super::{Context, again, all_of, before, targets};
 use crate::kernel::hooks::HookKind;
@@ -11,6 +10,8 @@ use crate::kernel::order::Before;
 use crate::model::endpoint::{EndpointId, Role, Selector};
 use crate::model::enforcement::{Confirmation, Mode};
 use crate::model::identity::{Identity, Names};
+use crate::model::mac::Mac;
+use crate::ops::options::Options;
 use crate::output;
 use crate::state::registry::Endpoint;
 
@@ -182,7 +183,7 @@ fn line(endpoint: &Endpoint, names: &Names) -> Result<Line> {
         moved: endpoint.has_moved(),
         packets: forwarded.packets + dropped.packets,
         drops: dropped.packets,
-        workload_mac: endpoint.config.workload_mac().map(format_mac),
+        workload_mac: endpoint.config.workload_mac().map(|mac| Mac(mac).to_string()),
         options: Options::of(&endpoint.config),
         place: (endpoint.kind, endpoint.config.tc_priority),
         programs_before: endpoint.programs_before()?,

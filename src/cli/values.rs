@@ -4,12 +4,13 @@ use std::str::FromStr;
 
 use anyhow::Error;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::value_parser;
 
 use crate::model::endpoint::Role;
 use crate::model::enforcement::{Mode, VerdictLog};
 use crate::model::flow::Progress;
 use crate::model::rule::Direction;
-use crate::model::spec::{CtScope, HookChoice, HostAddresses};
+use crate::model::spec::{CtScope, Entries, HookChoice, HostAddresses, MAX_ENTRIES};
 
 /// Reads what a model reads, and offers its values.
 macro_rules! parser {
@@ -58,6 +59,12 @@ parser!(
 parser!(hook, HookChoice: Auto => "", Tcx => "", Clsact => "");
 parser!(host_addresses, HostAddresses: Routed => "", Listed => "");
 parser!(ct_scope, CtScope: Global => "", Local => "");
+
+/// How many entries a map may have.
+pub fn entries<const LEAST: u32>() -> impl TypedValueParser<Value = Entries<LEAST>> {
+    let within = value_parser!(u32).range(i64::from(LEAST)..=i64::from(MAX_ENTRIES));
+    within.try_map(|entries| Entries::new(entries).ok_or("out of range"))
+}
 
 fn of<T>(
     values: impl Iterator<Item = (&'static str, &'static str)>,

@@ -130,6 +130,16 @@ impl Confirmation {
     }
 }
 
+/// How long a change has to be confirmed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Grace {
+    /// It is for good.
+    #[default]
+    Permanent,
+    /// It goes back by itself after this time.
+    Within(Duration),
+}
+
 /// Of which direction's flows a policy reports its verdicts, while somebody reads them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum VerdictLog {

@@ -10,29 +10,29 @@ use crate::kernel::device;
 use crate::kernel::kernel_flows::{self, KernelFlow};
 use crate::model::endpoint::{Role, Scope};
 use crate::model::rule::Direction;
-use crate::program::load::Spec;
+use crate::program::load::Resolved;
 use crate::state::conntrack::{Conntrack, Existing, Originator};
 use crate::state::pin::Root;
 
 /// Enters the flows that an endpoint has already into the maps that its programs were loaded with, under the
 /// scope that they have there.
-pub fn adopt(root: &Root, spec: &Spec, scope: Scope) -> Result<()> {
-    if spec.role == Role::Container && spec.addresses.is_empty() {
+pub fn adopt(root: &Root, resolved: &Resolved, scope: Scope) -> Result<()> {
+    if resolved.role == Role::Container && resolved.addresses.is_empty() {
         warn!(
             "{}: --adopt finds a workload's flows by its addresses; give them with --ip",
-            spec.device.name
+            resolved.device.name
         );
         return Ok(());
     }
-    let owner = spec.policy.ct_local.then_some(spec.id);
+    let owner = resolved.policy.ct_local.then_some(resolved.id);
     let conntrack = Conntrack::open(root, owner)?.context("the maps of flows are not pinned")?;
     let known = kernel_flows::read()?;
     if known.is_empty() {
         return Ok(());
     }
-    let mut flows: Vec<Existing> = match spec.role {
+    let mut flows: Vec<Existing> = match resolved.role {
         Role::Container => {
-            let own = spec.addresses.iter().copied().collect();
+            let own = resolved.addresses.iter().copied().collect();
             known.iter().flat_map(|flow| of_workload(flow, &own)).collect()
         }
         Role::Netdev => {
@@ -42,8 +42,8 @@ pub fn adopt(root: &Root, spec: &Spec, scope: Scope) -> Result<()> {
     };
     // What a workload sends makes its entry anew: if there is no room for all, let it be for the others.
     flows.sort_by_key(|flow| flow.masqueraded);
-    let adopted = conntrack.adopt(scope, spec.nic_slot, &flows)?;
-    let device = &spec.device.name;
+    let adopted = conntrack.adopt(scope, resolved.nic_slot, &flows)?;
+    let device = &resolved.device.name;
     info!(
         "{device}: {} flows were taken over of {} that the kernel knows",
         adopted.entered,

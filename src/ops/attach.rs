@@ -1,39 +1,92 @@
-//! Puts an endpoint on its device, in the place of what is there already; if a step fails, all are undone.
+//! Puts an endpoint on its device as a spec asks for it, in the place of what is there already.
 
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+mod losses;
+mod put_on;
+mod resolve;
 
-use anyhow::{Context as _, Result};
+use std::collections::BTreeSet;
+use std::fmt;
+
+use anyhow::{Result, bail, ensure};
 use log::{debug, info, warn};
+use losses::losses;
+use put_on::put_on;
+pub use resolve::{Machine, Plan, resolve};
 
-use super::{adoption, detach, rules};
-use crate::kernel::abi::cm_confirm;
-use crate::kernel::device::Device;
-use crate::kernel::hooks::{HOOKS, Place};
-use crate::kernel::sys;
-use crate::model::policy::Policy;
-use crate::program::attach;
-use crate::program::load::{self, Loaded, Sizes, Spec};
-use crate::state::addresses::Addresses;
+use super::detach;
+use crate::kernel::device;
+use crate::kernel::order::Before;
+use crate::model::endpoint::Role;
+use crate::model::enforcement::{Confirmation, Fallback, Grace};
+use crate::model::spec::EndpointSpec;
+use crate::program::load::Loaded;
 use crate::state::conntrack::Conntrack;
-use crate::state::delivery;
-use crate::state::nics::Nics;
 use crate::state::pin::Root;
-use crate::state::policy::{PolicyMaps, Slot};
-use crate::state::registry::Endpoint;
+use crate::state::policy::PolicyMaps;
+use crate::state::registry::{Endpoint, shared};
 
-/// What is to be on a device, and how it gets there.
-pub struct Request<'a> {
-    /// What its programs are loaded with.
-    pub spec: &'a Spec,
-    /// Where they go.
-    pub place: Place,
-    /// Of maps, if this makes them.
-    pub sizes: Sizes,
-    /// What the programs wait for from their first packet on.
-    pub confirm: cm_confirm,
-    /// Flows that are up are taken over from the kernel's conntrack.
-    pub adopts: bool,
+/// How to go about it, which is no part of what is wanted.
+#[derive(Debug, Default)]
+pub struct Terms {
+    /// Whether it goes back by itself.
+    pub grace: Grace,
+    /// What may be taken from a NIC that enforces.
+    pub consent: Consent,
+    /// The port of the SSH server by which the operator has come: a NIC keeps it open, unless the spec says which are.
+    pub login_port: Option<u16>,
+}
+
+/// What may be taken from a NIC that enforces its policy.
+#[derive(Debug, Default)]
+pub enum Consent {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// What this tells, and no more.
+    To(Outlook),
+    /// Whatever it is.
+    Everything,
+}
+
+/// What an attachment would do, told before anything is locked or changed, for whoever has somebody to ask.
+#[derive(Debug)]
+pub struct Outlook {
+    /// The device's name.
+    pub device: String,
+    /// What it would be.
+    pub role: Role,
+    /// It would drop what no rule allows, for this host.
+    pub enforces: bool,
+    /// It is to be a container, and looks like a NIC of this host.
+    pub looks_like_a_nic: bool,
+    /// What it takes from a NIC that enforces, a clause each.
+    pub taken: Vec<String>,
+    /// What the operator may not have thought of, a sentence each.
+    pub notes: Vec<String>,
+    /// What he should be warned of.
+    pub warnings: Vec<String>,
+}
+
+/// What has come of it.
+pub struct Report {
+    /// What the endpoint is now, and where.
+    pub plan: Plan,
+    /// Its programs.
+    pub loaded: Loaded,
+    /// Why it has its role, if nobody has said.
+    pub reason: Option<String>,
+    /// What was there before.
+    pub replaced: Option<Endpoint>,
+    /// Endpoints of devices that are gone and had this one's name.
+    pub gone: Vec<Gone>,
+    /// Endpoints that the device has brought from another namespace, which are detached now.
+    pub moved: Vec<Gone>,
+    /// What the device had and has no more, a clause each.
+    pub lost: Vec<String>,
+    /// Programs of others that get its packets first.
+    pub programs_before: Vec<Before>,
+    /// Nobody had confirmed the last change of its rules, which this makes permanent.
+    pub confirms_rules: bool,
 }
 
 /// An endpoint of which nothing is left.
@@ -44,124 +97,168 @@ pub struct Gone {
     pub rules: usize,
 }
 
-/// Loads, registers, attaches; undoes what it did if one of them fails.
-pub fn put_on(root: &Root, request: &Request<'_>, replaced: Option<&Endpoint>) -> Result<Loaded> {
-    let (spec, place) = (request.spec, request.place);
-    let pins = root.endpoint(spec.id);
-    let start = Instant::now();
-    let mut inherited = replaced.map(Endpoint::inherited).transpose()?.unwrap_or_default();
-    inherited.confirm = request.confirm;
-    if let Some(endpoint) = replaced {
-        rules::settle(root, endpoint)?;
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Gone { endpoint, rules } = self;
+        write!(
+            f,
+            "{}: endpoint {} of another device of this name is gone, and its rules ({rules}) with it",
+            endpoint.device, endpoint.id
+        )
     }
-    let config = spec.config();
-    let loaded = load::load(root, spec.role, &config, &request.sizes, &inherited)?;
-
-    let nics = Nics::open(root)?;
-    if request.adopts {
-        if let Some(nics) = &nics {
-            nics.take_from_others(&config);
-        }
-        if let Err(error) = adoption::adopt(root, spec, loaded.scope) {
-            warn!("{}: flows that are up already are not taken over: {error:#}", spec.device.name);
-        }
-    }
-
-    let addresses = Addresses::open(root)?.context("the maps of addresses are not pinned")?;
-    let before = addresses.operators_lines(&spec.addresses)?;
-    let callee = loaded.callee();
-    let callee_before = delivery::callee(root, spec.id)?;
-    let left = replaced.map(|endpoint| rules_elsewhere(root, endpoint, &loaded)).transpose()?;
-    let is_same = matches!(left, Some(None));
-    let left = left.flatten().unwrap_or_default();
-    let slot = config.nic_slot().filter(|_| is_same);
-    let nic_before = nics.as_ref().zip(slot).map(|(nics, slot)| nics.get(slot)).transpose()?;
-    // The program first: whoever finds an address calls it.
-    let register = || {
-        if let Some(nics) = &nics {
-            nics.enter(&config, inherited.confirm, is_same)?;
-        }
-        if !left.rules().is_empty() {
-            PolicyMaps::of(root, spec.id, loaded.map_ids()?)?.swap(&left)?;
-        }
-        if callee.is_some() {
-            delivery::set_callee(root, spec.id, callee)?;
-        }
-        addresses.register(&config, &spec.addresses)
-    };
-    let attached = match replaced {
-        Some(endpoint) => register()
-            .and_then(|()| attach::replace(place, &pins, &loaded, &endpoint.previous(&config)?)),
-        None => attach::attach(place, &pins, &loaded, register),
-    };
-    if let Err(error) = attached {
-        let keep = replaced.map(Endpoint::addresses).unwrap_or_default();
-        addresses.forget(spec.id, &keep)?;
-        addresses.put_back(&before)?;
-        if let Some(endpoint) = replaced {
-            addresses.register(&endpoint.config, &keep)?;
-        }
-        let callee_before = callee_before.as_ref().map(AsFd::as_fd);
-        delivery::set_callee(root, spec.id, callee_before)?;
-        if let Some((nics, slot)) = nics.zip(config.nic_slot()) {
-            nics.restore(slot, &nic_before.unwrap_or_default())?;
-        }
-        return Err(error.context(format!("attach {}", spec.device.name)));
-    }
-    if let Some(nics) = nics {
-        nics.settle(spec.id, &config, inherited.confirm)?;
-    }
-    addresses.forget(spec.id, &spec.addresses)?;
-    delivery::set_callee(root, spec.id, callee)?;
-    if !spec.policy.ct_local {
-        pins.remove_map("cm_flows4")?;
-        pins.remove_map("cm_flows6")?;
-    }
-    log_costs(&spec.device.name, &loaded, start.elapsed())?;
-    Ok(loaded)
 }
 
-/// The rules that new programs do not find where they look, of an endpoint that has become a NIC with a policy,
-/// or is none any more; by their pin those of an endpoint without programs. `None`: they find them.
-fn rules_elsewhere(root: &Root, replaced: &Endpoint, loaded: &Loaded) -> Result<Option<Policy>> {
-    let here = PolicyMaps::of(root, replaced.id, loaded.map_ids()?)?;
-    Ok(match PolicyMaps::of(root, replaced.id, replaced.map_ids()) {
-        Ok(there) if here.are_those_of(&there)? => None,
-        Ok(there) => Some(there.read(Slot::Current)?),
-        Err(error) => {
-            debug!("endpoint {}: {error:#}", replaced.id);
-            Some(PolicyMaps::pinned(root, replaced.id)?)
+impl Consent {
+    /// Fails if something is taken that nobody has agreed to.
+    fn check(&self, machine: &Machine, taken: &[String]) -> Result<()> {
+        let name = &machine.device.name;
+        let relaxed = || {
+            let taken = taken.join("; ");
+            format!("and would be relaxed: {taken}; nothing has changed")
+        };
+        match self {
+            Consent::Everything => Ok(()),
+            Consent::Nothing if taken.is_empty() => Ok(()),
+            Consent::Nothing => bail!("{name} enforces its policy for this host, {}", relaxed()),
+            Consent::To(outlook) => {
+                ensure!(
+                    outlook.role == machine.role,
+                    "{name} has changed meanwhile, and would be a {} now; nothing has changed",
+                    machine.role
+                );
+                ensure!(
+                    taken.iter().all(|it| outlook.taken.contains(it)),
+                    "{name} has changed meanwhile, {}",
+                    relaxed()
+                );
+                Ok(())
+            }
         }
+    }
+}
+
+/// Tells what [`attach`] would do. What is wrong with the spec or the device is an error; what is wrong with an
+/// endpoint that is there, [`attach`] tells.
+pub fn examine(root: &Root, spec: &EndpointSpec, terms: &Terms) -> Result<Outlook> {
+    let machine = Machine::of(spec)?;
+    check_grace(spec, terms)?;
+    let look = || -> Result<(Vec<String>, bool)> {
+        let endpoints = Endpoint::concerning(root, machine.netns, &machine.device)?;
+        let (moved, replaced) = here(endpoints, &machine);
+        let plan = resolve(root, spec, terms, &machine, replaced.as_ref())?;
+        let taken = taken_from(moved.iter().chain(&replaced), &plan)?;
+        Ok((taken, replaced.is_some_and(|endpoint| endpoint.role() == Some(machine.role))))
+    };
+    let (taken, is_known) = look().unwrap_or_else(|error| {
+        debug!("look at what is attached: {error:#}");
+        Default::default()
+    });
+    let (notes, warnings) = machine.remarks(spec)?;
+    let Machine { device, role, .. } = machine;
+    // What a workload behind macvlan or ipvlan names as its other end is the NIC of its host.
+    let looks_like_a_nic = role == Role::Container
+        && spec.role.is_some()
+        && !is_known
+        && device::carries_default_route(&device)?;
+    Ok(Outlook {
+        device: device.name,
+        role,
+        enforces: role == Role::Netdev && spec.policy.enforce(),
+        looks_like_a_nic,
+        taken,
+        notes,
+        warnings,
     })
 }
 
-fn log_costs(device: &str, loaded: &Loaded, all: Duration) -> Result<()> {
-    for hook in HOOKS {
-        let facts = sys::program_facts(loaded.program(hook))?;
-        info!(
-            "{device}: the program on its {hook} hook has {} instructions, {} walked by the verifier",
-            facts.instructions, facts.verified_instructions
-        );
+/// Puts the endpoint on its device; if a step fails, all are undone. The caller holds the root's lock.
+pub fn attach(root: &Root, spec: &EndpointSpec, terms: &Terms) -> Result<Report> {
+    let attached = check_grace(spec, terms).and_then(|()| Machine::of(spec)).and_then(|machine| {
+        let (endpoints, gone) = clean_stale(root, &machine)?;
+        let left: Vec<String> =
+            gone.iter().filter(|gone| gone.rules > 0).map(Gone::to_string).collect();
+        let attached = attach_to(root, spec, terms, machine, (endpoints, gone));
+        if attached.is_err() {
+            left.iter().for_each(|gone| warn!("{gone}"));
+        }
+        attached
+    });
+    detach::leave_nothing_of_a_failure(root, attached)
+}
+
+fn attach_to(
+    root: &Root,
+    spec: &EndpointSpec,
+    terms: &Terms,
+    machine: Machine,
+    (endpoints, gone): (Vec<Endpoint>, Vec<Gone>),
+) -> Result<Report> {
+    let (moved, replaced) = here(endpoints, &machine);
+    if replaced.is_none() {
+        shared::check_one(root, &BTreeSet::new())?;
     }
-    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
-    info!(
-        "{device}: open {:.2} ms, load {:.2} ms, attach {:.2} ms",
-        ms(loaded.open_time),
-        ms(loaded.load_time),
-        ms(all - loaded.open_time - loaded.load_time)
+    let plan = resolve(root, spec, terms, &machine, replaced.as_ref())?;
+    let taken = taken_from(moved.iter().chain(&replaced), &plan)?;
+    terms.consent.check(&machine, &taken)?;
+    let confirmation = replaced.as_ref().map(Endpoint::confirmation).transpose()?;
+    let loaded = put_on(root, &plan, replaced.as_ref())?;
+    let take_off = |endpoint: Endpoint| -> Result<Gone> {
+        let rules = count_rules(root, &endpoint);
+        detach::detach(root, &endpoint)?;
+        Ok(Gone { endpoint, rules })
+    };
+    let moved: Vec<Gone> = moved.into_iter().map(take_off).collect::<Result<_>>()?;
+    let left = gone.iter().map(|gone| &gone.endpoint).filter(|endpoint| {
+        endpoint.device == plan.resolved.device.name && endpoint.role().is_some()
+    });
+    let config = plan.resolved.config();
+    let had = replaced.iter().chain(moved.iter().map(|moved| &moved.endpoint)).chain(left);
+    let lost = had.flat_map(|had| losses(&had.config, &config, &plan.names)).collect();
+    Ok(Report {
+        programs_before: Endpoint::read(root, plan.resolved.id)?.programs_before()?,
+        confirms_rules: matches!(confirmation, Some(Confirmation::Pending(Fallback::Rules, _))),
+        reason: machine.reason.filter(|_| replaced.is_none()),
+        loaded,
+        plan,
+        replaced,
+        gone,
+        moved,
+        lost,
+    })
+}
+
+fn check_grace(spec: &EndpointSpec, terms: &Terms) -> Result<()> {
+    ensure!(
+        terms.grace == Grace::Permanent || spec.policy.enforce(),
+        "--confirm is for --policy enforce: nothing else may cut anybody off"
     );
     Ok(())
+}
+
+/// What NICs lose that enforce their policy now.
+fn taken_from<'a>(
+    endpoints: impl Iterator<Item = &'a Endpoint>,
+    plan: &Plan,
+) -> Result<Vec<String>> {
+    let (config, mut taken) = (plan.resolved.config(), Vec::new());
+    for endpoint in endpoints {
+        if !endpoint.stale && endpoint.is_enforcing_nic()? {
+            taken.extend(losses(&endpoint.config, &config, &plan.names));
+        }
+    }
+    Ok(taken)
 }
 
 /// Removes what is left of endpoints whose device is gone, if it had this one's name; the others
 /// that have to do with this device. One that is of this device has its rules still, also if its
 /// programs are gone.
-pub fn clean_stale(root: &Root, device: &Device, netns: u64) -> Result<(Vec<Endpoint>, Vec<Gone>)> {
+fn clean_stale(root: &Root, machine: &Machine) -> Result<(Vec<Endpoint>, Vec<Gone>)> {
+    let Machine { device, netns, .. } = machine;
     let (mut others, mut gone) = (Vec::new(), Vec::new());
-    for endpoint in Endpoint::concerning(root, netns, device)? {
-        let same = endpoint.config.netns == netns
+    for endpoint in Endpoint::concerning(root, *netns, device)? {
+        let same = endpoint.config.netns == *netns
             && (endpoint.device == device.name || endpoint.config.ifindex == device.ifindex);
-        let is_left = endpoint.stale && !endpoint.is_on(device, netns);
+        let is_left = endpoint.stale && !endpoint.is_on(device, *netns);
         if is_left && (same || endpoint.role().is_none()) {
             info!("endpoint {} ({}) is stale, cleaning up", endpoint.id, endpoint.device);
             let rules = count_rules(root, &endpoint);
@@ -176,18 +273,14 @@ pub fn clean_stale(root: &Root, device: &Device, netns: u64) -> Result<(Vec<Endp
 }
 
 /// Endpoints that the device has brought from another namespace, and the one that is to be replaced.
-pub fn here<'a>(
-    endpoints: &'a [Endpoint],
-    device: &Device,
-    netns: u64,
-) -> (Vec<&'a Endpoint>, Option<&'a Endpoint>) {
-    let is_here = |endpoint: &&Endpoint| endpoint.is_on(device, netns);
-    let (has_come, replaced): (Vec<_>, Vec<_>) =
-        endpoints.iter().filter(is_here).partition(|endpoint| endpoint.has_moved());
-    (has_come, replaced.first().copied())
+fn here(endpoints: Vec<Endpoint>, machine: &Machine) -> (Vec<Endpoint>, Option<Endpoint>) {
+    let is_here = |endpoint: &Endpoint| endpoint.is_on(&machine.device, machine.netns);
+    let here = endpoints.into_iter().filter(is_here);
+    let (moved, replaced): (Vec<_>, Vec<_>) = here.partition(Endpoint::has_moved);
+    (moved, replaced.into_iter().next())
 }
 
 /// How many rules are pinned for an endpoint.
-pub fn count_rules(root: &Root, endpoint: &Endpoint) -> usize {
+fn count_rules(root: &Root, endpoint: &Endpoint) -> usize {
     PolicyMaps::pinned(root, endpoint.id).map_or(0, |policy| policy.rules().len())
 }

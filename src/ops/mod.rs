@@ -4,6 +4,7 @@
 pub mod adoption;
 pub mod attach;
 pub mod detach;
+pub mod options;
 pub mod rules;
 
 use std::fs::File;
@@ -11,7 +12,9 @@ use std::io;
 
 use anyhow::{Context as _, Result};
 
+use crate::model::identity::Names;
 use crate::state::layout;
+use crate::state::maps::Identities;
 use crate::state::pin::{Lock, Root};
 use crate::state::registry::shared;
 
@@ -32,6 +35,14 @@ pub fn prepare(root: &Root, mount_bpffs: bool) -> Result<Lock> {
             }
         }
     }
+}
+
+/// The names of identities; only the reserved ones where nobody has declared any.
+pub fn names(root: &Root) -> Result<Names> {
+    Ok(match Identities::open(root)? {
+        Some(identities) => identities.names()?,
+        None => Names::default(),
+    })
 }
 
 /// Keeps other commands out and pins again what has lost its pin; `None` if nothing is there, an error

@@ -36,9 +36,9 @@ use crate::state::registry::Inherited;
 /// Above this many a second and CPU the datapath counts events instead of sending them.
 const EVENTS_PER_SECOND: u32 = 10_000;
 
-/// What an endpoint is and does; one to one with `struct cm_config`.
+/// What an endpoint is and does, when all that was asked for has been looked up; one to one with `struct cm_config`.
 #[derive(Debug, Clone)]
-pub struct Spec {
+pub struct Resolved {
     /// Its number.
     pub id: EndpointId,
     /// Which two of the four programs it gets.
@@ -124,9 +124,6 @@ pub struct Sizes {
     pub policy: Option<u32>,
 }
 
-/// What any of these may be: gigabytes of flows, and still a size that the kernel takes.
-pub const MAX_ENTRIES: i64 = 1 << 24;
-
 /// An endpoint's programs, in the kernel but on no hook yet.
 pub struct Loaded {
     ingress: OwnedFd,
@@ -173,7 +170,7 @@ impl Loaded {
     }
 }
 
-impl Spec {
+impl Resolved {
     /// The configuration that the programs are loaded with.
     pub fn config(&self) -> cm_config {
         let mut config = cm_config {

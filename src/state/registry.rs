@@ -24,6 +24,7 @@ use crate::kernel::netns;
 use crate::kernel::order::{self, Before};
 use crate::kernel::sys::{self, Hook, ProgramFacts};
 use crate::model::endpoint::{EndpointId, Role};
+use crate::model::enforcement::Mode;
 use crate::state::config::{self, pinned_config, read_config};
 use crate::state::layout;
 use crate::state::pin::Root;
@@ -185,6 +186,16 @@ impl Endpoint {
             None => (self.stale, self.is_gone) = (true, true),
         }
         Ok(())
+    }
+
+    /// Whether it drops what no rule allows, in either direction.
+    pub fn enforces(&self) -> Result<bool> {
+        Ok(self.modes_in_force()?.contains(&Mode::Enforce))
+    }
+
+    /// Whether it does so for this host, so that a change of its rules may cut somebody off.
+    pub fn is_enforcing_nic(&self) -> Result<bool> {
+        Ok(self.role() == Some(Role::Netdev) && self.enforces()?)
     }
 
     /// Whether its device has moved to another namespace than the one in which it was attached.

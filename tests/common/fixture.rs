@@ -16,7 +16,7 @@ use cilmark::model::endpoint::{EndpointId, Role, Scope};
 use cilmark::model::identity::{Identity, Names};
 use cilmark::model::policy::Policy;
 use cilmark::model::rule::Rule;
-use cilmark::program::load::{self, Enforcement, Features, Folding, Sizes, Spec};
+use cilmark::program::load::{self, Enforcement, Features, Folding, Resolved, Sizes};
 use cilmark::state::addresses::Addresses;
 use cilmark::state::delivery;
 use cilmark::state::generations::{Generations, Remotes};
@@ -97,7 +97,7 @@ impl Fixture {
     }
 
     fn setup(&self, role: Role, identity: u32) -> Setup<'_> {
-        let spec = Spec {
+        let spec = Resolved {
             id: EndpointId::new(7).expect("7"),
             role,
             identity: Identity(identity),
@@ -338,7 +338,7 @@ impl Reader {
 /// An endpoint before it is loaded.
 pub struct Setup<'fixture> {
     fixture: &'fixture Fixture,
-    spec: Spec,
+    spec: Resolved,
     tune: Box<dyn Fn(&mut cm_config)>,
     sizes: Sizes,
     traced: bool,

@@ -46,7 +46,7 @@ pub fn run(
         layout::check_endpoint(&context.root, endpoint.id)?;
         shared::check(&context.root, endpoint)?;
         ensure!(
-            asked || !prompt::is_enforcing_nic(endpoint)?,
+            asked || !endpoint.is_enforcing_nic()?,
             "{} has begun to enforce its policy meanwhile; nothing has changed",
             endpoint.device
         );
@@ -61,8 +61,8 @@ fn ask(endpoints: &[Endpoint], prompt: &Prompt) -> Result<bool> {
     targets::check_alive(endpoints)?;
     let (mut nics, mut enforces) = (Vec::new(), false);
     for endpoint in endpoints {
-        enforces |= prompt::enforces(endpoint)?;
-        if prompt::is_enforcing_nic(endpoint)? {
+        enforces |= endpoint.enforces()?;
+        if endpoint.is_enforcing_nic()? {
             nics.push(endpoint.device.as_str());
         }
     }

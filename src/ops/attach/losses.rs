@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
-use crate::cli::options::{self, Options, format_mac};
 use crate::kernel::abi::{cm_config, cm_role};
 use crate::kernel::hooks::PRIORITY_FIRST;
 use crate::model::endpoint::Role;
 use crate::model::enforcement::Mode;
 use crate::model::identity::{Identity, Names};
+use crate::model::mac::Mac;
+use crate::ops::options::{self, Options};
 
 /// Each loss between two configurations, as a clause about the device.
 pub fn losses(before: &cm_config, after: &cm_config, names: &Names) -> Vec<String> {
@@ -51,7 +52,7 @@ fn of_source_check(before: &cm_config, after: &cm_config) -> Vec<String> {
         (true, true) if !has.is_empty() => {
             let mac = before.workload_mac().filter(|_| after.workload_mac().is_none());
             let mac = mac.map(|mac| {
-                format!("it may send from any MAC now, and might from {} only", format_mac(mac))
+                format!("it may send from any MAC now, and might from {} only", Mac(mac))
             });
             gone(&had, &has, list).into_iter().chain(mac).collect()
         }

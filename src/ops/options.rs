@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::kernel::abi::{cm_config, cm_failsafe, cm_role, verdict_log};
 use crate::kernel::sys;
 use crate::model::enforcement::{Failsafe, FailsafePort, VerdictLog};
+use crate::model::mac::Mac;
 
 /// The flags of `attach`, but for what has a column of its own.
 #[derive(Serialize)]
@@ -109,7 +110,7 @@ impl Options {
             ct_local: *ct_local != 0,
             policy_verdict_log: log_name(*policy_verdict_log),
             failsafe: failsafe(config).map(|ports| words_of(&ports)),
-            mac: format_mac(*mac),
+            mac: Mac(*mac).to_string(),
             adopt: (left > 0).then_some(left),
         }
     }
@@ -172,16 +173,7 @@ pub fn words_of(failsafe: &Failsafe) -> Vec<String> {
     ingress.chain(failsafe.egress.iter().map(|port| format!("egress:{port}"))).collect()
 }
 
-/// As people write it.
-pub fn format_mac(mac: [u8; 6]) -> String {
-    mac.map(|octet| format!("{octet:02x}")).join(":")
-}
-
 fn log_name(bits: u32) -> &'static str {
-    let names = [
-        (VerdictLog::Both, "both"),
-        (VerdictLog::Ingress, "ingress"),
-        (VerdictLog::Egress, "egress"),
-    ];
-    names.into_iter().find(|(log, _)| verdict_log(*log) == bits).map_or("none", |(_, name)| name)
+    let log = VerdictLog::ALL.iter().find(|log| verdict_log(**log) == bits);
+    log.copied().unwrap_or(VerdictLog::None).name()
 }

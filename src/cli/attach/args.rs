@@ -1,0 +1,201 @@
+//! The arguments, and the spec that they come to.
+
+mod named;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result, ensure};
+use ipnet::Ipv6Net;
+
+use crate::cli::prompt::Prompt;
+use crate::cli::values;
+use crate::model::endpoint::{EndpointId, Role};
+use crate::model::enforcement::{FailsafeList, Mode, Modes, VerdictLog};
+use crate::model::mac::{Mac, WorkloadMac};
+use crate::model::prefix::parse_ipv6_prefix;
+use crate::model::spec::{CtScope, EndpointSpec, Entries, HookChoice, HostAddresses, IdentityRef};
+use crate::model::time::Time;
+
+#[derive(clap::Args)]
+pub struct Flags {
+    /// The device
+    #[arg(value_name = "DEV")]
+    pub device: String,
+    /// The identity, a number or a name; for a NIC 1 (host) if left out
+    #[arg(long, value_name = "ID", required_if_eq("role", "container"))]
+    id: Option<IdentityRef>,
+    /// What the device is; by default container for a veth or tap without a default route
+    #[arg(long, value_parser = values::role())]
+    role: Option<Role>,
+    /// The workload's addresses, which it then can't change; a NIC's own if left out
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', num_args = 1.., value_parser = parse_address)]
+    ip: Vec<IpAddr>,
+    /// The MAC that the ARP responder answers with, instead of the device's
+    #[arg(long)]
+    mac: Option<Mac>,
+    /// The only MAC that the workload may send from, if not its veth's own; `any` checks none
+    #[arg(long, value_name = "MAC|any")]
+    workload_mac: Option<WorkloadMac>,
+    /// The endpoint's number, 1 to 65535; the lowest free one if left out
+    #[arg(long, value_name = "N")]
+    endpoint_id: Option<EndpointId>,
+    /// Answer the workload's ARP requests
+    #[arg(long)]
+    arp_responder: bool,
+    /// Believe the identity in marks of a proxy on this host
+    #[arg(long)]
+    trust_proxy: bool,
+    /// Write the identity into the flow label of the workload's IPv6 packets
+    #[arg(long)]
+    flow_label: bool,
+    /// Read identities from the flow labels of senders in this IPv6 prefix
+    #[arg(long, value_name = "PREFIX", value_parser = parse_ipv6_prefix)]
+    trust_flow_label: Option<Ipv6Net>,
+    /// Mark what a NIC receives with the identity of its sender
+    #[arg(long)]
+    stamp_remote: bool,
+    /// Deliver to workloads on this host past its routing and its nftables, if they have this too
+    #[arg(long)]
+    local_delivery: bool,
+    /// Let the workload send router advertisements, redirects and DHCP offers
+    #[arg(long)]
+    router: bool,
+    /// Let an address alone prove a workload of this host: whoever spoofs it is taken for it
+    #[arg(long)]
+    by_address: bool,
+    /// Believe identity marks that nftables or any other program of this host has set
+    #[arg(long)]
+    trust_marks: bool,
+    /// Which addresses are this host's to a NIC: what the routing tables keep here, or only its own, those of
+    /// other NICs that are attached, and those that the ipcache calls host
+    #[arg(long, value_parser = values::host_addresses(), default_value = "routed")]
+    host_addresses: HostAddresses,
+    /// How to attach: tcx (Linux 6.6) or clsact; auto takes tcx where the kernel has it
+    #[arg(long, value_parser = values::hook(), default_value = "auto")]
+    hook: HookChoice,
+    /// Run before the programs that are on the hook already
+    #[arg(long)]
+    first: bool,
+    /// What the rules do, in both directions; `off` if left out
+    #[arg(long, value_name = "MODE", value_parser = values::mode())]
+    policy: Option<Mode>,
+    /// The same for what is sent to it
+    #[arg(long, value_name = "MODE", value_parser = values::mode())]
+    ingress_policy: Option<Mode>,
+    /// The same for what it sends
+    #[arg(long, value_name = "MODE", value_parser = values::mode())]
+    egress_policy: Option<Mode>,
+    #[command(flatten)]
+    pub prompt: Prompt,
+    /// Let flows go on that the kernel's conntrack knows, and for this long TCP connections of a NIC's
+    /// host that are up; by default 30s when a NIC begins to enforce
+    #[arg(long, value_name = "TIME")]
+    adopt: Option<Time>,
+    /// Ports of a NIC that no rule closes: `none`, or such as tcp/22,egress:udp/53. A direction that is
+    /// not named keeps its own: SSH, DHCP, DNS, NTP
+    #[arg(long, value_name = "LIST")]
+    failsafe: Option<FailsafeList>,
+    /// Of which packets `monitor --type policy-verdict` tells the verdict
+    #[arg(long, value_name = "DIRECTION", value_parser = values::verdict_log(), default_value = "both")]
+    policy_verdict_log: VerdictLog,
+    /// Share the flows with other endpoints, or keep them in maps of its own
+    #[arg(long, value_parser = values::ct_scope(), default_value = "global")]
+    ct: CtScope,
+    /// Size of the maps of flows, if this makes them: of the one for IPv4, and of that for IPv6
+    #[arg(long, value_name = "N", value_parser = values::entries::<1>())]
+    ct_entries: Option<Entries<1>>,
+    /// How many entries the rules may come to
+    #[arg(long, value_name = "N", value_parser = values::entries::<32>())]
+    policy_entries: Option<Entries<32>>,
+    /// Size of the ipcache's maps, if this makes them: of the one for hosts, and of that for prefixes
+    #[arg(long, value_name = "N", value_parser = values::entries::<1>())]
+    ipcache_entries: Option<Entries<1>>,
+    /// Mount a BPF file system if there is none
+    #[arg(long)]
+    pub mount_bpffs: bool,
+    /// Show events until Ctrl-C, then detach
+    #[arg(long)]
+    pub foreground: bool,
+}
+
+/// The flags, and which of them stand on the command line.
+pub struct Args {
+    pub flags: Flags,
+    named: BTreeSet<String>,
+}
+
+impl Args {
+    /// What a spec becomes with what is named here.
+    pub fn spec(&self, base: EndpointSpec) -> EndpointSpec {
+        let flags = &self.flags;
+        let mode = |one: Option<Mode>, before| one.or(flags.policy).unwrap_or(before);
+        EndpointSpec {
+            device: flags.device.clone(),
+            owner: base.owner,
+            role: flags.role.or(base.role),
+            id: flags.id.clone().or(base.id),
+            endpoint_id: flags.endpoint_id.or(base.endpoint_id),
+            ip: if flags.ip.is_empty() { base.ip } else { flags.ip.clone() },
+            mac: flags.mac.or(base.mac),
+            workload_mac: flags.workload_mac.or(base.workload_mac),
+            arp_responder: flags.arp_responder || base.arp_responder,
+            trust_proxy: flags.trust_proxy || base.trust_proxy,
+            flow_label: flags.flow_label || base.flow_label,
+            trust_flow_label: flags.trust_flow_label.or(base.trust_flow_label),
+            stamp_remote: flags.stamp_remote || base.stamp_remote,
+            local_delivery: flags.local_delivery || base.local_delivery,
+            router: flags.router || base.router,
+            by_address: flags.by_address || base.by_address,
+            trust_marks: flags.trust_marks || base.trust_marks,
+            host_addresses: self.named("host_addresses", flags.host_addresses, base.host_addresses),
+            hook: self.named("hook", flags.hook, base.hook),
+            first: flags.first || base.first,
+            policy: Modes {
+                ingress: mode(flags.ingress_policy, base.policy.ingress),
+                egress: mode(flags.egress_policy, base.policy.egress),
+            },
+            adopt: flags.adopt.or(base.adopt),
+            failsafe: flags.failsafe.clone().or(base.failsafe),
+            policy_verdict_log: self.named(
+                "policy_verdict_log",
+                flags.policy_verdict_log,
+                base.policy_verdict_log,
+            ),
+            ct: self.named("ct", flags.ct, base.ct),
+            ct_entries: flags.ct_entries.or(base.ct_entries),
+            policy_entries: flags.policy_entries.or(base.policy_entries),
+            ipcache_entries: flags.ipcache_entries.or(base.ipcache_entries),
+            rules: base.rules,
+        }
+    }
+
+    /// Of two values the one of a flag with a default, if it is named.
+    fn named<T>(&self, flag: &str, value: T, before: T) -> T {
+        if self.named.contains(flag) { value } else { before }
+    }
+
+    /// Refuses flags that do not go with the policy.
+    pub fn check(&self, spec: &EndpointSpec) -> Result<()> {
+        for (given, flag) in
+            [(self.flags.failsafe.is_some(), "--failsafe"), (self.flags.adopt.is_some(), "--adopt")]
+        {
+            ensure!(
+                !given || !spec.policy.are_off(),
+                "{flag} is for a policy, and this one is off"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Reads an address. The error explains the two usual mistakes: DEV behind `--ip`, which takes all words that
+/// follow it, and a prefix as `ip addr` prints it.
+fn parse_address(text: &str) -> Result<IpAddr> {
+    text.parse().ok().with_context(|| match text.split_once('/') {
+        Some((address, _)) if address.parse::<IpAddr>().is_ok() => {
+            format!("`{text}` is a prefix; the address alone is {address}")
+        }
+        _ => format!("`{text}` is not an IP address; DEV goes before --ip"),
+    })
+}

@@ -1,0 +1,33 @@
+//! What the user is asked about, of what an attachment would do.
+
+use anyhow::Result;
+use log::warn;
+
+use crate::cli::prompt::Prompt;
+use crate::ops::attach::{Consent, Outlook};
+use crate::output;
+
+/// Asks, unless `--yes` or `--confirm` has answered: before the lock is taken, since people take their time.
+pub fn ask(prompt: &Prompt, outlook: Outlook) -> Result<Consent> {
+    let Outlook { device, role, .. } = &outlook;
+    outlook.notes.iter().for_each(|note| output::note(note));
+    outlook.warnings.iter().for_each(|warning| warn!("{warning}"));
+    if outlook.looks_like_a_nic {
+        prompt.obtain_openly(&format!(
+            "a default route leaves by {device}, so that it looks like a NIC of this host; as a {role}, \
+             whatever comes by it would count as sent by one workload"
+        ))?;
+    }
+    let taken = outlook.taken.join("; ");
+    if outlook.enforces {
+        let also = if taken.is_empty() { taken } else { format!(" ({taken})") };
+        let risk =
+            format!("{device} is going to drop what no rule and no failsafe port allows{also}");
+        prompt.obtain(&risk, device)?;
+    } else if !taken.is_empty() {
+        let risk =
+            format!("{device} enforces its policy for this host, and would be relaxed: {taken}");
+        prompt.obtain_openly(&risk)?;
+    }
+    Ok(if prompt.has_answered() { Consent::Everything } else { Consent::To(outlook) })
+}

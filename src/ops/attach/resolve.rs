@@ -1,0 +1,478 @@
+//! What a spec comes to on this machine, decided before anything is changed.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use log::debug;
+
+use super::Terms;
+use crate::kernel::abi::cm_confirm;
+use crate::kernel::device::{self, Device, Framing};
+use crate::kernel::hooks::{HookKind, Place};
+use crate::kernel::{netns, sys};
+use crate::model::endpoint::{EndpointId, Role, Scope};
+use crate::model::enforcement::{Failsafe, Fallback, Grace, MAX_FAILSAFE, Mode};
+use crate::model::identity::{Identity, Names};
+use crate::model::mac::WorkloadMac;
+use crate::model::rule::Rule;
+use crate::model::spec::{CtScope, EndpointSpec, HookChoice, HostAddresses};
+use crate::model::time::Time;
+use crate::ops;
+use crate::program::load::{self, Enforcement, Features, Resolved, Sizes};
+use crate::state::nics;
+use crate::state::pin::Root;
+use crate::state::registry::Endpoint;
+
+/// For how long a NIC that begins to enforce adopts connections, if nobody has said.
+const ADOPT: Duration = Duration::from_secs(30);
+
+/// The machine, as far as a spec is about it.
+pub struct Machine {
+    /// The device.
+    pub device: Device,
+    /// Inode of its network namespace.
+    pub netns: u64,
+    /// What the device is going to be.
+    pub role: Role,
+    /// Why, if the spec does not say it: a sentence.
+    pub reason: Option<String>,
+}
+
+/// What is to be on a device, and how it gets there.
+pub struct Plan {
+    /// What its programs are loaded with.
+    pub resolved: Resolved,
+    /// Where they go.
+    pub place: Place,
+    /// Of maps, if this makes them.
+    pub sizes: Sizes,
+    /// What the programs wait for from their first packet on.
+    pub confirm: cm_confirm,
+    /// Flows that are up are taken over from the kernel's conntrack.
+    pub adopts: bool,
+    /// The names of identities.
+    pub names: Names,
+    /// The endpoint gets these rules in place of those that it has, if any are given.
+    pub rules: Option<Vec<Rule>>,
+}
+
+impl Machine {
+    /// Looks at it; an error if the device can't be what is asked for.
+    pub fn of(spec: &EndpointSpec) -> Result<Machine> {
+        let device = device::by_name(&spec.device)?;
+        let (role, reason) = role(spec, &device)?;
+        Ok(Machine { device, netns: netns::current()?, role, reason })
+    }
+
+    /// What the operator may not have thought of, and what he should be warned of.
+    pub fn remarks(&self, spec: &EndpointSpec) -> Result<(Vec<String>, Vec<String>)> {
+        let name = &self.device.name;
+        if self.role == Role::Container {
+            let is_alone = spec.local_delivery && spec.ip.is_empty();
+            let warning =
+                format!("{name} delivers to others, but without --ip nobody delivers to it");
+            return Ok((Vec::new(), Some(warning).filter(|_| is_alone).into_iter().collect()));
+        }
+        let bridge = self.device.bridge.iter().map(|bridge| {
+            format!(
+                "{name} is a port of the bridge {bridge}, which is the better place for the policy of \
+                 this host: what its other ports send meets none here"
+            )
+        });
+        let stacked = device::stacked_on(&self.device)?;
+        let children = stacked.iter().map(|child| {
+            format!(
+                "{name} carries the {} {}: what that sends looks as if this host had sent it, and what \
+                 is sent to its MAC may meet no policy of {name}; attach it too, as a netdev",
+                child.kind.as_deref().unwrap_or_default(),
+                child.name
+            )
+        });
+        Ok((bridge.collect(), children.collect()))
+    }
+}
+
+/// Looks up all that the spec leaves to the machine.
+pub fn resolve(
+    root: &Root,
+    spec: &EndpointSpec,
+    terms: &Terms,
+    machine: &Machine,
+    replaced: Option<&Endpoint>,
+) -> Result<Plan> {
+    let Machine { device, role, netns, .. } = machine;
+    let names = ops::names(root)?;
+    let place = place(spec, device)?;
+    let addresses = addresses(spec, device, *role)?;
+    let id = endpoint_id(spec, root, replaced)?;
+    let resolved = Resolved {
+        id,
+        role: *role,
+        identity: identity(spec, *role, &names)?,
+        scope: scope(*role, replaced)?,
+        netns: *netns,
+        mac: spec.mac.map_or(device.mac, |mac| mac.0),
+        tc_priority: place.tc_priority(),
+        nic_slot: nic_slot(root, id, spec, machine)?,
+        features: features(spec),
+        source_mac: source_mac(spec, device, *role, &addresses),
+        others: others(&addresses)?,
+        addresses,
+        policy: enforcement(spec, terms, *role, replaced),
+        device: device.clone(),
+    };
+    let rules = spec.rules.as_ref().map(|rules| {
+        rules.iter().map(|rule| Rule::parse(rule, &names)).collect::<Result<Vec<_>>>()
+    });
+    let sizes = Sizes {
+        ipcache: spec.ipcache_entries.map(|entries| entries.get()),
+        ct: spec.ct_entries.map(|entries| entries.get()),
+        policy: spec.policy_entries.map(|entries| entries.get()),
+    };
+    Ok(Plan {
+        resolved,
+        place,
+        sizes,
+        confirm: confirmation(terms.grace),
+        adopts: adopts(spec, *role, replaced),
+        rules: rules.transpose()?,
+        names,
+    })
+}
+
+/// The role, and a sentence that says why it was chosen; none if the spec says it.
+fn role(spec: &EndpointSpec, device: &Device) -> Result<(Role, Option<String>)> {
+    let name = &device.name;
+    ensure!(
+        device.framing.is_some(),
+        "{name} has link type {}; cilmark knows Ethernet devices, tun, WireGuard and IP tunnels",
+        device.link_type
+    );
+    let (role, why) = match spec.role {
+        Some(role) => (role, None),
+        None if !(device.is_veth() || device.is_tap()) => {
+            (Role::Netdev, Some("since it is neither a veth nor a tap"))
+        }
+        None if device::carries_default_route(device)? => {
+            (Role::Netdev, Some("since a default route leaves by it"))
+        }
+        None => (Role::Container, Some("since it is a veth or tap without a default route")),
+    };
+    let reason =
+        why.map(|why| format!("{name}: taken for a {role}, {why} (--role says otherwise)"));
+    let kind = device.kind.as_deref().unwrap_or_default();
+    ensure!(
+        role == Role::Netdev || !device::shares_its_parents_hooks(kind),
+        "{name} is a {kind}, whose hooks see the workload's packets the wrong way round or not \
+         at all; attach to its parent device as a netdev, or connect the workload by a veth or \
+         a tap"
+    );
+    for (given, flag, needs) in [
+        (spec.arp_responder, "--arp-responder", Role::Container),
+        (spec.flow_label, "--flow-label", Role::Container),
+        (spec.workload_mac.is_some(), "--workload-mac", Role::Container),
+        (spec.router, "--router", Role::Container),
+        (spec.trust_marks, "--trust-marks", Role::Container),
+        (spec.stamp_remote, "--stamp-remote", Role::Netdev),
+        (spec.trust_flow_label.is_some(), "--trust-flow-label", Role::Netdev),
+        (spec.host_addresses == HostAddresses::Listed, "--host-addresses", Role::Netdev),
+        (spec.failsafe.is_some(), "--failsafe", Role::Netdev),
+    ] {
+        ensure!(!given || role == needs, "{flag} is for the role {needs}, and {name} is a {role}");
+    }
+    if let Some(WorkloadMac::Only(_)) = spec.workload_mac {
+        ensure!(
+            device.framing == Some(Framing::Ethernet),
+            "--workload-mac is for Ethernet, and packets of {name} have no such header; leave it out for \
+             this device"
+        );
+        ensure!(
+            !spec.ip.is_empty(),
+            "--workload-mac is a part of the source check, which begins with --ip ADDR"
+        );
+    }
+    if spec.local_delivery {
+        check_local_delivery(device, role)?;
+    }
+    Ok((role, reason))
+}
+
+/// Local delivery redirects whole frames: it takes Ethernet on both sides, and a device to redirect into.
+fn check_local_delivery(device: &Device, role: Role) -> Result<()> {
+    let name = &device.name;
+    ensure!(
+        device.framing == Some(Framing::Ethernet),
+        "--local-delivery is for Ethernet, and packets of {name} have no such header; leave it out \
+         for this device"
+    );
+    let has_way_in = device.is_tap() || (device.is_veth() && device.parent_is_elsewhere);
+    ensure!(
+        role == Role::Netdev || has_way_in,
+        "--local-delivery is for a tap, or a veth with its other end in another network namespace, \
+         and {name} is neither; leave it out for this device"
+    );
+    Ok(())
+}
+
+/// How and where to attach.
+fn place(spec: &EndpointSpec, device: &Device) -> Result<Place> {
+    let kind = match spec.hook {
+        HookChoice::Clsact => HookKind::Clsact,
+        HookChoice::Tcx if !sys::has_tcx() => {
+            bail!("this kernel has no TCX (Linux 6.6 has); leave out --hook, or say --hook clsact")
+        }
+        HookChoice::Tcx => HookKind::Tcx,
+        HookChoice::Auto if sys::has_tcx() => HookKind::Tcx,
+        HookChoice::Auto => HookKind::Clsact,
+    };
+    Ok(Place { kind, ifindex: device.ifindex, first: spec.first })
+}
+
+/// The endpoint's number: as `--endpoint-id` says, as before if it is replaced, or the lowest free one.
+fn endpoint_id(
+    spec: &EndpointSpec,
+    root: &Root,
+    replaced: Option<&Endpoint>,
+) -> Result<EndpointId> {
+    match (spec.endpoint_id, replaced) {
+        (Some(wanted), Some(endpoint)) => {
+            ensure!(
+                endpoint.id == wanted,
+                "{} is attached as endpoint {}; `cilmark detach {}` first, to change the number",
+                endpoint.device,
+                endpoint.id,
+                endpoint.device
+            );
+            Ok(wanted)
+        }
+        (Some(wanted), None) => {
+            if root.endpoints()?.contains(&wanted) {
+                let taken = Endpoint::read(root, wanted)?;
+                bail!(
+                    "endpoint {wanted} is {}{}; take another number, or `cilmark detach \
+                     id:{wanted}`",
+                    taken.device,
+                    if taken.stale { ", which is gone" } else { "" }
+                );
+            }
+            Ok(wanted)
+        }
+        (None, Some(endpoint)) => Ok(endpoint.id),
+        (None, None) => EndpointId::lowest_free(root.endpoints()?)
+            .context("all 65535 endpoint numbers are taken"),
+    }
+}
+
+/// The slot of a NIC with a policy among those of its root.
+fn nic_slot(root: &Root, id: EndpointId, spec: &EndpointSpec, machine: &Machine) -> Result<u8> {
+    match machine.role {
+        Role::Netdev if !spec.policy.are_off() => {
+            nics::slot_for(root, id, &machine.device, machine.netns)
+        }
+        _ => Ok(0),
+    }
+}
+
+/// Whose its flows are: those of its own that it has already, or nobody's yet.
+fn scope(role: Role, replaced: Option<&Endpoint>) -> Result<Scope> {
+    Ok(match (role, replaced) {
+        (Role::Netdev, _) => Scope::NICS,
+        (Role::Container, Some(endpoint))
+            if endpoint.role() == Some(role) && endpoint.has_a_program_there()? =>
+        {
+            endpoint.config.scope()
+        }
+        (Role::Container, _) => Scope::NOBODY,
+    })
+}
+
+/// The identity. It must fit into the mark, and with `--flow-label` into a flow label.
+fn identity(spec: &EndpointSpec, role: Role, names: &Names) -> Result<Identity> {
+    let identity = match (&spec.id, role) {
+        (Some(id), _) => id.resolve(names)?,
+        (None, Role::Netdev) => Identity::HOST,
+        (None, Role::Container) => bail!("a container needs an identity: --id ID"),
+    };
+    ensure!(
+        role == Role::Netdev || identity != Identity::HOST,
+        "--id 1 is this host, and a workload with it would pass for the host"
+    );
+    ensure!(
+        identity <= Identity::STAMPABLE_MAX,
+        "--id {identity} does not fit into a mark: {} is the largest",
+        Identity::STAMPABLE_MAX
+    );
+    ensure!(
+        !spec.flow_label || identity <= Identity::FLOW_LABEL_MAX,
+        "--id {identity} does not fit into a flow label: {} is the largest; leave out --flow-label",
+        Identity::FLOW_LABEL_MAX
+    );
+    Ok(identity)
+}
+
+/// The addresses of `--ip`; of a NIC without that, those that it has.
+fn addresses(spec: &EndpointSpec, device: &Device, role: Role) -> Result<Vec<IpAddr>> {
+    let mut addresses = match role {
+        Role::Netdev if spec.ip.is_empty() => device::addresses(device)?,
+        _ => spec.ip.clone(),
+    };
+    let mut seen = BTreeSet::new();
+    addresses.retain(|address| seen.insert(*address));
+    for address in &spec.ip {
+        ensure!(is_of_a_host(address), "--ip {address} is not an address that a host sends from");
+    }
+    for (family, count) in [
+        ("IPv4", addresses.iter().filter(|address| address.is_ipv4()).count()),
+        ("IPv6", addresses.iter().filter(|address| address.is_ipv6()).count()),
+    ] {
+        // A NIC's addresses are in the ipcache, too, so that some may not fit; a workload's source check needs all.
+        ensure!(
+            role == Role::Netdev || count <= load::max_addresses(),
+            "{count} {family} addresses for one workload; {} are the most",
+            load::max_addresses()
+        );
+    }
+    Ok(addresses)
+}
+
+/// The host's addresses on other devices. Link-local ones come last, since there may be too many for the configuration.
+fn others(own: &[IpAddr]) -> Result<Vec<IpAddr>> {
+    let is_link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let mut others: Vec<IpAddr> = device::local_addresses()?.into_iter().collect();
+    others.retain(|ip| !ip.is_loopback() && !own.contains(ip));
+    others.sort_by_key(|ip| (is_link_local(ip), *ip));
+    Ok(others)
+}
+
+/// The only MAC that a workload may send from: that of `--workload-mac`, or of its veth's other end as it is now.
+/// `None` if any may be used, as always without addresses.
+fn source_mac(
+    spec: &EndpointSpec,
+    device: &Device,
+    role: Role,
+    addresses: &[IpAddr],
+) -> Option<[u8; 6]> {
+    match spec.workload_mac {
+        _ if role == Role::Netdev || addresses.is_empty() => None,
+        Some(WorkloadMac::Any) => None,
+        Some(WorkloadMac::Only(mac)) => Some(mac.0),
+        None => device::peer_mac(device).unwrap_or_else(|error| {
+            debug!("{}: the MAC of its other end: {error:#}", device.name);
+            None
+        }),
+    }
+}
+
+fn is_of_a_host(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_broadcast() && !is_special(address),
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().is_none() && !is_special(address),
+    }
+}
+
+fn is_special(address: &IpAddr) -> bool {
+    address.is_unspecified() || address.is_multicast() || address.is_loopback()
+}
+
+fn features(spec: &EndpointSpec) -> Features {
+    Features {
+        arp_responder: spec.arp_responder,
+        trust_proxy: spec.trust_proxy,
+        flow_label: spec.flow_label,
+        trust_flow_label: spec.trust_flow_label,
+        stamp_remote: spec.stamp_remote,
+        local_delivery: spec.local_delivery,
+        router: spec.router,
+        by_address: spec.by_address,
+        trust_marks: spec.trust_marks,
+        host_addresses_listed: spec.host_addresses == HostAddresses::Listed,
+        given_addresses: !spec.ip.is_empty(),
+    }
+}
+
+fn enforcement(
+    spec: &EndpointSpec,
+    terms: &Terms,
+    role: Role,
+    replaced: Option<&Endpoint>,
+) -> Enforcement {
+    Enforcement {
+        ingress: spec.policy.ingress,
+        egress: spec.policy.egress,
+        failsafe: match role {
+            Role::Netdev => failsafe(spec, terms.login_port),
+            Role::Container => Failsafe::default(),
+        },
+        adopt_until_ns: adopt_until_ns(spec, role, replaced),
+        ct_local: spec.ct == CtScope::Local,
+        verdict_log: spec.policy_verdict_log,
+    }
+}
+
+fn failsafe(spec: &EndpointSpec, login_port: Option<u16>) -> Failsafe {
+    let mut standard = Failsafe::standard();
+    if let Some(port) = login_port {
+        standard.open_tcp(port);
+        standard.ingress.truncate(MAX_FAILSAFE);
+    }
+    spec.failsafe.clone().unwrap_or_default().or(standard)
+}
+
+/// Until when TCP connections are adopted by their sockets. Programs that enforced before know all flows already,
+/// unless their conntrack was another map.
+fn adopt_until_ns(spec: &EndpointSpec, role: Role, replaced: Option<&Endpoint>) -> u64 {
+    let until = |time: Duration| match time {
+        Duration::ZERO => 0,
+        time => sys::coarse_ns().saturating_add(time.as_nanos() as u64),
+    };
+    if let Some(time) = spec.adopt {
+        return until(time.get());
+    }
+    if role != Role::Netdev || !spec.policy.enforce() {
+        return 0;
+    }
+    match replaced.filter(|endpoint| has_the_same_flows(spec, endpoint)) {
+        Some(endpoint) if endpoint.config.modes().contains(&Mode::Enforce) => {
+            endpoint.config.adopt_until_ns
+        }
+        _ => until(ADOPT),
+    }
+}
+
+/// Whether flows that are up are taken over from the kernel's conntrack: if a direction begins to ask its rules, so
+/// that cilmark has no entries of them. Unless the spec says so only a NIC that begins to enforce does: audit is there
+/// to report such flows.
+fn adopts(spec: &EndpointSpec, role: Role, replaced: Option<&Endpoint>) -> bool {
+    let least = match spec.adopt.map(Time::get) {
+        Some(Duration::ZERO) => return false,
+        Some(_) => Mode::Audit,
+        None if role == Role::Netdev => Mode::Enforce,
+        None => return false,
+    };
+    begins(spec, replaced, least)
+}
+
+/// Whether a direction gets this mode at least, and had a lower one, or knows no flows.
+fn begins(spec: &EndpointSpec, replaced: Option<&Endpoint>, least: Mode) -> bool {
+    let before = replaced.filter(|endpoint| has_the_same_flows(spec, endpoint));
+    let before = before.map_or([Mode::Off; 2], |endpoint| endpoint.config.modes());
+    before.iter().zip(spec.policy.each()).any(|(before, now)| *before < now && now >= least)
+}
+
+fn has_the_same_flows(spec: &EndpointSpec, endpoint: &Endpoint) -> bool {
+    (endpoint.config.ct_local != 0) == (spec.ct == CtScope::Local)
+}
+
+/// The confirmation that the programs wait for from their first packet on.
+fn confirmation(grace: Grace) -> cm_confirm {
+    match grace {
+        Grace::Permanent => cm_confirm::default(),
+        Grace::Within(time) => cm_confirm {
+            until_ns: sys::coarse_ns().saturating_add(time.as_nanos() as u64),
+            fallback: Fallback::Audit.into(),
+            ..cm_confirm::default()
+        },
+    }
+}
