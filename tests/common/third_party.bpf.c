@@ -17,7 +17,7 @@ struct {
 } marks SEC(".maps");
 
 SEC("tc")
-int stranger(struct __sk_buff *skb)
+int third_party(struct __sk_buff *skb)
 {
 	__u32 mark = skb->mark;
 	__u64 one = 1, *count = map_lookup(&marks, &mark);
