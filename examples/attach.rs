@@ -6,15 +6,16 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use cilmark::kernel::log;
-use cilmark::model::endpoint::Role;
-use cilmark::model::enforcement::{Mode, Modes};
+use cilmark::model::endpoint::{Role, Selector};
+use cilmark::model::enforcement::{Grace, Mode, Modes};
 use cilmark::model::identity::Names;
 use cilmark::model::rule::Rule;
 use cilmark::model::spec::EndpointSpec;
 use cilmark::ops;
 use cilmark::ops::attach::{self, Terms};
 use cilmark::ops::detach;
-use cilmark::ops::rules::{self, Change};
+use cilmark::ops::rules::{self, Edit, Risk};
+use cilmark::ops::targets::Targets;
 use cilmark::state::pin::Root;
 use cilmark::state::registry::Endpoint;
 
@@ -33,11 +34,10 @@ fn main() -> Result<()> {
 
     let endpoint = Endpoint::read(&root, report.plan.resolved.id)?;
     let rule = Rule::parse("allow ingress from 5678 udp/443", &Names::default())?;
-    let change = Change::plan(&root, &endpoint, |_, policy, kept| {
-        policy.add(&[rule], kept);
-        Ok(())
-    })?;
-    rules::apply(&[change], None)?;
+    let targets = Targets::One(Selector::Id(endpoint.id));
+    let (edit, grace) = (Edit::Add(vec![rule]), Grace::Permanent);
+    let change = rules::Request { targets: &targets, netns: None, edit, grace };
+    rules::change(&root, &change, &Risk::default())?;
     println!("endpoint {} of {} has two rules", endpoint.id, endpoint.device);
 
     detach::detach(&root, &endpoint)?;

@@ -1,12 +1,10 @@
 //! `cilmark confirm`.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
-use super::targets::{self, Targets};
 use super::{Context, all_of};
-use crate::model::enforcement::Confirmation;
-use crate::ops;
-use crate::ops::rules;
+use crate::ops::targets::Targets;
+use crate::ops::{self, confirm};
 use crate::output;
 
 #[derive(clap::Args)]
@@ -18,24 +16,9 @@ pub struct Args {
 
 pub fn run(context: &Context, args: Args) -> Result<()> {
     let _lock = ops::lock(&context.root)?.context("nothing is attached")?;
-    let mut endpoints = args.device.select(context)?;
-    targets::check_alive(&endpoints)?;
-    if matches!(args.device, Targets::Host) {
-        let mut waiting = Vec::new();
-        for endpoint in endpoints {
-            if endpoint.confirmation()? != Confirmation::None {
-                waiting.push(endpoint);
-            }
-        }
-        endpoints = waiting;
-        ensure!(!endpoints.is_empty(), "no NIC waits to be confirmed");
+    let report = confirm::confirm(&context.root, &args.device, context.netns)?;
+    for device in report.confirmed {
+        output::note(&format!("confirmed {device}"));
     }
-    let mut failures = Vec::new();
-    for endpoint in &endpoints {
-        match rules::confirm(endpoint) {
-            Ok(()) => output::note(&format!("confirmed {}", endpoint.device)),
-            Err(error) => failures.push(error),
-        }
-    }
-    all_of(failures)
+    all_of(report.errors)
 }

@@ -1,16 +1,13 @@
 //! `cilmark identity set|list|del`.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use clap::Subcommand;
 use serde::Serialize;
 
 use super::Context;
 use crate::model::identity::Identity;
-use crate::ops;
-use crate::ops::detach;
+use crate::ops::{self, identities};
 use crate::output;
-use crate::program::load::{self, Sizes};
-use crate::state::maps::Identities;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -45,9 +42,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             let identity = names.parse(&identity)?;
             names.check_declaration(identity, &name)?;
             let _lock = ops::prepare(&context.root, false)?;
-            let set = load::create_maps(&context.root, &Sizes::default())
-                .and_then(|()| open(context)?.set(identity, &name));
-            detach::leave_nothing_of_a_failure(&context.root, set)
+            identities::set(&context.root, identity, &name)
         }
         Command::List => {
             let lines: Vec<Named<'_>> =
@@ -62,19 +57,7 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
         Command::Del { identity } => {
             let identity = names.parse(&identity)?;
             let _lock = ops::lock(&context.root)?;
-            let found = match Identities::open(&context.root)? {
-                Some(identities) => identities.delete(identity)?,
-                None => false,
-            };
-            ensure!(
-                found,
-                "identity {identity} has no declared name; `cilmark identity list` shows those that have"
-            );
-            detach::remove_unused_root(&context.root)
+            identities::delete(&context.root, identity)
         }
     }
-}
-
-fn open(context: &Context) -> Result<Identities> {
-    Identities::open(&context.root)?.context("no identity has a declared name")
 }

@@ -5,19 +5,16 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use serde::Serialize;
 
 use super::{Context, path_of, until_interrupted};
 use crate::model::identity::{Identity, Names};
 use crate::model::prefix::{format_prefix, parse_ipcache, parse_prefix};
-use crate::ops;
-use crate::ops::detach;
+use crate::ops::{self, ipcache};
 use crate::output;
-use crate::program::load::{self, Sizes};
-use crate::state::ipcache::{Ipcache, IpcacheLine};
-use crate::state::registry::shared;
+use crate::state::ipcache::IpcacheLine;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -66,76 +63,36 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
     match command {
         Command::Set { prefix, identity } => {
             let (prefix, identity) = (parse_prefix(&prefix)?, names.parse(&identity)?);
-            let _lock = ops::prepare(&context.root, false)?;
-            shared::check_all_held(root)?;
-            let set =
-                made(context, &Sizes::default()).and_then(|ipcache| ipcache.set(&prefix, identity));
-            detach::leave_nothing_of_a_failure(&context.root, set)
+            let _lock = ops::prepare(root, false)?;
+            ipcache::set(root, &prefix, identity)
         }
-        Command::Get { address } => {
-            let line = match Ipcache::open(&context.root)? {
-                Some(ipcache) => ipcache.resolve(address)?,
-                None => None,
-            };
-            let line =
-                line.with_context(|| format!("{address} is not in the ipcache, and so is world"))?;
-            print(context, &names, &[line])
-        }
+        Command::Get { address } => print(context, &names, &[ipcache::get(root, address)?]),
         Command::Del { prefix } => {
             let prefix = parse_prefix(&prefix)?;
-            let _lock = ops::lock(&context.root)?;
-            shared::check_all_held(root)?;
-            let found = match Ipcache::open(&context.root)? {
-                Some(ipcache) => ipcache.delete(&prefix)?,
-                None => false,
-            };
-            ensure!(
-                found,
-                "{} is not in the ipcache; `cilmark ipcache list` shows what is",
-                format_prefix(&prefix)
-            );
-            detach::remove_unused_root(&context.root)
+            let _lock = ops::lock(root)?;
+            ipcache::delete(root, &prefix)
         }
-        Command::List => {
-            let lines = match Ipcache::open(&context.root)? {
-                Some(ipcache) => ipcache.lines()?,
-                None => Vec::new(),
-            };
-            print(context, &names, &lines)
-        }
+        Command::List => print(context, &names, &ipcache::list(root)?),
         Command::Load { file, ipcache_entries } => {
             let file = path_of(file);
-            let text = read(&file)?;
-            let lines = parse_ipcache(&text, &names).with_context(|| file.display().to_string())?;
-            let _lock = ops::prepare(&context.root, false)?;
-            shared::check_all_held(root)?;
-            let go_on = until_interrupted()?;
-            let loaded = made(context, &Sizes { ipcache: ipcache_entries, ..Sizes::default() })
-                .and_then(|ipcache| ipcache.load(&lines, progress(lines.len(), go_on)));
-            detach::leave_nothing_of_a_failure(&context.root, loaded)?;
+            let lines =
+                parse_ipcache(&read(&file)?, &names).with_context(|| file.display().to_string())?;
+            let _lock = ops::prepare(root, false)?;
+            let progress = progress(lines.len(), until_interrupted()?);
+            ipcache::load(root, &lines, ipcache_entries, progress)?;
             output::note(&format!("loaded {} from {}", entries(lines.len()), file.display()));
             Ok(())
         }
         Command::Flush => {
-            let _lock = ops::lock(&context.root)?;
-            shared::check_all_held(root)?;
-            let flushed = match Ipcache::open(&context.root)? {
-                Some(ipcache) => ipcache.flush(),
-                None => Ok(0),
-            };
-            output::note(&format!("removed {}", entries(flushed?)));
-            detach::remove_unused_root(&context.root)
+            let _lock = ops::lock(root)?;
+            output::note(&format!("removed {}", entries(ipcache::flush(root)?)));
+            Ok(())
         }
     }
 }
 
 fn entries(count: usize) -> String {
     if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
-}
-
-fn made(context: &Context, sizes: &Sizes) -> Result<Ipcache> {
-    load::create_maps(&context.root, sizes)?;
-    Ipcache::open(&context.root)?.context("the ipcache is not pinned")
 }
 
 fn print(context: &Context, names: &Names, lines: &[IpcacheLine]) -> Result<()> {

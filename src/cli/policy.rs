@@ -2,24 +2,20 @@
 
 mod change;
 
-use std::collections::HashMap;
-
-use anyhow::{Result, ensure};
+use anyhow::Result;
 pub use change::report_void_since;
 use clap::Subcommand;
 use serde::Serialize;
 
 use super::prompt::Prompt;
-use super::targets::{self, Targets};
-use super::{Context, decision};
+use super::{Context, time};
 use crate::kernel::abi::cm_metrics;
 use crate::model::enforcement::{Confirmation, Fallback};
 use crate::model::identity::Names;
-use crate::model::policy::{Policy, RuleNumber};
 use crate::model::rule::Rule;
-use crate::ops::rules;
+use crate::ops::rules::{self, Edit};
+use crate::ops::targets::Targets;
 use crate::output;
-use crate::state::registry::Endpoint;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -66,39 +62,13 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
     let names = context.names()?;
     match command {
         Command::Add(Change { device, rules, prompt }) => {
-            let rules = parse(&rules, &names)?;
-            change::run(context, &device, &prompt, &names, |endpoint, policy, kept| {
-                for there in policy.add(&rules, kept) {
-                    let rule = there.text(&names);
-                    output::note(&format!("{}: `{rule}` is there already", endpoint.device));
-                }
-                Ok(())
-            })
+            change::run(context, &device, &prompt, Edit::Add(parse(&rules, &names)?))
         }
         Command::Del(Change { device, rules, prompt }) => {
-            let rules = parse(&rules, &names)?;
-            change::run(context, &device, &prompt, &names, |endpoint, policy, _| {
-                let missing = policy.remove(&rules);
-                let missing: Vec<String> =
-                    missing.iter().map(|rule| format!("`{}`", rule.text(&names))).collect();
-                ensure!(
-                    missing.is_empty(),
-                    "{} has no rule {}; `cilmark policy list {}` shows those that it has, and \
-                     nothing has changed",
-                    endpoint.device,
-                    missing.join(", "),
-                    endpoint.device
-                );
-                Ok(())
-            })
+            change::run(context, &device, &prompt, Edit::Remove(parse(&rules, &names)?))
         }
-        Command::Flush { device, prompt } => {
-            change::run(context, &device, &prompt, &names, |_, policy, _| {
-                *policy = Policy::default();
-                Ok(())
-            })
-        }
-        Command::List { device } => list(context, &device.select(context)?, &names),
+        Command::Flush { device, prompt } => change::run(context, &device, &prompt, Edit::Flush),
+        Command::List { device } => list(context, &device, &names),
     }
 }
 
@@ -119,62 +89,38 @@ fn parse(arguments: &[String], names: &Names) -> Result<Vec<Rule>> {
     rules.iter().map(|words| Rule::parse(&words.join(" "), names)).collect()
 }
 
-/// The rules that count, of several endpoints together.
-fn list(context: &Context, endpoints: &[Endpoint], names: &Names) -> Result<()> {
-    let mut lines = Lines::default();
-    let mut others = Lines::default();
-    for endpoint in endpoints {
+fn list(context: &Context, targets: &Targets, names: &Names) -> Result<()> {
+    let list = rules::list::list(&context.root, targets, context.netns)?;
+    for endpoint in &list.endpoints {
         // Where they are to be had again from.
-        if let Err(error) = endpoint.check_alive() {
+        if let Some(error) = &endpoint.dead {
             output::note(&format!("these rules count nowhere: {error:#}"));
         }
-        let maps = targets::policy_of(context, endpoint)?;
-        let slot = rules::slot_in_force(endpoint.confirmation()?);
-        for listed in maps.read(slot)?.rules() {
-            lines.add(listed.rule.text(names), maps.counter(listed.number)?);
-        }
-        for (number, words) in decision::NOT_BY_A_RULE {
-            others.add(format!("({words})"), maps.counter(RuleNumber(number))?);
-        }
-        if let Some(words) = describe(endpoint.confirmation()?) {
+        if let Some(words) = describe(endpoint.confirmation) {
             output::note(&format!("{}: {words}", endpoint.device));
         }
     }
-    let mut lines = lines.in_order;
+    let line = |rule: String, counted: &cm_metrics| Line {
+        rule,
+        packets: counted.packets,
+        bytes: counted.bytes,
+    };
+    let rules = list.rules.iter().map(|(rule, counted)| line(rule.text(names), counted));
     if context.json {
-        return output::json(&lines);
+        return output::json(&rules.collect::<Vec<_>>());
     }
-    lines.extend(others.in_order.into_iter().filter(|line| line.packets > 0));
-    let rows: Vec<[String; 3]> = lines
-        .into_iter()
-        .map(|line| [line.rule, line.packets.to_string(), line.bytes.to_string()])
-        .collect();
+    let others = list.others.iter().filter(|(_, counted)| counted.packets > 0);
+    let others = others.map(|(words, counted)| line(format!("({words})"), counted));
+    let row = |line: Line| [line.rule, line.packets.to_string(), line.bytes.to_string()];
+    let rows: Vec<[String; 3]> = rules.chain(others).map(row).collect();
     output::table(["RULE", "PACKETS", "BYTES"], &rows)
-}
-
-/// Lines in the order in which their rules were met first.
-#[derive(Default)]
-struct Lines {
-    in_order: Vec<Line>,
-    places: HashMap<String, usize>,
-}
-
-impl Lines {
-    fn add(&mut self, rule: String, counted: cm_metrics) {
-        let place = *self.places.entry(rule.clone()).or_insert(self.in_order.len());
-        if place == self.in_order.len() {
-            self.in_order.push(Line { rule, packets: 0, bytes: 0 });
-        }
-        self.in_order[place].packets += counted.packets;
-        self.in_order[place].bytes += counted.bytes;
-    }
 }
 
 /// How an endpoint's last change stands, in words; nothing if it is for good.
 pub fn describe(confirmation: Confirmation) -> Option<String> {
     match confirmation {
         Confirmation::None => None,
-        Confirmation::Pending(_, left) => Some(format!("{} to confirm", targets::time(left))),
+        Confirmation::Pending(_, left) => Some(format!("{} to confirm", time::text(left))),
         Confirmation::Over(Fallback::Audit) => Some("not confirmed, fell back to audit".to_owned()),
         Confirmation::Over(Fallback::Rules) => {
             Some("not confirmed, fell back to the previous rules".to_owned())

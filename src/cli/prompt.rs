@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::targets;
-use crate::kernel::sys;
+use super::time;
 use crate::model::enforcement::Grace;
 use crate::model::text::visible;
 use crate::model::time::Time;
@@ -32,11 +31,6 @@ impl Prompt {
     /// Whether the flags have consented to what may happen.
     pub fn has_answered(&self) -> bool {
         self.yes || self.confirm.is_some()
-    }
-
-    /// When the datapath is to go back: coarse monotonic clock, ns.
-    pub fn deadline(&self) -> Option<u64> {
-        self.confirm.map(|time| sys::coarse_ns().saturating_add(time.as_nanos() as u64))
     }
 
     /// Fails unless the user is known to know what he does. On a terminal it asks.
@@ -77,7 +71,7 @@ impl Prompt {
 pub fn remind(device: &str, time: Duration, otherwise: &str) {
     output::note(&format!(
         "`cilmark confirm {device}` within {} makes this permanent; otherwise {otherwise}",
-        targets::time(time)
+        time::text(time)
     ));
 }
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::policy::describe;
-use super::{Context, again, all_of, before, targets};
+use super::{Context, again, all_of, before, time};
 use crate::kernel::hooks::HookKind;
 use crate::kernel::order::Before;
 use crate::model::endpoint::{EndpointId, Role, Selector};
@@ -175,7 +175,7 @@ fn line(endpoint: &Endpoint, names: &Names) -> Result<Line> {
         egress_policy,
         confirm_deadline: match confirmation {
             Confirmation::None => None,
-            Confirmation::Pending(_, left) => Some(targets::seconds(left)),
+            Confirmation::Pending(_, left) => Some(time::seconds(left)),
             Confirmation::Over(_) => Some(0),
         },
         confirmation,

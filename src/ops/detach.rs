@@ -1,14 +1,16 @@
 //! Takes endpoints off their devices, and what nobody needs any more with the last of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Result;
+use anyhow::{Error, Result, ensure};
 use log::warn;
 
+use super::{check_room, targets};
 use crate::kernel::{hooks, netns};
-use crate::model::endpoint::{EndpointId, Role, Scope};
+use crate::model::endpoint::{EndpointId, Role, Scope, Selector};
 use crate::program::attach;
 use crate::state::addresses::Addresses;
+use crate::state::conntrack::Conntrack;
 use crate::state::delivery;
 use crate::state::generations::Generations;
 use crate::state::ipcache::Ipcache;
@@ -17,6 +19,85 @@ use crate::state::maps::Identities;
 use crate::state::nics::Nics;
 use crate::state::pin::Root;
 use crate::state::registry::{Endpoint, shared};
+
+/// What to take off.
+pub enum Request<'a> {
+    /// Everything.
+    All,
+    /// These.
+    Named(&'a [Selector]),
+}
+
+/// What has come of it.
+#[derive(Default)]
+pub struct Report {
+    /// That nothing was there, or why it can't be seen.
+    pub nothing: Option<String>,
+    /// The devices that are free now.
+    pub detached: Vec<String>,
+    /// Why others are not.
+    pub errors: Vec<Error>,
+}
+
+/// Takes endpoints off their devices; only those of a namespace, if one is given. It holds the lock itself, since
+/// to detach everything is a cure, also of what this version does not know. Goes on past a failure.
+pub fn detach_all(root: &Root, request: &Request<'_>, netns: Option<u64>) -> Result<Report> {
+    let selectors = match request {
+        Request::All => None,
+        Request::Named(selectors) => Some(*selectors),
+    };
+    check_room()?;
+    let Some(_lock) = root.lock()? else {
+        ensure!(selectors.is_none(), "nothing is attached: {} is not there", root.path().display());
+        let nothing = root.blindness()?.unwrap_or_else(|| "nothing is attached".to_owned());
+        return Ok(Report { nothing: Some(nothing), ..Report::default() });
+    };
+    let known = layout::check(root).and_then(|()| shared::restore(root));
+    let mut found = match selectors {
+        None => targets::all(root, netns)?,
+        Some(selectors) => {
+            known?;
+            targets::named(root, netns, selectors)?
+        }
+    };
+    let mut report = Report { errors: std::mem::take(&mut found.errors), ..Report::default() };
+    let mut chosen = BTreeMap::new();
+    match selectors {
+        None => chosen.extend(found.endpoints.iter().map(|endpoint| (endpoint.id, endpoint))),
+        Some(selectors) => {
+            for selector in selectors {
+                match found.select(selector) {
+                    Ok(endpoint) => _ = chosen.insert(endpoint.id, endpoint),
+                    Err(error) => report.errors.push(error),
+                }
+            }
+            check_others(root, &chosen)?;
+        }
+    }
+    report.detach(root, chosen.into_values());
+    Ok(report)
+}
+
+impl Report {
+    fn detach<'a>(&mut self, root: &Root, endpoints: impl Iterator<Item = &'a Endpoint>) {
+        let mut scopes = BTreeSet::new();
+        for endpoint in endpoints {
+            match detach(root, endpoint) {
+                Ok(()) => {
+                    self.detached.push(endpoint.device.clone());
+                    scopes.extend(own_scope(endpoint));
+                }
+                Err(error) => {
+                    self.errors.push(error.context(format!("detach {}", endpoint.device)));
+                }
+            }
+        }
+        self.errors.extend(remove_unused_root(root).err());
+        let forgotten = Conntrack::forget(root, &scopes);
+        let context = "forget the flows of what is detached";
+        self.errors.extend(forgotten.map_err(|error| error.context(context)).err());
+    }
+}
 
 /// Takes an endpoint off its device and forgets its addresses; also what is left of a stale one.
 pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
@@ -78,7 +159,7 @@ pub fn own_scope(endpoint: &Endpoint) -> Option<Scope> {
 }
 
 /// Fails if others would go on believing in the addresses of these.
-pub fn check_others(root: &Root, chosen: &BTreeMap<EndpointId, &Endpoint>) -> Result<()> {
+fn check_others(root: &Root, chosen: &BTreeMap<EndpointId, &Endpoint>) -> Result<()> {
     if chosen.values().any(|endpoint| shared::check(root, endpoint).is_err()) {
         return Ok(());
     }

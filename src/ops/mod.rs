@@ -3,18 +3,27 @@
 
 pub mod adoption;
 pub mod attach;
+pub mod claim;
+pub mod confirm;
+pub mod conntrack;
 pub mod detach;
+pub mod explain;
+pub mod failures;
+pub mod identities;
+pub mod ipcache;
+pub mod metrics;
+pub mod monitor;
 pub mod options;
+pub mod rule_names;
 pub mod rules;
+pub mod targets;
 
 use std::fs::File;
 use std::io;
 
 use anyhow::{Context as _, Result};
 
-use crate::model::identity::Names;
 use crate::state::layout;
-use crate::state::maps::Identities;
 use crate::state::pin::{Lock, Root};
 use crate::state::registry::shared;
 
@@ -35,14 +44,6 @@ pub fn prepare(root: &Root, mount_bpffs: bool) -> Result<Lock> {
             }
         }
     }
-}
-
-/// The names of identities; only the reserved ones where nobody has declared any.
-pub fn names(root: &Root) -> Result<Names> {
-    Ok(match Identities::open(root)? {
-        Some(identities) => identities.names()?,
-        None => Names::default(),
-    })
 }
 
 /// Keeps other commands out and pins again what has lost its pin; `None` if nothing is there, an error

@@ -207,15 +207,15 @@ impl Copied {
                 question.packet.len()
             )
         })?;
-        let told = self.map("cm_steps")?.lookup(abi::bytes_of(&u32_key(0)), MapFlags::ANY)?;
-        let told: cm_explanation = abi::from_bytes(&told.context("no explanation")?)?;
-        let reported = told.event.r#type != cm_event_type(0);
-        let steps = told.steps.iter().take(told.count as usize).copied().collect();
+        let value = self.map("cm_steps")?.lookup(abi::bytes_of(&u32_key(0)), MapFlags::ANY)?;
+        let explanation: cm_explanation = abi::from_bytes(&value.context("no explanation")?)?;
+        let reported = explanation.event.r#type != cm_event_type(0);
+        let steps = explanation.steps.iter().take(explanation.count as usize).copied().collect();
         Ok(Answer {
             parts: vec![Part { config: self.config, steps }],
             fate: fate(run.action)?,
             mark: context.mark,
-            event: reported.then_some(told.event),
+            event: reported.then_some(explanation.event),
             packet: run.packet,
         })
     }

@@ -4,11 +4,10 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::kernel::device;
-use crate::kernel::netns;
+use crate::cli::event::FLAGS;
 use crate::model::frame::{self, Frame};
 use crate::model::rule::L4;
-use crate::state::registry::Endpoint;
+use crate::ops::explain::Packet;
 
 #[derive(clap::Args)]
 #[group(id = "explained_packet")]
@@ -48,17 +47,14 @@ pub struct Args {
 #[derive(Debug, Clone)]
 struct Bytes(Vec<u8>);
 
-const FLAGS: [&str; 6] = ["fin", "syn", "rst", "psh", "ack", "urg"];
 const SYN: u8 = 1 << 1;
 const SOME_PORT: u16 = 40000;
-/// Locally administered, and nobody's.
-const OTHER_MAC: [u8; 6] = [0x02, 0xc1, 0x1a, 0, 0, 0x02];
 
 impl Args {
-    /// The packet as it comes to the device, or goes from it.
-    pub fn bytes(&self, endpoint: &Endpoint, received: bool) -> Result<Vec<u8>> {
+    /// The packet.
+    pub fn packet(&self) -> Result<Packet> {
         if let Some(Bytes(bytes)) = &self.packet {
-            return Ok(bytes.clone());
+            return Ok(Packet::Bytes(bytes.clone()));
         }
         let (source, destination) = self.src.zip(self.dst).context("no address")?;
         let protocol = self.protocol(source.is_ipv4());
@@ -69,8 +65,8 @@ impl Args {
         );
         self.check_parts(protocol, source.is_ipv4())?;
         let echo = if source.is_ipv4() { 8 } else { 128 };
-        let frame = Frame {
-            macs: macs(endpoint, received)?,
+        Ok(Packet::Frame(Frame {
+            macs: None,
             source,
             destination,
             protocol,
@@ -78,8 +74,7 @@ impl Args {
             dport: self.dport.unwrap_or(0),
             tcp_flags: self.tcp_flags.unwrap_or(SYN),
             icmp_type: self.icmp_type.unwrap_or(echo),
-        };
-        frame.bytes()
+        }))
     }
 
     /// What the packet has no place for would be an answer about another one.
@@ -116,17 +111,6 @@ impl Args {
     }
 }
 
-/// Destination and source. What a device receives must be for it, or the host takes no notice.
-pub fn macs(endpoint: &Endpoint, received: bool) -> Result<Option<[[u8; 6]; 2]>> {
-    if endpoint.config.l3_device != 0 {
-        return Ok(None);
-    }
-    let device = netns::within(endpoint.netns, || device::by_index(endpoint.ifindex))?.flatten();
-    let own = device.map_or(endpoint.config.mac, |device| device.mac);
-    let other = endpoint.config.workload_mac().unwrap_or(OTHER_MAC);
-    Ok(Some(if received { [own, other] } else { [other, own] }))
-}
-
 fn parse_protocol(text: &str) -> Result<u8, String> {
     match text {
         "tcp" => Ok(frame::TCP),
@@ -151,13 +135,6 @@ fn parse_flags(text: &str) -> Result<u8, String> {
         })?;
         Ok(flags | 1 << bit)
     })
-}
-
-/// `syn,ack`, or `none`: as it is read.
-pub fn flag_names(flags: u8) -> String {
-    let set = FLAGS.iter().enumerate().filter(|(bit, _)| flags >> bit & 1 == 1);
-    let names: Vec<&str> = set.map(|(_, name)| *name).collect();
-    if names.is_empty() { "none".to_owned() } else { names.join(",") }
 }
 
 fn parse_hex(text: &str) -> Result<Bytes, String> {

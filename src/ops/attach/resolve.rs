@@ -19,7 +19,7 @@ use crate::model::mac::WorkloadMac;
 use crate::model::rule::Rule;
 use crate::model::spec::{CtScope, EndpointSpec, HookChoice, HostAddresses};
 use crate::model::time::Time;
-use crate::ops;
+use crate::ops::identities;
 use crate::program::load::{self, Enforcement, Features, Resolved, Sizes};
 use crate::state::nics;
 use crate::state::pin::Root;
@@ -103,7 +103,7 @@ pub fn resolve(
     replaced: Option<&Endpoint>,
 ) -> Result<Plan> {
     let Machine { device, role, netns, .. } = machine;
-    let names = ops::names(root)?;
+    let names = identities::names(root)?;
     let place = place(spec, device)?;
     let addresses = addresses(spec, device, *role)?;
     let id = endpoint_id(spec, root, replaced)?;

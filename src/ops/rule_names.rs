@@ -1,13 +1,14 @@
-//! What decided about a packet, in words: a rule, or what stands beside the rules.
+//! Which rule matched, by the number that events, conntrack and counters have for it.
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Context, targets};
+use super::targets::policy_of;
 use crate::kernel::abi::{cm_event, cm_reason, cm_rule_number};
 use crate::model::endpoint::EndpointId;
 use crate::model::identity::Names;
 use crate::model::policy::{Policy, RuleNumber};
 use crate::model::rule::Rule;
+use crate::state::pin::Root;
 use crate::state::policy::Slot;
 use crate::state::registry::Endpoint;
 
@@ -24,14 +25,14 @@ pub const NOT_BY_A_RULE: [(u32, &str); 9] = [
     (cm_rule_number::CM_RULE_ANOTHER_NIC.0, "another NIC"),
 ];
 
-/// The word for what decided in place of a rule; `None` for the number of a rule.
+/// The word for what stands in place of a rule; `None` for the number of a rule.
 pub fn beside_the_rules(number: u32) -> Option<&'static str> {
     NOT_BY_A_RULE.iter().find(|(known, _)| *known == number).map(|(_, word)| *word)
 }
 
-/// Whether rules, or what stands beside them, have decided what an event tells: else they have let pass
+/// Whether an event's verdict comes from the rules, or what stands beside them: else they have let pass
 /// what something else has dropped.
-pub fn has_decided(event: &cm_event) -> bool {
+pub fn names_a_rule(event: &cm_event) -> bool {
     match event.reason {
         cm_reason::CM_FORWARDED => event.rule != cm_rule_number::CM_RULE_NONE.0,
         cm_reason::CM_DROP_POLICY | cm_reason::CM_DROP_POLICY_DENY => true,
@@ -41,14 +42,14 @@ pub fn has_decided(event: &cm_event) -> bool {
 
 /// The rules of endpoints as they were when they were asked for last.
 #[derive(Default)]
-pub struct Rules {
+pub struct RuleNames {
     of_endpoints: BTreeMap<EndpointId, HashMap<RuleNumber, Rule>>,
 }
 
-impl Rules {
+impl RuleNames {
     /// The rule that has this number now. Both slots are looked at: no number is in both with different
     /// rules.
-    pub fn find(&mut self, context: &Context, id: EndpointId, number: u32) -> Option<Rule> {
+    fn find(&mut self, root: &Root, id: EndpointId, number: u32) -> Option<Rule> {
         let number = RuleNumber(number);
         if number < RuleNumber::FIRST {
             return None;
@@ -58,16 +59,16 @@ impl Rules {
             return Some(rule);
         }
         // They may have changed; what can't be read has no text.
-        let rules = read(context, id).unwrap_or_default();
+        let rules = read(root, id).unwrap_or_default();
         let found = known(&rules);
         self.of_endpoints.insert(id, rules);
         found
     }
 
-    /// What decided, in words; `None` if nothing did.
+    /// What matched, in words; `None` if nothing did.
     pub fn words(
         &mut self,
-        context: &Context,
+        root: &Root,
         ids: &[EndpointId],
         number: u32,
         names: &Names,
@@ -79,7 +80,7 @@ impl Rules {
             return Some(word.to_owned());
         }
         let mut rules: Vec<Rule> =
-            ids.iter().filter_map(|id| self.find(context, *id, number)).collect();
+            ids.iter().filter_map(|id| self.find(root, *id, number)).collect();
         rules.dedup();
         match rules.as_slice() {
             [rule] => Some(rule.text(names)),
@@ -93,9 +94,9 @@ impl Rules {
     }
 }
 
-fn read(context: &Context, id: EndpointId) -> Option<HashMap<RuleNumber, Rule>> {
-    let endpoint = Endpoint::read(&context.root, id).ok()?;
-    let maps = targets::policy_of(context, &endpoint).ok()?;
+fn read(root: &Root, id: EndpointId) -> Option<HashMap<RuleNumber, Rule>> {
+    let endpoint = Endpoint::read(root, id).ok()?;
+    let maps = policy_of(root, &endpoint).ok()?;
     let slots = [Slot::Current, Slot::Previous].into_iter();
     let policies: Vec<Policy> = slots.filter_map(|slot| maps.read(slot).ok()).collect();
     let listed = policies.iter().flat_map(Policy::rules);

@@ -1,120 +1,20 @@
-//! Which flows a command is about: what is said of them, and whose they are.
+//! Which flows are meant: those of a filter, with who is at their ends.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
-use ipnet::IpNet;
-use log::warn;
 
-use crate::cli::Context;
-use crate::cli::targets::Targets;
-use crate::cli::values;
+use super::owners::{Owner, Owners};
 use crate::kernel::{device, netns};
-use crate::model::endpoint::{EndpointId, Role, Scope};
-use crate::model::enforcement::Confirmation;
-use crate::model::flow::{Filter, Ports, Progress, Traits};
-use crate::model::identity::{Identity, Names};
-use crate::model::prefix::{PrefixTable, parse_prefix};
+use crate::model::endpoint::{EndpointId, Role};
+use crate::model::flow::{Filter, Traits};
+use crate::model::identity::Identity;
+use crate::model::prefix::PrefixTable;
 use crate::model::rule::Direction;
 use crate::state::conntrack::Flow;
 use crate::state::ipcache::Ipcache;
-use crate::state::registry::{Endpoint, Found};
-
-/// The flags; a flow has to be all that they say.
-#[derive(clap::Args)]
-pub struct Args {
-    /// Only those of this device, or id:N; NICs share theirs, which are those of `host`
-    #[arg(value_name = "DEV")]
-    pub device: Option<Targets>,
-    /// Only those with this identity, a number or a name, at either end
-    #[arg(long, value_name = "ID")]
-    identity: Option<String>,
-    /// Only those with this address, or one in this prefix, at either end
-    #[arg(long, value_name = "PREFIX", value_parser = parse_prefix)]
-    address: Option<IpNet>,
-    /// Only those with this port at either end: 443, 8000-8080, udp/53
-    #[arg(long, value_name = "PORT")]
-    port: Option<Ports>,
-    /// Only those that have come so far
-    #[arg(long, value_parser = values::progress())]
-    state: Option<Progress>,
-    /// Only those whose first packet went this way
-    #[arg(long, value_parser = values::direction())]
-    direction: Option<Direction>,
-}
-
-impl Args {
-    /// What they say of a flow, whoever's it is.
-    pub fn filter(&self, names: &Names) -> Result<Filter> {
-        Ok(Filter {
-            identity: self.identity.as_ref().map(|text| names.parse(text)).transpose()?,
-            address: self.address,
-            ports: self.port,
-            progress: self.state,
-            direction: self.direction,
-        })
-    }
-}
-
-/// An endpoint, as far as its flows show it.
-pub struct Owner {
-    /// Its number.
-    pub id: EndpointId,
-    /// Its device's name.
-    pub device: String,
-    /// From what nobody has confirmed.
-    pub fell_back: bool,
-    role: Role,
-    scope: Scope,
-    identity: Identity,
-    netns: u64,
-    by_address: bool,
-}
-
-/// The endpoints whose flows can be told.
-pub struct Owners {
-    all: Vec<Owner>,
-    by_scope: HashMap<Scope, Vec<usize>>,
-}
-
-impl Owners {
-    /// As they are now.
-    pub fn read(context: &Context) -> Result<Owners> {
-        let Found { endpoints, errors, .. } = Found::all(&context.root)?;
-        errors.iter().for_each(|error| warn!("{error:#}"));
-        let all: Vec<Owner> = endpoints.into_iter().filter_map(Owner::of).collect();
-        let mut by_scope: HashMap<Scope, Vec<usize>> = HashMap::new();
-        for (index, owner) in all.iter().enumerate() {
-            by_scope.entry(owner.scope).or_default().push(index);
-        }
-        Ok(Owners { all, by_scope })
-    }
-
-    /// Whose a flow is: all NICs', if it is one that they share, and nobody's of what is gone. `maps_of` tells
-    /// in whose maps it is; `None` for those that all share.
-    pub fn of(&self, flow: &Flow, maps_of: Option<EndpointId>) -> Vec<&Owner> {
-        let known = self.by_scope.get(&flow.scope).into_iter().flatten();
-        let known = known.map(|index| &self.all[*index]);
-        known.filter(|owner| maps_of.is_none_or(|id| owner.id == id)).collect()
-    }
-}
-
-impl Owner {
-    /// `None` if it has no configuration.
-    fn of(endpoint: Endpoint) -> Option<Owner> {
-        Some(Owner {
-            role: endpoint.role()?,
-            id: endpoint.id,
-            scope: endpoint.config.scope(),
-            identity: Identity(endpoint.config.identity),
-            netns: endpoint.config.netns,
-            by_address: endpoint.config.by_address != 0,
-            fell_back: matches!(endpoint.confirmation(), Ok(Confirmation::Over(_))),
-            device: endpoint.device,
-        })
-    }
-}
+use crate::state::pin::Root;
 
 /// A filter, with what it takes to tell who is at the ends of a flow.
 pub struct Choice {
@@ -124,8 +24,8 @@ pub struct Choice {
 
 impl Choice {
     /// Reads what is to be looked up, if the filter asks for it.
-    pub fn new(context: &Context, filter: Filter, owners: &Owners) -> Result<Choice> {
-        let peers = filter.identity.is_some().then(|| Peers::read(context, owners));
+    pub fn new(root: &Root, filter: Filter, owners: &Owners) -> Result<Choice> {
+        let peers = filter.identity.is_some().then(|| Peers::read(root, owners));
         Ok(Choice { filter, peers: peers.transpose()? })
     }
 
@@ -178,10 +78,10 @@ struct Line {
 }
 
 impl Peers {
-    fn read(context: &Context, owners: &Owners) -> Result<Peers> {
+    fn read(root: &Root, owners: &Owners) -> Result<Peers> {
         let attached: HashMap<EndpointId, &Owner> =
             owners.all.iter().map(|owner| (owner.id, owner)).collect();
-        let lines = Ipcache::open(&context.root)?.map(|ipcache| ipcache.lines()).transpose()?;
+        let lines = Ipcache::open(root)?.map(|ipcache| ipcache.lines()).transpose()?;
         let lines = lines.unwrap_or_default().into_iter().map(|line| {
             let owner = line.owner.and_then(|id| attached.get(&id));
             let known = Line {
@@ -224,8 +124,8 @@ impl Peers {
     /// By what its first packet has proven, else by its address: `source_identity()` of the datapath.
     fn sender(&self, end: &End, owner: Option<&Owner>) -> Identity {
         let is_workloads = owner.is_none_or(|owner| owner.role == Role::Container);
-        let settles = |it: &Identity| !is_workloads || !it.is_reserved() || *it == Identity::HOST;
-        if let Some(claimed) = end.claimed.filter(settles) {
+        let is_final = |it: &Identity| !is_workloads || !it.is_reserved() || *it == Identity::HOST;
+        if let Some(claimed) = end.claimed.filter(is_final) {
             return claimed;
         }
         let wants_proof = owner.filter(|owner| !owner.by_address).map(|owner| owner.netns);
@@ -242,6 +142,8 @@ impl Peers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::endpoint::Scope;
+    use crate::model::prefix::parse_prefix;
 
     const HERE: u64 = 1;
 

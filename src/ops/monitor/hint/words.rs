@@ -2,14 +2,15 @@
 
 use std::net::IpAddr;
 
-use crate::cli::Context;
 use crate::kernel::abi::{cm_event, cm_program, cm_reason};
 use crate::model::endpoint::EndpointId;
 use crate::model::frame::{ICMP6, UDP};
 use crate::state::maps::Endpoints;
+use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
 
-pub fn about(context: &Context, endpoint: &Endpoint, event: &cm_event) -> Option<String> {
+/// `None` where nothing is known that helps.
+pub fn about(root: &Root, endpoint: &Endpoint, event: &cm_event) -> Option<String> {
     match event.reason {
         cm_reason::CM_DROP_INVALID_SOURCE => Some(source(endpoint, event)),
         cm_reason::CM_DROP_FORBIDDEN_ICMP6 => Some(match event.program {
@@ -26,7 +27,7 @@ pub fn about(context: &Context, endpoint: &Endpoint, event: &cm_event) -> Option
              or another way; a rule helps only if it was denied, packets below the MTU always do"
                 .to_owned(),
         ),
-        cm_reason::CM_DROP_MISSED_TAIL_CALL => missed(context, event.destination.to_ip()?),
+        cm_reason::CM_DROP_MISSED_TAIL_CALL => missed(root, event.destination.to_ip()?),
         _ => None,
     }
 }
@@ -63,10 +64,10 @@ fn source(endpoint: &Endpoint, event: &cm_event) -> String {
 }
 
 /// The endpoint whose program should have been called.
-fn missed(context: &Context, destination: IpAddr) -> Option<String> {
-    let owner = Endpoints::open(&context.root).ok()??.get(destination).ok()??;
+fn missed(root: &Root, destination: IpAddr) -> Option<String> {
+    let owner = Endpoints::open(root).ok()??.get(destination).ok()??;
     let id = EndpointId::new(owner.endpoint_id)?;
-    let device = Endpoint::read(&context.root, id).map(|owner| owner.device).unwrap_or_default();
+    let device = Endpoint::read(root, id).map(|owner| owner.device).unwrap_or_default();
     Some(format!(
         "{destination} belongs to endpoint {id} ({device}), whose device or program is gone; attach that \
          again, or leave its packets to the stack: cilmark detach id:{id}"

@@ -1,0 +1,76 @@
+//! What a program has read of a packet, in words.
+
+use crate::kernel::abi::{cm_address, cm_event, cm_program};
+
+/// The flags of TCP, from the lowest bit on.
+pub const FLAGS: [&str; 6] = ["fin", "syn", "rst", "psh", "ack", "urg"];
+
+/// An address with its port, if it has one.
+pub fn socket(address: &str, port: u16) -> String {
+    match port {
+        0 => address.to_owned(),
+        port if address.contains(':') => format!("[{address}]:{port}"),
+        port => format!("{address}:{port}"),
+    }
+}
+
+/// An address; `None` where there is none.
+pub fn address(address: cm_address) -> Option<String> {
+    address.to_ip().map(|ip| ip.to_string())
+}
+
+/// Host byte order; 0 for ICMP, where the identifier of an echo stands in its place.
+pub fn port(event: &cm_event, port: u16) -> u16 {
+    if matches!(event.protocol, 1 | 58) { 0 } else { u16::from_be(port) }
+}
+
+/// The program that has met it.
+pub fn program(event: &cm_event) -> &'static str {
+    match event.program {
+        cm_program::CM_FROM_CONTAINER => "from_container",
+        cm_program::CM_TO_CONTAINER => "to_container",
+        cm_program::CM_FROM_NETDEV => "from_netdev",
+        cm_program::CM_TO_NETDEV => "to_netdev",
+        _ => "?",
+    }
+}
+
+/// `tcp`, `icmp/8`, `proto/47`, `arp`, `ethertype 0x88cc`; a later fragment has no more than this.
+pub fn protocol(event: &cm_event) -> String {
+    let name = match (u16::from_be(event.ethertype), event.protocol) {
+        (0x0806, _) => "arp".to_owned(),
+        (0x0800 | 0x86dd, 1) => format!("icmp/{}", event.icmp_type),
+        (0x0800 | 0x86dd, 58) => format!("icmp6/{}", event.icmp_type),
+        (0x0800 | 0x86dd, 6) => "tcp".to_owned(),
+        (0x0800 | 0x86dd, 17) => "udp".to_owned(),
+        (0x0800 | 0x86dd, 132) => "sctp".to_owned(),
+        (0x0800 | 0x86dd, number) => format!("proto/{number}"),
+        (ethertype, _) => format!("ethertype {ethertype:#06x}"),
+    };
+    if event.fragment != 0 { format!("{name} fragment") } else { name }
+}
+
+/// Protocol, flags of TCP, and both ends.
+pub fn parsed(event: &cm_event) -> String {
+    let (Some(source), Some(destination)) = (address(event.source), address(event.destination))
+    else {
+        return protocol(event);
+    };
+    let flags = match event.protocol {
+        6 => format!(" {}", flag_names(event.tcp_flags)),
+        _ => String::new(),
+    };
+    format!(
+        "{}{flags} {} -> {}",
+        protocol(event),
+        socket(&source, u16::from_be(event.sport)),
+        socket(&destination, u16::from_be(event.dport))
+    )
+}
+
+/// `syn,ack`, or `none`: as it is read.
+fn flag_names(flags: u8) -> String {
+    let set = FLAGS.iter().enumerate().filter(|(bit, _)| flags >> bit & 1 == 1);
+    let names: Vec<&str> = set.map(|(_, name)| *name).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(",") }
+}

@@ -1,0 +1,125 @@
+//! The process around a command: its arguments, its log, how it ends.
+
+use std::env;
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, Error, Result};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use log::LevelFilter;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::geteuid;
+
+use super::{Cli, Command, metrics, run};
+use crate::kernel::log as kernel_log;
+use crate::model::text::{self, visible};
+use crate::ops::failures::Failures;
+use crate::output;
+
+/// Runs the command line. Exit status: 0 done, 1 failed, 2 usage, 3 `explain` says drop.
+pub fn main() -> ExitCode {
+    let cli = parse();
+    allow_descriptors();
+    start_logging(cli.global.verbose);
+    kernel_log::forward_libbpf();
+    match run(cli) {
+        Ok(status) => status,
+        // The reader of our output has seen enough: `cilmark … | head`.
+        Err(error) if is_kind(&error, io::ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reading a thousand endpoints takes more descriptors than a shell allows by default.
+fn allow_descriptors() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Fewer will do for fewer endpoints.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+}
+
+/// What is logged goes to stderr, each line of a message with its level and where it comes from.
+fn start_logging(verbose: u8) {
+    let level = match verbose {
+        0 => LevelFilter::Warn,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    };
+    env_logger::Builder::new()
+        .filter_level(level)
+        .parse_default_env()
+        .format(|to, record| {
+            let style = to.default_level_style(record.level());
+            let (level, target) = (record.level(), record.target());
+            write!(to, "[{style}{level:<5}{style:#} {target}]")?;
+            // The verifier has many.
+            let message = record.args().to_string();
+            message.lines().try_for_each(|line| writeln!(to, " {}", visible(line)))
+        })
+        .init();
+}
+
+/// The command line; it ends the process with status 2 if there is something wrong with it.
+fn parse() -> Cli {
+    // In a text each byte has its place, and so no argument is refused for its bytes.
+    let arguments: Vec<String> =
+        env::args_os().map(|argument| text::from_bytes(argument.as_bytes())).collect();
+    let cli = Cli::try_parse_from(&arguments).unwrap_or_else(|error| {
+        // Told once more, of arguments that a terminal may have.
+        let shown =
+            Cli::try_parse_from(arguments.iter().map(|argument| visible(argument).into_owned()));
+        shown.err().unwrap_or(error).exit()
+    });
+    // A conflict with a global flag is noticed only where that stands behind the subcommand.
+    if let (true, Command::Metrics(metrics::Args { prometheus: true })) =
+        (cli.global.json, &cli.command)
+    {
+        let message = "the argument '--json' cannot be used with '--prometheus'";
+        Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
+    }
+    cli
+}
+
+/// Tells the person at the terminal what went wrong.
+fn report(error: &Error) {
+    match error.downcast_ref() {
+        Some(Failures(failures)) => {
+            output::note(&format!("cilmark: {} failures:", failures.len()));
+            failures.iter().for_each(|error| output::note(&format!("  {error:#}")));
+        }
+        None => output::note(&format!("cilmark: {error:#}")),
+    }
+    if is_kind(error, io::ErrorKind::PermissionDenied) && !geteuid().is_root() {
+        output::note(
+            "cilmark: this takes root, or CAP_NET_ADMIN, CAP_SYS_ADMIN and access to bpffs",
+        );
+    }
+}
+
+fn is_kind(error: &Error, kind: io::ErrorKind) -> bool {
+    error.chain().any(|cause| {
+        let of_io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        let of_nix = cause.downcast_ref::<nix::Error>().map(|errno| io::Error::from(*errno).kind());
+        let of_bpf = cause.downcast_ref::<libbpf_rs::Error>().is_some_and(|error| {
+            kind == io::ErrorKind::PermissionDenied
+                && error.kind() == libbpf_rs::ErrorKind::PermissionDenied
+        });
+        of_io == Some(kind) || of_nix == Some(kind) || of_bpf
+    })
+}
+
+/// Turns Ctrl-C and SIGTERM into a question that loops can ask: whether to go on.
+pub fn until_interrupted() -> Result<impl Fn() -> bool> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("catch Ctrl-C")?;
+    Ok(move || !interrupted.load(Ordering::Relaxed))
+}
