@@ -43,8 +43,18 @@ class CheckHouse(unittest.TestCase):
             ("program/load.rs", "io::stdin()", True),
             ("model/rule.rs", "use clap::ValueEnum;", True),
             ("program/load.rs", 'warn!("unsafe")', False),
+            ("cli/policy.rs", "use clap::Subcommand;", False),
+            ("ops/rules.rs", "#[derive(clap::Args)]", True),
         ]:
             self.assertEqual(bool(list(HOUSE.complaints(name, text))), finds, text)
+
+    def test_a_command_is_short(self):
+        for name, lines, finds in [
+            ("cli/policy.rs", 200, False),
+            ("cli/policy.rs", 201, True),
+            ("ops/rules.rs", 300, False),
+        ]:
+            self.assertEqual(bool(list(HOUSE.complaints(name, "\n" * lines))), finds, f"{name}: {lines}")
 
 
 if __name__ == "__main__":

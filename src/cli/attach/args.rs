@@ -177,13 +177,11 @@ impl Args {
 
     /// Refuses flags that do not go with the policy.
     pub fn check(&self, spec: &EndpointSpec) -> Result<()> {
+        let asks = !spec.policy.are_off();
         for (given, flag) in
             [(self.flags.failsafe.is_some(), "--failsafe"), (self.flags.adopt.is_some(), "--adopt")]
         {
-            ensure!(
-                !given || !spec.policy.are_off(),
-                "{flag} is for a policy, and this one is off"
-            );
+            ensure!(asks || !given, "{flag} is for a policy, and this one is off");
         }
         Ok(())
     }
