@@ -49,7 +49,7 @@ impl<'a> Flowing<'a> {
     fn new(ops: &'a [Op], constants: &'a Constants<'a>) -> Flowing<'a> {
         let mut begins = vec![false; ops.len()];
         let targets = ops.iter().filter(|op| !matches!(op.flow, Flow::Next | Flow::Exit));
-        for target in targets.map(|op| op.target).chain([0]) {
+        for target in targets.map(|op| op.target()).chain([0]) {
             begins[target] = true;
         }
         Flowing { ops, constants, begins, states: vec![None; ops.len()], pending: Vec::new() }
@@ -86,12 +86,12 @@ impl<'a> Flowing<'a> {
                 Flow::Exit => return,
                 Flow::Next => Some(false),
                 Flow::Call | Flow::Function => {
-                    self.arrive(op.target, &NOTHING_KNOWN);
+                    self.arrive(op.target(), &NOTHING_KNOWN);
                     Some(false)
                 }
             };
             if taken != Some(false) {
-                self.arrive(op.target, &state);
+                self.arrive(op.target(), &state);
             }
             if taken == Some(true) {
                 return;
@@ -107,11 +107,7 @@ impl<'a> Flowing<'a> {
     fn arrive(&mut self, at: usize, state: &State) {
         match &mut self.states[at] {
             Some(known) => {
-                let before = **known;
-                for (known, value) in known.iter_mut().zip(state) {
-                    *known = known.meet(*value);
-                }
-                if **known == before {
+                if !known.meet(state) {
                     return;
                 }
             }
@@ -125,7 +121,7 @@ impl<'a> Flowing<'a> {
 fn folded(op: &Op, at: usize, state: &State, constants: &Constants<'_>) -> Option<Op> {
     if op.flow == Flow::Branch {
         let taken = values::taken(state, op.insn)?;
-        return Some(Op::jump(op.slot, if taken { op.target } else { at + 1 }));
+        return Some(op.jump_to(if taken { op.target() } else { at + 1 }));
     }
     let is_constant = [LD_IMM64, MOV32_IMM, MOV64_IMM].contains(&op.insn.code);
     if is_constant || !op.insn.only_writes() {
@@ -137,39 +133,60 @@ fn folded(op: &Op, at: usize, state: &State, constants: &Constants<'_>) -> Optio
     }
 }
 
+/// What `used` asks of an instruction more than once.
+struct Effect {
+    reads: u16,
+    writes: u16,
+    only_writes: bool,
+    falls_through: bool,
+    /// The instruction itself, if it does not jump.
+    target: usize,
+}
+
+impl Effect {
+    fn of(at: usize, op: &Op) -> Effect {
+        Effect {
+            reads: op.insn.reads(),
+            writes: op.insn.writes(),
+            only_writes: op.insn.only_writes(),
+            falls_through: op.falls_through(),
+            target: if matches!(op.flow, Flow::Jump | Flow::Branch) { op.target() } else { at },
+        }
+    }
+
+    /// Which registers are read behind it, by what is read before each instruction.
+    fn read_behind(&self, read: &[u16], at: usize) -> u16 {
+        let next = if self.falls_through { read[at + 1] } else { 0 };
+        if self.target == at { next } else { next | read[self.target] }
+    }
+
+    fn reads_before(&self, behind: u16) -> u16 {
+        if self.is_unread(behind) { behind } else { self.reads | (behind & !self.writes) }
+    }
+
+    fn is_unread(&self, behind: u16) -> bool {
+        self.only_writes && behind & self.writes == 0
+    }
+}
+
 /// Which instructions do anything: not those that only write registers that nobody reads before they
 /// are written again, nor jumps to what comes next anyway.
 fn used(ops: &[Op]) -> Vec<bool> {
+    let effects: Vec<_> = ops.iter().enumerate().map(|(at, op)| Effect::of(at, op)).collect();
     let mut read = vec![0u16; ops.len()];
     let mut changed = true;
     while changed {
         changed = false;
-        for (at, op) in ops.iter().enumerate().rev() {
-            let before = reads_before(op, read_behind(ops, &read, at));
+        for (at, effect) in effects.iter().enumerate().rev() {
+            let before = effect.reads_before(effect.read_behind(&read, at));
+            // Only what comes before its target has not been asked in this round.
             changed |= before != read[at];
             read[at] = before;
         }
     }
-    let used = |(at, op): (usize, &Op)| match op.flow {
-        Flow::Jump | Flow::Branch => op.target != at + 1,
-        _ => !is_unread(op, read_behind(ops, &read, at)),
+    let used = |(at, effect): (usize, &Effect)| match effect.target {
+        target if target == at => !effect.is_unread(effect.read_behind(&read, at)),
+        target => target != at + 1,
     };
-    ops.iter().enumerate().map(used).collect()
-}
-
-fn read_behind(ops: &[Op], read: &[u16], at: usize) -> u16 {
-    let op = &ops[at];
-    let next = if op.falls_through() { read[at + 1] } else { 0 };
-    match op.flow {
-        Flow::Jump | Flow::Branch => next | read[op.target],
-        _ => next,
-    }
-}
-
-fn reads_before(op: &Op, behind: u16) -> u16 {
-    if is_unread(op, behind) { behind } else { op.insn.reads() | (behind & !op.insn.writes()) }
-}
-
-fn is_unread(op: &Op, behind: u16) -> bool {
-    op.insn.only_writes() && behind & op.insn.writes() == 0
+    effects.iter().enumerate().map(used).collect()
 }

@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, c_char};
 use std::io;
-use std::mem::size_of;
+use std::mem::{size_of, transmute};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::{ptr, slice};
 
@@ -112,6 +112,17 @@ pub fn load_program(name: &CStr, code: &Code, btf: Option<BorrowedFd<'_>>) -> io
             )
         })
     };
+    if let Some(dir) = std::env::var_os("CMLOG") {
+        let mut log = vec![0u8; 200 << 20];
+        let mut o = options;
+        o.log_buf = log.as_mut_ptr().cast::<c_char>();
+        o.log_size = log.len() as u32;
+        o.log_level = 2;
+        let _ = load(&mut o);
+        let log = CStr::from_bytes_until_nul(&log).unwrap_or_default();
+        let _ =
+            std::fs::write(std::path::Path::new(&dir).join(name.to_str().unwrap()), log.to_bytes());
+    }
     let refused = match load(&mut options) {
         Ok(program) => return Ok(program),
         Err(refused) => refused,
@@ -134,19 +145,21 @@ pub fn bind_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<()> 
     Ok(())
 }
 
+// The registers as a byte, since bindgen's accessors go bit by bit. The object is one of little-endian machines.
 impl From<&bpf::bpf_insn> for Insn {
     fn from(raw: &bpf::bpf_insn) -> Insn {
-        let (dst, src) = (raw.dst_reg(), raw.src_reg());
-        Insn { code: raw.code, dst, src, off: raw.off, imm: raw.imm }
+        // SAFETY: eight bytes without padding.
+        let [code, registers, ..] = unsafe { transmute::<bpf::bpf_insn, [u8; 8]>(*raw) };
+        Insn { code, dst: registers & 0xf, src: registers >> 4, off: raw.off, imm: raw.imm }
     }
 }
 
 impl From<&Insn> for bpf::bpf_insn {
     fn from(insn: &Insn) -> bpf::bpf_insn {
-        let mut raw =
-            bpf::bpf_insn { code: insn.code, off: insn.off, imm: insn.imm, ..Default::default() };
-        raw.set_dst_reg(insn.dst);
-        raw.set_src_reg(insn.src);
-        raw
+        let [a, b] = insn.off.to_le_bytes();
+        let [c, d, e, f] = insn.imm.to_le_bytes();
+        let bytes = [insn.code, insn.dst | insn.src << 4, a, b, c, d, e, f];
+        // SAFETY: eight bytes without padding, of which any are an instruction.
+        unsafe { transmute::<[u8; 8], bpf::bpf_insn>(bytes) }
     }
 }

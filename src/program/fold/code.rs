@@ -19,9 +19,9 @@ pub struct Op {
     pub high: i32,
     pub flow: Flow,
     /// Where a jump goes, and which function it is.
-    pub target: usize,
+    target: u32,
     /// The slot where it was.
-    pub slot: usize,
+    slot: u32,
 }
 
 /// A function by the first of its instructions, and its type in BTF.
@@ -40,9 +40,13 @@ pub struct Parts {
 
 impl Op {
     /// To the next instruction.
-    pub fn jump(slot: usize, target: usize) -> Op {
+    pub fn jump_to(&self, target: usize) -> Op {
         let insn = Insn { code: JA, ..Insn::default() };
-        Op { insn, high: 0, flow: Flow::Jump, target, slot }
+        Op { insn, high: 0, flow: Flow::Jump, target: target as u32, ..*self }
+    }
+
+    pub fn target(&self) -> usize {
+        self.target as usize
     }
 
     /// Writes a number into a register, in one slot if it fits.
@@ -81,17 +85,14 @@ impl Parts {
         while slot < slots.len() {
             at_slot[slot] = ops.len() as u32;
             let insn = slots[slot];
-            let mut op = Op { insn, high: 0, flow: insn.flow()?, target: 0, slot };
+            let mut op = Op { insn, high: 0, flow: insn.flow()?, target: 0, slot: slot as u32 };
             if op.slots() == 2 {
                 op.high = slots.get(slot + 1).filter(|second| second.code == 0)?.imm;
             }
             slot += op.slots();
             ops.push(op);
         }
-        let index = |slot: usize| {
-            let index = at_slot.get(slot).filter(|index| **index != NOWHERE);
-            index.map(|index| *index as usize)
-        };
+        let index = |slot: usize| at_slot.get(slot).copied().filter(|index| *index != NOWHERE);
         for op in ops.iter_mut().filter(|op| op.has_target()) {
             let distance = match op.flow {
                 Flow::Jump | Flow::Branch => i64::from(op.insn.off),
@@ -101,7 +102,7 @@ impl Parts {
             op.target = index(target)?;
         }
         let function = |info: &bpf_func_info| {
-            Some(Function { first: index(info.insn_off as usize)?, type_id: info.type_id })
+            Some(Function { first: index(info.insn_off as usize)? as usize, type_id: info.type_id })
         };
         let functions = code.functions.iter().map(function).collect::<Option<_>>()?;
         let ends = ops.last().is_some_and(|last| !last.falls_through());
@@ -111,21 +112,21 @@ impl Parts {
     /// Leaves these instructions only. Who went to one that is gone goes to the next that is left.
     pub fn keep(&mut self, kept: &[bool]) {
         let mut count = 0;
-        let new: Vec<usize> = kept
+        let new: Vec<u32> = kept
             .iter()
             .map(|kept| {
                 let index = count;
-                count += usize::from(*kept);
+                count += u32::from(*kept);
                 index
             })
             .collect();
         let mut kept = kept.iter();
         self.ops.retain(|_| kept.next() == Some(&true));
         for op in self.ops.iter_mut().filter(|op| op.has_target()) {
-            op.target = new[op.target];
+            op.target = new[op.target()];
         }
         for function in &mut self.functions {
-            function.first = new[function.first];
+            function.first = new[function.first] as usize;
         }
     }
 
@@ -141,7 +142,7 @@ impl Parts {
         for (op, slot) in self.ops.iter().zip(&slot_of) {
             let mut insn = op.insn;
             if op.has_target() {
-                let distance = slot_of[op.target] as i64 - *slot as i64 - 1;
+                let distance = slot_of[op.target()] as i64 - *slot as i64 - 1;
                 match op.flow {
                     Flow::Jump | Flow::Branch => insn.off = distance.try_into().ok()?,
                     _ => insn.imm = distance.try_into().ok()?,
@@ -167,7 +168,7 @@ impl Parts {
         let mut functions = self.functions.iter().peekable();
         let mut next = 0;
         for (index, op) in self.ops.iter().enumerate() {
-            while lines.get(next).is_some_and(|line| line.insn_off as usize <= op.slot) {
+            while lines.get(next).is_some_and(|line| line.insn_off <= op.slot) {
                 next += 1;
             }
             let first = functions.next_if(|function| function.first == index).is_some();

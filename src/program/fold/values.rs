@@ -24,32 +24,68 @@ pub enum Value {
 
 pub use Value::Unknown;
 
-/// The registers.
-pub type State = [Value; REGISTERS];
+/// The registers. One bit for each that is known, since most are not, most of the time.
+#[derive(Debug, Clone, Copy)]
+pub struct State {
+    numbers: u16,
+    constants: u16,
+    /// 0 of what is not known.
+    values: [u64; REGISTERS],
+}
 
 /// Of a function that is called with anything.
-pub const NOTHING_KNOWN: State = [Unknown; REGISTERS];
+pub const NOTHING_KNOWN: State = State { numbers: 0, constants: 0, values: [0; REGISTERS] };
 
-impl Value {
-    /// What is known where both may have led.
-    pub fn meet(self, other: Value) -> Value {
-        if self == other { self } else { Unknown }
+impl State {
+    fn get(&self, register: u8) -> Value {
+        let value = self.values[usize::from(register)];
+        match (self.numbers >> register & 1, self.constants >> register & 1) {
+            (1, _) => Value::Number(value),
+            (_, 1) => Value::Constants(value),
+            _ => Unknown,
+        }
+    }
+
+    fn set(&mut self, register: u8, value: Value) {
+        self.forget(1 << register);
+        let (known, value) = match value {
+            Value::Number(value) => (&mut self.numbers, value),
+            Value::Constants(offset) => (&mut self.constants, offset),
+            Unknown => return,
+        };
+        *known |= 1 << register;
+        self.values[usize::from(register)] = value;
+    }
+
+    fn forget(&mut self, registers: u16) {
+        let mut known = (self.numbers | self.constants) & registers;
+        self.numbers &= !registers;
+        self.constants &= !registers;
+        while known != 0 {
+            self.values[known.trailing_zeros() as usize] = 0;
+            known &= known - 1;
+        }
+    }
+
+    /// Leaves what is known where both may have led; whether that is less.
+    pub fn meet(&mut self, other: &State) -> bool {
+        let known = self.numbers | self.constants;
+        let mut lost = (self.numbers & !other.numbers) | (self.constants & !other.constants);
+        for (register, (value, others)) in self.values.iter().zip(&other.values).enumerate() {
+            lost |= u16::from(value != others) << register;
+        }
+        self.forget(lost);
+        lost & known != 0
     }
 }
 
 /// What the registers hold behind an instruction.
 pub fn step(state: &mut State, insn: Insn, high: i32, constants: &Constants<'_>) {
     match insn.class() {
-        LD | LDX | ALU | ALU64 => {
-            state[usize::from(insn.dst)] = result(state, insn, high, constants);
-        }
+        LD | LDX | ALU | ALU64 => state.set(insn.dst, result(state, insn, high, constants)),
         // What an atomic operation fetches lies in one of these.
-        STX if insn.code & MODE == ATOMIC => {
-            for register in [0, insn.dst, insn.src] {
-                state[usize::from(register)] = Unknown;
-            }
-        }
-        JMP if insn.code == CALL => state[..6].fill(Unknown),
+        STX if insn.code & MODE == ATOMIC => state.forget(1 | 1 << insn.dst | 1 << insn.src),
+        JMP if insn.code == CALL => state.forget(insn.writes()),
         _ => {}
     }
 }
@@ -58,7 +94,7 @@ pub fn step(state: &mut State, insn: Insn, high: i32, constants: &Constants<'_>)
 pub fn result(state: &State, insn: Insn, high: i32, constants: &Constants<'_>) -> Value {
     match insn.class() {
         LD => immediate(insn, high, constants),
-        LDX => load(state[usize::from(insn.src)], insn, constants),
+        LDX => load(state.get(insn.src), insn, constants),
         _ => arithmetic(state, insn),
     }
 }
@@ -95,7 +131,7 @@ fn load(address: Value, insn: Insn, constants: &Constants<'_>) -> Value {
 
 fn operand(state: &State, insn: Insn) -> Value {
     match insn.by_register() {
-        true => state[usize::from(insn.src)],
+        true => state.get(insn.src),
         false => Value::Number(i64::from(insn.imm) as u64),
     }
 }
@@ -104,7 +140,7 @@ fn operand(state: &State, insn: Insn) -> Value {
 fn arithmetic(state: &State, insn: Insn) -> Value {
     let wide = insn.class() == ALU64;
     let second = operand(state, insn);
-    let first = state[usize::from(insn.dst)];
+    let first = state.get(insn.dst);
     match (insn.operation(), first, second) {
         _ if insn.off != 0 => Unknown,
         (END, Value::Number(value), _) if !wide => swap(insn, value),
@@ -173,7 +209,7 @@ compute!(compute32, u32, i32);
 
 /// Whether a branch is taken, if that is known.
 pub fn taken(state: &State, insn: Insn) -> Option<bool> {
-    let (first, second) = (state[usize::from(insn.dst)], operand(state, insn));
+    let (first, second) = (state.get(insn.dst), operand(state, insn));
     let (Value::Number(first), Value::Number(second)) = (first, second) else { return None };
     let (a, b) = match insn.class() {
         JMP => (first, second),
