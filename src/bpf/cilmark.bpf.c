@@ -35,6 +35,15 @@ struct {
 	__type(value, struct cm_identity);
 } cm_identities SEC(".maps");
 
+/* And where each endpoint is attached; one that finds no room is looked for by its pins. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 14);
+	__type(key, __u32);
+	__type(value, struct cm_device);
+} cm_devices SEC(".maps");
+
 /* The workload is sending. */
 SEC("tc")
 int from_container(struct __sk_buff *skb)

@@ -24,6 +24,8 @@ unsafe impl Plain for cm_ipcache_entry {}
 // SAFETY: as above.
 unsafe impl Plain for cm_endpoint {}
 // SAFETY: as above.
+unsafe impl Plain for cm_device {}
+// SAFETY: as above.
 unsafe impl Plain for cm_identity {}
 // SAFETY: as above.
 unsafe impl Plain for cm_metrics {}

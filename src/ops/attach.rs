@@ -21,6 +21,7 @@ use crate::model::enforcement::{Confirmation, Fallback, Grace};
 use crate::model::spec::EndpointSpec;
 use crate::program::load::Loaded;
 use crate::state::conntrack::Conntrack;
+use crate::state::devices::Devices;
 use crate::state::pin::Root;
 use crate::state::policy::PolicyMaps;
 use crate::state::registry::{Endpoint, shared};
@@ -143,7 +144,8 @@ pub fn examine(root: &Root, spec: &EndpointSpec, terms: &Terms) -> Result<Outloo
     let machine = Machine::of(spec)?;
     check_grace(spec, terms)?;
     let look = || -> Result<(Vec<String>, bool)> {
-        let endpoints = Endpoint::concerning(root, machine.netns, &machine.device)?;
+        let devices = Devices::read(root)?;
+        let endpoints = Endpoint::concerning(root, &devices, machine.netns, &machine.device)?;
         let (moved, replaced) = here(endpoints, &machine);
         let plan = resolve(root, spec, terms, &machine, replaced.as_ref())?;
         let taken = taken_from(moved.iter().chain(&replaced), &plan)?;
@@ -255,7 +257,9 @@ fn taken_from<'a>(
 fn clean_stale(root: &Root, machine: &Machine) -> Result<(Vec<Endpoint>, Vec<Gone>)> {
     let Machine { device, netns, .. } = machine;
     let (mut others, mut gone) = (Vec::new(), Vec::new());
-    for endpoint in Endpoint::concerning(root, *netns, device)? {
+    let all = Devices::read(root)?;
+    all.mend()?;
+    for endpoint in Endpoint::concerning(root, &all, *netns, device)? {
         let same = endpoint.config.netns == *netns
             && (endpoint.device == device.name || endpoint.config.ifindex == device.ifindex);
         let is_left = endpoint.stale && !endpoint.is_on(device, *netns);

@@ -12,6 +12,7 @@ use crate::program::attach;
 use crate::state::addresses::Addresses;
 use crate::state::conntrack::Conntrack;
 use crate::state::delivery;
+use crate::state::devices;
 use crate::state::generations::Generations;
 use crate::state::ipcache::Ipcache;
 use crate::state::layout;
@@ -125,7 +126,7 @@ pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
     if let Some(nics) = nics {
         nics.leave(endpoint.id, None)?;
     }
-    pins.remove()
+    devices::remove(root, endpoint.id)
 }
 
 /// The shared maps go with the last endpoint, unless they hold something that the operator put there.

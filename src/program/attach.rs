@@ -8,26 +8,30 @@ use log::{debug, warn};
 use crate::kernel::hooks::{HOOKS, HookKind, Place, put_on_hook, take_off_filters};
 use crate::kernel::sys::{self, Hook};
 use crate::program::load::Loaded;
-use crate::state::pin::{self, EndpointPins};
+use crate::state::devices;
+use crate::state::pin::{self, EndpointPins, Root};
 use crate::state::registry::Previous;
 
 /// Puts loaded programs on both hooks and pins them, after `before`; on an error nothing has changed. What was
 /// decided about the endpoint without them is stale then.
 pub fn attach(
+    root: &Root,
     place: Place,
-    pins: &EndpointPins,
     loaded: &Loaded,
     before: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let generations = loaded.generations()?;
+    let id = loaded.id()?;
+    let pins = root.endpoint(id);
     pins.create()?;
     // The configuration first: it tells whoever cleans up after a killed command where to look.
-    let result = pin::replace(loaded.config.as_fd(), &pins.config())
+    let pin = || pin::replace(loaded.config.as_fd(), &pins.config());
+    let result = devices::changing(root, &loaded.configured, pin)
         .and_then(|()| before())
-        .and_then(|()| put_on_hooks(place, pins, loaded));
+        .and_then(|()| put_on_hooks(place, &pins, loaded));
     let undone = if result.is_err() {
         debug!("undoing the attachment");
-        pins.remove()
+        devices::remove(root, id)
     } else {
         Ok(())
     };
@@ -39,14 +43,11 @@ pub fn attach(
 /// Puts other programs where an endpoint's programs run. Packets meet the old or the new one,
 /// never none and, if the kind of hook stays, never both; on an error the old ones run on. What was decided about
 /// the endpoint is stale then.
-pub fn replace(
-    place: Place,
-    pins: &EndpointPins,
-    loaded: &Loaded,
-    previous: &Previous,
-) -> Result<()> {
+pub fn replace(root: &Root, place: Place, loaded: &Loaded, previous: &Previous) -> Result<()> {
     let generations = loaded.generations()?;
-    let result = put_in_place(place, pins, loaded, previous);
+    let pins = root.endpoint(loaded.id()?);
+    let put = || put_in_place(place, &pins, loaded, previous);
+    let result = devices::changing(root, &loaded.configured, put);
     generations.bump_endpoint(&previous.config);
     generations.bump_endpoint(&loaded.configured);
     result

@@ -159,6 +159,11 @@ impl Loaded {
         self.takes_delivery.then(|| self.program(Hook::Egress))
     }
 
+    /// Whose they are.
+    pub(super) fn id(&self) -> Result<EndpointId> {
+        self.configured.endpoint().context("programs of an endpoint without a number")
+    }
+
     /// What tells its programs which verdicts still count.
     pub(super) fn generations(&self) -> Result<Generations> {
         Generations::of(&self.generations)

@@ -3,7 +3,7 @@
 //! ```text
 //! /sys/fs/bpf/cilmark/
 //!   cm_ipcache  cm_ipcache_cidr  cm_ipcache_idx  cm_endpoints  cm_identities  cm_metrics  cm_events
-//!   cm_generations
+//!   cm_generations  cm_devices
 //!   cm_flows4  cm_flows6  cm_frags4  cm_frags6    once there is a policy
 //!   cm_nics  cm_nic_policies                      once a NIC has one
 //!   cm_policy_call                        once there is local delivery
@@ -273,8 +273,8 @@ impl EndpointPins {
             .with_context(|| format!("create {}", self.directory.display()))
     }
 
-    /// Removes the directory with all pins; what the links held detaches.
-    pub fn remove(&self) -> Result<()> {
+    /// Removes the directory with all pins; what the links held detaches. Only `devices` does, which lists it.
+    pub(super) fn remove(&self) -> Result<()> {
         remove_tree(&self.directory)
     }
 }

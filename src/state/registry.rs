@@ -22,11 +22,12 @@ use crate::kernel::device::{self, Device};
 use crate::kernel::hooks::{HOOKS, HookKind, Place, filter_program};
 use crate::kernel::netns;
 use crate::kernel::order::{self, Before};
-use crate::kernel::sys::{self, Hook, ProgramFacts};
+use crate::kernel::sys::{self, Hook, OnTcx, ProgramFacts};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::enforcement::Mode;
 use crate::state::config::{self, pinned_config, read_config};
-use crate::state::layout;
+use crate::state::devices::Devices;
+use crate::state::layout::{self, HELD_BY_ALL};
 use crate::state::pin::Root;
 use crate::state::{maps, nics};
 
@@ -70,20 +71,26 @@ struct TcxLink {
 impl Endpoint {
     /// The endpoints that have to do with a device of a namespace: those whose configuration names
     /// it by index or by name, those that have none, and those whose links are on it, since it may have
-    /// come from another namespace. To read the configuration alone takes a tenth of what it takes to
-    /// read an endpoint. It tells who is concerned even after a command that died half way, since a
-    /// replacement leaves namespace, index and number as they are.
-    pub fn concerning(root: &Root, netns: u64, device: &Device) -> Result<Vec<Endpoint>> {
-        let named = |id: &EndpointId| {
-            let Some(config) = pinned_config(root, *id) else { return true };
-            let named = config.ifindex == device.ifindex || config.device_name() == device.name;
-            config.netns == netns && named
-        };
-        let (mut concerned, others): (Vec<_>, Vec<_>) =
-            root.endpoints()?.into_iter().partition(named);
-        let mut links = links_on(device.ifindex)?;
-        links.retain(|link| !concerned.iter().any(|id| has_link(root, *id, &[*link])));
+    /// come from another namespace. `all` tells of that who is concerned even after a command that died half
+    /// way, since a replacement leaves namespace, index and number as they are.
+    pub fn concerning(
+        root: &Root,
+        all: &Devices,
+        netns: u64,
+        device: &Device,
+    ) -> Result<Vec<Endpoint>> {
+        let (mut concerned, mut others) = (Vec::new(), Vec::new());
+        for (id, at) in all.iter() {
+            let is_named = at.is_none_or(|at| {
+                at.netns == netns && (at.ifindex == device.ifindex || at.name() == device.name)
+            });
+            if is_named { &mut concerned } else { &mut others }.push(id);
+        }
+        let mut links = on_hooks(device.ifindex)?;
+        links.retain(|it| !concerned.iter().any(|id| has_link(root, *id, &[it.link])));
+        links.retain(|it| may_be_of(root, it.program));
         if !links.is_empty() {
+            let links: Vec<u32> = links.into_iter().map(|it| it.link).collect();
             concerned.extend(others.into_iter().filter(|id| has_link(root, *id, &links)));
         }
         concerned
@@ -228,9 +235,9 @@ impl Endpoint {
 
     /// Whether one of its links is on a device of the current namespace.
     fn is_linked_to(&self, ifindex: u32) -> Result<bool> {
-        let links = links_on(ifindex)?;
-        let own = self.programs.iter().flatten().filter_map(|running| running.link);
-        Ok(own.into_iter().any(|link| links.contains(&link.id)))
+        let links = on_hooks(ifindex)?;
+        let mut own = self.programs.iter().flatten().filter_map(|running| running.link);
+        Ok(own.any(|own| links.iter().any(|it| it.link == own.id)))
     }
 
     /// Whether both programs are in its filters on the hooks of this device.
@@ -453,14 +460,30 @@ impl Running {
     }
 }
 
-/// The kernel's numbers of the links on both TCX hooks of a device of the current namespace.
-fn links_on(ifindex: u32) -> Result<Vec<u32>> {
+/// What has a link on either TCX hook of a device of the current namespace.
+fn on_hooks(ifindex: u32) -> Result<Vec<OnTcx>> {
     if !sys::has_tcx() {
         return Ok(Vec::new());
     }
     let on = |hook: &Hook| sys::on_tcx(ifindex, *hook).context("read the links of its hooks");
-    let found = HOOKS.iter().map(on).collect::<Result<Vec<_>>>()?.concat();
-    Ok(found.into_iter().map(|it| it.link).filter(|link| *link != 0).collect())
+    let mut found = HOOKS.iter().map(on).collect::<Result<Vec<_>>>()?.concat();
+    found.retain(|it| it.link != 0);
+    Ok(found)
+}
+
+/// Whether a program may be an endpoint's, which holds what all of them hold: not where it is certain that it holds
+/// nothing of that.
+fn may_be_of(root: &Root, program: u32) -> bool {
+    let held = || -> Option<bool> {
+        let facts = sys::program_facts(sys::open_program(program).ok()?.as_fd()).ok()?;
+        let mut held = false;
+        for name in HELD_BY_ALL {
+            let pinned = MapHandle::from_pinned_path(root.map(name)).ok()?.info().ok()?.info.id;
+            held |= facts.map_ids.contains(&pinned);
+        }
+        Some(held)
+    };
+    held().unwrap_or(true)
 }
 
 /// Whether one of these links is pinned for an endpoint.

@@ -116,6 +116,7 @@ fn an_endpoint_has_exactly_these_pins() {
     world.veth("blue");
     let shared = [
         "cilmark",
+        "cilmark/cm_devices",
         "cilmark/cm_endpoints",
         "cilmark/cm_events",
         "cilmark/cm_generations",

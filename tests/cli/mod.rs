@@ -8,6 +8,7 @@ mod conntrack;
 mod dead;
 mod detach;
 mod device;
+mod devices;
 mod enforcement;
 mod explain;
 mod folding;

@@ -33,6 +33,8 @@ fn bpftool_shows_the_ipcache_and_the_endpoints_with_field_names() {
     let endpoint = &dump(&world, "cm_endpoints")[0]["formatted"]["value"];
     assert_eq!(fields(endpoint), ["delivery", "endpoint_id", "ifindex", "netns", "role"]);
     assert_eq!(endpoint["endpoint_id"], 9);
+    let device = &dump(&world, "cm_devices")[0]["formatted"];
+    assert_eq!((&device["key"], &device["value"]["name"]), (&json!(9), &json!("red")));
 }
 
 #[test]

@@ -123,6 +123,14 @@ struct cm_endpoint {
 	__u8 delivery; /* enum cm_delivery; if not 0, cm_policy_call has its to_container */
 };
 
+/* cm_devices: endpoint id (__u32) -> cm_device, as in the endpoint's cm_config. */
+struct cm_device {
+	__u64 netns;
+	__u32 ifindex;
+	char name[CM_DEVICE_NAME];
+	__u32 pad;
+};
+
 /*
  * How much of protocols and ports an entry of rules covers, from its port on: a range of ports is several
  * entries. Powers of 16, of which a lookup asks for each that there is, and so few.
@@ -417,6 +425,7 @@ _Static_assert(sizeof(struct cm_index_line) == 16, "so that a node has no paddin
 _Static_assert(sizeof(struct cm_index_node) == 256, "whole cache lines");
 _Static_assert(sizeof(struct cm_index_enums) % 8 == 0, "variable without tail padding");
 _Static_assert(sizeof(struct cm_endpoint) == 16, "map value without padding");
+_Static_assert(sizeof(struct cm_device) == 32, "map value without padding");
 _Static_assert(sizeof(struct cm_generations) == 4 * (CM_REMOTES + CM_POLICY_COUNTERS + 2),
 	       "map value without padding");
 _Static_assert(sizeof(struct cm_policy_key) == 12, "hash key without padding");

@@ -66,8 +66,8 @@ pub fn put_on(root: &Root, plan: &Plan, replaced: Option<&Endpoint>) -> Result<L
     };
     let attached = match replaced {
         Some(endpoint) => register()
-            .and_then(|()| attach::replace(place, &pins, &loaded, &endpoint.previous(&config)?)),
-        None => attach::attach(place, &pins, &loaded, register),
+            .and_then(|()| attach::replace(root, place, &loaded, &endpoint.previous(&config)?)),
+        None => attach::attach(root, place, &loaded, register),
     };
     if let Err(error) = attached {
         let keep = replaced.map(Endpoint::addresses).unwrap_or_default();

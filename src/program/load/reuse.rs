@@ -73,6 +73,11 @@ pub fn share_maps(
     share_map(&mut maps.cm_ipcache_idx, shared, None)?;
     share_map(&mut maps.cm_endpoints, shared, None)?;
     share_map(&mut maps.cm_identities, shared, None)?;
+    if shared.pins_new {
+        share_map(&mut maps.cm_devices, shared, None)?;
+    } else {
+        maps.cm_devices.set_autocreate(false).context("leave out the devices")?;
+    }
     share_map(&mut maps.cm_metrics, shared, None)?;
     share_map(&mut maps.cm_generations, shared, None)?;
     share_map(&mut maps.cm_events, shared, None)

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use anyhow::{Error, Result, bail};
 
 use super::Endpoint;
+use crate::kernel::abi::cm_device;
 use crate::kernel::{device, netns};
 use crate::model::endpoint::{EndpointId, Selector};
 use crate::model::text::visible;
-use crate::state::config::pinned_config;
+use crate::state::devices::Devices;
 use crate::state::pin::Root;
 
 /// Endpoints, and what was wrong with those that could not be read.
@@ -29,7 +30,7 @@ impl Found {
     }
 
     /// Those that one of these names may mean, or all if that leaves a name without its endpoint. Of
-    /// the others only the pinned configuration is read, which takes a thirtieth of the time.
+    /// the others only the line in `cm_devices` is read.
     pub fn named(root: &Root, selectors: &[Selector]) -> Result<Found> {
         let wanted = Wanted::new(selectors);
         let ids = wanted.choose(root)?;
@@ -150,29 +151,35 @@ impl Wanted<'_> {
     }
 
     fn choose(mut self, root: &Root) -> Result<Vec<EndpointId>> {
-        let mut chosen = root.endpoints()?;
-        chosen.retain(|id| self.ids.contains(id) || self.may_have_a_name(root, *id));
+        if self.names.is_empty() {
+            let mut chosen = root.endpoints()?;
+            chosen.retain(|id| self.ids.contains(id));
+            return Ok(chosen);
+        }
+        let all = Devices::read(root)?;
+        let mut chosen = Vec::new();
+        for (id, at) in all.iter() {
+            if self.ids.contains(&id) || at.is_none_or(|at| self.may_have_a_name(at)) {
+                chosen.push(id);
+            }
+        }
         Ok(chosen)
     }
 
     /// A device has the name that it was attached under, or has got another since.
-    fn may_have_a_name(&mut self, root: &Root, id: EndpointId) -> bool {
-        if self.names.is_empty() {
-            return false;
-        }
-        let Some(config) = pinned_config(root, id) else { return true };
-        if self.names.contains(&config.device_name().as_str()) {
+    fn may_have_a_name(&mut self, attached: &cm_device) -> bool {
+        if self.names.contains(&attached.name().as_str()) {
             return true;
         }
         let names = &self.names;
-        let devices = self.devices.entry(config.netns).or_insert_with(|| {
+        let devices = self.devices.entry(attached.netns).or_insert_with(|| {
             let indices = || -> Result<Vec<u32>> {
                 let devices = names.iter().map(|name| device::find(name));
                 let devices: Vec<_> = devices.collect::<Result<_>>()?;
                 Ok(devices.into_iter().flatten().map(|device| device.ifindex).collect())
             };
-            netns::within(config.netns, indices).map(Option::unwrap_or_default).ok()
+            netns::within(attached.netns, indices).map(Option::unwrap_or_default).ok()
         });
-        devices.as_ref().is_none_or(|indices| indices.contains(&config.ifindex))
+        devices.as_ref().is_none_or(|indices| indices.contains(&attached.ifindex))
     }
 }
