@@ -41,7 +41,7 @@ pub struct Report {
 }
 
 /// Takes endpoints off their devices; only those of a namespace, if one is given. It holds the lock itself, since
-/// to detach everything is a cure, also of what this version does not know. Goes on past a failure.
+/// to detach everything helps, also against what this version does not know. Goes on past a failure.
 pub fn detach_all(root: &Root, request: &Request<'_>, netns: Option<u64>) -> Result<Report> {
     let selectors = match request {
         Request::All => None,

@@ -41,25 +41,25 @@ static __always_inline int step_closes(enum cm_call call)
 }
 
 /* Adds a step; NULL if there is no room. */
-static __always_inline struct cm_step *add_step(struct cm_explanation *told, enum cm_call call,
+static __always_inline struct cm_step *add_step(struct cm_explanation *all, enum cm_call call,
 						const struct cm_address *address)
 {
 	struct cm_step *step;
 
-	if (!told || told->count >= CM_MAX_STEPS)
+	if (!all || all->count >= CM_MAX_STEPS)
 		return NULL;
 	/* A tail call: nothing that was open returns. */
 	if (call == CM_CALL_TO_CONTAINER)
-		told->open = told->begun = 0;
-	step = &told->steps[told->count++];
+		all->open = all->begun = 0;
+	step = &all->steps[all->count++];
 	step->call = call;
-	step->depth = told->open + 1;
+	step->depth = all->open + 1;
 	if (address)
 		step->address = *address;
 	if (step_opens(call))
-		told->open++;
+		all->open++;
 	else if (step_closes(call))
-		told->open--;
+		all->open--;
 	return step;
 }
 
@@ -83,10 +83,10 @@ __noinline int write_step(enum cm_call call, const struct cm_address *address, _
 
 __noinline int begin_step(void)
 {
-	struct cm_explanation *told = config.explain ? explanation() : NULL;
+	struct cm_explanation *all = config.explain ? explanation() : NULL;
 
-	if (told)
-		told->first[told->begun++ % CM_MAX_BEGUN] = told->count;
+	if (all)
+		all->first[all->begun++ % CM_MAX_BEGUN] = all->count;
 	return 0;
 }
 
@@ -94,14 +94,14 @@ __noinline int begin_step(void)
 __noinline int end_step(enum cm_call call, const struct cm_address *address, __u64 a, __u64 b,
 			__u64 c)
 {
-	struct cm_explanation *told = config.explain ? explanation() : NULL;
+	struct cm_explanation *all = config.explain ? explanation() : NULL;
 	struct cm_step *step;
 	__u32 callees;
 
-	if (!told)
+	if (!all)
 		return 0;
-	callees = told->count - told->first[--told->begun % CM_MAX_BEGUN];
-	step = call ? add_step(told, call, address) : NULL;
+	callees = all->count - all->first[--all->begun % CM_MAX_BEGUN];
+	step = call ? add_step(all, call, address) : NULL;
 	if (!step)
 		return 0;
 	step->callees = callees;

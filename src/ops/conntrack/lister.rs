@@ -26,7 +26,7 @@ pub struct Lister<'a> {
 }
 
 /// Whose flows they are.
-pub struct Of<'a> {
+pub struct Whose<'a> {
     /// `None` of what NICs share, and of what is gone.
     device: Option<&'a str>,
     is_gone: bool,
@@ -55,13 +55,13 @@ impl<'a> Lister<'a> {
     }
 
     /// Of a scope and these owners, in the maps that all share or not.
-    pub fn of<'o>(&self, whose: &[&'o Owner], scope: Scope, is_in_shared: bool) -> Of<'o> {
+    pub fn of<'o>(&self, whose: &[&'o Owner], scope: Scope, is_in_shared: bool) -> Whose<'o> {
         let is_nics = scope == Scope::NICS;
         // A NIC with maps of its own has no neighbours there.
         let is_shared = is_nics && is_in_shared;
         let device = whose.first().filter(|_| !is_shared).map(|owner| owner.device.as_str());
         let slot = |owner: &Owner| self.nics.iter().position(|nic| *nic == Some(owner.id));
-        Of {
+        Whose {
             device,
             is_gone: device.is_none() && !is_shared,
             fell_back: whose.iter().any(|owner| owner.fell_back),
@@ -74,7 +74,7 @@ impl<'a> Lister<'a> {
     }
 
     /// What its verdict has to be of to count; `None` of what is gone.
-    fn epoch(&self, flow: &Flow, of: &Of<'_>) -> Option<Epoch> {
+    fn epoch(&self, flow: &Flow, of: &Whose<'_>) -> Option<Epoch> {
         let generation =
             |workload| self.generations.as_ref().map(|it| it.of_flow(flow.remote, workload));
         match &of.ids {
@@ -84,7 +84,7 @@ impl<'a> Lister<'a> {
     }
 
     /// A flow of theirs.
-    pub fn report<'l>(&mut self, flow: &'l Flow, of: &'l mut Of<'_>) -> Report<'l> {
+    pub fn report<'l>(&mut self, flow: &'l Flow, of: &'l mut Whose<'_>) -> Report<'l> {
         let stale = self.epoch(flow, of).is_none_or(|epoch| flow.is_stale(epoch));
         let key = (flow.nic, flow.rule);
         if !stale && !of.words.contains_key(&key) {
@@ -105,7 +105,7 @@ impl<'a> Lister<'a> {
     }
 
     /// What a rule's number means.
-    fn read_words(&mut self, flow: &Flow, of: &Of<'_>) -> Option<String> {
+    fn read_words(&mut self, flow: &Flow, of: &Whose<'_>) -> Option<String> {
         let nic = self.nics.get(usize::from(flow.nic)).copied().flatten();
         let ids = of.ids.clone().unwrap_or_else(|| Vec::from_iter(nic));
         self.rules.words(self.root, &ids, flow.rule, self.names)

@@ -87,7 +87,7 @@ pub struct Part {
 
 /// A call, and what stands behind its numbers.
 pub struct Step {
-    /// As the program has told it.
+    /// As the program has written it.
     pub step: cm_step,
     /// The address that it was about.
     pub address: Option<IpAddr>,

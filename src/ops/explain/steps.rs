@@ -2,7 +2,7 @@
 
 use crate::kernel::abi::{cm_call, cm_step};
 
-/// As they were called: a call stands before its callees, of which it has told later. What is asked again only to report
+/// As they were called: a call stands before its callees, behind which it was written. What is asked again only to report
 /// the packet has been seen.
 pub fn in_order_of_calls(steps: &[cm_step]) -> Vec<cm_step> {
     let mut ordered: Vec<cm_step> = Vec::new();

@@ -1,8 +1,8 @@
-//! How many events were lost that nobody has been told of.
+//! How many events were lost that nobody has reported.
 //!
 //! An endpoint counts them on each CPU until an event of its gets through there, which carries the count.
-//! That one may come late or never, so the counts are looked at as well, and what was told from there is
-//! not told again when the event comes.
+//! That one may come late or never, so the counts are looked at as well, and what was reported from there is
+//! not reported again when the event comes.
 
 use std::collections::HashMap;
 
@@ -14,30 +14,30 @@ use crate::state::maps;
 use crate::state::pin::Root;
 use crate::state::registry::Found;
 
-/// What was told, by endpoint.
+/// What was reported, by endpoint.
 #[derive(Default)]
 pub struct Losses {
-    told: HashMap<u32, Told>,
+    reported: HashMap<u32, Reported>,
     /// Of all endpoints, when they were looked at last.
     of_all: Option<u64>,
 }
 
 /// What no event has carried yet.
 #[derive(Default, Clone, Copy)]
-struct Told {
+struct Reported {
     count: u64,
     /// CLOCK_MONOTONIC.
     at_ns: u64,
 }
 
 impl Losses {
-    /// Those that this event tells of, without those that were told.
+    /// Those that this event carries, without those that were reported.
     pub fn before(&mut self, event: &cm_event) -> u64 {
         let lost = u64::from(event.lost);
-        match self.told.get_mut(&event.endpoint_id) {
-            Some(told) if told.at_ns <= event.time_ns => {
-                let new = lost.saturating_sub(told.count);
-                told.count = told.count.saturating_sub(lost);
+        match self.reported.get_mut(&event.endpoint_id) {
+            Some(reported) if reported.at_ns <= event.time_ns => {
+                let new = lost.saturating_sub(reported.count);
+                reported.count = reported.count.saturating_sub(lost);
                 new
             }
             // It has taken its count with it before the counts were looked at.
@@ -45,7 +45,7 @@ impl Losses {
         }
     }
 
-    /// Those that no event has told of, by endpoint. All events that there were have been read.
+    /// Those that no event has carried, by endpoint. All events that there were have been read.
     pub fn at_rest(&mut self, root: &Root) -> Result<Vec<(u32, u64)>> {
         let of_all = Some(maps::lost_events(root)?);
         let mut new = Vec::new();
@@ -60,8 +60,8 @@ impl Losses {
     }
 
     fn look(&mut self, id: u32, count: u64, at_ns: u64) -> Option<u64> {
-        let told = self.told.insert(id, Told { count, at_ns }).unwrap_or_default();
-        count.checked_sub(told.count).filter(|new| *new > 0)
+        let reported = self.reported.insert(id, Reported { count, at_ns }).unwrap_or_default();
+        count.checked_sub(reported.count).filter(|new| *new > 0)
     }
 }
 
