@@ -95,7 +95,7 @@ int to_container(struct __sk_buff *skb)
 		remember_stack_flow(&pkt);
 	/* What is for a tap comes here again by its hook, and with its sender's mark. */
 	if (!delivered || config.delivery == CM_DELIVERY_PEER) {
-		/* A stranger's too: the kernel clears it only on its own way into a namespace. */
+		/* A third-party program's, too: the kernel clears it only on its own way into a namespace. */
 		if (delivered || mark_is_ours(pkt.mark_in))
 			mark_clear(skb);
 		verdict = policy_verdict(skb, &pkt, CM_INGRESS);

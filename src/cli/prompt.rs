@@ -28,7 +28,7 @@ impl Prompt {
         self.confirm.map_or(Grace::Permanent, Grace::Within)
     }
 
-    /// Whether the flags have consented to what may happen.
+    /// Whether the flags have answered the prompt already.
     pub fn has_answered(&self) -> bool {
         self.yes || self.confirm.is_some()
     }

@@ -121,7 +121,7 @@ fn check_own_hook(place: Place, hook: Hook) -> Result<()> {
 }
 
 /// A filter that stands in our place is ours if it uses our maps: an endpoint's that is being
-/// replaced, or what an interrupted command left. A stranger's is not touched.
+/// replaced, or what an interrupted command left. Another's is not touched.
 fn may_replace(filter: &mut TcHook, program: BorrowedFd<'_>) -> Result<bool> {
     let Some(maps) = filter_maps(filter)? else {
         return Ok(false);

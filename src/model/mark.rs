@@ -176,8 +176,8 @@ mod tests {
         ] {
             assert_eq!(Mark(mark).magic().unwrap().to_string(), name);
         }
-        for stranger in [0, 0xd4, 0x80000, 0x4000, 0x0500, 0x2500] {
-            assert_eq!(Mark(stranger).magic(), None, "{stranger:#x}");
+        for mark in [0, 0xd4, 0x80000, 0x4000, 0x0500, 0x2500] {
+            assert_eq!(Mark(mark).magic(), None, "{mark:#x}");
         }
     }
 

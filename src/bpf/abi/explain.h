@@ -28,8 +28,8 @@ enum cm_call {
 	CM_CALL_IPCACHE_LOOKUP = 13, /* an address; identity, enum cm_ipcache_source, is_host */
 	CM_CALL_POLICY_LOOKUP = 14, /* direction << 24 | protocol << 16 | port, peer, reason */
 	CM_CALL_CT_CREATE = 15, /* 1: new, 0: written again */
-	CM_CALL_KEEP_MASQUERADED = 16, /* ends the policing of what is not policed */
-	CM_CALL_FINISH_VERDICT = 17, /* reason, rule, whether it is enforced; ends the policing */
+	CM_CALL_KEEP_MASQUERADED = 16, /* ends the verdict: no policy applies */
+	CM_CALL_FINISH_VERDICT = 17, /* reason, rule, whether it is enforced; ends the verdict */
 	CM_CALL_TRACE = 18, /* what follows only serves to report the packet */
 	CM_CALL_TO_CONTAINER = 19, /* endpoint, its workload's MAC or 0; it calls what follows */
 	CM_CALL_STACK_FLOW = 20, /* the flow is the stack's */

@@ -301,7 +301,7 @@ struct cm_flow {
 	__u8 direction; /* of the first packet: enum cm_direction */
 	__u8 state; /* enum cm_ct_state */
 	__u8 picked_up; /* enum cm_ct_picked_up; 0: its first packet was seen */
-	__u8 masqueraded; /* a workload's under the host's address: not policed */
+	__u8 masqueraded; /* a workload's under the host's address: no policy applies */
 };
 
 enum cm_flow_size {

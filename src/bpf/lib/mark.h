@@ -85,7 +85,7 @@ static __always_inline int mark_is_ours(__u32 mark)
 					    MAGIC_BIT(MARK_MAGIC_ENCRYPT));
 }
 
-/* Nobody has written anything there, neither we nor a stranger. */
+/* Nobody has written anything there, neither we nor another program. */
 static __always_inline int mark_is_free(const struct __sk_buff *skb)
 {
 	return !(skb->mark & ~MARK_NOT_OURS);

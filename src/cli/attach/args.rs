@@ -96,7 +96,7 @@ pub struct Flags {
     /// not named keeps its own: SSH, DHCP, DNS, NTP
     #[arg(long, value_name = "LIST")]
     failsafe: Option<FailsafeList>,
-    /// Of which packets `monitor --type policy-verdict` tells the verdict
+    /// Directions whose verdicts `monitor --type policy-verdict` reports
     #[arg(long, value_name = "DIRECTION", value_parser = values::verdict_log(), default_value = "both")]
     policy_verdict_log: VerdictLog,
     /// Share the flows with other endpoints, or keep them in maps of its own

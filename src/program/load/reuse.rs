@@ -210,7 +210,7 @@ pub fn share_nics(
     share_map(&mut maps.cm_nic_policies, shared, None)
 }
 
-/// For whom nobody has a policy.
+/// Leaves out the policy maps while no endpoint has a policy.
 pub fn leave_out_policy_maps(open: &mut OpenCilmarkSkel<'_>) -> Result<()> {
     let maps = &mut open.maps;
     let flows =
