@@ -13,6 +13,7 @@
 #include "lib/config.h"
 #include "lib/drop.h"
 #include "lib/endpoint.h"
+#include "lib/enumerators.h"
 #include "lib/explain.h"
 #include "lib/flow_edit.h"
 #include "lib/flow_label.h"

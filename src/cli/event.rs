@@ -1,6 +1,7 @@
 //! What a program has read of a packet, in words.
 
-use crate::kernel::abi::{cm_address, cm_event, cm_program};
+use crate::kernel::abi::{cm_address, cm_event};
+use crate::model::wire::{self, CM_PROGRAM_NAMES};
 
 /// The flags of TCP, from the lowest bit on.
 pub const FLAGS: [&str; 6] = ["fin", "syn", "rst", "psh", "ack", "urg"];
@@ -26,13 +27,7 @@ pub fn port(event: &cm_event, port: u16) -> u16 {
 
 /// The program that has met it.
 pub fn program(event: &cm_event) -> &'static str {
-    match event.program {
-        cm_program::CM_FROM_CONTAINER => "from_container",
-        cm_program::CM_TO_CONTAINER => "to_container",
-        cm_program::CM_FROM_NETDEV => "from_netdev",
-        cm_program::CM_TO_NETDEV => "to_netdev",
-        _ => "?",
-    }
+    wire::name(CM_PROGRAM_NAMES, event.program.0).unwrap_or("?")
 }
 
 /// `tcp`, `icmp/8`, `proto/47`, `arp`, `ethertype 0x88cc`; a later fragment has no more than this.

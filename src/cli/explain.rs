@@ -12,8 +12,8 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::{Context, DROPPED, values};
+use crate::kernel::abi::cm_reason;
 use crate::kernel::sys::Hook;
-use crate::model::drop_reason;
 use crate::model::endpoint::Selector;
 use crate::model::enforcement::Mode;
 use crate::model::identity::{Identity, Names};
@@ -110,7 +110,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
 }
 
 fn document(report: &Report, names: &Names) -> Document {
-    let reason = report.event.as_ref().map_or(0, |event| event.reason.0);
+    let reason = report.event.as_ref().map_or(cm_reason::CM_FORWARDED, |event| event.reason);
     Document {
         program: report.arrival.program,
         verdict: match report.fate {
@@ -119,7 +119,7 @@ fn document(report: &Report, names: &Names) -> Document {
             Fate::Redirect => Verdict::Redirect,
         },
         drop_reason: (report.fate == Fate::Drop)
-            .then(|| Reason { code: reason, name: drop_reason::name(reason) }),
+            .then(|| Reason { code: reason.0, name: reason.name() }),
         mark_in: report.arrival.mark,
         mark_out: report.mark,
         source_identity: report.source_identity,

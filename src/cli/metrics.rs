@@ -6,8 +6,8 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::Context;
-use crate::kernel::abi::cm_direction;
-use crate::model::drop_reason;
+use crate::kernel::abi::cm_reason;
+use crate::model::wire::{self, CM_DIRECTION_NAMES};
 use crate::ops::metrics;
 use crate::output;
 use crate::state::conntrack::Usage;
@@ -99,13 +99,9 @@ fn whose(usage: &Usage) -> String {
 
 fn line(metric: &Metric) -> Line {
     Line {
-        direction: if metric.direction == cm_direction::CM_INGRESS.0 {
-            "ingress"
-        } else {
-            "egress"
-        },
+        direction: wire::name(CM_DIRECTION_NAMES, metric.direction).unwrap_or("?"),
         reason: metric.reason,
-        name: drop_reason::name(metric.reason),
+        name: cm_reason(metric.reason).name(),
         packets: metric.sum.packets,
         bytes: metric.sum.bytes,
     }

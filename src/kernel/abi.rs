@@ -12,7 +12,7 @@ use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::enforcement::{Failsafe, FailsafePort, Fallback, Mode, VerdictLog};
 use crate::model::hook::Hook;
 use crate::model::policy::effect::Setting;
-use crate::model::text;
+use crate::model::{text, wire};
 
 // SAFETY: each is `repr(C)`, made of integers, arrays of integers and transparent newtypes of
 // integers, so that every bit pattern is a value; src/bpf/abi/ asserts that there is no padding.
@@ -311,6 +311,13 @@ impl cm_config {
     /// The device's name when it was attached.
     pub fn device_name(&self) -> String {
         string_of(&self.device)
+    }
+}
+
+impl cm_reason {
+    /// Cilium's name for it (pkg/monitor/api/drop.go); also for what only other versions give.
+    pub fn name(self) -> &'static str {
+        wire::name(wire::CM_REASON_NAMES, self.0).unwrap_or("Unknown reason")
     }
 }
 

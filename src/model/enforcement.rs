@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::frame::{TCP, UDP};
 use super::serial::named;
+use super::wire;
 
 /// What becomes of a policy's verdicts in one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -198,7 +199,7 @@ pub struct Failsafe {
 }
 
 /// The most ports of one direction.
-pub const MAX_FAILSAFE: usize = 16;
+pub const MAX_FAILSAFE: usize = wire::CM_MAX_FAILSAFE as usize;
 
 /// What `--failsafe` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,6 +6,8 @@ use std::fmt;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use super::wire::CM_IDENTITY_NAME;
+
 /// A numeric security identity, any `u32`; what fits into a mark has 24 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
@@ -26,7 +28,7 @@ const RESERVED: [(u32, &str); 11] = [
 ];
 
 /// The longest name that `cm_identities` holds, in bytes.
-pub const NAME_MAX: usize = 31;
+pub const NAME_MAX: usize = CM_IDENTITY_NAME as usize - 1;
 
 impl Identity {
     /// Nobody known.

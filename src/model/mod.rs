@@ -1,6 +1,5 @@
 //! What cilmark talks about, as pure values: no kernel, no files, no output.
 
-pub mod drop_reason;
 pub mod endpoint;
 pub mod enforcement;
 pub mod flow;
@@ -17,3 +16,4 @@ pub mod serial;
 pub mod spec;
 pub mod text;
 pub mod time;
+pub mod wire;

@@ -19,14 +19,15 @@ pub use compile::Entry;
 
 use super::identity::Identity;
 use super::rule::{Action, Direction, L4, Rule};
+use super::wire::CM_RULE_FIRST;
 
 /// What counters, events and conntrack know a rule by; the same for as long as the rule is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleNumber(pub u32);
 
 impl RuleNumber {
-    /// The lowest that a rule can have (`CM_RULE_FIRST`); those below have a meaning of their own.
-    pub const FIRST: RuleNumber = RuleNumber(16);
+    /// The lowest that a rule can have; those below have a meaning of their own.
+    pub const FIRST: RuleNumber = RuleNumber(CM_RULE_FIRST);
 }
 
 impl fmt::Display for RuleNumber {

@@ -2,14 +2,19 @@
 
 use anyhow::Result;
 
-use crate::kernel::abi::{cm_flow_class, cm_reason};
+use crate::kernel::abi::cm_reason;
+use crate::model::wire::{CM_FLOW_CLASS_NAMES, CM_FLOW_CLASSES};
 use crate::state::conntrack::{Conntrack, Usage};
 use crate::state::maps::{self, Metric};
 use crate::state::pin::Root;
 
-/// The classes of flows, by `enum cm_flow_class`: who gives way first is first.
-pub const CLASSES: [&str; cm_flow_class::CM_FLOW_CLASSES.0 as usize] =
-    ["over", "unanswered", "waiting", "answered", "failsafe"];
+/// How many classes of flows there are: who gives way first is first.
+const CLASSES: usize = CM_FLOW_CLASSES as usize;
+
+/// Their names, each with a value.
+pub fn by_class<T>(values: [T; CLASSES]) -> impl Iterator<Item = (&'static str, T)> {
+    CM_FLOW_CLASS_NAMES.iter().map(|(_, name)| *name).zip(values)
+}
 
 /// The counters.
 pub struct Report {
@@ -18,7 +23,7 @@ pub struct Report {
     /// Of each map of conntrack.
     pub usage: Vec<Usage>,
     /// Flows that have made room for others, by their class.
-    pub displaced: [u64; CLASSES.len()],
+    pub displaced: [u64; CLASSES],
     /// Flows that have found no room.
     pub failed: u64,
 }

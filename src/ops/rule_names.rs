@@ -8,26 +8,14 @@ use crate::model::endpoint::EndpointId;
 use crate::model::identity::Names;
 use crate::model::policy::{Policy, RuleNumber};
 use crate::model::rule::Rule;
+use crate::model::wire::{self, CM_RULE_NUMBER_NAMES};
 use crate::state::pin::Root;
 use crate::state::policy::Slot;
 use crate::state::registry::Endpoint;
 
-/// What stands beside the rules, by the number that conntrack, events and counters know it by.
-pub const NOT_BY_A_RULE: [(u32, &str); 9] = [
-    (cm_rule_number::CM_RULE_NONE.0, "no rule"),
-    (cm_rule_number::CM_RULE_FAILSAFE.0, "failsafe"),
-    (cm_rule_number::CM_RULE_ICMP.0, "icmp"),
-    (cm_rule_number::CM_RULE_RELATED.0, "related"),
-    (cm_rule_number::CM_RULE_PICKED_UP.0, "adopted"),
-    (cm_rule_number::CM_RULE_MASQUERADED.0, "masqueraded"),
-    (cm_rule_number::CM_RULE_IGMP.0, "igmp"),
-    (cm_rule_number::CM_RULE_DHCP.0, "dhcp"),
-    (cm_rule_number::CM_RULE_ANOTHER_NIC.0, "another NIC"),
-];
-
 /// The word for what stands in place of a rule; `None` for the number of a rule.
 pub fn beside_the_rules(number: u32) -> Option<&'static str> {
-    NOT_BY_A_RULE.iter().find(|(known, _)| *known == number).map(|(_, word)| *word)
+    wire::name(CM_RULE_NUMBER_NAMES, number)
 }
 
 /// Whether an event's verdict comes from the rules, or what stands beside them: else they have let pass

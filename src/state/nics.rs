@@ -13,6 +13,7 @@ use crate::kernel::device::Device;
 use crate::kernel::sys::SharedValue;
 use crate::model::endpoint::EndpointId;
 use crate::model::enforcement::Confirmation;
+use crate::model::wire::CM_NICS;
 use crate::state::clock::Clock;
 use crate::state::config;
 use crate::state::conntrack;
@@ -25,8 +26,7 @@ pub const NICS: &str = "cm_nics";
 /// That of their rules.
 pub(super) const POLICIES: &str = "cm_nic_policies";
 
-/// `CM_NICS`.
-const COUNT: u8 = 16;
+const COUNT: u8 = CM_NICS as u8;
 
 /// The slots, which only the holder of the root's lock changes. Whatever changes makes stale what NICs have decided, also
 /// where it fails.
@@ -304,18 +304,4 @@ pub(super) fn clock_offset(slot: u8) -> usize {
 
 fn offset(slot: u8) -> usize {
     offset_of!(cm_nics, nics) + usize::from(slot) * size_of::<cm_nic>()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::state::rule_set::SETS;
-
-    #[test]
-    fn the_constants_are_those_of_the_header() {
-        let header = include_str!("../bpf/abi/maps.h");
-        assert!(header.contains(&format!("\tCM_NICS = {COUNT},")));
-        assert!(header.contains(&format!("\tCM_POLICIES = {SETS},")));
-        assert_eq!(cm_nics::default().nics.len(), usize::from(COUNT));
-    }
 }

@@ -287,20 +287,3 @@ fn read_set(id: EndpointId, set: &RuleSet) -> Result<Policy> {
     })?;
     Ok(Policy::of(rules))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_constants_are_those_of_the_header() {
-        let header =
-            concat!(include_str!("../bpf/abi/maps.h"), include_str!("../bpf/abi/events.h"));
-        let is = |name: &str, number: u32| {
-            assert!(header.contains(&format!("\t{name} = {number},")), "{name} is not {number}");
-        };
-        is("CM_POLICY_CURRENT", Slot::Current as u32);
-        is("CM_POLICY_PREVIOUS", Slot::Previous as u32);
-        is("CM_RULE_FIRST", RuleNumber::FIRST.0);
-    }
-}

@@ -9,7 +9,7 @@
 
 #include "vmlinux.h"
 
-enum {
+enum cm_limit {
 	CM_MAX_ADDRESSES = 8, /* of one endpoint and family in its configuration */
 	CM_MAX_FAILSAFE = 16, /* ports of one direction */
 	CM_DEVICE_NAME = 16, /* IFNAMSIZ */

@@ -6,26 +6,32 @@
 #include "vmlinux.h"
 #include "abi/config.h"
 
-/* Why a packet was dropped, or 0: Cilium's numbers (bpf/lib/common.h of 1.19, without the sign). */
+/* What output calls an enumerator. Of an enum that has these build.rs makes a table for Rust. */
+#define CM_NAME(text)
+
+/* Why a packet was dropped, or 0: Cilium's numbers (bpf/lib/common.h of 1.19, without the sign) and names. */
 enum cm_reason {
-	CM_FORWARDED = 0,
+	CM_FORWARDED CM_NAME("Forwarded") = 0,
 	/* Not a packet's fate: what else cm_metrics counts. */
-	CM_EVENT_LOST = 64, /* an event that no reader got */
-	CM_AUDITED = 65, /* a packet that would have been dropped but for audit */
-	CM_FLOW_FAILED = 67, /* a new flow that found no room in conntrack; its packet passed */
-	CM_FLOW_DISPLACED =
-		70, /* and the class of a flow that gave way to a new one: five of them */
-	CM_DROP_INVALID_SOURCE = 132,
-	CM_DROP_POLICY = 133, /* no rule allows it */
-	CM_DROP_INVALID_PACKET = 134,
-	CM_DROP_UNKNOWN_L3 = 139,
-	CM_DROP_MISSED_TAIL_CALL = 140,
-	CM_DROP_WRITE_ERROR = 141,
-	CM_DROP_INVALID_EXTHDR = 156,
-	CM_DROP_UNSUPPORTED_L2 = 166,
-	CM_DROP_FRAGMENT_NOT_FOUND = 175, /* a later fragment without its first */
-	CM_DROP_FORBIDDEN_ICMP6 = 176,
-	CM_DROP_POLICY_DENY = 181, /* a rule denies it */
+	CM_EVENT_LOST CM_NAME("Event lost") = 64, /* an event that no reader got */
+	/* a packet that would have been dropped but for audit */
+	CM_AUDITED CM_NAME("Policy denied, but only audited") = 65,
+	/* a new flow that found no room in conntrack; its packet passed */
+	CM_FLOW_FAILED CM_NAME("Flow found no room in conntrack") = 67,
+	/* and the class of a flow that gave way to a new one: five of them */
+	CM_FLOW_DISPLACED CM_NAME("Flow displaced that was over") = 70,
+	CM_DROP_INVALID_SOURCE CM_NAME("Invalid source ip") = 132,
+	CM_DROP_POLICY CM_NAME("Policy denied") = 133, /* no rule allows it */
+	CM_DROP_INVALID_PACKET CM_NAME("Invalid packet") = 134,
+	CM_DROP_UNKNOWN_L3 CM_NAME("Unsupported L3 protocol") = 139,
+	CM_DROP_MISSED_TAIL_CALL CM_NAME("Missed tail call") = 140,
+	CM_DROP_WRITE_ERROR CM_NAME("Error writing to packet") = 141,
+	CM_DROP_INVALID_EXTHDR CM_NAME("Invalid IPv6 extension header") = 156,
+	CM_DROP_UNSUPPORTED_L2 CM_NAME("Unsupported L2 protocol") = 166,
+	/* A later fragment without its first. */
+	CM_DROP_FRAGMENT_NOT_FOUND CM_NAME("First logical datagram fragment not found") = 175,
+	CM_DROP_FORBIDDEN_ICMP6 CM_NAME("Forbidden ICMPv6 message") = 176,
+	CM_DROP_POLICY_DENY CM_NAME("Policy denied by denylist") = 181, /* a rule denies it */
 	CM_REASONS = 256,
 };
 
@@ -38,15 +44,18 @@ enum cm_event_type {
 
 /* What decided about a packet: one of these, or a rule's number. Indexes cm_rule_stats. */
 enum cm_rule_number {
-	CM_RULE_NONE = 0, /* nobody was asked, or no rule matched */
-	CM_RULE_FAILSAFE = 1,
-	CM_RULE_ICMP = 2, /* an ICMP message that always passes (RFC 4890, path MTU) */
-	CM_RULE_RELATED = 3, /* an ICMP error about a flow that is allowed */
-	CM_RULE_PICKED_UP = 4, /* was up before the first enforcement */
-	CM_RULE_MASQUERADED = 5, /* a workload's, under an address of this host */
-	CM_RULE_IGMP = 6, /* between listeners and multicast routers of a link */
-	CM_RULE_DHCP = 7, /* a workload's request for a lease, and the answer */
-	CM_RULE_ANOTHER_NIC = 8, /* what another NIC says about a flow that has passed it */
+	CM_RULE_NONE CM_NAME("no rule") = 0, /* nobody was asked, or no rule matched */
+	CM_RULE_FAILSAFE CM_NAME("failsafe") = 1,
+	/* An ICMP message that always passes (RFC 4890, path MTU). */
+	CM_RULE_ICMP CM_NAME("icmp") = 2,
+	CM_RULE_RELATED CM_NAME("related") = 3, /* an ICMP error about a flow that is allowed */
+	CM_RULE_PICKED_UP CM_NAME("adopted") = 4, /* was up before the first enforcement */
+	/* A workload's, under an address of this host. */
+	CM_RULE_MASQUERADED CM_NAME("masqueraded") = 5,
+	CM_RULE_IGMP CM_NAME("igmp") = 6, /* between listeners and multicast routers of a link */
+	CM_RULE_DHCP CM_NAME("dhcp") = 7, /* a workload's request for a lease, and the answer */
+	/* What another NIC says about a flow that has passed it. */
+	CM_RULE_ANOTHER_NIC CM_NAME("another NIC") = 8,
 	CM_RULE_FIRST = 16, /* the lowest number of a rule that somebody wrote */
 };
 

@@ -6,7 +6,6 @@
 #include "vmlinux.h"
 #include "abi/config.h"
 #include "abi/events.h"
-#include "abi/maps.h"
 
 /* What a packet's way through a program consists of, as `cilmark explain` shows it. */
 enum cm_call {
@@ -66,22 +65,6 @@ struct cm_step {
 	__u64 values[3];
 };
 
-/* The enums that stand in fields which are narrower, or in values of a step. */
-struct cm_step_enums {
-	enum cm_ipcache_source ipcache_source;
-	enum cm_ct_seen ct_seen;
-	enum cm_rule_number rule;
-	enum cm_policy_flags policy_flags;
-	enum cm_ct_picked_up adopted;
-	enum cm_ct_lifetime lifetime;
-	enum cm_ct_state ct_state;
-	enum cm_flow_class flow_class;
-	enum cm_flow_size flow_size;
-	enum cm_flow_edits flow_edits;
-	enum cm_ct_age age;
-	__u32 pad;
-};
-
 /* cm_steps: what a private copy of a program did with its one packet. */
 struct cm_explanation {
 	/*
@@ -97,7 +80,6 @@ struct cm_explanation {
 	struct cm_step steps[CM_MAX_STEPS];
 };
 
-_Static_assert(sizeof(struct cm_step_enums) % 8 == 0, "variable without tail padding");
 _Static_assert(sizeof(struct cm_step) == 56, "map value without padding");
 _Static_assert(sizeof(struct cm_explanation) == 48 + 128 * 56 + 112, "map value without padding");
 

@@ -6,7 +6,7 @@
 #include "vmlinux.h"
 #include "abi/config.h"
 
-enum {
+enum cm_map_limit {
 	CM_IDENTITY_NAME = 32,
 	CM_NICS = 16, /* of a root, that have a policy */
 };
@@ -83,15 +83,7 @@ struct cm_index_node {
 	struct cm_index_line lines[CM_INDEX_LINES];
 };
 
-/* Of what the nodes are made. */
-struct cm_index_enums {
-	enum cm_index_slot slot;
-	enum cm_index_known known;
-	enum cm_index_size size;
-	__u32 pad;
-};
-
-enum {
+enum cm_generation_size {
 	/*
 	 * Counters of remote ends: so many that 5000 changes a second, of addresses that no flow has, concern few flows by
 	 * the hash, and so few that they stay in the nearest cache.
@@ -160,7 +152,7 @@ struct cm_policy_key {
 };
 
 /* In the place of a direction: no packet's. */
-enum {
+enum cm_policy_beside {
 	CM_LISTED = 2, /* the list of rules */
 	CM_PORT_BLOCKS = 3, /* cm_port_blocks of the direction that is the identity here */
 };
@@ -196,7 +188,7 @@ struct cm_port_blocks {
 	__u32 pad;
 };
 
-enum {
+enum cm_policy_slot {
 	CM_POLICY_CURRENT = 0, /* in cm_policy_sets; in cm_nic_policies for each slot */
 	CM_POLICY_PREVIOUS = 1,
 	CM_POLICIES = 2,
@@ -423,7 +415,6 @@ _Static_assert(sizeof(struct cm_prefix) == 24, "trie key without padding");
 _Static_assert(sizeof(struct cm_ipcache_entry) == 8, "map value without padding");
 _Static_assert(sizeof(struct cm_index_line) == 16, "so that a node has no padding");
 _Static_assert(sizeof(struct cm_index_node) == 256, "whole cache lines");
-_Static_assert(sizeof(struct cm_index_enums) % 8 == 0, "variable without tail padding");
 _Static_assert(sizeof(struct cm_endpoint) == 16, "map value without padding");
 _Static_assert(sizeof(struct cm_device) == 32, "map value without padding");
 _Static_assert(sizeof(struct cm_generations) == 4 * (CM_REMOTES + CM_POLICY_COUNTERS + 2),

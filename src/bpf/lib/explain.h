@@ -18,9 +18,6 @@ struct {
 	__type(value, struct cm_explanation);
 } cm_steps SEC(".maps");
 
-/* Never written: enums that stand in values reach the object's BTF only through a variable. */
-struct cm_step_enums step_enums_layout;
-
 static __always_inline struct cm_explanation *explanation(void)
 {
 	__u32 key = 0;

@@ -25,9 +25,8 @@ struct cm_index {
 	__uint(value_size, sizeof(struct cm_index_node));
 };
 
-/* Never written: the types of an inner map reach the object's BTF only through variables. */
+/* Never written: the type of an inner map reaches the object's BTF only through a variable. */
 struct cm_index_node index_node_layout;
-struct cm_index_enums index_enums_layout;
 
 /* A slot is empty where the trie has few prefixes, and while they change. */
 struct {

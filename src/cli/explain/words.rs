@@ -2,9 +2,9 @@
 
 use super::entry::{self, by};
 use crate::kernel::abi::{cm_call, cm_config, cm_direction, cm_ipcache_source, cm_reason};
-use crate::model::drop_reason;
 use crate::model::identity::{Identity, Names};
 use crate::model::rule::L4;
+use crate::model::wire::{self, CM_CALL_NAMES};
 use crate::ops::explain::Step;
 
 /// Words for the steps of one program.
@@ -21,39 +21,34 @@ impl Renderer<'_> {
         let step = &known.step;
         let [a, b, c] = step.values;
         let address = known.address.map_or("no address".to_owned(), |address| address.to_string());
-        match step.call {
-            cm_call::CM_CALL_CHECK_SOURCE => ("check_source", self.source(a, &address)),
-            cm_call::CM_CALL_ARP_ANSWER => ("arp_answer", format!("in the name of {address}")),
-            cm_call::CM_CALL_FLOW_LABEL_SET => {
-                ("flow_label_set", self.label(self.config.identity.into()))
-            }
-            cm_call::CM_CALL_POLICY_CLEAR_MARK => ("policy_clear_mark", "skb->cb".to_owned()),
-            cm_call::CM_CALL_POLICY_VERDICT => ("policy_verdict", self.modes([a, b])),
-            cm_call::CM_CALL_CT_LOOKUP => ("ct_lookup", entry::words(known, self.config, b, c)),
-            cm_call::CM_CALL_IS_HOST_TRAFFIC => {
-                ("is_host_traffic", format!("from {address}: {}", yes(a)))
-            }
-            cm_call::CM_CALL_IS_FOR_HOST => ("is_for_host", format!("to {address}: {}", yes(a))),
-            cm_call::CM_CALL_FIB_LOOKUP => ("fib_lookup", format!("{address}: {}", route(a))),
-            cm_call::CM_CALL_FRAGMENT_FIND_PORTS => ("fragment_find_ports", fragment(a, b, c)),
-            cm_call::CM_CALL_POLICY_CHECK => ("policy_check", self.policy_check(known, a)),
-            cm_call::CM_CALL_RESOLVE_SRCID => ("resolve_srcid", self.sender(known, &address, a, b)),
-            cm_call::CM_CALL_IPCACHE_LOOKUP => {
-                ("ipcache_lookup", self.ipcache_lookup(&address, a, b, c))
-            }
-            cm_call::CM_CALL_POLICY_LOOKUP => ("policy_lookup", self.policy_lookup(a, b, c)),
-            cm_call::CM_CALL_CT_CREATE => ("ct_create", created(a).to_owned()),
+        let detail = match step.call {
+            cm_call::CM_CALL_CHECK_SOURCE => self.source(a, &address),
+            cm_call::CM_CALL_ARP_ANSWER => format!("in the name of {address}"),
+            cm_call::CM_CALL_FLOW_LABEL_SET => self.label(self.config.identity.into()),
+            cm_call::CM_CALL_POLICY_CLEAR_MARK => "skb->cb".to_owned(),
+            cm_call::CM_CALL_POLICY_VERDICT => self.modes([a, b]),
+            cm_call::CM_CALL_CT_LOOKUP => entry::words(known, self.config, b, c),
+            cm_call::CM_CALL_IS_HOST_TRAFFIC => format!("from {address}: {}", yes(a)),
+            cm_call::CM_CALL_IS_FOR_HOST => format!("to {address}: {}", yes(a)),
+            cm_call::CM_CALL_FIB_LOOKUP => format!("{address}: {}", route(a)),
+            cm_call::CM_CALL_FRAGMENT_FIND_PORTS => fragment(a, b, c),
+            cm_call::CM_CALL_POLICY_CHECK => self.policy_check(known, a),
+            cm_call::CM_CALL_RESOLVE_SRCID => self.sender(known, &address, a, b),
+            cm_call::CM_CALL_IPCACHE_LOOKUP => self.ipcache_lookup(&address, a, b, c),
+            cm_call::CM_CALL_POLICY_LOOKUP => self.policy_lookup(a, b, c),
+            cm_call::CM_CALL_CT_CREATE => created(a).to_owned(),
             cm_call::CM_CALL_KEEP_MASQUERADED => {
-                ("keep_masqueraded", "not the host's own, nor for it: not policed".to_owned())
+                "not the host's own, nor for it: not policed".to_owned()
             }
-            cm_call::CM_CALL_FINISH_VERDICT => ("finish_verdict", finished(known, a, c)),
-            cm_call::CM_CALL_TO_CONTAINER => ("to_container", called(a, b)),
+            cm_call::CM_CALL_FINISH_VERDICT => finished(known, a, c),
+            cm_call::CM_CALL_TO_CONTAINER => called(a, b),
             cm_call::CM_CALL_STACK_FLOW => {
-                ("stack_flow", "its flow went by the stack before, and so does it".to_owned())
+                "its flow went by the stack before, and so does it".to_owned()
             }
-            cm_call::CM_CALL_TRACE => ("trace", "for this report only".to_owned()),
-            _ => ("?", format!("{a:#x} {b:#x} {c:#x}")),
-        }
+            cm_call::CM_CALL_TRACE => "for this report only".to_owned(),
+            _ => format!("{a:#x} {b:#x} {c:#x}"),
+        };
+        (wire::name(CM_CALL_NAMES, step.call.0).unwrap_or("?"), detail)
     }
 
     /// Whose rules are asked: of a NIC's those of others, too, which the flow has passed.
@@ -148,7 +143,7 @@ fn called(endpoint: u64, mac: u64) -> String {
 }
 
 pub fn reason_text(reason: u64) -> String {
-    format!("{} ({reason})", drop_reason::name(reason as u32))
+    format!("{} ({reason})", cm_reason(reason as u32).name())
 }
 
 fn yes(answer: u64) -> &'static str {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Line, whose};
-use crate::ops::metrics::{CLASSES, Report};
+use crate::ops::metrics::{Report, by_class};
 use crate::state::conntrack::Usage;
 
 /// The counters, and how full the maps of conntrack are.
@@ -28,7 +28,7 @@ pub fn text(lines: &[Line], report: &Report) -> String {
     let name = "cilmark_conntrack_entries";
     begin(&mut text, name, "gauge", "Flows that have not expired.");
     for usage in usage {
-        for (class, entries) in CLASSES.iter().zip(usage.of_class) {
+        for (class, entries) in by_class(usage.of_class) {
             let _ = writeln!(text, "{name}{{{},class=\"{class}\"}} {entries}", table_of(usage));
         }
     }
@@ -39,7 +39,7 @@ pub fn text(lines: &[Line], report: &Report) -> String {
     }
     let name = "cilmark_conntrack_displaced_total";
     begin(&mut text, name, "counter", "Flows that made room for others.");
-    for (class, count) in CLASSES.iter().zip(report.displaced) {
+    for (class, count) in by_class(report.displaced) {
         let _ = writeln!(text, "{name}{{class=\"{class}\"}} {count}");
     }
     let name = "cilmark_conntrack_failed_total";

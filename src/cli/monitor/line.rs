@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use crate::cli::event::{address, port, program, protocol, socket};
 use crate::kernel::abi::{cm_event, cm_event_type, cm_reason};
-use crate::model::drop_reason;
 use crate::model::identity::{Identity, Names};
 use crate::model::mark::Mark;
 use crate::ops::claim::Claim;
@@ -77,7 +76,7 @@ impl Line {
     /// With what is known beside the event.
     pub fn of(event: &cm_event, report: Report<'_>) -> Line {
         let reason = (event.reason != cm_reason::CM_FORWARDED)
-            .then(|| Reason { code: event.reason.0, name: drop_reason::name(event.reason.0) });
+            .then(|| Reason { code: event.reason.0, name: event.reason.name() });
         Line {
             time: wall_clock(event.time_ns),
             event_type: EventType::of(event),

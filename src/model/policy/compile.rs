@@ -16,6 +16,7 @@ use std::cmp::Reverse;
 use super::{Listed, Policy};
 use crate::model::identity::Identity;
 use crate::model::rule::{Action, Direction};
+use crate::model::wire::CM_PORT_BLOCK_16;
 
 /// An entry of the table: under this prefix the rule decides, among those for the same identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +43,8 @@ struct Prefix {
 }
 
 const KEY_BITS: u32 = 64;
-/// `enum cm_port_block` of src/bpf/abi/maps.h: the number of bits by which one differs from the next.
-const PORT_BLOCK_STEP: u32 = 4;
+/// The number of bits by which one block of ports differs from the next.
+const PORT_BLOCK_STEP: u32 = CM_PORT_BLOCK_16.trailing_zeros();
 const PORT_BITS: u32 = 16;
 const PROTOCOL_BITS: u32 = 8;
 

@@ -9,7 +9,7 @@ use crate::kernel::abi::cm_metrics;
 use crate::model::enforcement::Confirmation;
 use crate::model::policy::RuleNumber;
 use crate::model::rule::Rule;
-use crate::ops::rule_names::NOT_BY_A_RULE;
+use crate::model::wire::CM_RULE_NUMBER_NAMES;
 use crate::ops::targets::{Targets, policy_of};
 use crate::state::pin::Root;
 
@@ -37,7 +37,10 @@ pub struct Standing {
 /// Reads them.
 pub fn list(root: &Root, targets: &Targets, netns: Option<u64>) -> Result<List> {
     let mut list = List {
-        others: NOT_BY_A_RULE.map(|(_, words)| (words, cm_metrics::default())).into(),
+        others: CM_RULE_NUMBER_NAMES
+            .iter()
+            .map(|(_, name)| (*name, cm_metrics::default()))
+            .collect(),
         ..List::default()
     };
     let mut places = HashMap::new();
@@ -51,7 +54,7 @@ pub fn list(root: &Root, targets: &Targets, netns: Option<u64>) -> Result<List> 
             }
             add(&mut list.rules[place].1, maps.counter(listed.number)?);
         }
-        for ((number, _), other) in NOT_BY_A_RULE.iter().zip(&mut list.others) {
+        for ((number, _), other) in CM_RULE_NUMBER_NAMES.iter().zip(&mut list.others) {
             add(&mut other.1, maps.counter(RuleNumber(*number))?);
         }
         list.endpoints.push(Standing { device: endpoint.device, dead, confirmation });

@@ -9,11 +9,10 @@ use crate::kernel::abi::{
 use crate::model::identity::Identity;
 use crate::model::policy::{Entry, Listed, Policy, RuleNumber};
 use crate::model::rule::{Action, Direction, L4, Rule};
+use crate::model::wire::{CM_LISTED, CM_PORT_BLOCKS};
 
-/// `CM_LISTED`.
-const LISTED: u8 = 2;
-/// `CM_PORT_BLOCKS`.
-const PORT_BLOCKS: u8 = 3;
+const LISTED: u8 = CM_LISTED as u8;
+const PORT_BLOCKS: u8 = CM_PORT_BLOCKS as u8;
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
@@ -145,13 +144,6 @@ fn to_listed(entry: &cm_policy_entry) -> Option<Listed> {
 mod tests {
     use super::*;
     use crate::model::identity::Names;
-
-    #[test]
-    fn the_constants_are_those_of_the_header() {
-        let header = include_str!("../../bpf/abi/maps.h");
-        assert!(header.contains(&format!("\tCM_LISTED = {LISTED},")));
-        assert!(header.contains(&format!("\tCM_PORT_BLOCKS = {PORT_BLOCKS},")));
-    }
 
     #[test]
     fn every_port_block_of_an_entry_is_one_that_the_datapath_asks_for() {
