@@ -17,10 +17,11 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use cilmark::kernel::abi::{cm_flow_class, cm_reason};
+use cilmark::kernel::abi::{cm_counter, cm_reason};
 use cilmark::kernel::netns;
+use cilmark::model::wire::{CM_COUNTER_DISPLACED_OVER, CM_FLOW_CLASSES};
 use cilmark::state::conntrack::Conntrack;
-use cilmark::state::maps;
+use cilmark::state::counters::{self, Counted};
 use cilmark::state::pin::Root;
 
 use crate::figures::{self, Figure};
@@ -179,17 +180,18 @@ struct Counters {
 
 impl Counters {
     fn read(root: &Root) -> Result<Counters> {
-        let metrics = maps::metrics(root)?;
-        let sum = |wanted: &dyn Fn(u32) -> bool| -> u64 {
-            let lines = metrics.iter().filter(|line| wanted(line.reason));
+        let metrics = counters::read(root)?;
+        let sum = |wanted: &dyn Fn(Counted) -> bool| -> u64 {
+            let lines = metrics.iter().filter(|line| wanted(line.of));
             lines.map(|line| line.sum.packets).sum()
         };
-        let first = cm_reason::CM_FLOW_DISPLACED.0;
-        let displaced = first..first + cm_flow_class::CM_FLOW_CLASSES.0;
+        let displaced = CM_COUNTER_DISPLACED_OVER..CM_COUNTER_DISPLACED_OVER + CM_FLOW_CLASSES;
+        let failed = Counted::Counter(cm_counter::CM_COUNTER_FLOW_FAILED);
+        let forwarded = Counted::Fate(cm_reason::CM_FORWARDED);
         Ok(Counters {
-            displaced: sum(&|reason| displaced.contains(&reason)),
-            not_created: sum(&|reason| reason == cm_reason::CM_FLOW_FAILED.0),
-            dropped: sum(&|reason| reason >= cm_reason::CM_DROP_INVALID_SOURCE.0),
+            displaced: sum(&|of| displaced.contains(&of.number())),
+            not_created: sum(&|of| of == failed),
+            dropped: sum(&|of| matches!(of, Counted::Fate(_)) && of != forwarded),
             resent: resent("red")? + resent("blue")?,
         })
     }

@@ -6,12 +6,11 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::Context;
-use crate::kernel::abi::cm_reason;
 use crate::model::wire::{self, CM_DIRECTION_NAMES};
 use crate::ops::metrics;
 use crate::output;
 use crate::state::conntrack::Usage;
-use crate::state::maps::Metric;
+use crate::state::counters;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -97,11 +96,11 @@ fn whose(usage: &Usage) -> String {
     usage.owner.map_or("all".to_owned(), |id| format!("id:{id}"))
 }
 
-fn line(metric: &Metric) -> Line {
+fn line(metric: &counters::Line) -> Line {
     Line {
         direction: wire::name(CM_DIRECTION_NAMES, metric.direction).unwrap_or("?"),
-        reason: metric.reason,
-        name: cm_reason(metric.reason).name(),
+        reason: metric.of.number(),
+        name: metric.of.name(),
         packets: metric.sum.packets,
         bytes: metric.sum.bytes,
     }

@@ -321,6 +321,13 @@ impl cm_reason {
     }
 }
 
+impl cm_counter {
+    /// What it counts.
+    pub fn name(self) -> &'static str {
+        wire::name(wire::CM_COUNTER_NAMES, self.0).unwrap_or("Unknown counter")
+    }
+}
+
 /// A MAC as the datapath keeps that of a workload: `workload_mac`.
 pub fn mac_word([a, b, c, d, e, f]: [u8; 6]) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])

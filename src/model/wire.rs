@@ -28,6 +28,7 @@ mod tests {
         let explain = include_str!("../bpf/abi/explain.h");
         for (header, of, names, bounds) in [
             (events, "cm_reason", CM_REASON_NAMES, 1),
+            (events, "cm_counter", CM_COUNTER_NAMES, 1),
             (events, "cm_rule_number", CM_RULE_NUMBER_NAMES, 1),
             (explain, "cm_call", CM_CALL_NAMES, 0),
         ] {
@@ -43,6 +44,12 @@ mod tests {
                 assert_eq!(count, 1, "{of} has two that are called {text}");
             }
         }
+    }
+
+    #[test]
+    fn no_counter_has_the_number_of_a_reason() {
+        let is_reason = |number| name(CM_REASON_NAMES, number).is_some();
+        assert!(CM_COUNTER_NAMES.iter().all(|(number, _)| !is_reason(*number)));
     }
 
     #[test]

@@ -2,10 +2,12 @@
 
 use anyhow::Result;
 
-use crate::kernel::abi::cm_reason;
-use crate::model::wire::{CM_FLOW_CLASS_NAMES, CM_FLOW_CLASSES};
+use crate::kernel::abi::cm_counter;
+use crate::model::wire::{
+    CM_COUNTER_DISPLACED_OVER, CM_COUNTER_FLOW_FAILED, CM_FLOW_CLASS_NAMES, CM_FLOW_CLASSES,
+};
 use crate::state::conntrack::{Conntrack, Usage};
-use crate::state::maps::{self, Metric};
+use crate::state::counters::{self, Counted, Line};
 use crate::state::pin::Root;
 
 /// How many classes of flows there are: who gives way first is first.
@@ -18,8 +20,8 @@ pub fn by_class<T>(values: [T; CLASSES]) -> impl Iterator<Item = (&'static str, 
 
 /// The counters.
 pub struct Report {
-    /// By direction and reason.
-    pub metrics: Vec<Metric>,
+    /// By direction, and by reason or counter.
+    pub metrics: Vec<Line>,
     /// Of each map of conntrack.
     pub usage: Vec<Usage>,
     /// Flows that have made room for others, by their class.
@@ -30,13 +32,13 @@ pub struct Report {
 
 /// Reads the counters.
 pub fn metrics(root: &Root) -> Result<Report> {
-    let metrics = maps::metrics(root)?;
-    let packets = |reason: u32| -> u64 {
-        metrics.iter().filter(|line| line.reason == reason).map(|line| line.sum.packets).sum()
+    let metrics = counters::read(root)?;
+    let count = |counter: u32| -> u64 {
+        let of = Counted::Counter(cm_counter(counter));
+        metrics.iter().filter(|line| line.of == of).map(|line| line.sum.packets).sum()
     };
-    let displaced =
-        std::array::from_fn(|class| packets(cm_reason::CM_FLOW_DISPLACED.0 + class as u32));
-    let failed = packets(cm_reason::CM_FLOW_FAILED.0);
+    let displaced = std::array::from_fn(|class| count(CM_COUNTER_DISPLACED_OVER + class as u32));
+    let failed = count(CM_COUNTER_FLOW_FAILED);
     let mut usage = Vec::new();
     for maps in Conntrack::all(root)? {
         usage.extend(maps.usage()?);

@@ -32,7 +32,7 @@ pub struct Layout {
 }
 
 /// The maps that endpoints share: what goes from a root with the last of them.
-pub const SHARED: [Layout; 18] = [
+pub const SHARED: [Layout; 19] = [
     of::<cm_address, cm_ipcache_entry>("cm_ipcache", MapType::Hash),
     of::<cm_prefix, cm_ipcache_entry>("cm_ipcache_cidr", MapType::LpmTrie),
     of::<u32_key, u32_key>("cm_ipcache_idx", MapType::ArrayOfMaps),
@@ -47,6 +47,7 @@ pub const SHARED: [Layout; 18] = [
     of::<u32_key, cm_nics>("cm_nics", MapType::Array),
     of::<u32_key, u32_key>("cm_nic_policies", MapType::ArrayOfMaps),
     of::<u32_key, cm_metrics>("cm_metrics", MapType::PercpuArray),
+    of::<u32_key, u64>("cm_stats", MapType::PercpuArray),
     of::<(), ()>("cm_events", MapType::RingBuf),
     of::<u32_key, u32_key>("cm_policy_call", MapType::ProgArray),
     of::<cm_stack_flow, u32_key>("cm_path_flows", MapType::LruHash),
@@ -55,8 +56,9 @@ pub const SHARED: [Layout; 18] = [
 
 /// What every root has and programs hold, so that no removed pin takes it away. By these a filter is known for
 /// ours.
-pub const HELD_BY_ALL: [&str; 8] = [
+pub const HELD_BY_ALL: [&str; 9] = [
     "cm_metrics",
+    "cm_stats",
     "cm_ipcache",
     "cm_ipcache_cidr",
     "cm_ipcache_idx",

@@ -11,9 +11,7 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use plain::Plain;
 
-use crate::kernel::abi::{
-    self, cm_address, cm_direction, cm_endpoint, cm_identity, cm_metrics, cm_reason, u32_key,
-};
+use crate::kernel::abi::{self, cm_address, cm_endpoint, cm_identity, u32_key};
 use crate::kernel::sys;
 use crate::model::endpoint::EndpointId;
 use crate::model::identity::{Identity, Names};
@@ -294,17 +292,6 @@ impl Identities {
     }
 }
 
-/// A line of `cm_metrics`: all CPUs together.
-#[derive(Debug, Clone, Copy)]
-pub struct Metric {
-    /// `CM_INGRESS` or `CM_EGRESS`.
-    pub direction: u32,
-    /// `enum cm_reason`.
-    pub reason: u32,
-    /// What was counted.
-    pub sum: cm_metrics,
-}
-
 /// The map whose name ends so among those of a program, if it is there. The youngest first: those of an
 /// endpoint's own were made after the shared ones.
 pub fn of_program(map_ids: &[u32], suffix: &str) -> Result<Option<MapHandle>> {
@@ -315,59 +302,4 @@ pub fn of_program(map_ids: &[u32], suffix: &str) -> Result<Option<MapHandle>> {
         }
     }
     Ok(None)
-}
-
-/// Adds to what `cm_metrics` counts, under a reason that no program counts.
-pub fn count(root: &Root, reason: cm_reason, packets: u64) -> Result<()> {
-    let Some(map) = TypedMap::<u32_key, cm_metrics>::open(root, "cm_metrics")? else {
-        return Ok(());
-    };
-    let key = u32_key(reason.0);
-    let key = abi::bytes_of(&key);
-    let mut of_cpus = map.handle.lookup_percpu(key, MapFlags::ANY)?.context("no such metric")?;
-    let first = of_cpus.first_mut().context("a kernel without CPUs")?;
-    let mut sum: cm_metrics = abi::from_bytes(first)?;
-    sum.packets += packets;
-    *first = abi::bytes_of(&sum).to_vec();
-    Ok(map.handle.update_percpu(key, &of_cpus, MapFlags::ANY)?)
-}
-
-/// What `cm_metrics` has counted, without the zeros.
-pub fn metrics(root: &Root) -> Result<Vec<Metric>> {
-    let Some(map) = TypedMap::<u32_key, cm_metrics>::open(root, "cm_metrics")? else {
-        return Ok(Vec::new());
-    };
-    let mut lines = Vec::new();
-    for index in 0..map.handle.max_entries() {
-        let sum = sum_of_cpus(&map.handle, index)?;
-        if sum.packets > 0 {
-            let reasons = cm_reason::CM_REASONS.0;
-            lines.push(Metric { direction: index / reasons, reason: index % reasons, sum });
-        }
-    }
-    Ok(lines)
-}
-
-/// How many events no reader got, of all endpoints that there have been.
-pub fn lost_events(root: &Root) -> Result<u64> {
-    let Some(map) = TypedMap::<u32_key, cm_metrics>::open(root, "cm_metrics")? else {
-        return Ok(0);
-    };
-    let lost = [cm_direction::CM_INGRESS, cm_direction::CM_EGRESS].map(|direction| {
-        let index = direction.0 * cm_reason::CM_REASONS.0 + cm_reason::CM_EVENT_LOST.0;
-        sum_of_cpus(&map.handle, index)
-    });
-    lost.into_iter().map(|sum| Ok(sum?.packets)).sum()
-}
-
-/// An element of an array of `cm_metrics`; zeros where the array is shorter.
-pub(super) fn sum_of_cpus(map: &MapHandle, index: u32) -> Result<cm_metrics> {
-    let of_cpus = map.lookup_percpu(abi::bytes_of(&u32_key(index)), MapFlags::ANY)?;
-    let mut sum = cm_metrics::default();
-    for bytes in of_cpus.unwrap_or_default() {
-        let of_cpu: cm_metrics = abi::from_bytes(&bytes)?;
-        sum.packets += of_cpu.packets;
-        sum.bytes += of_cpu.bytes;
-    }
-    Ok(sum)
 }

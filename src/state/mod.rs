@@ -9,6 +9,7 @@ pub mod addresses;
 mod clock;
 mod config;
 pub mod conntrack;
+pub mod counters;
 pub mod delivery;
 pub mod devices;
 pub mod events;

@@ -18,8 +18,9 @@ use crate::model::endpoint::EndpointId;
 use crate::model::policy::{Listed, Policy, RuleNumber};
 use crate::model::rule::Rule;
 use crate::state::config;
+use crate::state::counters;
 use crate::state::generations::{self, Generations};
-use crate::state::maps::{self, TypedMap};
+use crate::state::maps::TypedMap;
 use crate::state::nics;
 use crate::state::pin::{self, Root};
 use crate::state::rule_set::set_of;
@@ -141,7 +142,7 @@ impl PolicyMaps {
     /// What a rule has decided about, or one of `enum cm_rule_number`; all CPUs together. Zeros
     /// where the endpoint has no policy in force.
     pub fn counter(&self, number: RuleNumber) -> Result<cm_metrics> {
-        maps::sum_of_cpus(&self.counters, number.0)
+        counters::sum_of_cpus(&self.counters, number.0)
             .with_context(|| format!("read cm_rule_stats of endpoint {}", self.id))
     }
 

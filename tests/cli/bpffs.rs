@@ -125,6 +125,7 @@ fn an_endpoint_has_exactly_these_pins() {
         "cilmark/cm_ipcache_cidr",
         "cilmark/cm_ipcache_idx",
         "cilmark/cm_metrics",
+        "cilmark/cm_stats",
         "cilmark/endpoints",
     ];
     let with = |ids: &[u16]| {

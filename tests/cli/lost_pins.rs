@@ -9,13 +9,14 @@ use crate::common::third_party::ThirdParty;
 const ROOT: &str = "/sys/fs/bpf/cilmark";
 
 /// What an endpoint with a policy and local delivery shares with others.
-const SHARED: [&str; 15] = [
+const SHARED: [&str; 16] = [
     "cm_identities",
     "cm_ipcache",
     "cm_ipcache_cidr",
     "cm_ipcache_idx",
     "cm_endpoints",
     "cm_metrics",
+    "cm_stats",
     "cm_events",
     "cm_generations",
     "cm_flows4",

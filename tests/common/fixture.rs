@@ -18,10 +18,11 @@ use cilmark::model::policy::Policy;
 use cilmark::model::rule::Rule;
 use cilmark::program::load::{self, Enforcement, Features, Folding, Resolved, Sizes};
 use cilmark::state::addresses::Addresses;
+use cilmark::state::counters;
 use cilmark::state::delivery;
 use cilmark::state::generations::{Generations, Remotes};
 use cilmark::state::ipcache::Ipcache;
-use cilmark::state::maps::{self, Endpoints};
+use cilmark::state::maps::Endpoints;
 use cilmark::state::nics::Nics;
 use cilmark::state::policy::PolicyMaps;
 use cilmark::state::registry::Inherited;
@@ -302,12 +303,12 @@ impl Fixture {
         MapHandle::from_pinned_path(self.world.root().map(name)).expect(name)
     }
 
-    /// Packets and bytes that `cm_metrics` counts for a reason.
+    /// Packets and bytes that are counted for a reason, or how often for a counter.
     pub fn metric(&self, direction: cm_direction, reason: u32) -> (u64, u64) {
-        let lines = maps::metrics(&self.world.root()).expect("read the metrics");
+        let lines = counters::read(&self.world.root()).expect("read the metrics");
         lines
             .iter()
-            .find(|line| line.direction == direction.0 && line.reason == reason)
+            .find(|line| line.direction == direction.0 && line.of.number() == reason)
             .map_or((0, 0), |line| (line.sum.packets, line.sum.bytes))
     }
 

@@ -1,9 +1,9 @@
 //! Flows: what passes because of what passed before it, and what does not.
 
-use cilmark::kernel::abi::{cm_ct_picked_up, cm_ct_state, cm_direction, cm_reason};
+use cilmark::kernel::abi::{cm_counter, cm_ct_picked_up, cm_ct_state, cm_direction, cm_reason};
 use cilmark::kernel::sys;
 use cilmark::state::conntrack::Conntrack;
-use cilmark::state::maps;
+use cilmark::state::counters::{self, Counted};
 
 use cilmark::model::enforcement::VerdictLog;
 
@@ -554,7 +554,13 @@ fn audit_lets_pass_and_tells_what_it_would_have_dropped() {
             assert!(run.passes().policy_verdict.is_none());
         }
     }
-    assert_eq!(fixture.metric(cm_direction::CM_EGRESS, cm_reason::CM_AUDITED.0).0, 8);
+    assert_eq!(fixture.metric(cm_direction::CM_EGRESS, cm_counter::CM_COUNTER_AUDITED.0).0, 8);
+    let counted = counters::read(&fixture.world.root()).expect("read the counters");
+    let fates = counted.iter().filter_map(|line| match line.of {
+        Counted::Fate(reason) => Some(reason),
+        Counted::Counter(_) => None,
+    });
+    assert_eq!(fates.collect::<Vec<_>>(), [cm_reason::CM_FORWARDED], "a counter is no fate");
     // What audit has let pass, enforcing does not take for allowed.
     let workload = fixture.container(ID).policy(enforcing()).load();
     for (own, peer) in OWN_TO_PEER {
@@ -710,9 +716,9 @@ fn flows_that_end_are_not_taken_for_displaced() {
     assert_eq!(flows().flush(None).expect("flush"), 20);
     send();
     assert_eq!(there(), [10, 10]);
-    let counted = maps::metrics(&root).expect("read the metrics");
-    let first = cm_reason::CM_FLOW_FAILED.0;
-    assert!(counted.iter().all(|line| !(first..first + 10).contains(&line.reason)), "{counted:?}");
+    let counted = counters::read(&root).expect("read the metrics");
+    let is_counter = |line: &counters::Line| matches!(line.of, Counted::Counter(_));
+    assert!(!counted.iter().any(is_counter), "{counted:?}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 #include "vmlinux.h"
 #include "abi/config.h"
+#include "abi/maps.h"
 
 /* What output calls an enumerator. Of an enum that has these build.rs makes a table for Rust. */
 #define CM_NAME(text)
@@ -12,14 +13,6 @@
 /* Why a packet was dropped, or 0: Cilium's numbers (bpf/lib/common.h of 1.19, without the sign) and names. */
 enum cm_reason {
 	CM_FORWARDED CM_NAME("Forwarded") = 0,
-	/* Not a packet's fate: what else cm_metrics counts. */
-	CM_EVENT_LOST CM_NAME("Event lost") = 64, /* an event that no reader got */
-	/* a packet that would have been dropped but for audit */
-	CM_AUDITED CM_NAME("Policy denied, but only audited") = 65,
-	/* a new flow that found no room in conntrack; its packet passed */
-	CM_FLOW_FAILED CM_NAME("Flow found no room in conntrack") = 67,
-	/* and the class of a flow that gave way to a new one: five of them */
-	CM_FLOW_DISPLACED CM_NAME("Flow displaced that was over") = 70,
 	CM_DROP_INVALID_SOURCE CM_NAME("Invalid source ip") = 132,
 	CM_DROP_POLICY CM_NAME("Policy denied") = 133, /* no rule allows it */
 	CM_DROP_INVALID_PACKET CM_NAME("Invalid packet") = 134,
@@ -33,6 +26,25 @@ enum cm_reason {
 	CM_DROP_FORBIDDEN_ICMP6 CM_NAME("Forbidden ICMPv6 message") = 176,
 	CM_DROP_POLICY_DENY CM_NAME("Policy denied by denylist") = 181, /* a rule denies it */
 	CM_REASONS = 256,
+};
+
+/*
+ * What else is counted: no packet's fate. `cilmark metrics` shows it beside the reasons, so the numbers are none that
+ * Cilium gives those.
+ */
+enum cm_counter {
+	CM_COUNTER_EVENT_LOST CM_NAME("Event lost") = 64, /* an event that no reader got */
+	/* A packet that would have been dropped but for audit. */
+	CM_COUNTER_AUDITED CM_NAME("Policy denied, but only audited") = 65,
+	/* A new flow that found no room in conntrack; its packet passed. */
+	CM_COUNTER_FLOW_FAILED CM_NAME("Flow found no room in conntrack") = 67,
+	/* A flow that gave way to a new one, by its enum cm_flow_class. */
+	CM_COUNTER_DISPLACED_OVER CM_NAME("Flow displaced that was over") = 70,
+	CM_COUNTER_DISPLACED_UNANSWERED CM_NAME("Flow displaced that was not answered") = 71,
+	CM_COUNTER_DISPLACED_WAITING CM_NAME("Flow displaced that waited for an answer") = 72,
+	CM_COUNTER_DISPLACED_ANSWERED CM_NAME("Flow displaced that was answered") = 73,
+	CM_COUNTER_DISPLACED_FAILSAFE CM_NAME("Flow displaced of a failsafe port") = 74,
+	CM_COUNTERS = 128,
 };
 
 /* Cilium's message types (pkg/monitor/api). */
@@ -59,7 +71,10 @@ enum cm_rule_number {
 	CM_RULE_FIRST = 16, /* the lowest number of a rule that somebody wrote */
 };
 
-/* cm_metrics: direction << 8 | reason (__u32) -> cm_metrics, a value for each CPU. */
+/*
+ * cm_metrics: direction * CM_REASONS + enum cm_reason (__u32) -> cm_metrics, a value for each CPU.
+ * cm_stats: direction * CM_COUNTERS + enum cm_counter (__u32) -> __u64, a value for each CPU.
+ */
 struct cm_metrics {
 	__u64 packets;
 	__u64 bytes;
@@ -103,6 +118,8 @@ struct cm_event {
 	__u32 rule; /* enum cm_rule_number, or the number of the rule that decided */
 };
 
+_Static_assert(CM_COUNTER_DISPLACED_OVER + CM_FLOW_CLASSES - 1 == CM_COUNTER_DISPLACED_FAILSAFE,
+	       "one for each class");
 _Static_assert(sizeof(struct cm_metrics) == 16, "map value without padding");
 _Static_assert(sizeof(struct cm_counters) == 80, "map value without padding");
 _Static_assert(sizeof(struct cm_event) == 112, "event without padding");

@@ -28,9 +28,11 @@ struct cm_enumerators {
 	enum cm_flow_class flow_class;
 	enum cm_flow_size flow_size;
 	enum cm_flow_edits flow_edits;
+	enum cm_counter counter;
 	enum cm_rule_number rule_number;
 	enum cm_ipcache_source ipcache_source;
 	enum cm_ct_seen ct_seen;
+	__u32 pad;
 } enumerators_layout;
 
 _Static_assert(sizeof(struct cm_enumerators) % 8 == 0, "variable without tail padding");

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/* Counting packets, for the host and for each endpoint. */
+/* Counting packets, for the host and for each endpoint, and what else happens. */
 #ifndef CILMARK_METRICS_H
 #define CILMARK_METRICS_H
 
@@ -16,6 +16,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct cm_metrics);
 } cm_metrics SEC(".maps");
+
+/* Of the whole host, by direction and enum cm_counter. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2 * CM_COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} cm_stats SEC(".maps");
 
 /* Of this endpoint. Not pinned: user space finds it through the program and hands it on. */
 struct {
@@ -72,20 +80,19 @@ static __always_inline void uncount_packet(struct __sk_buff *skb, const struct p
 	counters->forwarded[direction & 1].bytes -= skb->len;
 }
 
-/* Counts what is not a packet's fate. */
-static __always_inline void counter_add(const struct packet *pkt, enum cm_reason what)
+static __always_inline void counter_add(const struct packet *pkt, enum cm_counter counter)
 {
-	__u32 key = packet_direction(pkt) * CM_REASONS + what;
-	struct cm_metrics *metrics = bpf_map_lookup_elem(&cm_metrics, &key);
+	__u32 key = packet_direction(pkt) * CM_COUNTERS + counter;
+	__u64 *count = bpf_map_lookup_elem(&cm_stats, &key);
 
-	if (metrics && !config.explain)
-		metrics_add(metrics, 0);
+	if (count && !config.explain)
+		(*count)++;
 }
 
 static __always_inline void count_lost_event(const struct packet *pkt, struct cm_counters *counters)
 {
 	counters->lost++;
-	counter_add(pkt, CM_EVENT_LOST);
+	counter_add(pkt, CM_COUNTER_EVENT_LOST);
 }
 
 #endif

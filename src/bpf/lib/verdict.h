@@ -81,7 +81,7 @@ static __always_inline int finish_verdict(struct __sk_buff *skb, struct packet *
 		count_rule(skb, pkt->verdict.rule);
 	pkt->verdict.audited = verdict && !enforced;
 	if (pkt->verdict.audited)
-		counter_add(pkt, CM_AUDITED);
+		counter_add(pkt, CM_COUNTER_AUDITED);
 	if (verdict && enforced)
 		return verdict;
 	if (ctx->log_verdict &&
@@ -118,9 +118,9 @@ static __always_inline void write_flow(const struct packet *pkt, struct policy_c
 			break;
 	}
 	if (put != FLOW_PUT)
-		counter_add(pkt, CM_FLOW_FAILED);
+		counter_add(pkt, CM_COUNTER_FLOW_FAILED);
 	else if (ctx->displaced)
-		counter_add(pkt, CM_FLOW_DISPLACED - 1 + ctx->displaced);
+		counter_add(pkt, CM_COUNTER_DISPLACED_OVER - 1 + ctx->displaced);
 }
 
 /* Whether a NIC's policy has a say: the host's own packets and those for it, not what it forwards. */

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use anyhow::Result;
 
 use crate::kernel::abi::cm_event;
+use crate::state::counters;
 use crate::state::events::monotonic_ns;
-use crate::state::maps;
 use crate::state::pin::Root;
 use crate::state::registry::Found;
 
@@ -47,7 +47,7 @@ impl Losses {
 
     /// Those that no event has carried, by endpoint. All events that there were have been read.
     pub fn at_rest(&mut self, root: &Root) -> Result<Vec<(u32, u64)>> {
-        let of_all = Some(maps::lost_events(root)?);
+        let of_all = Some(counters::lost_events(root)?);
         let mut new = Vec::new();
         if of_all != self.of_all {
             self.of_all = of_all;

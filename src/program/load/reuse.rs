@@ -79,6 +79,7 @@ pub fn share_maps(
         maps.cm_devices.set_autocreate(false).context("leave out the devices")?;
     }
     share_map(&mut maps.cm_metrics, shared, None)?;
+    share_map(&mut maps.cm_stats, shared, None)?;
     share_map(&mut maps.cm_generations, shared, None)?;
     share_map(&mut maps.cm_events, shared, None)
 }

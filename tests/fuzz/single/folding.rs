@@ -7,7 +7,7 @@ use std::thread;
 use cilmark::kernel::abi::{cm_counters, cm_event, cm_metrics};
 use cilmark::kernel::sys;
 use cilmark::program::load::Folding;
-use cilmark::state::maps;
+use cilmark::state::counters;
 
 use super::*;
 
@@ -93,9 +93,13 @@ fn left(fixture: &Fixture, stage: &Stage<'_>) -> Vec<String> {
         let counters = subject.loaded.counters();
         lines.push(format!("{:?}", cm_counters { window: 0, window_events: 0, ..counters }));
     }
-    for line in maps::metrics(&fixture.world.root()).expect("read the metrics") {
+    for line in counters::read(&fixture.world.root()).expect("read the metrics") {
         let cm_metrics { packets, bytes } = line.sum;
-        lines.push(format!("{} {} {packets} packets {bytes} bytes", line.direction, line.reason));
+        lines.push(format!(
+            "{} {} {packets} packets {bytes} bytes",
+            line.direction,
+            line.of.number()
+        ));
     }
     lines
 }
