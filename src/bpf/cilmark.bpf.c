@@ -21,6 +21,7 @@
 #include "lib/local_delivery.h"
 #include "lib/mark.h"
 #include "lib/packet.h"
+#include "lib/parse.h"
 #include "lib/verdict.h"
 #include "lib/resolve.h"
 #include "lib/source.h"

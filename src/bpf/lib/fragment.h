@@ -19,6 +19,7 @@
 #include "explain.h"
 #include "policy_ctx.h"
 #include "packet.h"
+#include "parse.h"
 #include "policy_map.h"
 #include "scope.h"
 

@@ -14,6 +14,7 @@
 #include "conntrack.h"
 #include "host.h"
 #include "packet.h"
+#include "parse.h"
 #include "route.h"
 
 #define TYPE_BIT(type) (1ULL << ((type)&63))

@@ -12,6 +12,7 @@
 #include "explain.h"
 #include "metrics.h"
 #include "packet.h"
+#include "parse.h"
 #include "resolve.h"
 
 /* Both ends of a packet, as far as they concern its program. */
