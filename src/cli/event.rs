@@ -1,6 +1,8 @@
 //! What a program has read of a packet, in words.
 
 use crate::kernel::abi::{cm_address, cm_event};
+use crate::model::protocol;
+use crate::model::rule::L4;
 use crate::model::wire::{self, CM_PROGRAM_NAMES};
 
 /// The flags of TCP, from the lowest bit on.
@@ -22,7 +24,7 @@ pub fn address(address: cm_address) -> Option<String> {
 
 /// Host byte order; 0 for ICMP, where the identifier of an echo stands in its place.
 pub fn port(event: &cm_event, port: u16) -> u16 {
-    if matches!(event.protocol, 1 | 58) { 0 } else { u16::from_be(port) }
+    if protocol::has_types(event.protocol) { 0 } else { u16::from_be(port) }
 }
 
 /// The program that has met it.
@@ -32,15 +34,13 @@ pub fn program(event: &cm_event) -> &'static str {
 
 /// `tcp`, `icmp/8`, `proto/47`, `arp`, `ethertype 0x88cc`; a later fragment has no more than this.
 pub fn protocol(event: &cm_event) -> String {
-    let name = match (u16::from_be(event.ethertype), event.protocol) {
-        (0x0806, _) => "arp".to_owned(),
-        (0x0800 | 0x86dd, 1) => format!("icmp/{}", event.icmp_type),
-        (0x0800 | 0x86dd, 58) => format!("icmp6/{}", event.icmp_type),
-        (0x0800 | 0x86dd, 6) => "tcp".to_owned(),
-        (0x0800 | 0x86dd, 17) => "udp".to_owned(),
-        (0x0800 | 0x86dd, 132) => "sctp".to_owned(),
-        (0x0800 | 0x86dd, number) => format!("proto/{number}"),
-        (ethertype, _) => format!("ethertype {ethertype:#06x}"),
+    let name = match u16::from_be(event.ethertype) {
+        0x0806 => "arp".to_owned(),
+        0x0800 | 0x86dd if protocol::has_types(event.protocol) => {
+            L4::IcmpType { protocol: event.protocol, kind: event.icmp_type }.to_string()
+        }
+        0x0800 | 0x86dd => L4::Protocol(event.protocol).to_string(),
+        ethertype => format!("ethertype {ethertype:#06x}"),
     };
     if event.fragment != 0 { format!("{name} fragment") } else { name }
 }
@@ -52,7 +52,7 @@ pub fn parsed(event: &cm_event) -> String {
         return protocol(event);
     };
     let flags = match event.protocol {
-        6 => format!(" {}", flag_names(event.tcp_flags)),
+        protocol::TCP => format!(" {}", flag_names(event.tcp_flags)),
         _ => String::new(),
     };
     format!(

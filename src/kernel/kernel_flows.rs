@@ -13,7 +13,7 @@ use netlink_packet_core::{
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::kernel::netlink;
-use crate::model::frame::{TCP, UDP};
+use crate::model::protocol::{TCP, UDP};
 
 /// How many flows the namespace has; there only where nf_conntrack is loaded.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";

@@ -8,7 +8,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::frame::{TCP, UDP};
+use super::protocol::{TCP, UDP};
 use super::serial::named;
 use super::wire;
 
@@ -160,7 +160,7 @@ named!(VerdictLog, "log": None = "none", Ingress = "ingress", Egress = "egress",
 /// A port of TCP or UDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FailsafePort {
-    /// 6 for TCP, 17 for UDP.
+    /// TCP or UDP.
     pub protocol: u8,
     /// In host byte order.
     pub port: u16,

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use anyhow::{Error, Result, bail};
 use ipnet::IpNet;
 
-use super::frame::{SCTP, TCP, UDP};
 use super::identity::Identity;
+use super::protocol;
 use super::rule::{Direction, L4};
 use super::serial::named;
 
@@ -48,7 +48,7 @@ impl Ports {
         let is_of_it = match self.protocol {
             Some(only) => protocol == only,
             // What stands in the place of an echo's port is none.
-            None => [TCP, UDP, SCTP].contains(&protocol),
+            None => protocol::has_ports(protocol),
         };
         is_of_it && (self.first..=self.last).contains(&port)
     }
@@ -122,8 +122,8 @@ impl Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::frame::ICMP;
     use crate::model::prefix::parse_prefix;
+    use crate::model::protocol::{ICMP, TCP};
 
     /// From a workload's browser to a server.
     fn flow() -> Traits {

@@ -8,21 +8,11 @@ use etherparse::{
     IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, PacketBuilderStep, TcpHeader,
 };
 
-/// The numbers of IP protocols that have a header here.
-pub const ICMP: u8 = 1;
-/// TCP.
-pub const TCP: u8 = 6;
-/// UDP.
-pub const UDP: u8 = 17;
-/// ICMPv6.
-pub const ICMP6: u8 = 58;
-/// SCTP.
-pub const SCTP: u8 = 132;
+use super::protocol::icmp6::{NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION};
+use super::protocol::{ICMP, ICMP6, SCTP, TCP, UDP};
 
 const HOPS: u8 = 64;
 const ECHO_IDENTIFIER: u16 = 1;
-const NEIGHBOUR_SOLICITATION: u8 = 135;
-const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 /// CRC32c (RFC 9260, appendix A).
 const SCTP_CHECKSUM: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 

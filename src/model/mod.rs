@@ -11,6 +11,7 @@ pub mod mac;
 pub mod mark;
 pub mod policy;
 pub mod prefix;
+pub mod protocol;
 pub mod rule;
 pub mod serial;
 pub mod spec;

@@ -177,7 +177,7 @@ impl fmt::Display for Action {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::model::frame::{ICMP, ICMP6, SCTP, TCP, UDP};
+    use crate::model::protocol::{ICMP, ICMP6, SCTP, TCP, UDP};
     use proptest::prelude::*;
 
     /// What the rules of the tests are about: few enough to meet.

@@ -114,7 +114,7 @@ fn existing(
 mod tests {
     use super::*;
     use crate::kernel::kernel_flows::Tuple;
-    use crate::model::frame::UDP;
+    use crate::model::protocol::UDP;
 
     const HOST: &str = "192.0.2.1";
     const WORKLOAD: &str = "10.0.0.2";

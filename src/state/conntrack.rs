@@ -24,8 +24,8 @@ use crate::kernel::abi::{
 use crate::kernel::sys;
 use crate::model::endpoint::{EndpointId, Scope};
 use crate::model::flow::Progress;
-use crate::model::frame::{ICMP, ICMP6};
 use crate::model::identity::Identity;
+use crate::model::protocol;
 use crate::model::rule::Direction;
 use crate::state::flow_table::FlowTable;
 use crate::state::pin::{self, Root};
@@ -408,9 +408,11 @@ impl Finder {
             return Ok(None);
         };
         let (mut sport, mut dport) = (u16::from_be(event.sport), u16::from_be(event.dport));
-        match (event.protocol, event.icmp_type, source.is_ipv4()) {
-            (ICMP, 8, true) | (ICMP6, 128, false) => dport = sport.wrapping_add(1),
-            (ICMP, 0, true) | (ICMP6, 129, false) => sport = dport.wrapping_add(1),
+        let (request, reply) = protocol::echo_of(source.is_ipv4());
+        match event.icmp_type {
+            _ if event.protocol != protocol::icmp_of(source.is_ipv4()) => {}
+            kind if kind == request => dport = sport.wrapping_add(1),
+            kind if kind == reply => sport = dport.wrapping_add(1),
             _ => {}
         }
         let (local, local_port, remote, remote_port) = match event.direction {
@@ -501,7 +503,7 @@ fn parts_of_v6(key: &cm_ct6_key) -> Parts {
 /// The ports of a flow, local and remote. Of an echo the one that is made of its identifier is none.
 fn ports(key: &Parts) -> (u16, u16) {
     let (local, remote) = (key.local_port, key.remote_port);
-    let is_echo = key.protocol == if key.local.is_ipv4() { ICMP } else { ICMP6 };
+    let is_echo = key.protocol == protocol::icmp_of(key.local.is_ipv4());
     match is_echo {
         true if remote == local.wrapping_add(1) => (local, 0),
         true if local == remote.wrapping_add(1) => (0, remote),

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, ensure};
 
 use crate::cli::event::FLAGS;
-use crate::model::frame::{self, Frame};
+use crate::model::frame::Frame;
+use crate::model::protocol;
 use crate::model::rule::L4;
 use crate::ops::explain::Packet;
 
@@ -58,13 +59,13 @@ impl Args {
         }
         let (source, destination) = self.src.zip(self.dst).context("no address")?;
         let protocol = self.protocol(source.is_ipv4());
-        let has_ports = [frame::TCP, frame::UDP, frame::SCTP].contains(&protocol);
+        let has_ports = protocol::has_ports(protocol);
         ensure!(
             !has_ports || self.dport.is_some(),
             "a packet of tcp, udp or sctp has a destination port; say --dport"
         );
         self.check_parts(protocol, source.is_ipv4())?;
-        let echo = if source.is_ipv4() { 8 } else { 128 };
+        let (echo, _) = protocol::echo_of(source.is_ipv4());
         Ok(Packet::Frame(Frame {
             macs: None,
             source,
@@ -79,12 +80,12 @@ impl Args {
 
     /// What the packet has no place for would be an answer about another one.
     fn check_parts(&self, protocol: u8, is_ipv4: bool) -> Result<()> {
-        let is_icmp = [frame::ICMP, frame::ICMP6].contains(&protocol);
-        let has_ports = [frame::TCP, frame::UDP, frame::SCTP].contains(&protocol);
+        let is_icmp = protocol::has_types(protocol);
+        let has_ports = protocol::has_ports(protocol);
         for (given, flag, fits, of) in [
             (self.sport.is_some(), "--sport", has_ports || is_icmp, "tcp, udp, sctp and echoes"),
             (self.dport.is_some(), "--dport", has_ports, "tcp, udp and sctp"),
-            (self.tcp_flags.is_some(), "--tcp-flags", protocol == frame::TCP, "tcp"),
+            (self.tcp_flags.is_some(), "--tcp-flags", protocol == protocol::TCP, "tcp"),
             (self.icmp_type.is_some(), "--icmp-type", is_icmp, "icmp and icmp6"),
         ] {
             ensure!(
@@ -94,7 +95,7 @@ impl Args {
             );
         }
         ensure!(
-            !is_icmp || is_ipv4 == (protocol == frame::ICMP),
+            !is_icmp || protocol == protocol::icmp_of(is_ipv4),
             "{} is not for addresses of this family; leave out --proto, or give others",
             L4::Protocol(protocol)
         );
@@ -102,26 +103,19 @@ impl Args {
     }
 
     fn protocol(&self, is_ipv4: bool) -> u8 {
-        let icmp = if is_ipv4 { frame::ICMP } else { frame::ICMP6 };
+        let icmp = protocol::icmp_of(is_ipv4);
         let has_ports = self.dport.is_some() || self.sport.is_some();
         self.proto.unwrap_or(match self.icmp_type.is_none() && has_ports {
-            true => frame::TCP,
+            true => protocol::TCP,
             false => icmp,
         })
     }
 }
 
 fn parse_protocol(text: &str) -> Result<u8, String> {
-    match text {
-        "tcp" => Ok(frame::TCP),
-        "udp" => Ok(frame::UDP),
-        "sctp" => Ok(frame::SCTP),
-        "icmp" => Ok(frame::ICMP),
-        "icmp6" => Ok(frame::ICMP6),
-        number => number.parse().map_err(|_| {
-            format!("`{text}` is no protocol; write tcp, udp, sctp, icmp, icmp6 or a number")
-        }),
-    }
+    protocol::by_name(text).or_else(|| text.parse().ok()).ok_or_else(|| {
+        format!("`{text}` is no protocol; write tcp, udp, sctp, icmp, icmp6 or a number")
+    })
 }
 
 fn parse_flags(text: &str) -> Result<u8, String> {

@@ -110,11 +110,8 @@ impl Renderer<'_> {
 
     fn policy_lookup(&self, flow: u64, peer: u64, reason: u64) -> String {
         let (protocol, number) = ((flow >> 16) as u8, flow as u16);
-        let service = match protocol {
-            6 | 17 | 132 => L4::Ports { protocol, first: number, last: number },
-            1 | 58 => L4::IcmpType { protocol, kind: number as u8 },
-            protocol => L4::Protocol(protocol),
-        };
+        let service = L4::from_parts(Some(protocol), Some((number, number)))
+            .unwrap_or(L4::Protocol(protocol));
         let preposition =
             if flow >> 24 == u64::from(cm_direction::CM_EGRESS.0) { "to" } else { "from" };
         let answer = match cm_reason(reason as u32) {

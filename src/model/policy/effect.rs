@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use crate::model::endpoint::Role;
 use crate::model::enforcement::{Failsafe, FailsafePort, Mode};
-use crate::model::frame::{ICMP6, UDP};
 use crate::model::identity::{Identity, Names};
 use crate::model::policy::Listed;
+use crate::model::protocol::{ICMP6, UDP, icmp6};
 use crate::model::rule::{Action, Direction, L4, Rule};
 
 /// Of an endpoint, what stands before its rules.
@@ -52,17 +52,27 @@ pub enum Void {
 /// Neighbours and routers, and listeners and multicast routers: `is_neighbour_message()` and
 /// `is_listener_message()` of the datapath.
 fn keeps_link_up(kind: u8) -> bool {
-    matches!(kind, 130..=136 | 141..=143 | 148 | 149 | 151..=153)
+    matches!(
+        kind,
+        icmp6::LISTENER_QUERY..=icmp6::NEIGHBOUR_ADVERTISEMENT
+            | icmp6::INVERSE_SOLICITATION..=icmp6::LISTENER_REPORT
+            | icmp6::PATH_SOLICITATION
+            | icmp6::PATH_ADVERTISEMENT
+            | icmp6::MULTICAST_ADVERTISEMENT..=icmp6::MULTICAST_TERMINATION
+    )
 }
 
 /// `icmp_is_forbidden()`: errors and echoes are asked about.
 fn is_asked_about_at_nic(kind: u8) -> bool {
-    matches!(kind, 1..=4 | 128 | 129)
+    matches!(
+        kind,
+        icmp6::UNREACHABLE..=icmp6::PARAMETER_PROBLEM | icmp6::ECHO_REQUEST | icmp6::ECHO_REPLY
+    )
 }
 
 /// Router advertisements and redirects: `is_routers()`.
 fn is_routers(kind: u8) -> bool {
-    matches!(kind, 134 | 137)
+    matches!(kind, icmp6::ROUTER_ADVERTISEMENT | icmp6::REDIRECT)
 }
 
 /// The rules of a list that are void, each with the reason, in their order.

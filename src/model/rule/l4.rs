@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, bail, ensure};
 
-use crate::model::frame::{ICMP, ICMP6, SCTP, TCP, UDP};
+use crate::model::protocol::{self, ICMP, ICMP6, SCTP, TCP, UDP};
 
 /// What of layer 4 a rule matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,7 +16,7 @@ pub enum L4 {
     Protocol(u8),
     /// Destination ports of TCP, UDP or SCTP.
     Ports {
-        /// 6, 17 or 132.
+        /// One that has ports.
         protocol: u8,
         /// The lowest port, host byte order.
         first: u16,
@@ -25,16 +25,12 @@ pub enum L4 {
     },
     /// One type of ICMP message.
     IcmpType {
-        /// 1 for ICMP, 58 for ICMPv6.
+        /// ICMP or ICMPv6.
         protocol: u8,
         /// Its number.
         kind: u8,
     },
 }
-
-/// The protocols that have a name in the grammar.
-const PROTOCOLS: [(&str, u8); 5] =
-    [("tcp", TCP), ("udp", UDP), ("sctp", SCTP), ("icmp", ICMP), ("icmp6", ICMP6)];
 
 /// How an L4 is written, for messages.
 pub(super) const FORMS: &str =
@@ -54,7 +50,7 @@ impl FromStr for L4 {
                 format!("`{text}`: `proto/` takes the number of a protocol, 0 to 255")
             })?));
         }
-        let Some((_, protocol)) = PROTOCOLS.into_iter().find(|(known, _)| *known == name) else {
+        let Some(protocol) = protocol::by_name(name) else {
             bail!("{}", unknown_l4(text, detail));
         };
         match (protocol, detail) {
@@ -101,15 +97,14 @@ fn unknown_l4(text: &str, detail: Option<&str>) -> String {
 /// Nothing, for [`L4::Any`].
 impl fmt::Display for L4 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = |number| PROTOCOLS.into_iter().find(|(_, known)| *known == number);
         let protocol = match *self {
             L4::Any => return Ok(()),
             L4::Protocol(protocol) | L4::Ports { protocol, .. } | L4::IcmpType { protocol, .. } => {
                 protocol
             }
         };
-        match name(protocol) {
-            Some((name, _)) => f.write_str(name)?,
+        match protocol::name(protocol) {
+            Some(name) => f.write_str(name)?,
             None => write!(f, "proto/{protocol}")?,
         }
         match *self {

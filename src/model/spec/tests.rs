@@ -6,7 +6,7 @@ use proptest::sample::select;
 
 use super::*;
 use crate::model::enforcement::{FailsafePort, Mode};
-use crate::model::frame::{TCP, UDP};
+use crate::model::protocol::{TCP, UDP};
 
 fn modes() -> impl Strategy<Value = Modes> {
     let mode = || select(Mode::ALL);

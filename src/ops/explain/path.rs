@@ -91,7 +91,8 @@ fn source_of(packet: &[u8], has_ethernet: bool) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::frame::{Frame, UDP};
+    use crate::model::frame::Frame;
+    use crate::model::protocol::UDP;
 
     #[test]
     fn the_source_is_read_of_both_families_with_ethernet_and_without() {

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use crate::kernel::abi::{cm_direction, cm_event};
-use crate::model::frame::{ICMP, ICMP6, SCTP, TCP, UDP};
 use crate::model::identity::Identity;
+use crate::model::protocol::{self, ICMP, SCTP, TCP, UDP};
 use crate::model::rule::{Action, Direction, L4, Rule};
 
 /// The flag of TCP that begins a flow.
@@ -46,19 +46,14 @@ pub fn l4_of(event: &cm_event, is_answer: bool) -> Option<L4> {
     let service = if is_answer { event.sport } else { event.dport };
     let port = u16::from_be(service);
     let is_ipv4 = event.source.to_ip()?.is_ipv4();
-    let kind = match (event.icmp_type, is_answer) {
-        (0, true) if is_ipv4 => 8,
-        (129, true) if !is_ipv4 => 128,
-        (kind, _) => kind,
-    };
+    let (request, reply) = protocol::echo_of(is_ipv4);
+    let kind = if is_answer && event.icmp_type == reply { request } else { event.icmp_type };
     match event.protocol {
         // The ports of a later fragment are not known without its first one.
         TCP | UDP | SCTP if port == 0 && event.fragment != 0 => None,
         protocol @ (TCP | UDP | SCTP) => Some(L4::Ports { protocol, first: port, last: port }),
         // In the other family these are protocols without types.
-        protocol @ (ICMP | ICMP6) if is_ipv4 == (protocol == ICMP) => {
-            Some(L4::IcmpType { protocol, kind })
-        }
+        protocol if protocol == protocol::icmp_of(is_ipv4) => Some(L4::IcmpType { protocol, kind }),
         protocol => Some(L4::Protocol(protocol)),
     }
 }
@@ -69,8 +64,11 @@ pub fn originator(event: &cm_event, listens: impl Fn() -> bool) -> Originator {
     let answers = |is_answer| if is_answer { Originator::Receiver } else { Originator::Sender };
     let is_local_receiver = event.direction == cm_direction::CM_INGRESS;
     match (event.protocol, l4_of(event, false)) {
-        (_, Some(L4::IcmpType { protocol: ICMP, kind: 0 })) => return Originator::Receiver,
-        (_, Some(L4::IcmpType { protocol: ICMP6, kind: 129 })) => return Originator::Receiver,
+        (_, Some(L4::IcmpType { protocol, kind }))
+            if kind == protocol::echo_of(protocol == ICMP).1 =>
+        {
+            return Originator::Receiver;
+        }
         (TCP, _) if event.tcp_flags & SYN != 0 => return answers(event.tcp_flags & ACK != 0),
         (_, Some(L4::Ports { .. })) => {}
         _ => return Originator::Sender,
@@ -109,6 +107,7 @@ fn is_unspecified(address: Option<IpAddr>) -> bool {
 mod tests {
     use super::*;
     use crate::model::identity::Names;
+    use crate::model::protocol::ICMP6;
 
     fn event(protocol: u8, source: (&str, u16), destination: (&str, u16)) -> cm_event {
         let address = |text: &str| text.parse::<IpAddr>().unwrap().into();

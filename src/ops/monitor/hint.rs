@@ -15,9 +15,10 @@ use crate::kernel::abi::{cm_direction, cm_event, cm_reason, cm_rule_number};
 use crate::kernel::sys::Hook;
 use crate::kernel::{device, netns, sockets};
 use crate::model::endpoint::{EndpointId, Role, Selector};
-use crate::model::frame::{Frame, SCTP, TCP, UDP};
+use crate::model::frame::Frame;
 use crate::model::identity::{Identity, Names};
 use crate::model::policy::{Decision, Policy, RuleNumber, decide};
+use crate::model::protocol::{self, TCP};
 use crate::model::rule::{Action, Direction, Rule};
 use crate::ops::explain;
 use crate::ops::rules::slot_in_force;
@@ -191,7 +192,7 @@ impl Hints {
             }
             _ => Hook::Egress,
         };
-        let has_ports = matches!(protocol, TCP | UDP | SCTP);
+        let has_ports = protocol::has_ports(protocol);
         let frame = Frame {
             macs: None,
             source,

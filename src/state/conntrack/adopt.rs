@@ -10,7 +10,7 @@ use crate::kernel::abi::{
     cm_flow_edited,
 };
 use crate::model::endpoint::Scope;
-use crate::model::frame::{TCP, UDP};
+use crate::model::protocol::{TCP, UDP};
 use crate::model::rule::Direction;
 
 /// Whether the direction of a flow is that of its first packet.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::kernel::abi::{cm_event, cm_program, cm_reason};
 use crate::model::endpoint::EndpointId;
-use crate::model::frame::{ICMP6, UDP};
+use crate::model::protocol::{ICMP6, UDP, icmp6};
 use crate::state::maps::Endpoints;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
@@ -53,7 +53,10 @@ fn source(endpoint: &Endpoint, event: &cm_event) -> String {
             "if {source} is the workload's, attach it again with that behind --ip, beside {}",
             addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ")
         ),
-        _ if event.protocol == ICMP6 && matches!(event.icmp_type, 135 | 136) => {
+        _ if event.protocol == ICMP6 && matches!(
+                event.icmp_type,
+                icmp6::NEIGHBOUR_SOLICITATION | icmp6::NEIGHBOUR_ADVERTISEMENT
+            ) => {
             "it speaks for an address that is not the workload's, or from another MAC than --workload-mac"
                 .to_owned()
         }
