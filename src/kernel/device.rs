@@ -1,22 +1,22 @@
 //! Network devices of the current namespace, by rtnetlink (include/uapi/linux/if_link.h).
 
-use std::collections::HashSet;
+mod addresses;
+mod routes;
+
 use std::fs;
 use std::io;
-use std::net::IpAddr;
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use log::debug;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
-use netlink_packet_route::address::{
-    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
-};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
+
+pub use addresses::{addresses, lasting_addresses, local_addresses};
+pub use routes::{Route, carries_default_route, route_to};
 
 use crate::kernel::rtnetlink::{name_attribute, request};
 use crate::kernel::{masquerade, netns};
@@ -245,132 +245,6 @@ fn linked(ifindex: u32, netns: Option<i32>) -> Result<Device> {
 /// Kinds whose traffic runs through the parent's hooks as if the host had sent it.
 pub fn shares_its_parents_hooks(kind: &str) -> bool {
     matches!(kind, "macvlan" | "macvtap" | "ipvlan" | "ipvtap")
-}
-
-/// The device's addresses, primary ones first, without link-local and tentative ones.
-pub fn addresses(device: &Device) -> Result<Vec<IpAddr>> {
-    let (mut primary, mut secondary) = both_addresses(device)?;
-    primary.append(&mut secondary);
-    Ok(primary)
-}
-
-/// The same without temporary ones of IPv6 (RFC 8981), which the kernel calls secondary.
-pub fn lasting_addresses(device: &Device) -> Result<Vec<IpAddr>> {
-    let (mut primary, mut secondary) = both_addresses(device)?;
-    secondary.retain(IpAddr::is_ipv4);
-    primary.append(&mut secondary);
-    Ok(primary)
-}
-
-fn both_addresses(device: &Device) -> Result<(Vec<IpAddr>, Vec<IpAddr>)> {
-    let mut query = AddressMessage::default();
-    query.header.index = device.ifindex;
-    let mut primary = Vec::new();
-    let mut secondary = Vec::new();
-    for message in request(RouteNetlinkMessage::GetAddress(query), NLM_F_DUMP)? {
-        let RouteNetlinkMessage::NewAddress(address) = message else {
-            continue;
-        };
-        let flags = address.header.flags;
-        let skip = address.header.index != device.ifindex
-            || address.header.scope == AddressScope::Link
-            || flags.intersects(AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed);
-        match own_address(&address) {
-            Some(ip) if !skip && flags.contains(AddressHeaderFlags::Secondary) => {
-                secondary.push(ip)
-            }
-            Some(ip) if !skip => primary.push(ip),
-            _ => {}
-        }
-    }
-    Ok((primary, secondary))
-}
-
-/// All addresses of this namespace, whatever they are on.
-pub fn local_addresses() -> Result<HashSet<IpAddr>> {
-    let answers = request(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP)?;
-    let own = answers.iter().filter_map(|message| match message {
-        RouteNetlinkMessage::NewAddress(address) => own_address(address),
-        _ => None,
-    });
-    Ok(own.collect())
-}
-
-/// IFA_LOCAL is the own address of a point-to-point link, IFA_ADDRESS the peer's.
-fn own_address(address: &AddressMessage) -> Option<IpAddr> {
-    let local = address.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(ip) => Some(*ip),
-        _ => None,
-    });
-    let any = address.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Address(ip) => Some(*ip),
-        _ => None,
-    });
-    local.or(any)
-}
-
-/// Whether a default route of either family leaves by the device.
-pub fn carries_default_route(device: &Device) -> Result<bool> {
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut query = RouteMessage::default();
-        query.header.address_family = family;
-        query.attributes.push(RouteAttribute::Oif(device.ifindex));
-        for message in request(RouteNetlinkMessage::GetRoute(query), NLM_F_DUMP)? {
-            if let RouteNetlinkMessage::NewRoute(route) = message
-                && route.header.destination_prefix_length == 0
-                && route.header.kind == RouteType::Unicast
-                && leaves_by(&route, device.ifindex)
-            {
-                return Ok(true);
-            }
-        }
-    }
-    Ok(false)
-}
-
-/// Where the routing tables of this namespace lead to an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Route {
-    /// It is this host's own.
-    Here,
-    /// By the device of this index.
-    By(u32),
-}
-
-/// The way to an address; `None` if there is none.
-pub fn route_to(address: IpAddr) -> Result<Option<Route>> {
-    let mut query = RouteMessage::default();
-    let (family, bits, wanted) = match address {
-        IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
-        IpAddr::V6(v6) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(v6)),
-    };
-    query.header.address_family = family;
-    query.header.destination_prefix_length = bits;
-    query.attributes.push(RouteAttribute::Destination(wanted));
-    let answers = match request(RouteNetlinkMessage::GetRoute(query), NLM_F_ACK) {
-        Ok(answers) => answers,
-        // No route, or one that says so.
-        Err(error) if error.is::<io::Error>() => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    Ok(answers.iter().find_map(|message| {
-        let RouteNetlinkMessage::NewRoute(route) = message else { return None };
-        if route.header.kind == RouteType::Local {
-            return Some(Route::Here);
-        }
-        route.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Oif(oif) => Some(Route::By(*oif)),
-            _ => None,
-        })
-    }))
-}
-
-fn leaves_by(route: &RouteMessage, ifindex: u32) -> bool {
-    route.attributes.iter().any(|attribute| match attribute {
-        RouteAttribute::Oif(oif) => *oif == ifindex,
-        RouteAttribute::MultiPath(hops) => hops.iter().any(|hop| hop.interface_index == ifindex),
-        _ => false,
-    })
 }
 
 fn one_link(query: LinkMessage) -> Result<Device> {

@@ -1,0 +1,76 @@
+//! Where routes lead.
+
+use std::io;
+use std::net::IpAddr;
+
+use anyhow::Result;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::Device;
+use crate::kernel::rtnetlink::request;
+
+/// Whether a default route of either family leaves by the device.
+pub fn carries_default_route(device: &Device) -> Result<bool> {
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut query = RouteMessage::default();
+        query.header.address_family = family;
+        query.attributes.push(RouteAttribute::Oif(device.ifindex));
+        for message in request(RouteNetlinkMessage::GetRoute(query), NLM_F_DUMP)? {
+            if let RouteNetlinkMessage::NewRoute(route) = message
+                && route.header.destination_prefix_length == 0
+                && route.header.kind == RouteType::Unicast
+                && leaves_by(&route, device.ifindex)
+            {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Where the routing tables of this namespace lead to an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// It is this host's own.
+    Here,
+    /// By the device of this index.
+    By(u32),
+}
+
+/// The way to an address; `None` if there is none.
+pub fn route_to(address: IpAddr) -> Result<Option<Route>> {
+    let mut query = RouteMessage::default();
+    let (family, bits, wanted) = match address {
+        IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
+        IpAddr::V6(v6) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(v6)),
+    };
+    query.header.address_family = family;
+    query.header.destination_prefix_length = bits;
+    query.attributes.push(RouteAttribute::Destination(wanted));
+    let answers = match request(RouteNetlinkMessage::GetRoute(query), NLM_F_ACK) {
+        Ok(answers) => answers,
+        // No route, or one that says so.
+        Err(error) if error.is::<io::Error>() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(answers.iter().find_map(|message| {
+        let RouteNetlinkMessage::NewRoute(route) = message else { return None };
+        if route.header.kind == RouteType::Local {
+            return Some(Route::Here);
+        }
+        route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(oif) => Some(Route::By(*oif)),
+            _ => None,
+        })
+    }))
+}
+
+fn leaves_by(route: &RouteMessage, ifindex: u32) -> bool {
+    route.attributes.iter().any(|attribute| match attribute {
+        RouteAttribute::Oif(oif) => *oif == ifindex,
+        RouteAttribute::MultiPath(hops) => hops.iter().any(|hop| hop.interface_index == ifindex),
+        _ => false,
+    })
+}
