@@ -46,6 +46,14 @@ struct {
 	__type(value, struct cm_device);
 } cm_devices SEC(".maps");
 
+/* And what an endpoint was asked to be, in pieces: one map for each endpoint. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct cm_spec);
+} cm_spec SEC(".maps");
+
 /* The workload is sending. */
 SEC("tc")
 int from_container(struct __sk_buff *skb)

@@ -6,7 +6,7 @@ mod foreground;
 mod login;
 mod report;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 pub use args::Args;
 use foreground::Attached;
 
@@ -14,20 +14,32 @@ use super::{Context, until_interrupted};
 use crate::model::spec::EndpointSpec;
 use crate::ops;
 use crate::ops::attach::{self, Terms};
-use crate::ops::detach;
+use crate::ops::{detach, spec};
 
 pub fn run(context: &Context, args: Args) -> Result<()> {
     // From the start, so that Ctrl-C during the attachment ends in a detachment.
     let go_on = args.flags.foreground.then(until_interrupted).transpose()?;
-    let spec = args.spec(EndpointSpec::new(&args.flags.device));
+    let kept =
+        args.flags.keep.then(|| spec::kept(&context.root, &args.flags.device)).transpose()?;
+    let base = kept.clone().unwrap_or_else(|| EndpointSpec::new(&args.flags.device));
+    let spec = args.spec(base);
     let mut terms = Terms {
         grace: args.flags.prompt.grace(),
+        keeps_clock: args.flags.keep && !args.flags.prompt.has_answered(),
         login_port: login::ssh_server_port(),
+        adopts_anew: args.names_adopt(),
+        kept,
         ..Terms::default()
     };
-    let outlook = attach::examine(&context.root, &spec, &terms)?;
+    let outlook = attach::examine(&context.root, &spec, &terms);
+    let outlook = match args.flags.keep {
+        true => outlook.context(
+            "with what --keep takes from its spec (without it, only what is named counts)",
+        ),
+        false => outlook,
+    }?;
     args.check(&spec)?;
-    terms.consent = ask::ask(&args.flags.prompt, outlook)?;
+    terms.consent = ask::ask(&args.flags.prompt, args.flags.keep, outlook)?;
     let attached = attach_locked(context, &args, &spec, &terms)?;
     match go_on {
         Some(go_on) => attached.stream(context, go_on),
@@ -47,7 +59,7 @@ fn attach_locked(
     let events = args.flags.foreground.then(|| root.lock_events()).transpose();
     let attached = events.and_then(|events| {
         let report = attach::attach(root, spec, terms)?;
-        report::print(context, &report, terms.grace)?;
+        report::print(context, &report)?;
         Ok(Attached::of(&report, events))
     });
     detach::leave_nothing_of_a_failure(root, attached)

@@ -12,6 +12,7 @@ use crate::model::enforcement::{Confirmation, Mode};
 use crate::model::identity::{Identity, Names};
 use crate::model::mac::Mac;
 use crate::ops::options::Options;
+use crate::ops::spec;
 use crate::output;
 use crate::state::registry::Endpoint;
 
@@ -20,6 +21,9 @@ pub struct Args {
     /// Only this one: the name of its device, or id:N
     #[arg(value_name = "DEV")]
     device: Option<Selector>,
+    /// What DEV was asked to be, complete, with its rules, as JSON in any case
+    #[arg(long, requires = "device")]
+    spec: bool,
 }
 
 #[derive(Serialize)]
@@ -56,6 +60,10 @@ struct Line {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<()> {
+    if let (true, Some(selector)) = (args.spec, &args.device) {
+        let found = context.named(std::slice::from_ref(selector))?;
+        return output::json(&spec::export(&context.root, found.select(selector)?)?);
+    }
     let mut found = match &args.device {
         Some(selector) => context.named(std::slice::from_ref(selector))?,
         None => context.endpoints()?,

@@ -1,8 +1,9 @@
-//! Arguments that are one of a few values, each with what help says of it.
+//! How arguments are read: of those that are one of a few values with what help says of each.
 
+use std::net::IpAddr;
 use std::str::FromStr;
 
-use anyhow::Error;
+use anyhow::{Context as _, Error, Result};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::value_parser;
 
@@ -64,6 +65,17 @@ parser!(ct_scope, CtScope: Global => "", Local => "");
 pub fn entries<const LEAST: u32>() -> impl TypedValueParser<Value = Entries<LEAST>> {
     let within = value_parser!(u32).range(i64::from(LEAST)..=i64::from(MAX_ENTRIES));
     within.try_map(|entries| Entries::new(entries).ok_or("out of range"))
+}
+
+/// Reads an address. The error explains the two usual mistakes: DEV behind `--ip`, which takes all words that
+/// follow it, and a prefix as `ip addr` prints it.
+pub fn parse_address(text: &str) -> Result<IpAddr> {
+    text.parse().ok().with_context(|| match text.split_once('/') {
+        Some((address, _)) if address.parse::<IpAddr>().is_ok() => {
+            format!("`{text}` is a prefix; the address alone is {address}")
+        }
+        _ => format!("`{text}` is not an IP address; DEV goes before --ip"),
+    })
 }
 
 fn of<T>(

@@ -217,6 +217,11 @@ impl FailsafeList {
         FailsafeList { ingress, egress }
     }
 
+    /// With these ports open to others.
+    pub fn with_ingress(self, ports: Vec<FailsafePort>) -> FailsafeList {
+        FailsafeList { ingress: Some(ports), ..self }
+    }
+
     /// Whether it says what is open to others.
     pub fn names_ingress(&self) -> bool {
         self.ingress.is_some()

@@ -6,6 +6,7 @@ mod resolve;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use log::{debug, info, warn};
@@ -14,27 +15,37 @@ use put_on::put_on;
 pub use resolve::{Machine, Plan, resolve};
 
 use super::detach;
+use crate::kernel::abi::{self, cm_config, cm_fallback};
 use crate::kernel::device;
 use crate::kernel::order::Before;
+use crate::kernel::sys;
 use crate::model::endpoint::Role;
 use crate::model::enforcement::{Confirmation, Fallback, Grace};
+use crate::model::policy::Policy;
 use crate::model::spec::EndpointSpec;
 use crate::program::load::Loaded;
 use crate::state::conntrack::Conntrack;
 use crate::state::devices::Devices;
 use crate::state::pin::Root;
-use crate::state::policy::PolicyMaps;
+use crate::state::policy::{PolicyMaps, Slot};
 use crate::state::registry::{Endpoint, shared};
+use crate::state::spec;
 
 /// How to go about it, which is no part of what is wanted.
 #[derive(Debug, Default)]
 pub struct Terms {
     /// Whether it goes back by itself.
     pub grace: Grace,
+    /// If it does not, a clock that runs for an earlier change goes on.
+    pub keeps_clock: bool,
     /// What may be taken from a NIC that enforces.
     pub consent: Consent,
     /// The port of the SSH server by which the operator has come: a NIC keeps it open, unless the spec says which are.
     pub login_port: Option<u16>,
+    /// What the spec was made of, if that was the endpoint's own: it has to be so still.
+    pub kept: Option<EndpointSpec>,
+    /// The time in which flows may be adopted begins anew, also if the endpoint has had the same before.
+    pub adopts_anew: bool,
 }
 
 /// What may be taken from a NIC that enforces its policy.
@@ -60,6 +71,8 @@ pub struct Outlook {
     pub enforces: bool,
     /// It is to be a container, and looks like a NIC of this host.
     pub looks_like_a_nic: bool,
+    /// Nothing would change for any packet: the same configuration, rules and modes in force.
+    pub is_as_before: bool,
     /// What it takes from a NIC that enforces, a clause each.
     pub taken: Vec<String>,
     /// What the operator may not have thought of, a sentence each.
@@ -86,6 +99,8 @@ pub struct Report {
     pub lost: Vec<String>,
     /// Programs of others that get its packets first.
     pub programs_before: Vec<Before>,
+    /// How long it has to be confirmed, if it has to be.
+    pub time_left: Duration,
     /// Nobody had confirmed the last change of its rules, which this makes permanent.
     pub confirms_rules: bool,
 }
@@ -142,16 +157,17 @@ impl Consent {
 /// endpoint that is there, [`attach`] tells.
 pub fn examine(root: &Root, spec: &EndpointSpec, terms: &Terms) -> Result<Outlook> {
     let machine = Machine::of(spec)?;
-    check_grace(spec, terms)?;
-    let look = || -> Result<(Vec<String>, bool)> {
+    check(spec, terms, &machine)?;
+    let look = || -> Result<(Vec<String>, bool, bool)> {
         let devices = Devices::read(root)?;
         let endpoints = Endpoint::concerning(root, &devices, machine.netns, &machine.device)?;
         let (moved, replaced) = here(endpoints, &machine);
         let plan = resolve(root, spec, terms, &machine, replaced.as_ref())?;
         let taken = taken_from(moved.iter().chain(&replaced), &plan)?;
-        Ok((taken, replaced.is_some_and(|endpoint| endpoint.role() == Some(machine.role))))
+        let is_known = replaced.as_ref().is_some_and(|it| it.role() == Some(machine.role));
+        Ok((taken, is_known, is_as_before(root, &plan, replaced.as_ref())?))
     };
-    let (taken, is_known) = look().unwrap_or_else(|error| {
+    let (taken, is_known, is_as_before) = look().unwrap_or_else(|error| {
         debug!("look at what is attached: {error:#}");
         Default::default()
     });
@@ -167,6 +183,7 @@ pub fn examine(root: &Root, spec: &EndpointSpec, terms: &Terms) -> Result<Outloo
         role,
         enforces: role == Role::Netdev && spec.policy.enforce(),
         looks_like_a_nic,
+        is_as_before,
         taken,
         notes,
         warnings,
@@ -175,10 +192,11 @@ pub fn examine(root: &Root, spec: &EndpointSpec, terms: &Terms) -> Result<Outloo
 
 /// Puts the endpoint on its device; if a step fails, all are undone. The caller holds the root's lock.
 pub fn attach(root: &Root, spec: &EndpointSpec, terms: &Terms) -> Result<Report> {
-    let attached = check_grace(spec, terms).and_then(|()| Machine::of(spec)).and_then(|machine| {
+    let attached = Machine::of(spec).and_then(|machine| {
+        check(spec, terms, &machine)?;
         let (endpoints, gone) = clean_stale(root, &machine)?;
-        let left: Vec<String> =
-            gone.iter().filter(|gone| gone.rules > 0).map(Gone::to_string).collect();
+        let left = gone.iter().filter(|gone| gone.rules > 0);
+        let left: Vec<String> = left.map(Gone::to_string).collect();
         let attached = attach_to(root, spec, terms, machine, (endpoints, gone));
         if attached.is_err() {
             left.iter().for_each(|gone| warn!("{gone}"));
@@ -202,6 +220,7 @@ fn attach_to(
     let plan = resolve(root, spec, terms, &machine, replaced.as_ref())?;
     let taken = taken_from(moved.iter().chain(&replaced), &plan)?;
     terms.consent.check(&machine, &taken)?;
+    check_kept(root, terms, &plan, replaced.as_ref())?;
     let confirmation = replaced.as_ref().map(Endpoint::confirmation).transpose()?;
     let loaded = put_on(root, &plan, replaced.as_ref())?;
     let take_off = |endpoint: Endpoint| -> Result<Gone> {
@@ -218,7 +237,14 @@ fn attach_to(
     let lost = had.flat_map(|had| losses(&had.config, &config, &plan.names)).collect();
     Ok(Report {
         programs_before: Endpoint::read(root, plan.resolved.id)?.programs_before()?,
-        confirms_rules: matches!(confirmation, Some(Confirmation::Pending(Fallback::Rules, _))),
+        confirms_rules: matches!(confirmation, Some(Confirmation::Pending(Fallback::Rules, _)))
+            && plan.confirm.fallback == cm_fallback::CM_FALLBACK_NONE,
+        time_left: match terms.grace {
+            Grace::Within(time) => time,
+            Grace::Permanent => {
+                Duration::from_nanos(plan.confirm.until_ns.saturating_sub(sys::coarse_ns()))
+            }
+        },
         reason: machine.reason.filter(|_| replaced.is_none()),
         loaded,
         plan,
@@ -229,12 +255,53 @@ fn attach_to(
     })
 }
 
-fn check_grace(spec: &EndpointSpec, terms: &Terms) -> Result<()> {
+/// Refuses what can't be, before anything changes.
+fn check(spec: &EndpointSpec, terms: &Terms, machine: &Machine) -> Result<()> {
     ensure!(
         terms.grace == Grace::Permanent || spec.policy.enforce(),
         "--confirm is for --policy enforce: nothing else may cut anybody off"
     );
+    resolve::text(spec, terms, machine.role).map(|_| ())
+}
+
+/// Fails if somebody else has attached the device since its spec was read, or what nobody was asked about is no more.
+fn check_kept(root: &Root, terms: &Terms, plan: &Plan, replaced: Option<&Endpoint>) -> Result<()> {
+    let Some(kept) = &terms.kept else { return Ok(()) };
+    let now = replaced.map(|endpoint| spec::read(root, endpoint)).transpose()?;
+    let is_so = match &terms.consent {
+        Consent::To(outlook) => !outlook.is_as_before || is_as_before(root, plan, replaced)?,
+        _ => true,
+    };
+    ensure!(
+        now.as_ref() == Some(kept) && is_so,
+        "{} has changed meanwhile; nothing has changed by this",
+        plan.resolved.device.name
+    );
     Ok(())
+}
+
+/// Whether no packet would meet anything else than now.
+fn is_as_before(root: &Root, plan: &Plan, replaced: Option<&Endpoint>) -> Result<bool> {
+    let Some(endpoint) = replaced.filter(|endpoint| !endpoint.stale) else { return Ok(false) };
+    if matches!(endpoint.confirmation()?, Confirmation::Over(_)) {
+        return Ok(false);
+    }
+    let before = &endpoint.config;
+    let config = cm_config {
+        // What loading finds out.
+        flow_seed: before.flow_seed,
+        flow_buckets: before.flow_buckets,
+        weakly_ordered: before.weakly_ordered,
+        scope: before.scope,
+        ..plan.resolved.config()
+    };
+    let Some(rules) = &plan.rules else {
+        return Ok(abi::bytes_of(&config) == abi::bytes_of(before));
+    };
+    let maps = PolicyMaps::of(root, endpoint.id, endpoint.map_ids())?;
+    let now = maps.read(Slot::Current)?;
+    let are_same = now.replaced_by(rules, &Policy::default()) == now;
+    Ok(are_same && abi::bytes_of(&config) == abi::bytes_of(before))
 }
 
 /// What NICs lose that enforce their policy now.

@@ -16,6 +16,7 @@ pub mod monitor;
 pub mod options;
 pub mod rule_names;
 pub mod rules;
+pub mod spec;
 pub mod targets;
 
 use std::fs::File;

@@ -27,6 +27,7 @@ pub fn attach(
     // The configuration first: it tells whoever cleans up after a killed command where to look.
     let pin = || pin::replace(loaded.config.as_fd(), &pins.config());
     let result = devices::changing(root, &loaded.configured, pin)
+        .and_then(|()| pin_spec(&pins, loaded))
         .and_then(|()| before())
         .and_then(|()| put_on_hooks(place, &pins, loaded));
     let undone = if result.is_err() {
@@ -74,13 +75,20 @@ fn put_in_place(
             pin::replace(program, &pins.hook(hook))
         }
     };
+    let config = sys::open_pin(&pins.config());
     let result = previous
         .order
         .iter()
         .try_for_each(|hook| replace_hook(*hook, loaded.program(*hook)))
-        .and_then(|()| pin::replace(loaded.config.as_fd(), &pins.config()));
+        .and_then(|()| pin::replace(loaded.config.as_fd(), &pins.config()))
+        .and_then(|()| pin_spec(pins, loaded));
     if result.is_err() {
         debug!("putting the previous programs back");
+        if let Ok(config) = config
+            && let Err(error) = pin::replace(config, &pins.config())
+        {
+            debug!("pin the previous configuration again: {error:#}");
+        }
         for (hook, program) in HOOKS.iter().zip(&previous.programs) {
             if let Some(program) = program
                 && let Err(error) = replace_hook(*hook, program.as_fd())
@@ -102,7 +110,7 @@ fn move_hooks(
 ) -> Result<()> {
     // A link without its pin lives on with its descriptor.
     let mut kept = Vec::new();
-    for path in [pins.hook(Hook::Ingress), pins.hook(Hook::Egress), pins.config()] {
+    for path in [pins.hook(Hook::Ingress), pins.hook(Hook::Egress), pins.config(), pins.spec()] {
         match sys::open_pin(&path) {
             Ok(pinned) => kept.push((pinned, path)),
             Err(error) => debug!("nothing to go back to at {}: {error}", path.display()),
@@ -111,6 +119,7 @@ fn move_hooks(
     let maps = loaded.map_ids()?;
     let result = put_on_hooks(place, pins, loaded)
         .and_then(|()| pin::replace(loaded.config.as_fd(), &pins.config()))
+        .and_then(|()| pin_spec(pins, loaded))
         .and_then(|()| match previous.is_at(place) {
             true => Ok(()),
             false => take_off_filters(place.ifindex, previous.tc_priority, &maps),
@@ -136,6 +145,14 @@ fn move_hooks(
         }
     }
     result
+}
+
+/// The last of the pins: what it says counts with the configuration that it was made for.
+fn pin_spec(pins: &EndpointPins, loaded: &Loaded) -> Result<()> {
+    match &loaded.spec {
+        Some(spec) => pin::replace(spec.as_fd(), &pins.spec()),
+        None => pins.remove_map("spec"),
+    }
 }
 
 /// Takes the programs of an endpoint's links off their hooks. Removing the pins does that as well,

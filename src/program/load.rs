@@ -122,6 +122,8 @@ pub struct Sizes {
     pub ct: Option<u32>,
     /// Entries of an endpoint's `cm_policy`, and of its rules' counters.
     pub policy: Option<u32>,
+    /// Pieces of its `cm_spec`; `None` makes none.
+    pub spec: Option<u32>,
 }
 
 /// An endpoint's programs, in the kernel but on no hook yet.
@@ -135,6 +137,8 @@ pub struct Loaded {
     pub(super) configured: cm_config,
     /// The same as a map, their `.rodata`.
     pub config: MapHandle,
+    /// `cm_spec`, still empty, if it was asked for.
+    pub spec: Option<MapHandle>,
     generations: MapHandle,
     /// `cm_policy_call`, with local delivery. The kernel empties an array of programs when its last
     /// descriptor or pin goes, whoever still calls into it.
@@ -319,6 +323,11 @@ pub fn load_as(
     // The only one that it may send from; else what it has sent from last.
     bss.has_stack_flows = inherited.has_stack_flows;
     bss.workload_mac = config.workload_mac().map_or(inherited.workload_mac, abi::mac_word);
+    match sizes.spec {
+        Some(pieces) => open.maps.cm_spec.set_max_entries(pieces),
+        None => open.maps.cm_spec.set_autocreate(false),
+    }
+    .context("size the spec")?;
     share_maps(&mut open, &shared, sizes)?;
     share_policy_calls(&mut open, &shared, config)?;
     share_stack_flows(&mut open, &shared, config)?;
@@ -354,6 +363,7 @@ pub fn load_as(
         scope: config.scope(),
         configured: *config,
         config: made.config,
+        spec: made.spec,
         generations: made.generations.context("no counters were made")?,
         policy_calls: made.policy_calls,
         open_time,
@@ -403,7 +413,8 @@ pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
     let private = [&mut maps.cm_policy_sets, &mut maps.cm_rule_stats, &mut maps.cm_steps];
     let of_nics = [&mut maps.cm_nics, &mut maps.cm_nic_policies];
     let unused = [&mut maps.cm_policy_call, &mut maps.cm_path_flows, &mut maps.cm_forwarded];
-    for map in private.into_iter().chain(of_nics).chain(unused).chain([&mut maps.cm_flow_table]) {
+    let others = [&mut maps.cm_flow_table, &mut maps.cm_spec];
+    for map in private.into_iter().chain(of_nics).chain(unused).chain(others) {
         map.set_autocreate(false)?;
     }
     object::select(&mut open, &[]);

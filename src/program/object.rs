@@ -18,6 +18,7 @@ use crate::kernel::sys;
 use crate::program::fold::{self, Constants};
 use crate::state::generations;
 use crate::state::layout::HELD_BY_ALL;
+use crate::state::spec;
 
 /// The maps that are found through a program, whether its instructions name them or not: its
 /// configuration and its variables, what programs that replace it go on with, a copy's steps, and what its
@@ -40,6 +41,8 @@ pub(super) struct Made {
     pub(super) config: MapHandle,
     /// `cm_policy_call`; `None` if that was left out.
     pub(super) policy_calls: Option<MapHandle>,
+    /// `cm_spec`; `None` if that was left out.
+    pub(super) spec: Option<MapHandle>,
     /// `cm_generations`; `None` if that was left out.
     pub(super) generations: Option<MapHandle>,
     /// In the order in which they were asked for.
@@ -117,6 +120,7 @@ pub(super) fn load(
     Ok(Made {
         config: take(".rodata").context("no .rodata was made")?,
         policy_calls: take("cm_policy_call"),
+        spec: take(spec::NAME),
         generations: take(generations::NAME),
         programs,
     })

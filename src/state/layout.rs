@@ -73,8 +73,8 @@ pub const FORMER: [&str; 6] =
     ["cm_ct4", "cm_ct6", "cm_frag4", "cm_frag6", "cm_stack_flows", "cm_generation"];
 
 /// What lies in the directory of an endpoint.
-const OF_ENDPOINT: [&str; 6] =
-    ["config", "cm_policy", "cm_flows4", "cm_flows6", "ingress", "egress"];
+const OF_ENDPOINT: [&str; 7] =
+    ["config", "spec", "cm_policy", "cm_flows4", "cm_flows6", "ingress", "egress"];
 
 const fn of<K, V>(name: &'static str, kind: MapType) -> Layout {
     Layout { name, kind, key: size_of::<K>(), value: size_of::<V>() }

@@ -11,6 +11,7 @@
 //!   cm_flow_table                         once there is either
 //!   endpoints/<endpoint id>/
 //!     config             the programs' .rodata
+//!     spec               cm_spec: what the endpoint was asked to be
 //!     cm_policy          the rules; cm_flows4 and cm_flows6, if they are the endpoint's own
 //!     ingress  egress    the links (TCX), or the programs (clsact)
 //! ```
@@ -265,6 +266,11 @@ impl EndpointPins {
     /// The configuration.
     pub fn config(&self) -> PathBuf {
         self.directory.join("config")
+    }
+
+    /// What it was asked to be.
+    pub fn spec(&self) -> PathBuf {
+        self.directory.join("spec")
     }
 
     /// Makes the directory.

@@ -5,6 +5,7 @@ mod lookup;
 pub mod shared;
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::io;
 use std::mem::offset_of;
 use std::net::IpAddr;
@@ -262,6 +263,16 @@ impl Endpoint {
     pub fn map_ids(&self) -> Vec<u32> {
         let of_programs = self.programs.iter().flatten().flat_map(|running| &running.facts.map_ids);
         of_programs.copied().chain(self.pinned_config).collect()
+    }
+
+    /// The kernel's numbers of the maps that its configuration is read from: one, unless a command has died half way.
+    pub(super) fn config_ids(&self) -> Result<BTreeSet<u32>> {
+        let mut found: BTreeSet<u32> = self.pinned_config.into_iter().collect();
+        for running in self.programs.iter().flatten() {
+            let config = running.map(".rodata")?.context("its program has no .rodata")?;
+            found.insert(config.info()?.info.id);
+        }
+        Ok(found)
     }
 
     /// The kernel's numbers of its programs.

@@ -133,7 +133,8 @@ fn an_endpoint_has_exactly_these_pins() {
         for id in ids {
             pins.push(format!("cilmark/endpoints/{id}"));
             pins.extend(
-                ["config", "egress", "ingress"].map(|pin| format!("cilmark/endpoints/{id}/{pin}")),
+                ["config", "egress", "ingress", "spec"]
+                    .map(|pin| format!("cilmark/endpoints/{id}/{pin}")),
             );
         }
         pins.sort();

@@ -31,5 +31,6 @@ mod policy;
 mod replace;
 mod role;
 mod scopes;
+mod spec;
 mod stale;
 mod verdicts;

@@ -8,6 +8,7 @@
 
 enum cm_map_limit {
 	CM_IDENTITY_NAME = 32,
+	CM_SPEC_TEXT = 248, /* of one piece */
 	CM_NICS = 16, /* of a root, that have a policy */
 };
 
@@ -411,6 +412,17 @@ struct cm_identity {
 	char name[CM_IDENTITY_NAME]; /* zero-terminated */
 };
 
+/*
+ * cm_spec: number of the piece (__u32) -> cm_spec. What an endpoint was asked to be, a text of JSON in as many pieces
+ * as it takes. It counts while the programs that run are those that were loaded with this configuration.
+ */
+struct cm_spec {
+	__u32 config; /* the kernel's number of the map */
+	__u16 version;
+	__u16 length; /* bytes of this piece */
+	char text[CM_SPEC_TEXT];
+};
+
 _Static_assert(sizeof(struct cm_prefix) == 24, "trie key without padding");
 _Static_assert(sizeof(struct cm_ipcache_entry) == 8, "map value without padding");
 _Static_assert(sizeof(struct cm_index_line) == 16, "so that a node has no padding");
@@ -438,6 +450,7 @@ _Static_assert(sizeof(struct cm_frag6_key) == 44, "hash key without padding");
 _Static_assert(sizeof(struct cm_frag_ports) == 4, "map value without padding");
 _Static_assert(sizeof(struct cm_nic) == 176, "map value without padding");
 _Static_assert(sizeof(struct cm_nics) == 16 + CM_NICS * 176, "map value without padding");
+_Static_assert(sizeof(struct cm_spec) == 256, "map value without padding");
 _Static_assert(sizeof(struct cm_identity) == 32, "map value without padding");
 
 #endif

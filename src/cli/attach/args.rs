@@ -5,7 +5,7 @@ mod named;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use ipnet::Ipv6Net;
 
 use crate::cli::prompt::Prompt;
@@ -23,13 +23,13 @@ pub struct Flags {
     #[arg(value_name = "DEV")]
     pub device: String,
     /// The identity, a number or a name; for a NIC 1 (host) if left out
-    #[arg(long, value_name = "ID", required_if_eq("role", "container"))]
+    #[arg(long, value_name = "ID")]
     id: Option<IdentityRef>,
     /// What the device is; by default container for a veth or tap without a default route
     #[arg(long, value_parser = values::role())]
     role: Option<Role>,
     /// The workload's addresses, which it then can't change; a NIC's own if left out
-    #[arg(long, value_name = "ADDR", value_delimiter = ',', num_args = 1.., value_parser = parse_address)]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', num_args = 1.., value_parser = values::parse_address)]
     ip: Vec<IpAddr>,
     /// The MAC that the ARP responder answers with, instead of the device's
     #[arg(long)]
@@ -111,6 +111,10 @@ pub struct Flags {
     /// Size of the ipcache's maps, if this makes them: of the one for hosts, and of that for prefixes
     #[arg(long, value_name = "N", value_parser = values::entries::<1>())]
     ipcache_entries: Option<Entries<1>>,
+    /// Attach again, with all that it was attached with and is not named here; without this, what is not named
+    /// ends. A flag that is on goes off only without this
+    #[arg(long)]
+    pub keep: bool,
     /// Mount a BPF file system if there is none
     #[arg(long)]
     pub mount_bpffs: bool,
@@ -126,6 +130,11 @@ pub struct Args {
 }
 
 impl Args {
+    /// Whether the time to adopt flows is named.
+    pub fn names_adopt(&self) -> bool {
+        self.flags.adopt.is_some()
+    }
+
     /// What a spec becomes with what is named here.
     pub fn spec(&self, base: EndpointSpec) -> EndpointSpec {
         let flags = &self.flags;
@@ -185,15 +194,4 @@ impl Args {
         }
         Ok(())
     }
-}
-
-/// Reads an address. The error explains the two usual mistakes: DEV behind `--ip`, which takes all words that
-/// follow it, and a prefix as `ip addr` prints it.
-fn parse_address(text: &str) -> Result<IpAddr> {
-    text.parse().ok().with_context(|| match text.split_once('/') {
-        Some((address, _)) if address.parse::<IpAddr>().is_ok() => {
-            format!("`{text}` is a prefix; the address alone is {address}")
-        }
-        _ => format!("`{text}` is not an IP address; DEV goes before --ip"),
-    })
 }

@@ -1,14 +1,15 @@
 //! What the user is asked about, of what an attachment would do.
 
 use anyhow::Result;
-use log::warn;
+use log::{debug, warn};
 
 use crate::cli::prompt::Prompt;
 use crate::ops::attach::{Consent, Outlook};
 use crate::output;
 
 /// Asks, unless `--yes` or `--confirm` has answered: before the lock is taken, since people take their time.
-pub fn ask(prompt: &Prompt, outlook: Outlook) -> Result<Consent> {
+/// Nobody is asked whether what is kept may go on as it is.
+pub fn ask(prompt: &Prompt, keep: bool, outlook: Outlook) -> Result<Consent> {
     let Outlook { device, role, .. } = &outlook;
     outlook.notes.iter().for_each(|note| output::note(note));
     outlook.warnings.iter().for_each(|warning| warn!("{warning}"));
@@ -19,7 +20,9 @@ pub fn ask(prompt: &Prompt, outlook: Outlook) -> Result<Consent> {
         ))?;
     }
     let taken = outlook.taken.join("; ");
-    if outlook.enforces {
+    if keep && outlook.is_as_before {
+        debug!("{device} goes on as before");
+    } else if outlook.enforces {
         let also = if taken.is_empty() { taken } else { format!(" ({taken})") };
         let risk =
             format!("{device} is going to drop what no rule and no failsafe port allows{also}");

@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 use crate::cli::{Context, before, policy, prompt};
+use crate::kernel::abi::cm_fallback;
 use crate::model::endpoint::Role;
-use crate::model::enforcement::{Grace, Mode};
+use crate::model::enforcement::Mode;
 use crate::ops::attach::Report;
 use crate::output;
 
 /// Tells it.
-pub fn print(context: &Context, report: &Report, grace: Grace) -> Result<()> {
+pub fn print(context: &Context, report: &Report) -> Result<()> {
     let resolved = &report.plan.resolved;
     let name = &resolved.device.name;
     let place = (report.plan.place.kind, resolved.tc_priority);
@@ -34,8 +35,13 @@ pub fn print(context: &Context, report: &Report, grace: Grace) -> Result<()> {
     }
     report.reason.iter().for_each(|reason| output::note(reason));
     output::note(&describe(report));
-    if let Grace::Within(time) = grace {
-        prompt::remind(name, time, "it only audits from then on");
+    let otherwise = match report.plan.confirm.fallback {
+        cm_fallback::CM_FALLBACK_AUDIT => Some("it only audits from then on"),
+        cm_fallback::CM_FALLBACK_RULES => Some("the last rules that were confirmed come back"),
+        _ => None,
+    };
+    if let Some(otherwise) = otherwise {
+        prompt::remind(name, report.time_left, otherwise);
     }
     report.lost.iter().for_each(|lost| output::note(&format!("{name}: {lost}")));
     if let Some(replaced) = &report.replaced {

@@ -3,10 +3,11 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use log::{debug, info, warn};
 
 use super::Plan;
+use crate::kernel::abi::cm_fallback;
 use crate::kernel::hooks::HOOKS;
 use crate::kernel::sys;
 use crate::model::policy::Policy;
@@ -32,6 +33,9 @@ pub fn put_on(root: &Root, plan: &Plan, replaced: Option<&Endpoint>) -> Result<L
     }
     let config = resolved.config();
     let loaded = load::load(root, resolved.role, &config, &plan.sizes, &inherited)?;
+    if let Some(spec) = &loaded.spec {
+        plan.spec.write(spec, &loaded.config)?;
+    }
 
     let nics = Nics::open(root)?;
     if plan.adopts {
@@ -51,6 +55,12 @@ pub fn put_on(root: &Root, plan: &Plan, replaced: Option<&Endpoint>) -> Result<L
     let callee = loaded.callee();
     let callee_before = delivery::callee(root, resolved.id)?;
     let rules = Rules::of(root, plan, replaced, &loaded)?;
+    ensure!(
+        rules.are_there || plan.confirm.fallback != cm_fallback::CM_FALLBACK_RULES,
+        "{name}: nobody has confirmed the last change of its rules yet, and they would get another place, where nothing \
+         goes back by itself: `cilmark confirm {name}` first; nothing has changed",
+        name = resolved.device.name
+    );
     let slot = config.nic_slot().filter(|_| rules.are_there);
     let nic_before = nics.as_ref().zip(slot).map(|(nics, slot)| nics.get(slot)).transpose()?;
     // The program first: whoever finds an address calls it.

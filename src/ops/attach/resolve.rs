@@ -10,10 +10,12 @@ use log::debug;
 use super::Terms;
 use crate::kernel::abi::cm_confirm;
 use crate::kernel::device::{self, Device, Framing};
-use crate::kernel::hooks::{HookKind, Place};
+use crate::kernel::hooks::{HOOKS, HookKind, Place};
 use crate::kernel::{netns, sys};
 use crate::model::endpoint::{EndpointId, Role, Scope};
-use crate::model::enforcement::{Failsafe, Fallback, Grace, MAX_FAILSAFE, Mode};
+use crate::model::enforcement::{
+    Confirmation, Failsafe, FailsafeList, Fallback, Grace, MAX_FAILSAFE, Mode,
+};
 use crate::model::identity::{Identity, Names};
 use crate::model::mac::WorkloadMac;
 use crate::model::rule::Rule;
@@ -24,6 +26,7 @@ use crate::program::load::{self, Enforcement, Features, Resolved, Sizes};
 use crate::state::nics;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
+use crate::state::spec::{self, Text};
 
 /// For how long a NIC that begins to enforce adopts connections, if nobody has said.
 const ADOPT: Duration = Duration::from_secs(30);
@@ -52,6 +55,8 @@ pub struct Plan {
     pub confirm: cm_confirm,
     /// Flows that are up are taken over from the kernel's conntrack.
     pub adopts: bool,
+    /// What is kept of the spec, with the endpoint.
+    pub spec: Text,
     /// The names of identities.
     pub names: Names,
     /// The endpoint gets these rules in place of those that it has, if any are given.
@@ -120,26 +125,40 @@ pub fn resolve(
         source_mac: source_mac(spec, device, *role, &addresses),
         others: others(&addresses)?,
         addresses,
-        policy: enforcement(spec, terms, *role, replaced),
+        policy: enforcement(root, spec, terms, (*role, replaced)),
         device: device.clone(),
     };
     let rules = spec.rules.as_ref().map(|rules| {
         rules.iter().map(|rule| Rule::parse(rule, &names)).collect::<Result<Vec<_>>>()
     });
+    let text = text(spec, terms, *role)?;
     let sizes = Sizes {
         ipcache: spec.ipcache_entries.map(|entries| entries.get()),
         ct: spec.ct_entries.map(|entries| entries.get()),
         policy: spec.policy_entries.map(|entries| entries.get()),
+        spec: Some(text.pieces()),
     };
     Ok(Plan {
         resolved,
         place,
         sizes,
-        confirm: confirmation(terms.grace),
+        confirm: confirmation(spec, terms, replaced)?,
         adopts: adopts(spec, *role, replaced),
         rules: rules.transpose()?,
+        spec: text,
         names,
     })
+}
+
+/// The spec as it is kept: with what is not the machine's to say a second time. An error if it is too long.
+pub fn text(spec: &EndpointSpec, terms: &Terms, role: Role) -> Result<Text> {
+    let says = spec.failsafe.as_ref().is_some_and(FailsafeList::names_ingress);
+    let ports = failsafe(spec, terms.login_port);
+    if role == Role::Container || spec.policy.are_off() || says || ports == failsafe(spec, None) {
+        return Text::of(spec);
+    }
+    let list = spec.failsafe.clone().unwrap_or_default().with_ingress(ports.ingress);
+    Text::of(&EndpointSpec { failsafe: Some(list), ..spec.clone() })
 }
 
 /// The role, and a sentence that says why it was chosen; none if the spec says it.
@@ -393,11 +412,12 @@ fn features(spec: &EndpointSpec) -> Features {
 }
 
 fn enforcement(
+    root: &Root,
     spec: &EndpointSpec,
     terms: &Terms,
-    role: Role,
-    replaced: Option<&Endpoint>,
+    (role, replaced): (Role, Option<&Endpoint>),
 ) -> Enforcement {
+    let adopts_on = replaced.filter(|endpoint| adopts_on(root, spec, terms, endpoint));
     Enforcement {
         ingress: spec.policy.ingress,
         egress: spec.policy.egress,
@@ -405,7 +425,10 @@ fn enforcement(
             Role::Netdev => failsafe(spec, terms.login_port),
             Role::Container => Failsafe::default(),
         },
-        adopt_until_ns: adopt_until_ns(spec, role, replaced),
+        adopt_until_ns: match adopts_on {
+            Some(endpoint) => endpoint.config.adopt_until_ns,
+            None => adopt_until_ns(spec, role, replaced),
+        },
         ct_local: spec.ct == CtScope::Local,
         verdict_log: spec.policy_verdict_log,
     }
@@ -420,6 +443,17 @@ fn failsafe(spec: &EndpointSpec, login_port: Option<u16>) -> Failsafe {
     spec.failsafe.clone().unwrap_or_default().or(standard)
 }
 
+/// Whether the time in which flows may be adopted is the one that runs: it is the same that was asked for, and no direction
+/// has only begun to ask its rules.
+fn adopts_on(root: &Root, spec: &EndpointSpec, terms: &Terms, endpoint: &Endpoint) -> bool {
+    let has_said_so = || spec::read(root, endpoint).is_ok_and(|before| before.adopt == spec.adopt);
+    spec.adopt.is_some()
+        && !spec.policy.are_off()
+        && !terms.adopts_anew
+        && !begins(spec, Some(endpoint), Mode::Audit)
+        && has_said_so()
+}
+
 /// Until when TCP connections are adopted by their sockets. Programs that enforced before know all flows already,
 /// unless their conntrack was another map.
 fn adopt_until_ns(spec: &EndpointSpec, role: Role, replaced: Option<&Endpoint>) -> u64 {
@@ -427,7 +461,7 @@ fn adopt_until_ns(spec: &EndpointSpec, role: Role, replaced: Option<&Endpoint>) 
         Duration::ZERO => 0,
         time => sys::coarse_ns().saturating_add(time.as_nanos() as u64),
     };
-    if let Some(time) = spec.adopt {
+    if let Some(time) = spec.adopt.filter(|_| !spec.policy.are_off()) {
         return until(time.get());
     }
     if role != Role::Netdev || !spec.policy.enforce() {
@@ -466,13 +500,29 @@ fn has_the_same_flows(spec: &EndpointSpec, endpoint: &Endpoint) -> bool {
 }
 
 /// The confirmation that the programs wait for from their first packet on.
-fn confirmation(grace: Grace) -> cm_confirm {
-    match grace {
-        Grace::Permanent => cm_confirm::default(),
+fn confirmation(
+    spec: &EndpointSpec,
+    terms: &Terms,
+    replaced: Option<&Endpoint>,
+) -> Result<cm_confirm> {
+    let pending = |endpoint: &Endpoint| -> Result<Option<cm_confirm>> {
+        match endpoint.confirmation()? {
+            Confirmation::Pending(..) => {
+                let running = HOOKS.iter().find_map(|hook| endpoint.running(*hook).ok());
+                Ok(running.map(|(_, confirm)| confirm))
+            }
+            Confirmation::None | Confirmation::Over(_) => Ok(None),
+        }
+    };
+    Ok(match terms.grace {
         Grace::Within(time) => cm_confirm {
             until_ns: sys::coarse_ns().saturating_add(time.as_nanos() as u64),
             fallback: Fallback::Audit.into(),
             ..cm_confirm::default()
         },
-    }
+        Grace::Permanent if terms.keeps_clock && spec.policy.enforce() => {
+            replaced.map(pending).transpose()?.flatten().unwrap_or_default()
+        }
+        Grace::Permanent => cm_confirm::default(),
+    })
 }

@@ -1,9 +1,11 @@
 //! Which flags stand on the command line: those that have a default have a value in any case.
 
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Command, Error, FromArgMatches};
+use clap::{ArgMatches, Args as _, Command, Error, FromArgMatches};
 
 use super::{Args, Flags};
+use crate::model::endpoint::Role;
 
 impl FromArgMatches for Args {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Args, Error> {
@@ -11,13 +13,25 @@ impl FromArgMatches for Args {
             |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
         let named = matches.ids().map(clap::Id::as_str).filter(on_command_line);
         let named = named.map(str::to_owned).collect();
-        Ok(Args { flags: Flags::from_arg_matches(matches)?, named })
+        let flags = Flags::from_arg_matches(matches)?;
+        match (flags.role, &flags.id) {
+            (Some(Role::Container), None) if !flags.keep => Err(missing_identity()),
+            _ => Ok(Args { flags, named }),
+        }
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
         *self = Args::from_arg_matches(matches)?;
         Ok(())
     }
+}
+
+/// As clap says it of what is always required.
+fn missing_identity() -> Error {
+    let message = "the following required arguments were not provided:\n  --id <ID>";
+    let command = Flags::augment_args(Command::new("cilmark attach"));
+    let usage = "cilmark attach --role <ROLE> --id <ID> <DEV>";
+    command.override_usage(usage).error(ErrorKind::MissingRequiredArgument, message)
 }
 
 impl clap::Args for Args {

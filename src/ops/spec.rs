@@ -1,0 +1,37 @@
+//! What endpoints were asked to be, as it is kept with them.
+
+use anyhow::{Context as _, Result};
+
+use super::rules;
+use crate::kernel::{device, netns};
+use crate::model::spec::EndpointSpec;
+use crate::state::devices::Devices;
+use crate::state::pin::Root;
+use crate::state::policy::PolicyMaps;
+use crate::state::registry::Endpoint;
+use crate::state::spec;
+
+/// Of the endpoint on a device of this namespace, for whoever attaches it again. The rules stay where they are.
+pub fn kept(root: &Root, name: &str) -> Result<EndpointSpec> {
+    let (device, netns) = (device::by_name(name)?, netns::current()?);
+    let endpoints = Endpoint::concerning(root, &Devices::read(root)?, netns, &device)?;
+    let mut here = endpoints.iter().filter(|it| it.is_on(&device, netns) && !it.has_moved());
+    let endpoint = here.next().with_context(|| {
+        format!("{name} is not attached, so that there is nothing to keep: attach it with all its flags, without --keep")
+    })?;
+    spec::read(root, endpoint)
+}
+
+/// Complete: attached by this, an endpoint is what it is now, under the name that its device has now, with the rules
+/// in force.
+pub fn export(root: &Root, endpoint: &Endpoint) -> Result<EndpointSpec> {
+    let names = super::identities::names(root)?;
+    let spec = spec::read(root, endpoint)?;
+    let rules = match endpoint.stale {
+        true => PolicyMaps::pinned(root, endpoint.id)?,
+        false => PolicyMaps::of(root, endpoint.id, endpoint.map_ids())?
+            .read(rules::slot_in_force(endpoint.confirmation()?))?,
+    };
+    let rules = rules.rules().iter().map(|listed| listed.rule.text(&names)).collect();
+    Ok(EndpointSpec { device: endpoint.device.clone(), rules: Some(rules), ..spec })
+}

@@ -1,0 +1,108 @@
+//! `cm_spec`: what an endpoint was asked to be, kept beside its programs as text in pieces.
+
+use std::ffi::c_char;
+
+use anyhow::{Context, Result, ensure};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+
+use crate::kernel::abi::{self, cm_spec, u32_key};
+use crate::model::spec::EndpointSpec;
+use crate::state::pin::{self, Root};
+use crate::state::registry::Endpoint;
+
+/// The map's name.
+pub const NAME: &str = "cm_spec";
+
+/// Of the text's form: one that is not known is not read.
+const VERSION: u16 = 1;
+
+/// The most pieces: 16 KiB, in which a NIC may have hundreds of addresses.
+const PIECES: usize = 64;
+
+/// The text of a spec, which fits into a map.
+pub struct Text(String);
+
+impl Text {
+    /// Fails if it does not fit. The rules have a map of their own, and change without it.
+    pub fn of(spec: &EndpointSpec) -> Result<Text> {
+        let spec = EndpointSpec { rules: None, ..spec.clone() };
+        let text = serde_json::to_string(&spec).context("write the spec")?;
+        let most = PIECES * piece_size();
+        ensure!(
+            text.len() <= most,
+            "what is asked of {} takes {} bytes to keep, and {most} are the most: name fewer addresses with --ip \
+             (of a NIC that has them they need not be named); nothing has changed",
+            spec.device,
+            text.len()
+        );
+        Ok(Text(text))
+    }
+
+    /// Elements of a map that holds it.
+    pub fn pieces(&self) -> u32 {
+        self.0.len().div_ceil(piece_size()) as u32
+    }
+
+    /// Fills a new map, as the word of who was loaded with this configuration; nobody changes it any more.
+    pub fn write(&self, map: &MapHandle, config: &MapHandle) -> Result<()> {
+        let write = || -> Result<()> {
+            let config = config.info()?.info.id;
+            for (number, bytes) in self.0.as_bytes().chunks(piece_size()).enumerate() {
+                let length = bytes.len() as u16;
+                let mut piece = cm_spec { config, version: VERSION, length, ..cm_spec::default() };
+                piece.text.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from as c_char);
+                let key = u32_key(number as u32);
+                map.update(abi::bytes_of(&key), abi::bytes_of(&piece), MapFlags::ANY)?;
+            }
+            Ok(map.freeze()?)
+        };
+        write().with_context(|| format!("write {NAME}"))
+    }
+}
+
+fn piece_size() -> usize {
+    cm_spec::default().text.len()
+}
+
+/// What an endpoint was asked to be, but for its rules. An error if nobody can say.
+pub fn read(root: &Root, endpoint: &Endpoint) -> Result<EndpointSpec> {
+    let Endpoint { id, device, .. } = endpoint;
+    let path = root.endpoint(*id).spec();
+    let hint = format!("attach {device} again with all its flags");
+    let map = pin::open_map(&path)?.with_context(|| {
+        format!(
+            "endpoint {id} ({device}) has no spec, since an older cilmark has attached it, or somebody has removed \
+             {}: {hint}",
+            path.display()
+        )
+    })?;
+    let pieces = read_pieces(&map)
+        .with_context(|| format!("{} is not as this cilmark writes it: {hint}", path.display()))?;
+    let config: Vec<u32> = endpoint.config_ids()?.into_iter().collect();
+    ensure!(
+        pieces.iter().all(|piece| config == [piece.config]),
+        "the spec of endpoint {id} ({device}) is not that of the programs that run, since an `attach` has ended \
+         half way: {hint}"
+    );
+    let bytes = |piece: &cm_spec| -> Vec<u8> {
+        piece.text.iter().take(piece.length.into()).map(|byte| *byte as u8).collect()
+    };
+    let text: Vec<u8> = pieces.iter().flat_map(bytes).collect();
+    serde_json::from_slice(&text).with_context(|| {
+        format!("{} has a spec that this cilmark does not know: {hint}", path.display())
+    })
+}
+
+fn read_pieces(map: &MapHandle) -> Result<Vec<cm_spec>> {
+    ensure!(
+        map.map_type() == MapType::Array && map.value_size() as usize == size_of::<cm_spec>(),
+        "it has another layout"
+    );
+    let piece = |number: u32| -> Result<cm_spec> {
+        let value = map.lookup(abi::bytes_of(&u32_key(number)), MapFlags::ANY)?;
+        let piece: cm_spec = abi::from_bytes(&value.context("a piece is missing")?)?;
+        ensure!(piece.version == VERSION, "it has version {}", piece.version);
+        Ok(piece)
+    };
+    (0..map.max_entries()).map(piece).collect()
+}
