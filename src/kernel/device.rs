@@ -30,7 +30,8 @@ const NAME_MAX: usize = 127;
 pub enum Framing {
     /// An Ethernet header.
     Ethernet,
-    /// None: packets start with the IP header (tun, WireGuard, IP tunnels).
+    /// None: packets start with the IP header (tun, WireGuard, IP tunnels, PPP). A PPP device's own header is written
+    /// behind the egress hook and removed before the ingress hook (drivers/net/ppp/ppp_generic.c).
     Ip,
 }
 
@@ -89,6 +90,7 @@ impl Device {
                 LinkLayerType::Ether | LinkLayerType::Loopback => Some(Framing::Ethernet),
                 LinkLayerType::None
                 | LinkLayerType::Rawip
+                | LinkLayerType::Ppp
                 | LinkLayerType::Tunnel
                 | LinkLayerType::Tunnel6
                 | LinkLayerType::Sit => Some(Framing::Ip),

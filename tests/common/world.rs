@@ -173,17 +173,24 @@ impl World {
     }
 
     /// What a virtual machine has: namespace `name`, in it `eth0`, a tap or a tun, here the device
-    /// `name` that its packets come out of; with the addresses of [`World::workload`].
+    /// `name` that its packets come out of; with the addresses of [`World::workload`]. A `ppp` is a tun that says that
+    /// it is a PPP device.
     pub fn machine(&self, name: &str, number: u8, kind: &str) -> [Running; 2] {
         self.sh(&format!("ip netns add {name}"));
         let socket = format!("/run/netns/{name}.socket,socktype=5");
-        let device = |name: &str| format!("TUN,tun-type={kind},tun-name={name},iff-up,iff-no-pi");
+        let (kind, options, is_there) = match kind {
+            // TUNSETLINK and ARPHRD_PPP; of a device that is up the kernel takes no type.
+            "ppp" => ("tun", "ioctl-int=0x400454cd:512", "link/ppp"),
+            kind => (kind, "iff-up", "UP"),
+        };
+        let device =
+            |name: &str| format!("TUN,tun-type={kind},tun-name={name},{options},iff-no-pi");
         let there = self
             .spawn(&format!("ip netns exec {name} socat {} UNIX-LISTEN:{socket}", device("eth0")));
         wait_for("the socket", || fs::exists(format!("/run/netns/{name}.socket")).unwrap());
         let here = self.spawn(&format!("socat {} UNIX-CONNECT:{socket}", device(name)));
         wait_for("the device", || {
-            self.try_sh(&format!("ip link show up dev {name} | grep -q UP")).status.success()
+            self.try_sh(&format!("ip link show dev {name} | grep -q {is_there}")).status.success()
         });
         self.address(name, number);
         [there, here]

@@ -8,7 +8,7 @@ use cilmark::kernel::sys::Hook;
 use super::RED;
 use crate::common::World;
 use crate::common::third_party::ThirdParty;
-use crate::common::traffic::{arrives, is_lost, ping, tcp, udp};
+use crate::common::traffic::{HOST, arrives, is_lost, ping, tcp, udp};
 
 #[test]
 fn a_machine_behind_a_tap_is_a_container() {
@@ -49,6 +49,33 @@ fn packets_of_a_tun_have_no_ethernet_header_and_are_stamped_all_the_same() {
         tcp(&world, "vpn", "blue", to);
     }
     assert_eq!(world.status("vpn")["drops"], 0);
+}
+
+#[test]
+fn packets_of_a_ppp_device_begin_with_the_ip_header_and_meet_its_policy() {
+    let Some(world) = World::new() else { return };
+    world.workload("blue", 2);
+    let _machine = world.machine("ppp0", 1, "ppp");
+    world.cilmark_ok("ipcache set 10.1.0.10 199472");
+    world.cilmark_ok("ipcache set fd00:1::/64 199472");
+    world.cilmark_ok("attach ppp0 --policy enforce --failsafe none --adopt 0 --yes");
+    assert_eq!(world.status("ppp0")["role"], "netdev");
+    world.cilmark_ok("policy add ppp0 allow egress to 199472 --yes");
+    for to in ["10.1.0.10", "fd00:1::10"] {
+        world.sh(&format!("ping -qc 1 -W 20 {to}"));
+    }
+    // Into the host: nothing but the answers.
+    let (host, far) = (udp(&world, HOST, "[::]:0"), udp(&world, "ppp0", "[::]:0"));
+    for to in ["::ffff:10.1.0.1", "fd00:1::1"] {
+        is_lost(&far, &host, to);
+    }
+    world.cilmark_ok("policy add ppp0 allow ingress from 199472 udp --yes");
+    for to in ["::ffff:10.1.0.1", "fd00:1::1"] {
+        arrives(&far, &host, to);
+    }
+    for to in ["10.2.0.10", "fd00:2::10"] {
+        tcp(&world, "ppp0", "blue", to);
+    }
 }
 
 #[test]

@@ -123,7 +123,7 @@ struct cm_config {
 	__u32 tc_priority; /* of the clsact filter; 0 with TCX */
 	char device[CM_DEVICE_NAME]; /* its name when it was attached */
 	__u8 mac[ETH_ALEN]; /* of the device, or in its place: what the ARP responder answers */
-	__u8 l3_device; /* packets start with the IP header: tun, WireGuard */
+	__u8 l3_device; /* packets start with the IP header: tun, WireGuard, PPP */
 	__u8 arp_responder;
 	__u8 trust_proxy; /* PROXY_INGRESS and PROXY_EGRESS marks carry an identity */
 	__u8 flow_label; /* write the identity into the IPv6 flow label */

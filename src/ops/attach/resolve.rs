@@ -166,7 +166,7 @@ fn role(spec: &EndpointSpec, device: &Device) -> Result<(Role, Option<String>)> 
     let name = &device.name;
     ensure!(
         device.framing.is_some(),
-        "{name} has link type {}; cilmark knows Ethernet devices, tun, WireGuard and IP tunnels",
+        "{name} has link type {}; cilmark knows Ethernet devices, tun, WireGuard, IP tunnels and PPP",
         device.link_type
     );
     let (role, why) = match spec.role {
