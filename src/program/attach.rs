@@ -1,6 +1,6 @@
 //! Loaded programs on a device's hooks and off again, with their pins.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use log::{debug, warn};
@@ -29,7 +29,7 @@ pub fn attach(
     let result = devices::changing(root, &loaded.configured, pin)
         .and_then(|()| pin_spec(&pins, loaded))
         .and_then(|()| before())
-        .and_then(|()| put_on_hooks(place, &pins, loaded));
+        .and_then(|()| put_on_hooks(place, &pins, loaded).map(drop));
     let undone = if result.is_err() {
         debug!("undoing the attachment");
         devices::remove(root, id)
@@ -117,22 +117,19 @@ fn move_hooks(
         }
     }
     let maps = loaded.map_ids()?;
+    let mut put = Vec::new();
     let result = put_on_hooks(place, pins, loaded)
-        .and_then(|()| pin::replace(loaded.config.as_fd(), &pins.config()))
+        .and_then(|on_hooks| {
+            put = on_hooks;
+            pin::replace(loaded.config.as_fd(), &pins.config())
+        })
         .and_then(|()| pin_spec(pins, loaded))
         .and_then(|()| match previous.is_at(place) {
             true => Ok(()),
             false => take_off_filters(place.ifindex, previous.tc_priority, &maps),
         });
     if result.is_ok() {
-        // The kernel does it as well when the last descriptor goes, but some time later.
-        for (pinned, path) in &kept {
-            if sys::is_link(pinned.as_fd()).unwrap_or(false)
-                && let Err(error) = sys::detach_link(pinned.as_fd())
-            {
-                debug!("detach what was pinned at {}: {error:#}", path.display());
-            }
-        }
+        detach(kept.iter().map(|(pinned, _)| pinned.as_fd()));
     } else {
         debug!("putting the previous pins back");
         for (pinned, path) in kept {
@@ -140,9 +137,7 @@ fn move_hooks(
                 debug!("put it back: {error:#}");
             }
         }
-        if let Err(error) = take_off_filters(place.ifindex, place.tc_priority(), &maps) {
-            warn!("take the new programs off: {error:#}");
-        }
+        take_off_hooks(place, &put, loaded);
     }
     result
 }
@@ -155,31 +150,56 @@ fn pin_spec(pins: &EndpointPins, loaded: &Loaded) -> Result<()> {
     }
 }
 
-/// Takes the programs of an endpoint's links off their hooks. Removing the pins does that as well,
-/// but some time later, when the kernel gets to it.
+/// Takes the programs of an endpoint's links off their hooks, before their pins go.
 pub fn detach_links(pins: &EndpointPins) {
     for hook in HOOKS {
-        let detached =
-            sys::open_pin(&pins.hook(hook)).and_then(|link| sys::detach_link(link.as_fd()));
-        if let Err(error) = detached {
-            debug!("detach the link on the {hook} hook: {error:#}");
+        match sys::open_pin(&pins.hook(hook)) {
+            Ok(pinned) => detach([pinned.as_fd()].into_iter()),
+            Err(error) => debug!("detach the link on the {hook} hook: {error:#}"),
         }
     }
 }
 
-/// Nothing is pinned before both are on their hooks, and on an error they are off again.
-fn put_on_hooks(place: Place, pins: &EndpointPins, loaded: &Loaded) -> Result<()> {
-    let result =
-        put_on_hook(place, Hook::Ingress, loaded.program(Hook::Ingress)).and_then(|ingress| {
-            let egress = put_on_hook(place, Hook::Egress, loaded.program(Hook::Egress))?;
-            pin::replace(ingress, &pins.hook(Hook::Ingress))?;
-            pin::replace(egress, &pins.hook(Hook::Egress))
+/// What is on both hooks, its links or its programs. Nothing is pinned before both are there, and on an error they are off
+/// again.
+fn put_on_hooks(place: Place, pins: &EndpointPins, loaded: &Loaded) -> Result<Vec<OwnedFd>> {
+    let mut put = Vec::new();
+    let result = HOOKS
+        .iter()
+        .try_for_each(|hook| {
+            put_on_hook(place, *hook, loaded.program(*hook)).map(|on_hook| put.push(on_hook))
+        })
+        .and_then(|()| {
+            HOOKS
+                .iter()
+                .zip(&put)
+                .try_for_each(|(hook, put)| pin::replace(put.as_fd(), &pins.hook(*hook)))
         });
-    if result.is_err() {
-        let undone = take_off_filters(place.ifindex, place.tc_priority(), &loaded.map_ids()?);
-        if let Err(error) = undone {
-            warn!("undoing the attachment: {error:#}");
+    match result {
+        Ok(()) => Ok(put),
+        Err(error) => {
+            take_off_hooks(place, &put, loaded);
+            Err(error)
         }
     }
-    result
+}
+
+/// Takes off what was put on hooks just now.
+fn take_off_hooks(place: Place, put: &[OwnedFd], loaded: &Loaded) {
+    detach(put.iter().map(AsFd::as_fd));
+    let undone = loaded
+        .map_ids()
+        .and_then(|maps| take_off_filters(place.ifindex, place.tc_priority(), &maps));
+    if let Err(error) = undone {
+        warn!("take the new programs off: {error:#}");
+    }
+}
+
+/// Detaches those of them that are links: of one that nobody holds any more the kernel lets go some time later.
+fn detach<'a>(pinned: impl Iterator<Item = BorrowedFd<'a>>) {
+    for link in pinned.filter(|it| sys::is_link(*it).unwrap_or(false)) {
+        if let Err(error) = sys::detach_link(link) {
+            debug!("detach a link: {error:#}");
+        }
+    }
 }
