@@ -1,5 +1,6 @@
 //! Puts an endpoint on its device as a spec asks for it, in the place of what is there already.
 
+mod enforcement;
 mod losses;
 mod put_on;
 mod resolve;
@@ -261,7 +262,7 @@ fn check(spec: &EndpointSpec, terms: &Terms, machine: &Machine) -> Result<()> {
         terms.grace == Grace::Permanent || spec.policy.enforce(),
         "--confirm is for --policy enforce: nothing else may cut anybody off"
     );
-    resolve::text(spec, terms, machine.role).map(|_| ())
+    enforcement::text(spec, terms, machine.role).map(|_| ())
 }
 
 /// Fails if somebody else has attached the device since its spec was read, or what nobody was asked about is no more.
