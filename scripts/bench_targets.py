@@ -90,6 +90,9 @@ def attach(figures):
         yield f"1 000 attached in one process, {kind}, own share of each", "at most", 2, share, "ms"
         share = most(figures, "attach, own share", f"{kind}, off, one by one", 1000)
         yield f"one attached by the command beside 1 000, {kind}, own share", "at most", 2, share, "ms"
+        beside_none = most(figures, "attach, own share", f"{kind}, off, one by one", 1)
+        more = None if None in (share, beside_none) else share - beside_none
+        yield f"one attached by the command beside 1 000, {kind}, more than beside none", "at most", 2, more, "ms"
     for mode in ("off", "enforce"):
         memory = most(figures, "program memory", f"tcx, {mode}, memlock")
         yield f"memory of an endpoint's programs, policy {mode}", "at most", 32, memory, "KiB"
@@ -99,6 +102,9 @@ def control(figures):
     for what, limit in [("hosts", 1), ("prefixes", 3)]:
         took = most(figures, "ipcache load", what, MILLION)
         yield f"a million {what} loaded", "at most", limit, took, "s"
+    for change, what in [("set", "one more"), ("del", "one less")]:
+        took = most(figures, f"ipcache {change}", "prefixes", MILLION)
+        yield f"a million prefixes, {what}", "at most", 20, took, "ms"
 
 
 def soak(figures):

@@ -11,8 +11,8 @@ const MOST_BITS: u8 = 64;
 pub enum Known {
     /// No prefix has them.
     Nobody,
-    /// The longest prefix of all of them has this identity.
-    Identity(u32),
+    /// The longest prefix of all of them has this identity, and this length.
+    Identity(u32, u8),
     /// IPv6 prefixes longer than 64 bits begin like this.
     Mixed,
 }
@@ -39,16 +39,27 @@ impl Span {
     /// Of a prefix with an identity.
     pub fn new(prefix: &IpNet, identity: u32) -> Span {
         let length = prefix.prefix_len();
-        let (first, last) = match prefix {
-            IpNet::V4(net) => (net.network().to_bits().into(), net.broadcast().to_bits().into()),
-            IpNet::V6(net) => {
-                let upper = |bits: u128| (bits >> 64) as u64;
-                (upper(net.network().to_bits()), upper(net.broadcast().to_bits()))
-            }
-        };
-        let known = if length > MOST_BITS { Known::Mixed } else { Known::Identity(identity) };
+        let (first, last) = ends(prefix);
+        let is_whole = length <= MOST_BITS;
+        let known = if is_whole { Known::Identity(identity, length) } else { Known::Mixed };
         Span { first, last, depth: length.min(MOST_BITS + 1), known }
     }
+}
+
+/// The first and the last address of a prefix, as intervals have them: of IPv6 the upper halves.
+pub fn ends(prefix: &IpNet) -> (u64, u64) {
+    match prefix {
+        IpNet::V4(net) => (net.network().to_bits().into(), net.broadcast().to_bits().into()),
+        IpNet::V6(net) => {
+            let upper = |bits: u128| (bits >> 64) as u64;
+            (upper(net.network().to_bits()), upper(net.broadcast().to_bits()))
+        }
+    }
+}
+
+/// Whether a prefix is one of whole addresses, as intervals have them.
+pub fn is_whole(prefix: &IpNet) -> bool {
+    prefix.prefix_len() <= MOST_BITS
 }
 
 /// The intervals of the prefixes of one family: sorted, the first from 0 on, neighbours different. Of
@@ -160,13 +171,15 @@ mod tests {
         }
         let matching = lines.iter().filter(|(net, _)| net.contains(&address));
         let longest = matching.max_by_key(|(net, _)| net.prefix_len());
-        longest.map_or(Known::Nobody, |(_, identity)| Known::Identity(*identity))
+        longest
+            .map_or(Known::Nobody, |(net, identity)| Known::Identity(*identity, net.prefix_len()))
     }
 
     #[test]
     fn nested_adjacent_and_equal_prefixes_part_where_the_answer_changes() {
         let at = |a: u8, b: u8, c: u8, d: u8| u64::from(Ipv4Addr::new(a, b, c, d).to_bits());
-        let (nobody, one, two) = (Known::Nobody, Known::Identity(1), Known::Identity(2));
+        let nobody = Known::Nobody;
+        let (one, two) = (Known::Identity(1, 8), Known::Identity(2, 16));
         let nested = lines(&[("10.0.0.0/8", 1), ("10.1.0.0/16", 2)]);
         assert_eq!(
             starts(&nested),
@@ -181,11 +194,11 @@ mod tests {
         let adjacent = lines(&[("10.0.1.0/24", 1), ("10.0.0.0/24", 1)]);
         assert_eq!(
             starts(&adjacent),
-            [(0, nobody), (at(10, 0, 0, 0), one), (at(10, 0, 2, 0), nobody)]
+            [(0, nobody), (at(10, 0, 0, 0), Known::Identity(1, 24)), (at(10, 0, 2, 0), nobody)]
         );
         assert_eq!(
             starts(&lines(&[("10.0.0.0/8", 1), ("10.0.0.0/8", 2)])),
-            [(0, nobody), (at(10, 0, 0, 0), two), (at(11, 0, 0, 0), nobody)]
+            [(0, nobody), (at(10, 0, 0, 0), Known::Identity(2, 8)), (at(11, 0, 0, 0), nobody)]
         );
         assert_eq!(starts(&[]), [(0, nobody)]);
     }
@@ -195,9 +208,13 @@ mod tests {
         let everything = lines(&[("::/0", 1), ("::/64", 2), ("ffff:ffff:ffff:ffff::/64", 3)]);
         assert_eq!(
             starts(&everything),
-            [(0, Known::Identity(2)), (1, Known::Identity(1)), (u64::MAX, Known::Identity(3))]
+            [
+                (0, Known::Identity(2, 64)),
+                (1, Known::Identity(1, 0)),
+                (u64::MAX, Known::Identity(3, 64))
+            ]
         );
-        assert_eq!(starts(&lines(&[("0.0.0.0/0", 1)]))[0], (0, Known::Identity(1)));
+        assert_eq!(starts(&lines(&[("0.0.0.0/0", 1)]))[0], (0, Known::Identity(1, 0)));
     }
 
     #[test]
@@ -214,12 +231,12 @@ mod tests {
     fn a_half_begins_at_its_first_address() {
         let half = 1 << 63;
         let (below, above) = split_at(&of(&lines(&[("::/0", 1), ("fd00::/8", 2)])), half);
-        assert_eq!(below, [Interval { start: 0, known: Known::Identity(1) }]);
-        assert_eq!(above[0], Interval { start: half, known: Known::Identity(1) });
-        assert_eq!(above[1], Interval { start: 0xfd00 << 48, known: Known::Identity(2) });
+        assert_eq!(below, [Interval { start: 0, known: Known::Identity(1, 0) }]);
+        assert_eq!(above[0], Interval { start: half, known: Known::Identity(1, 0) });
+        assert_eq!(above[1], Interval { start: 0xfd00 << 48, known: Known::Identity(2, 8) });
         let (below, above) = split_at(&of(&lines(&[("8000::/1", 1)])), half);
         assert_eq!(below, [Interval { start: 0, known: Known::Nobody }]);
-        assert_eq!(above, [Interval { start: half, known: Known::Identity(1) }]);
+        assert_eq!(above, [Interval { start: half, known: Known::Identity(1, 1) }]);
     }
 
     /// Few bits that differ, so that prefixes meet.

@@ -8,10 +8,9 @@ use std::net::IpAddr;
 
 use anyhow::{Result, bail, ensure};
 use ipnet::IpNet;
-use log::warn;
 
-use index::Index;
 pub use index::LEAST_PREFIXES;
+use index::{Change, Index};
 
 use crate::kernel::abi::{self, cm_address, cm_ipcache_entry, cm_prefix};
 use crate::model::endpoint::EndpointId;
@@ -62,7 +61,7 @@ impl Ipcache {
         }))
     }
 
-    /// The same table, which gives a family an index from so many prefixes on.
+    /// The same table, in which a load gives a family an index from so many prefixes on.
     pub fn indexed_from(self, least_prefixes: usize) -> Ipcache {
         Ipcache { least_prefixes, ..self }
     }
@@ -166,7 +165,9 @@ impl Ipcache {
     /// endpoint.
     pub fn delete(&self, prefix: &IpNet) -> Result<bool> {
         if !is_host(prefix) {
-            return self.change_prefixes(|| self.prefixes.delete(&cm_prefix::from(prefix)));
+            let key = cm_prefix::from(prefix);
+            let around = self.around(prefix)?;
+            return self.change_prefix(prefix, Change::Gone(around), || self.prefixes.delete(&key));
         }
         if let Some(IpcacheLine { owner: Some(owner), .. }) = self.get(prefix)? {
             let prefix = format_prefix(prefix);
@@ -189,12 +190,10 @@ impl Ipcache {
         if self.prefixes.is_empty() {
             return Ok(count);
         }
-        self.change_prefixes(|| {
-            for (key, _) in self.prefixes.entries()? {
-                count += usize::from(self.prefixes.delete(&key)?);
-            }
-            Ok(count)
-        })
+        self.index.as_ref().map_or(Ok(()), Index::clear)?;
+        let deleted = self.prefixes.delete_all(|_, _| true);
+        self.bump(&Remotes::all());
+        Ok(count + deleted?)
     }
 
     /// Whether nothing is in it.
@@ -243,7 +242,9 @@ impl Ipcache {
         if is_host(prefix) {
             self.set_host(prefix.addr(), entry)
         } else {
-            self.change_prefixes(|| self.prefixes.set(&cm_prefix::from(prefix), entry))
+            let key = cm_prefix::from(prefix);
+            let change = Change::Set(entry.identity);
+            self.change_prefix(prefix, change, || self.prefixes.set(&key, entry))
         }
     }
 
@@ -266,18 +267,32 @@ impl Ipcache {
         }
     }
 
-    /// Where this fails half way, the index is of what is there then.
-    fn change_prefixes<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
-        self.index.as_ref().map_or(Ok(()), Index::clear)?;
-        let changed = change();
-        // At once, and not only when the index is there, which takes a second for a million prefixes.
+    /// Where this fails half way, the index has the trie asked. At no time does it say what that has neither before nor
+    /// after.
+    fn change_prefix<T>(
+        &self,
+        prefix: &IpNet,
+        change: Change,
+        in_trie: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let edit = self.index.as_ref().map(|index| index.begin(prefix, change)).transpose()?;
+        let changed = in_trie();
         self.bump(&Remotes::all());
-        let Some(index) = &self.index else { return changed };
-        match self.prefixes.entries() {
-            Ok(prefixes) => index.fill(prefixes.iter(), self.least_prefixes),
-            Err(error) => warn!("the ipcache has no index, and is slower: {error:#}"),
+        if let (Some(edit), Ok(_)) = (edit, &changed) {
+            edit.finish();
         }
         changed
+    }
+
+    /// The identity of the longest prefix around this one.
+    fn around(&self, prefix: &IpNet) -> Result<Option<u32>> {
+        if prefix.prefix_len() == 0 {
+            return Ok(None);
+        }
+        let mut key = cm_prefix::from(prefix);
+        // A trie answers with the longest match of as many bits.
+        key.prefixlen -= 1;
+        Ok(self.prefixes.get(&key)?.map(|entry| entry.identity))
     }
 
     fn owned_by_endpoint(&self, prefix: &IpNet, identity: Identity) -> Result<bool> {

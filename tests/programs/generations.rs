@@ -164,7 +164,7 @@ fn a_prefix_concerns_every_flow() {
     let workload = fixture.container(ID).policy(enforcing()).load();
     fixture.rules(&workload, &["allow egress to any"]);
     let prefix: IpNet = "192.0.2.0/24".parse().unwrap();
-    let changes: [Change; 5] = [
+    let changes: [Change; 8] = [
         ("set", |fixture, _| fixture.ipcache("192.0.2.0/24", 300)),
         ("deleted", |fixture, _| {
             fixture.open_ipcache().delete(&"192.0.2.0/24".parse().unwrap()).unwrap();
@@ -173,10 +173,15 @@ fn a_prefix_concerns_every_flow() {
             let lines = [("192.0.2.0/24".parse().unwrap(), Identity(300))];
             fixture.open_ipcache().load(&lines, |_| Ok(())).unwrap();
         }),
-        ("set again, with an index", |fixture, _| {
-            let ipcache = fixture.open_ipcache().indexed_from(1);
-            ipcache.set(&"192.0.2.0/24".parse().unwrap(), Identity(301)).unwrap();
+        ("loaded, with an index", |fixture, _| {
+            let lines = [("192.0.2.0/24".parse().unwrap(), Identity(301))];
+            fixture.open_ipcache().indexed_from(1).load(&lines, |_| Ok(())).unwrap();
         }),
+        ("set again, in the index", |fixture, _| fixture.ipcache("192.0.2.0/24", 302)),
+        ("deleted, in the index", |fixture, _| {
+            fixture.open_ipcache().delete(&"192.0.2.0/24".parse().unwrap()).unwrap();
+        }),
+        ("set for the rest", |fixture, _| fixture.ipcache("192.0.2.0/24", 303)),
         ("flushed", |fixture, _| _ = fixture.open_ipcache().flush().unwrap()),
     ];
     for (own, peer) in OWN_TO_PEER {

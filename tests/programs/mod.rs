@@ -15,6 +15,7 @@ mod generations;
 mod host_firewall;
 mod icmp;
 mod ipcache;
+mod ipcache_index;
 mod l3;
 mod local_delivery;
 mod netdev;

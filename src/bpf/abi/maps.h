@@ -58,7 +58,7 @@ enum cm_index_slot {
 
 /* What an index knows of an address. */
 enum cm_index_known {
-	CM_INDEX_ASK_TRIE = 0, /* prefixes beyond /64 begin here; also where there is no index */
+	CM_INDEX_ASK_TRIE = 0, /* beyond /64, or newer than the index; also where there is none */
 	CM_INDEX_NOBODY = 1, /* no prefix has it */
 	CM_INDEX_IDENTITY = 2,
 };
@@ -75,7 +75,10 @@ struct cm_index_line {
 	 * not above the address; 0, of a line that is not used, is above all.
 	 */
 	__u64 bound;
-	/* A leaf's: enum cm_index_known << 32 | identity; else the number of the node below. */
+	/*
+	 * A leaf's: length << 40 | enum cm_index_known << 32 | identity, with one more than the length of the prefix that
+	 * has the identity, or 0 if that is not known. Else the number of the node below.
+	 */
 	__u64 value;
 };
 

@@ -53,7 +53,7 @@ static __always_inline __u64 prefix_lookup(const struct cm_prefix *prefix)
 	__u64 found = index_lookup(&prefix->address);
 	const struct cm_ipcache_entry *entry;
 
-	switch (found >> 32) {
+	switch (found >> 32 & 0xff) {
 	case CM_INDEX_IDENTITY:
 		return (__u64)CM_IPCACHE_INDEX << 32 | (__u32)found;
 	case CM_INDEX_NOBODY:

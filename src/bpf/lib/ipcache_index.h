@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * The prefixes of a large ipcache once more, as a search tree that user space builds anew with every
- * change: a kernel trie takes a cache miss a bit, this one about two. The trie stays the record.
+ * The prefixes of a large ipcache once more, as a search tree that user space builds with a load: a kernel
+ * trie takes a cache miss a bit, this one about two. The trie stays the record. A single change writes only to
+ * values of leaves, each of which is one word.
  */
 #ifndef CILMARK_IPCACHE_INDEX_H
 #define CILMARK_IPCACHE_INDEX_H
@@ -28,7 +29,7 @@ struct cm_index {
 /* Never written: the type of an inner map reaches the object's BTF only through a variable. */
 struct cm_index_node index_node_layout;
 
-/* A slot is empty where the trie has few prefixes, and while they change. */
+/* A slot is empty where the trie has few prefixes, and while many change. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, CM_INDEX_SLOTS);
@@ -44,7 +45,7 @@ static __always_inline const struct cm_index_line *index_step(const struct cm_in
 }
 
 /*
- * What the index in a slot knows of an address of 63 bits: enum cm_index_known << 32 | identity.
+ * What the index in a slot knows of an address of 63 bits: the value of a leaf.
  * A global function, which the verifier walks once whatever its callers know of the address (180
  * instructions; inline three times as many).
  */

@@ -1,12 +1,17 @@
 //! `cm_ipcache_idx`: the prefixes once more, for the datapath to search where they are many.
 //!
-//! Its layout stands at `cm_index_node` in src/bpf/abi/maps.h. An index is never changed: it is built from
-//! the trie, and replaced in one step. Whoever changes the trie empties the slots first, so that
-//! packets meet no index or one that says the same, also where the command dies in between.
+//! Its layout stands at `cm_index_node` in src/bpf/abi/maps.h. Whoever changes many prefixes empties the slots first
+//! and builds an index of what is there then, which comes into its slot in one step: packets meet no index or one that
+//! says the same, also where the command dies in between. A single prefix is changed in place (`edit.rs`).
+
+mod edit;
 
 use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result};
+pub(super) use edit::Change;
+use edit::Reach;
+use ipnet::IpNet;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use libbpf_sys as bpf;
 use log::{debug, warn};
@@ -15,12 +20,12 @@ use crate::kernel::abi::{
     self, cm_index_known, cm_index_line, cm_index_node, cm_index_size, cm_index_slot,
     cm_ipcache_entry, cm_prefix, u32_key,
 };
-use crate::kernel::sys;
-use crate::model::interval::{Interval, Known, Span, intervals, split_at};
+use crate::kernel::sys::{self, SharedValue};
+use crate::model::interval::{Interval, Known, Span, ends, intervals, is_whole, split_at};
 use crate::state::pin::{self, Root};
 
-/// Prefixes of a family below which a trie is as fast.
-pub const LEAST_PREFIXES: usize = 1 << 13;
+/// Prefixes of a family below which a trie is not much slower.
+pub const LEAST_PREFIXES: usize = 100_000;
 
 const LINES: usize = cm_index_size::CM_INDEX_LINES.0 as usize;
 const LEVELS: u32 = cm_index_size::CM_INDEX_LEVELS.0;
@@ -32,11 +37,49 @@ pub(super) struct Index {
     slots: MapHandle,
 }
 
+/// A change that has begun. Where it is not finished, the datapath goes on asking the trie.
+pub(super) struct Edit(Vec<Part>);
+
+struct Part {
+    nodes: SharedValue,
+    rest: edit::Rest,
+}
+
+impl Edit {
+    /// After the trie has changed.
+    pub(super) fn finish(&self) {
+        self.0.iter().for_each(|part| edit::finish(part.nodes.u64s(), &part.rest));
+    }
+}
+
 impl Index {
     /// `None` if nobody has made it yet, as before there was such a thing.
     pub(super) fn open(root: &Root) -> Result<Option<Index>> {
         let slots = pin::open_map(&root.map("cm_ipcache_idx"))?;
         Ok(slots.map(|slots| Index { slots }))
+    }
+
+    /// Before one prefix of the trie changes: what it decides, or is going to, is asked there. An index that can't be
+    /// changed goes.
+    pub(super) fn begin(&self, prefix: &IpNet, change: Change) -> Result<Edit> {
+        let places = places(prefix).into_iter();
+        let begun =
+            places.filter_map(|(slot, reach)| self.begin_in(slot, &reach, change).transpose());
+        begun.collect::<Result<Vec<_>>>().map(Edit).or_else(|error| {
+            warn!("the ipcache has no index until the next load, and is slower: {error:#}");
+            self.clear().map(|()| Edit(Vec::new()))
+        })
+    }
+
+    fn begin_in(&self, slot: cm_index_slot, reach: &Reach, change: Change) -> Result<Option<Part>> {
+        let key = u32_key(slot.0);
+        let id = self.slots.lookup(abi::bytes_of(&key), MapFlags::ANY);
+        let Some(id) = id.context("read cm_ipcache_idx")? else { return Ok(None) };
+        let id: u32_key = abi::from_bytes(&id)?;
+        let array = MapHandle::from_map_id(id.0).context("open the index in cm_ipcache_idx")?;
+        let nodes = SharedValue::of_all(&array).context("map the index in cm_ipcache_idx")?;
+        let rest = edit::begin(nodes.u64s(), reach, change).context("the index is no tree")?;
+        Ok(Some(Part { nodes, rest }))
     }
 
     /// Before the trie changes: the datapath asks that again.
@@ -149,12 +192,39 @@ fn nodes(lines: impl Iterator<Item = (u64, u64)>) -> Vec<cm_index_node> {
     lines.chunks(LINES).map(node).collect()
 }
 
+/// Where the addresses of a prefix are.
+fn places(prefix: &IpNet) -> Vec<(cm_index_slot, Reach)> {
+    let (first, last) = ends(prefix);
+    let is_whole = is_whole(prefix);
+    let reach =
+        |first, last, end| Reach { first, last, end, length: prefix.prefix_len(), is_whole };
+    if prefix.addr().is_ipv4() {
+        return vec![(cm_index_slot::CM_INDEX_IPV4, reach(first, last, u32::MAX.into()))];
+    }
+    let mut places = Vec::new();
+    if first < END {
+        let last = last.min(END - 1);
+        places.push((cm_index_slot::CM_INDEX_IPV6_LOW, reach(first, last, END - 1)));
+    }
+    if last >= END {
+        let first = first.max(END) - END;
+        places.push((cm_index_slot::CM_INDEX_IPV6_HIGH, reach(first, last - END, END - 1)));
+    }
+    places
+}
+
 fn word_of(known: Known) -> u64 {
-    let (known, identity) = match known {
-        Known::Mixed => (cm_index_known::CM_INDEX_ASK_TRIE, 0),
-        Known::Nobody => (cm_index_known::CM_INDEX_NOBODY, 0),
-        Known::Identity(identity) => (cm_index_known::CM_INDEX_IDENTITY, identity),
-    };
+    match known {
+        Known::Mixed => line_word(cm_index_known::CM_INDEX_ASK_TRIE, 0),
+        Known::Nobody => line_word(cm_index_known::CM_INDEX_NOBODY, 0),
+        Known::Identity(identity, length) => {
+            (u64::from(length) + 1) << 40 | line_word(cm_index_known::CM_INDEX_IDENTITY, identity)
+        }
+    }
+}
+
+/// Of a prefix whose length is not known.
+fn line_word(known: cm_index_known, identity: u32) -> u64 {
     u64::from(known.0) << 32 | u64::from(identity)
 }
 
@@ -164,31 +234,36 @@ mod tests {
 
     use super::*;
 
-    /// `index_search` of the datapath.
-    fn search(nodes: &[cm_index_node], address: u64) -> u64 {
+    /// `index_search` of the datapath; `line` gives bound and value of a node's line.
+    pub fn search(line: impl Fn(usize, usize) -> (u64, u64), address: u64) -> u64 {
         let mut number = 0;
         for _ in 0..LEVELS {
-            let lines = &nodes[number as usize].lines;
+            let node = number as usize;
             let step = |at: usize, width: usize| {
-                at + ((address + lines[at + width].bound) >> 63) as usize * width
+                at + ((address + line(node, at + width).0) >> 63) as usize * width
             };
-            number = lines[[8, 4, 2, 1].into_iter().fold(0, step)].value;
+            number = line(node, [8, 4, 2, 1].into_iter().fold(0, step)).1;
         }
         number
     }
 
     fn check(intervals: &[Interval]) {
         let nodes = tree(intervals).expect("room");
+        let line = |node: usize, line: usize| {
+            let line = &nodes[node].lines[line];
+            (line.bound, line.value)
+        };
         for (place, interval) in intervals.iter().enumerate() {
             let last = intervals.get(place + 1).map_or(END - 1, |next| next.start - 1);
             for address in [interval.start, last, interval.start.midpoint(last)] {
-                assert_eq!(search(&nodes, address), word_of(interval.known), "{address:#x}");
+                assert_eq!(search(line, address), word_of(interval.known), "{address:#x}");
             }
         }
     }
 
     fn numbered(starts: impl Iterator<Item = u64>) -> Vec<Interval> {
-        let number = |(number, start)| Interval { start, known: Known::Identity(number as u32) };
+        let number =
+            |(number, start)| Interval { start, known: Known::Identity(number as u32, 32) };
         starts.enumerate().map(number).collect()
     }
 
@@ -211,7 +286,8 @@ mod tests {
         for (known, word) in [
             (Known::Mixed, 0),
             (Known::Nobody, 1 << 32),
-            (Known::Identity(u32::MAX), 2 << 32 | 0xffff_ffff),
+            (Known::Identity(u32::MAX, 0), 1 << 40 | 2 << 32 | 0xffff_ffff),
+            (Known::Identity(7, 64), 65 << 40 | 2 << 32 | 7),
         ] {
             assert_eq!(word_of(known), word);
         }
