@@ -22,7 +22,10 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
     let kept =
         args.flags.keep.then(|| spec::kept(&context.root, &args.flags.device)).transpose()?;
     let base = kept.clone().unwrap_or_else(|| EndpointSpec::new(&args.flags.device));
-    let spec = args.spec(base);
+    let mut spec = args.spec(base);
+    if let Some(rules) = args.flags.rules.read(&context.names()?)? {
+        spec.rules = Some(rules);
+    }
     let mut terms = Terms {
         grace: args.flags.prompt.grace(),
         keeps_clock: args.flags.keep && !args.flags.prompt.has_answered(),

@@ -1,15 +1,14 @@
 //! `cilmark ipcache set|get|del|list|load|flush`.
 
-use std::fs;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{Context, path_of, until_interrupted};
+use super::{Context, file, path_of, until_interrupted};
 use crate::model::identity::{Identity, Names};
 use crate::model::prefix::{format_prefix, parse_ipcache, parse_prefix};
 use crate::ops::{self, ipcache};
@@ -74,13 +73,13 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
         }
         Command::List => print(context, &names, &ipcache::list(root)?),
         Command::Load { file, ipcache_entries } => {
-            let file = path_of(file);
-            let lines =
-                parse_ipcache(&read(&file)?, &names).with_context(|| file.display().to_string())?;
+            let path = path_of(file);
+            let lines = parse_ipcache(&file::read(&path)?, &names)
+                .with_context(|| path.display().to_string())?;
             let _lock = ops::prepare(root, false)?;
             let progress = progress(lines.len(), until_interrupted()?);
             ipcache::load(root, &lines, ipcache_entries, progress)?;
-            output::note(&format!("loaded {} from {}", entries(lines.len()), file.display()));
+            output::note(&format!("loaded {} from {}", entries(lines.len()), path.display()));
             Ok(())
         }
         Command::Flush => {
@@ -114,15 +113,6 @@ fn print(context: &Context, names: &Names, lines: &[IpcacheLine]) -> Result<()> 
         })
         .collect();
     output::table(["PREFIX", "IDENTITY", "NAME"], &rows)
-}
-
-fn read(file: &Path) -> Result<String> {
-    if file.as_os_str() == "-" {
-        let mut text = String::new();
-        io::stdin().read_to_string(&mut text).context("read stdin")?;
-        return Ok(text);
-    }
-    fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
 }
 
 /// Counts up on a terminal, is silent elsewhere; an error if the user has seen enough.

@@ -9,6 +9,7 @@ mod context;
 mod detach;
 mod event;
 mod explain;
+mod file;
 mod identity;
 mod ipcache;
 mod mark;

@@ -3,7 +3,7 @@
 mod change;
 
 use anyhow::Result;
-pub use change::report_void_since;
+pub use change::{report_void, report_void_since};
 use clap::Subcommand;
 use serde::Serialize;
 
@@ -72,9 +72,12 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
     }
 }
 
-/// Reads rules, however the shell has cut them into words: each begins with `allow` or `deny`, but where
-/// a peer stands.
 fn parse(arguments: &[String], names: &Names) -> Result<Vec<Rule>> {
+    split(arguments).iter().map(|rule| Rule::parse(rule, names)).collect()
+}
+
+/// Each rule, however the shell has cut them into words: it begins with `allow` or `deny`, but where a peer stands.
+pub fn split(arguments: &[String]) -> Vec<String> {
     let mut rules: Vec<Vec<&str>> = Vec::new();
     for word in arguments.iter().flat_map(|argument| argument.split_whitespace()) {
         let is_peer = rules.last().is_some_and(|rule| rule.len() == 3);
@@ -86,7 +89,7 @@ fn parse(arguments: &[String], names: &Names) -> Result<Vec<Rule>> {
     if rules.is_empty() {
         rules.push(Vec::new());
     }
-    rules.iter().map(|words| Rule::parse(&words.join(" "), names)).collect()
+    rules.iter().map(|words| words.join(" ")).collect()
 }
 
 fn list(context: &Context, targets: &Targets, names: &Names) -> Result<()> {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use ipnet::{IpNet, Ipv6Net};
 
 use super::identity::{Identity, Names};
+use super::text::lines;
 
 /// Reads `ADDRESS` or `ADDRESS/LENGTH`. Bits beyond the length must be zero, since they tell that
 /// a host was meant, or another prefix.
@@ -48,17 +49,15 @@ pub fn is_host(prefix: &IpNet) -> bool {
 /// Reads lines of `PREFIX IDENTITY`; `#` begins a comment. An error names the line, from 1.
 pub fn parse_ipcache(text: &str, names: &Names) -> Result<Vec<(IpNet, Identity)>> {
     let mut entries = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let line = line.split('#').next().unwrap_or_default();
-        let mut words = line.split_ascii_whitespace();
-        let Some(prefix) = words.next() else { continue };
-        let entry = match (words.next(), words.next()) {
-            (Some(identity), None) => {
+    for (number, line) in lines(text) {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let entry = match words[..] {
+            [prefix, identity] => {
                 parse_prefix(prefix).and_then(|prefix| Ok((prefix, names.parse(identity)?)))
             }
-            _ => bail!("line {}: expected `PREFIX IDENTITY`, found `{}`", number + 1, line.trim()),
+            _ => bail!("line {number}: expected `PREFIX IDENTITY`, found `{line}`"),
         };
-        entries.push(entry.with_context(|| format!("line {}", number + 1))?);
+        entries.push(entry.with_context(|| format!("line {number}"))?);
     }
     Ok(entries)
 }

@@ -15,7 +15,8 @@ use losses::losses;
 use put_on::put_on;
 pub use resolve::{Machine, Plan, resolve};
 
-use super::detach;
+use super::targets::policy_of;
+use super::{detach, rules};
 use crate::kernel::abi::{self, cm_config, cm_fallback};
 use crate::kernel::device;
 use crate::kernel::order::Before;
@@ -164,7 +165,7 @@ pub fn examine(root: &Root, spec: &EndpointSpec, terms: &Terms) -> Result<Outloo
         let endpoints = Endpoint::concerning(root, &devices, machine.netns, &machine.device)?;
         let (moved, replaced) = here(endpoints, &machine);
         let plan = resolve(root, spec, terms, &machine, replaced.as_ref())?;
-        let taken = taken_from(moved.iter().chain(&replaced), &plan)?;
+        let taken = taken_from(root, moved.iter().chain(&replaced), &plan)?;
         let is_known = replaced.as_ref().is_some_and(|it| it.role() == Some(machine.role));
         Ok((taken, is_known, is_as_before(root, &plan, replaced.as_ref())?))
     };
@@ -219,10 +220,12 @@ fn attach_to(
         shared::check_one(root, &BTreeSet::new())?;
     }
     let plan = resolve(root, spec, terms, &machine, replaced.as_ref())?;
-    let taken = taken_from(moved.iter().chain(&replaced), &plan)?;
+    let taken = taken_from(root, moved.iter().chain(&replaced), &plan)?;
     terms.consent.check(&machine, &taken)?;
     check_kept(root, terms, &plan, replaced.as_ref())?;
     let confirmation = replaced.as_ref().map(Endpoint::confirmation).transpose()?;
+    let rules_lost = replaced.as_ref().map(|endpoint| rules_lost_by(root, endpoint, &plan));
+    let rules_lost = rules_lost.transpose()?.flatten();
     let loaded = put_on(root, &plan, replaced.as_ref())?;
     let take_off = |endpoint: Endpoint| -> Result<Gone> {
         let rules = count_rules(root, &endpoint);
@@ -235,7 +238,8 @@ fn attach_to(
     });
     let config = plan.resolved.config();
     let had = replaced.iter().chain(moved.iter().map(|moved| &moved.endpoint)).chain(left);
-    let lost = had.flat_map(|had| losses(&had.config, &config, &plan.names)).collect();
+    let lost = had.flat_map(|had| losses(&had.config, &config, &plan.names)).chain(rules_lost);
+    let lost = lost.collect();
     Ok(Report {
         programs_before: Endpoint::read(root, plan.resolved.id)?.programs_before()?,
         confirms_rules: matches!(confirmation, Some(Confirmation::Pending(Fallback::Rules, _)))
@@ -307,6 +311,7 @@ fn is_as_before(root: &Root, plan: &Plan, replaced: Option<&Endpoint>) -> Result
 
 /// What NICs lose that enforce their policy now.
 fn taken_from<'a>(
+    root: &Root,
     endpoints: impl Iterator<Item = &'a Endpoint>,
     plan: &Plan,
 ) -> Result<Vec<String>> {
@@ -314,9 +319,24 @@ fn taken_from<'a>(
     for endpoint in endpoints {
         if !endpoint.stale && endpoint.is_enforcing_nic()? {
             taken.extend(losses(&endpoint.config, &config, &plan.names));
+            taken.extend(rules_lost_by(root, endpoint, plan)?);
         }
     }
     Ok(taken)
+}
+
+/// The rules in force that an endpoint loses, if it gets others.
+fn rules_lost_by(root: &Root, endpoint: &Endpoint, plan: &Plan) -> Result<Option<String>> {
+    let Some(after) = &plan.rules else { return Ok(None) };
+    let before = match policy_of(root, endpoint) {
+        Ok(maps) => maps.read(rules::slot_in_force(endpoint.confirmation()?))?,
+        // Without programs it has those that are pinned.
+        Err(error) => {
+            debug!("endpoint {}: {error:#}", endpoint.id);
+            PolicyMaps::pinned(root, endpoint.id)?
+        }
+    };
+    Ok(losses::of_rules(before.rules(), after, &plan.names))
 }
 
 /// Removes what is left of endpoints whose device is gone, if it had this one's name; the others

@@ -42,12 +42,18 @@ pub fn attach(
 }
 
 /// Puts other programs where an endpoint's programs run. Packets meet the old or the new one,
-/// never none and, if the kind of hook stays, never both; on an error the old ones run on. What was decided about
-/// the endpoint is stale then.
-pub fn replace(root: &Root, place: Place, loaded: &Loaded, previous: &Previous) -> Result<()> {
+/// never none and, if the kind of hook stays, never both; on an error, also of `after`, the old ones run on. What was
+/// decided about the endpoint is stale then.
+pub fn replace(
+    root: &Root,
+    place: Place,
+    loaded: &Loaded,
+    previous: &Previous,
+    after: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let generations = loaded.generations()?;
     let pins = root.endpoint(loaded.id()?);
-    let put = || put_in_place(place, &pins, loaded, previous);
+    let put = || put_in_place(place, &pins, loaded, previous, after);
     let result = devices::changing(root, &loaded.configured, put);
     generations.bump_endpoint(&previous.config);
     generations.bump_endpoint(&loaded.configured);
@@ -59,9 +65,10 @@ fn put_in_place(
     pins: &EndpointPins,
     loaded: &Loaded,
     previous: &Previous,
+    after: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     if !previous.is_at(place) || previous.programs.iter().any(Option::is_none) {
-        return move_hooks(place, pins, loaded, previous);
+        return move_hooks(place, pins, loaded, previous, after);
     }
     let replace_hook = |hook: Hook, program: BorrowedFd<'_>| match place.kind {
         HookKind::Tcx => {
@@ -81,6 +88,7 @@ fn put_in_place(
         .iter()
         .try_for_each(|hook| replace_hook(*hook, loaded.program(*hook)))
         .and_then(|()| pin::replace(loaded.config.as_fd(), &pins.config()))
+        .and_then(|()| after())
         .and_then(|()| pin_spec(pins, loaded));
     if result.is_err() {
         debug!("putting the previous programs back");
@@ -107,6 +115,7 @@ fn move_hooks(
     pins: &EndpointPins,
     loaded: &Loaded,
     previous: &Previous,
+    after: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     // A link without its pin lives on with its descriptor.
     let mut kept = Vec::new();
@@ -123,6 +132,7 @@ fn move_hooks(
             put = on_hooks;
             pin::replace(loaded.config.as_fd(), &pins.config())
         })
+        .and_then(|()| after())
         .and_then(|()| pin_spec(pins, loaded))
         .and_then(|()| match previous.is_at(place) {
             true => Ok(()),

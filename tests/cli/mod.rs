@@ -2,6 +2,7 @@
 
 mod again;
 mod arguments;
+mod attach_rules;
 mod bpffs;
 mod confirm;
 mod conntrack;

@@ -66,6 +66,24 @@ fn replacing_loses_no_packet() {
 }
 
 #[test]
+fn rules_that_come_with_an_attachment_count_from_its_first_packet_on() {
+    let Some(world) = red_and_blue("") else { return };
+    // Both ways: an answer to what was asked before there was a program has no flow.
+    let allow = "--rule allow egress to 199472 udp allow ingress from 199472 udp";
+    let attach = "attach red --id 1234 --ip 10.1.0.10 fd00:1::10 --policy";
+    every_request_is_answered(&world, || {
+        for _ in 0..repetitions(20) {
+            world.cilmark_ok("detach red");
+            world.cilmark_ok(&format!("{attach} enforce {allow} allow egress to any tcp"));
+            world.cilmark_ok(&format!("{attach} enforce {allow}"));
+            world.cilmark_ok(&format!("{attach} off --rules /dev/null"));
+            world.cilmark_ok(&format!("{attach} enforce {allow}"));
+        }
+    });
+    assert_eq!(world.status("red")["drops"], 0);
+}
+
+#[test]
 fn a_flood_of_pings_is_answered_through_replacements() {
     let Some(world) = red_and_blue("") else { return };
     let count = repetitions(5_000);

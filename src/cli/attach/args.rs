@@ -1,6 +1,7 @@
 //! The arguments, and the spec that they come to.
 
 mod named;
+mod rules;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -86,6 +87,8 @@ pub struct Flags {
     /// The same for what it sends
     #[arg(long, value_name = "MODE", value_parser = values::mode())]
     egress_policy: Option<Mode>,
+    #[command(flatten)]
+    pub rules: rules::Rules,
     #[command(flatten)]
     pub prompt: Prompt,
     /// Let flows go on that the kernel's conntrack knows, and for this long TCP connections of a NIC's

@@ -44,7 +44,9 @@ pub fn print(context: &Context, report: &Report) -> Result<()> {
         prompt::remind(name, report.time_left, otherwise);
     }
     report.lost.iter().for_each(|lost| output::note(&format!("{name}: {lost}")));
-    if let Some(replaced) = &report.replaced {
+    if let Some(rules) = &report.plan.rules {
+        policy::report_void(name, rules, &resolved.config(), &report.plan.names);
+    } else if let Some(replaced) = &report.replaced {
         policy::report_void_since(context, replaced, &resolved.config(), &report.plan.names)?;
     }
     before::lines(name, place, &report.programs_before).iter().for_each(|line| output::note(line));
@@ -63,8 +65,13 @@ fn describe(report: &Report) -> String {
         (Mode::Off, Mode::Off) => String::new(),
         (ingress, egress) => format!(", policy {ingress}/{egress}"),
     };
+    let rules = match report.plan.rules.as_ref().map(Vec::len) {
+        None => String::new(),
+        Some(1) => ", 1 rule".to_owned(),
+        Some(count) => format!(", {count} rules"),
+    };
     format!(
-        "{} {}: endpoint {}, {}, identity {}, {}, {}{policy}",
+        "{} {}: endpoint {}, {}, identity {}, {}, {}{policy}{rules}",
         if report.replaced.is_some() { "replaced" } else { "attached" },
         resolved.device.name,
         resolved.id,

@@ -6,7 +6,8 @@ use crate::cli::Context;
 use crate::cli::prompt::{self, Prompt};
 use crate::kernel::abi::cm_config;
 use crate::model::identity::Names;
-use crate::model::policy::effect::Void;
+use crate::model::policy::Policy;
+use crate::model::policy::effect::{Void, void};
 use crate::model::rule::Rule;
 use crate::ops;
 use crate::ops::rules::{self, Edit, Otherwise, Report, Request, Standing};
@@ -54,12 +55,15 @@ fn print(report: &Report, names: &Names) -> Result<()> {
         Standing::FellBackToAudit => output::note(&format!(
             "{device} only audits, since nobody confirmed in time; attach it again to enforce"
         )),
-        Standing::Off => output::note(&format!(
-            "{device} has its policy off; `cilmark attach {device} --policy audit`, or enforce, \
-             makes the rules count"
-        )),
+        Standing::Off => print_off(device),
     }
     Ok(())
+}
+
+fn print_off(device: &str) {
+    output::note(&format!(
+        "{device} has its policy off; `cilmark attach {device} --policy audit`, or enforce, makes the rules count"
+    ));
 }
 
 fn words(otherwise: Otherwise) -> &'static str {
@@ -78,6 +82,20 @@ fn print_void(device: &str, void: &[(Rule, Void)], names: &Names) {
     }
     if let Some(more @ 1..) = void.len().checked_sub(MOST) {
         output::note(&format!("note: {device}: and {more} more rules of these kinds"));
+    }
+}
+
+/// Reports which rules that an attachment has brought do not do what they say.
+pub fn report_void(device: &str, rules: &[Rule], config: &cm_config, names: &Names) {
+    if rules.is_empty() {
+        return;
+    }
+    match config.setting() {
+        Some(setting) if config.has_policy() => {
+            let none = Policy::default();
+            print_void(device, &void(none.replaced_by(rules, &none).rules(), &setting), names);
+        }
+        _ => print_off(device),
     }
 }
 

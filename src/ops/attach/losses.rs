@@ -1,5 +1,6 @@
 //! What an `attach` takes away from an endpoint: its flags state the whole configuration, so that what is left out ends.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use crate::kernel::abi::{cm_config, cm_role};
@@ -8,6 +9,8 @@ use crate::model::endpoint::Role;
 use crate::model::enforcement::Mode;
 use crate::model::identity::{Identity, Names};
 use crate::model::mac::Mac;
+use crate::model::policy::Listed;
+use crate::model::rule::Rule;
 use crate::ops::options::{self, Options};
 
 /// Each loss between two configurations, as a clause about the device.
@@ -29,6 +32,24 @@ pub fn losses(before: &cm_config, after: &cm_config, names: &Names) -> Vec<Strin
         lost.push("--first is off now".to_owned());
     }
     lost
+}
+
+/// The rules that go, in a clause; none if all stay.
+pub fn of_rules(before: &[Listed], after: &[Rule], names: &Names) -> Option<String> {
+    // Of a thousand, the first ones tell what has happened.
+    const MOST: usize = 20;
+    let after: HashSet<&Rule> = after.iter().collect();
+    let gone = before.iter().filter(|listed| !after.contains(&listed.rule));
+    let mut gone: Vec<String> =
+        gone.map(|listed| format!("`{}`", listed.rule.text(names))).collect();
+    let more = gone.len().saturating_sub(MOST);
+    gone.truncate(MOST);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    match gone.len() {
+        0 => None,
+        1 => Some(format!("its rule {} is gone", gone[0])),
+        _ => Some(format!("its rules {}{more} are gone", gone.join(", "))),
+    }
 }
 
 fn role(config: &cm_config) -> Role {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use log::{debug, info, warn};
 
 use super::Plan;
-use crate::kernel::abi::cm_fallback;
+use crate::kernel::abi::{cm_config, cm_fallback};
 use crate::kernel::hooks::HOOKS;
 use crate::kernel::sys;
 use crate::model::policy::Policy;
@@ -61,6 +61,8 @@ pub fn put_on(root: &Root, plan: &Plan, replaced: Option<&Endpoint>) -> Result<L
          goes back by itself: `cilmark confirm {name}` first; nothing has changed",
         name = resolved.device.name
     );
+    // A mode that ends must not drop by the rules that come in its place.
+    let rules_last = rules.are_there && replaced.is_some_and(|endpoint| relaxes(endpoint, &config));
     let slot = config.nic_slot().filter(|_| rules.are_there);
     let nic_before = nics.as_ref().zip(slot).map(|(nics, slot)| nics.get(slot)).transpose()?;
     // The program first: whoever finds an address calls it.
@@ -68,15 +70,19 @@ pub fn put_on(root: &Root, plan: &Plan, replaced: Option<&Endpoint>) -> Result<L
         if let Some(nics) = &nics {
             nics.enter(&config, inherited.confirm, rules.are_there)?;
         }
-        rules.put()?;
+        if !rules_last {
+            rules.put()?;
+        }
         if callee.is_some() {
             delivery::set_callee(root, resolved.id, callee)?;
         }
         addresses.register(&config, &resolved.addresses)
     };
     let attached = match replaced {
-        Some(endpoint) => register()
-            .and_then(|()| attach::replace(root, place, &loaded, &endpoint.previous(&config)?)),
+        Some(endpoint) => register().and_then(|()| {
+            let put_rules = || if rules_last { rules.put() } else { Ok(()) };
+            attach::replace(root, place, &loaded, &endpoint.previous(&config)?, put_rules)
+        }),
         None => attach::attach(root, place, &loaded, register),
     };
     if let Err(error) = attached {
@@ -105,6 +111,12 @@ pub fn put_on(root: &Root, plan: &Plan, replaced: Option<&Endpoint>) -> Result<L
     }
     log_costs(&resolved.device.name, &loaded, start.elapsed())?;
     Ok(loaded)
+}
+
+/// Whether a direction gets a lower mode, and none a higher one.
+fn relaxes(before: &Endpoint, after: &cm_config) -> bool {
+    let modes = before.config.modes().into_iter().zip(after.modes());
+    modes.clone().all(|(was, is)| is <= was) && modes.into_iter().any(|(was, is)| is < was)
 }
 
 /// What becomes of an endpoint's rules before its new programs are on the hooks.
