@@ -23,7 +23,7 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
         args.flags.keep.then(|| spec::kept(&context.root, &args.flags.device)).transpose()?;
     let base = kept.clone().unwrap_or_else(|| EndpointSpec::new(&args.flags.device));
     let mut spec = args.spec(base);
-    if let Some(rules) = args.flags.rules.read(&context.names()?)? {
+    if let Some(rules) = args.flags.rules.read(|| context.names())? {
         spec.rules = Some(rules);
     }
     let mut terms = Terms {

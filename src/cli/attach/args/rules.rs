@@ -23,14 +23,18 @@ pub struct Rules {
 
 impl Rules {
     /// Those that are given, all of them readable; `None` if nothing is said of rules.
-    pub fn read(&self, names: &Names) -> Result<Option<Vec<String>>> {
+    pub fn read(&self, names: impl FnOnce() -> Result<Names>) -> Result<Option<Vec<String>>> {
+        if self.rule.is_empty() && self.rules.is_none() {
+            return Ok(None);
+        }
+        let names = &names()?;
         let mut rules = match self.rule.is_empty() {
             true => Vec::new(),
             false => policy::split(&self.rule),
         };
         rules.iter().try_for_each(|rule| Rule::parse(rule, names).map(drop))?;
         let Some(path) = self.rules.clone().map(path_of) else {
-            return Ok(Some(rules).filter(|rules| !rules.is_empty()));
+            return Ok(Some(rules));
         };
         for (number, rule) in text::lines(&file::read(&path)?) {
             Rule::parse(rule, names)
