@@ -71,7 +71,7 @@ struct Global {
 #[derive(Subcommand)]
 enum Command {
     /// Give a device an identity: load the programs and put them on its hooks
-    Attach(attach::Args),
+    Attach(Box<attach::Args>),
     /// Take the programs off again
     Detach(detach::Args),
     /// Show what is attached
@@ -114,7 +114,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         netns: cli.global.netns.map(|_| netns::current()).transpose()?,
     };
     match cli.command {
-        Command::Attach(args) => attach::run(&context, args),
+        Command::Attach(args) => attach::run(&context, *args),
         Command::Detach(args) => detach::run(&context, args),
         Command::Status(args) => status::run(&context, args),
         Command::Ipcache(command) => ipcache::run(&context, command),

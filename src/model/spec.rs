@@ -219,7 +219,25 @@ impl TryFrom<String> for Owner {
             text.len(),
             Owner::MAX
         );
+        ensure!(
+            !text.chars().any(char::is_control),
+            "owner `{text}` has a control character in it"
+        );
         Ok(Owner(text))
+    }
+}
+
+impl FromStr for Owner {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Owner> {
+        Owner::try_from(text.to_owned())
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

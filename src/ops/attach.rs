@@ -226,6 +226,7 @@ fn attach_to(
     let confirmation = replaced.as_ref().map(Endpoint::confirmation).transpose()?;
     let rules_lost = replaced.as_ref().map(|endpoint| rules_lost_by(root, endpoint, &plan));
     let rules_lost = rules_lost.transpose()?.flatten();
+    let owner_lost = replaced.as_ref().and_then(|endpoint| owner_lost(root, endpoint, spec));
     let loaded = put_on(root, &plan, replaced.as_ref())?;
     let take_off = |endpoint: Endpoint| -> Result<Gone> {
         let rules = count_rules(root, &endpoint);
@@ -238,7 +239,10 @@ fn attach_to(
     });
     let config = plan.resolved.config();
     let had = replaced.iter().chain(moved.iter().map(|moved| &moved.endpoint)).chain(left);
-    let lost = had.flat_map(|had| losses(&had.config, &config, &plan.names)).chain(rules_lost);
+    let lost = had
+        .flat_map(|had| losses(&had.config, &config, &plan.names))
+        .chain(rules_lost)
+        .chain(owner_lost);
     let lost = lost.collect();
     Ok(Report {
         programs_before: Endpoint::read(root, plan.resolved.id)?.programs_before()?,
@@ -323,6 +327,16 @@ fn taken_from<'a>(
         }
     }
     Ok(taken)
+}
+
+/// Whose an endpoint was, if it is somebody else's now.
+fn owner_lost(root: &Root, endpoint: &Endpoint, now: &EndpointSpec) -> Option<String> {
+    let before = spec::owner(root, endpoint).ok()??;
+    match &now.owner {
+        Some(owner) if *owner == before => None,
+        Some(owner) => Some(format!("its owner was {before} and is {owner} now")),
+        None => Some(format!("its owner was {before}, and it has none now; --owner keeps it")),
+    }
 }
 
 /// The rules in force that an endpoint loses, if it gets others.

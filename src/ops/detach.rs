@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Error, Result, ensure};
+use anyhow::{Error, Result, bail, ensure};
 use log::warn;
 
 use super::{check_room, targets};
 use crate::kernel::{hooks, netns};
 use crate::model::endpoint::{EndpointId, Role, Scope, Selector};
+use crate::model::spec::Owner;
 use crate::program::attach;
 use crate::state::addresses::Addresses;
 use crate::state::conntrack::Conntrack;
@@ -19,7 +20,8 @@ use crate::state::layout;
 use crate::state::maps::Identities;
 use crate::state::nics::Nics;
 use crate::state::pin::Root;
-use crate::state::registry::{Endpoint, shared};
+use crate::state::registry::{Endpoint, Found, shared};
+use crate::state::spec;
 
 /// What to take off.
 pub enum Request<'a> {
@@ -27,6 +29,10 @@ pub enum Request<'a> {
     All,
     /// These.
     Named(&'a [Selector]),
+    /// All of an owner, stale ones, too.
+    Of(&'a Owner),
+    /// What is stale: its device is gone, or lacks a program.
+    Stale,
 }
 
 /// What has come of it.
@@ -43,43 +49,76 @@ pub struct Report {
 /// Takes endpoints off their devices; only those of a namespace, if one is given. It holds the lock itself, since
 /// to detach everything helps, also against what this version does not know. Goes on past a failure.
 pub fn detach_all(root: &Root, request: &Request<'_>, netns: Option<u64>) -> Result<Report> {
-    let selectors = match request {
-        Request::All => None,
-        Request::Named(selectors) => Some(*selectors),
-    };
     check_room()?;
     let Some(_lock) = root.lock()? else {
-        ensure!(selectors.is_none(), "nothing is attached: {} is not there", root.path().display());
+        let is_fine = matches!(request, Request::All | Request::Stale);
+        ensure!(is_fine, "nothing is attached: {} is not there", root.path().display());
         let nothing = root.blindness()?.unwrap_or_else(|| "nothing is attached".to_owned());
         return Ok(Report { nothing: Some(nothing), ..Report::default() });
     };
     let known = layout::check(root).and_then(|()| shared::restore(root));
-    let mut found = match selectors {
-        None => targets::all(root, netns)?,
-        Some(selectors) => {
+    let mut found = match request {
+        Request::All => targets::all(root, netns)?,
+        Request::Named(selectors) => {
             known?;
             targets::named(root, netns, selectors)?
         }
+        Request::Of(_) | Request::Stale => {
+            known?;
+            targets::all(root, netns)?
+        }
     };
     let mut report = Report { errors: std::mem::take(&mut found.errors), ..Report::default() };
-    let mut chosen = BTreeMap::new();
-    match selectors {
-        None => chosen.extend(found.endpoints.iter().map(|endpoint| (endpoint.id, endpoint))),
-        Some(selectors) => {
-            for selector in selectors {
-                match found.select(selector) {
-                    Ok(endpoint) => _ = chosen.insert(endpoint.id, endpoint),
-                    Err(error) => report.errors.push(error),
-                }
-            }
-            check_others(root, &chosen)?;
+    let chosen = report.choose(root, request, &found);
+    match request {
+        Request::All => {}
+        Request::Of(owner) if chosen.is_empty() && report.errors.is_empty() => {
+            bail!(
+                "nothing is attached for the owner `{owner}`; `cilmark status` shows whose what is"
+            )
         }
+        Request::Stale if chosen.is_empty() => report.nothing = Some("nothing is stale".to_owned()),
+        _ => check_others(root, &chosen)?,
     }
     report.detach(root, chosen.into_values());
     Ok(report)
 }
 
 impl Report {
+    /// Those that are meant.
+    fn choose<'a>(
+        &mut self,
+        root: &Root,
+        request: &Request<'_>,
+        found: &'a Found,
+    ) -> BTreeMap<EndpointId, &'a Endpoint> {
+        let is_meant = |endpoint: &Endpoint| -> Result<bool> {
+            Ok(match request {
+                Request::All => true,
+                Request::Stale => endpoint.stale,
+                Request::Of(owner) => spec::owner(root, endpoint)?.as_ref() == Some(*owner),
+                Request::Named(_) => false,
+            })
+        };
+        let mut chosen = BTreeMap::new();
+        if let Request::Named(selectors) = request {
+            for selector in *selectors {
+                match found.select(selector) {
+                    Ok(endpoint) => _ = chosen.insert(endpoint.id, endpoint),
+                    Err(error) => self.errors.push(error),
+                }
+            }
+        }
+        for endpoint in &found.endpoints {
+            match is_meant(endpoint) {
+                Ok(true) => _ = chosen.insert(endpoint.id, endpoint),
+                Ok(false) => {}
+                Err(error) => self.errors.push(error),
+            }
+        }
+        chosen
+    }
+
     fn detach<'a>(&mut self, root: &Root, endpoints: impl Iterator<Item = &'a Endpoint>) {
         let mut scopes = BTreeSet::new();
         for endpoint in endpoints {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 
 use crate::kernel::abi::{self, cm_spec, u32_key};
-use crate::model::spec::EndpointSpec;
+use crate::model::spec::{EndpointSpec, Owner};
 use crate::state::pin::{self, Root};
 use crate::state::registry::Endpoint;
 
@@ -91,6 +91,15 @@ pub fn read(root: &Root, endpoint: &Endpoint) -> Result<EndpointSpec> {
     serde_json::from_slice(&text).with_context(|| {
         format!("{} has a spec that this cilmark does not know: {hint}", path.display())
     })
+}
+
+/// Whose it is, if that was said. An error if nobody can say what was.
+pub fn owner(root: &Root, endpoint: &Endpoint) -> Result<Option<Owner>> {
+    // An older cilmark asked for none.
+    match pin::open_map(&root.endpoint(endpoint.id).spec())? {
+        Some(_) => Ok(read(root, endpoint)?.owner),
+        None => Ok(None),
+    }
 }
 
 fn read_pieces(map: &MapHandle) -> Result<Vec<cm_spec>> {

@@ -27,6 +27,7 @@ mod names;
 mod netns;
 mod nics;
 mod output;
+mod owner;
 mod pinned_maps;
 mod policy;
 mod replace;

@@ -25,7 +25,8 @@ fn status_has_exactly_these_fields() {
         status,
         json!({
             "device": "red", "ifindex": ifindex, "role": "container", "endpoint_id": 1,
-            "identity": 300, "name": null, "ips": ["10.0.0.1"], "hook": hooks()[0],
+            "identity": 300, "name": null, "owner": null, "ips": ["10.0.0.1"],
+            "hook": hooks()[0],
             "ingress_policy": "off", "egress_policy": "off", "confirm_deadline": null,
             "stale": false, "moved": false, "packets": null, "drops": 0, "workload_mac": null,
             "arp_responder": false, "trust_proxy": false, "flow_label": false,

@@ -2,6 +2,7 @@
 
 mod named;
 mod rules;
+mod sizes;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use crate::model::endpoint::{EndpointId, Role};
 use crate::model::enforcement::{FailsafeList, Mode, Modes, VerdictLog};
 use crate::model::mac::{Mac, WorkloadMac};
 use crate::model::prefix::parse_ipv6_prefix;
-use crate::model::spec::{CtScope, EndpointSpec, Entries, HookChoice, HostAddresses, IdentityRef};
+use crate::model::spec::{CtScope, EndpointSpec, HookChoice, HostAddresses, IdentityRef, Owner};
 use crate::model::time::Time;
 
 #[derive(clap::Args)]
@@ -26,6 +27,9 @@ pub struct Flags {
     /// The identity, a number or a name; for a NIC 1 (host) if left out
     #[arg(long, value_name = "ID")]
     id: Option<IdentityRef>,
+    /// Whose it is, such as the number of a container: `status` shows it, and `detach --owner` finds it
+    #[arg(long, value_name = "TEXT")]
+    owner: Option<Owner>,
     /// What the device is; by default container for a veth or tap without a default route
     #[arg(long, value_parser = values::role())]
     role: Option<Role>,
@@ -105,15 +109,8 @@ pub struct Flags {
     /// Share the flows with other endpoints, or keep them in maps of its own
     #[arg(long, value_parser = values::ct_scope(), default_value = "global")]
     ct: CtScope,
-    /// Size of the maps of flows, if this makes them: of the one for IPv4, and of that for IPv6
-    #[arg(long, value_name = "N", value_parser = values::entries::<1>())]
-    ct_entries: Option<Entries<1>>,
-    /// How many entries the rules may come to
-    #[arg(long, value_name = "N", value_parser = values::entries::<32>())]
-    policy_entries: Option<Entries<32>>,
-    /// Size of the ipcache's maps, if this makes them: of the one for hosts, and of that for prefixes
-    #[arg(long, value_name = "N", value_parser = values::entries::<1>())]
-    ipcache_entries: Option<Entries<1>>,
+    #[command(flatten)]
+    sizes: sizes::Sizes,
     /// Attach again, with all that it was attached with and is not named here; without this, what is not named
     /// ends. A flag that is on goes off only without this
     #[arg(long)]
@@ -144,7 +141,7 @@ impl Args {
         let mode = |one: Option<Mode>, before| one.or(flags.policy).unwrap_or(before);
         EndpointSpec {
             device: flags.device.clone(),
-            owner: base.owner,
+            owner: flags.owner.clone().or(base.owner),
             role: flags.role.or(base.role),
             id: flags.id.clone().or(base.id),
             endpoint_id: flags.endpoint_id.or(base.endpoint_id),
@@ -175,9 +172,9 @@ impl Args {
                 base.policy_verdict_log,
             ),
             ct: self.named("ct", flags.ct, base.ct),
-            ct_entries: flags.ct_entries.or(base.ct_entries),
-            policy_entries: flags.policy_entries.or(base.policy_entries),
-            ipcache_entries: flags.ipcache_entries.or(base.ipcache_entries),
+            ct_entries: flags.sizes.ct_entries.or(base.ct_entries),
+            policy_entries: flags.sizes.policy_entries.or(base.policy_entries),
+            ipcache_entries: flags.sizes.ipcache_entries.or(base.ipcache_entries),
             rules: base.rules,
         }
     }

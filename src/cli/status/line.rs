@@ -1,0 +1,113 @@
+//! What is shown of an endpoint.
+
+use anyhow::Result;
+use log::debug;
+use serde::Serialize;
+
+use crate::cli::{again, policy::describe, time};
+use crate::kernel::hooks::HookKind;
+use crate::kernel::order::Before;
+use crate::model::endpoint::{EndpointId, Role};
+use crate::model::enforcement::{Confirmation, Mode};
+use crate::model::identity::{Identity, Names};
+use crate::model::mac::Mac;
+use crate::model::spec::Owner;
+use crate::ops::options::Options;
+use crate::state::pin::Root;
+use crate::state::registry::Endpoint;
+use crate::state::spec;
+
+#[derive(Serialize)]
+pub struct Line {
+    pub device: String,
+    pub ifindex: u32,
+    pub role: Option<Role>,
+    /// As `attach --owner` has said it.
+    pub owner: Option<Owner>,
+    pub endpoint_id: EndpointId,
+    pub identity: Identity,
+    pub name: Option<String>,
+    pub ips: Vec<String>,
+    pub hook: HookKind,
+    pub ingress_policy: Mode,
+    pub egress_policy: Mode,
+    /// Seconds that are left; 0 when nobody confirmed in time.
+    pub confirm_deadline: Option<u64>,
+    #[serde(skip)]
+    pub confirmation: Confirmation,
+    pub stale: bool,
+    /// To another network namespace; what is attached there goes on.
+    pub moved: bool,
+    pub packets: u64,
+    pub drops: u64,
+    /// The only MAC that a workload may send from, if there is but one.
+    pub workload_mac: Option<String>,
+    #[serde(flatten)]
+    pub options: Options,
+    #[serde(skip)]
+    pub place: (HookKind, u32),
+    /// Of others, on the same hooks.
+    pub programs_before: Vec<Before>,
+    /// Why it has to be attached again.
+    pub attach_again: Vec<String>,
+}
+
+pub fn policy(line: &Line) -> String {
+    let modes = format!("{}/{}", line.ingress_policy, line.egress_policy);
+    match describe(line.confirmation) {
+        Some(words) => format!("{modes} ({words})"),
+        None => modes,
+    }
+}
+
+/// Whose it is, what differs from the default, and what a workload may send from.
+pub fn options(line: &Line) -> String {
+    let is_checked = line.role == Some(Role::Container) && !line.ips.is_empty();
+    let mac = match &line.workload_mac {
+        Some(mac) => Some(format!("workload-mac={mac}")),
+        None => is_checked.then(|| "workload-mac=any".to_owned()),
+    };
+    let owner = line.owner.as_ref().map(|owner| format!("owner={owner}"));
+    let words = owner.into_iter().chain(mac).chain(line.options.all_words());
+    let words: Vec<String> = words.collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(",") }
+}
+
+/// Reads it.
+pub fn line(root: &Root, endpoint: &Endpoint, names: &Names) -> Result<Line> {
+    let (forwarded, dropped) = endpoint.counters()?;
+    let identity = Identity(endpoint.config.identity);
+    let [ingress_policy, egress_policy] = endpoint.modes_in_force()?;
+    let confirmation = endpoint.confirmation()?;
+    Ok(Line {
+        device: endpoint.device.clone(),
+        ifindex: endpoint.ifindex,
+        role: endpoint.role(),
+        owner: spec::owner(root, endpoint).unwrap_or_else(|error| {
+            debug!("whose endpoint {} is: {error:#}", endpoint.id);
+            None
+        }),
+        endpoint_id: endpoint.id,
+        identity,
+        name: names.name(identity).map(str::to_owned),
+        ips: endpoint.addresses().iter().map(ToString::to_string).collect(),
+        hook: endpoint.kind,
+        ingress_policy,
+        egress_policy,
+        confirm_deadline: match confirmation {
+            Confirmation::None => None,
+            Confirmation::Pending(_, left) => Some(time::seconds(left)),
+            Confirmation::Over(_) => Some(0),
+        },
+        confirmation,
+        stale: endpoint.stale,
+        moved: endpoint.has_moved(),
+        packets: forwarded.packets + dropped.packets,
+        drops: dropped.packets,
+        workload_mac: endpoint.config.workload_mac().map(|mac| Mac(mac).to_string()),
+        options: Options::of(&endpoint.config),
+        place: (endpoint.kind, endpoint.config.tc_priority),
+        programs_before: endpoint.programs_before()?,
+        attach_again: again::reasons(endpoint)?,
+    })
+}
