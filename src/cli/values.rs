@@ -3,13 +3,15 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Context as _, Error, Result, ensure};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::value_parser;
+use ipnet::IpNet;
 
 use crate::model::endpoint::Role;
 use crate::model::enforcement::{Mode, VerdictLog};
 use crate::model::flow::Progress;
+use crate::model::prefix::is_host;
 use crate::model::rule::Direction;
 use crate::model::spec::{CtScope, Entries, HookChoice, HostAddresses, MAX_ENTRIES};
 
@@ -67,15 +69,21 @@ pub fn entries<const LEAST: u32>() -> impl TypedValueParser<Value = Entries<LEAS
     within.try_map(|entries| Entries::new(entries).ok_or("out of range"))
 }
 
-/// Reads an address. The error explains the two usual mistakes: DEV behind `--ip`, which takes all words that
-/// follow it, and a prefix as `ip addr` prints it.
+/// Reads an address, also with the length of its network, as `ip addr` and templates have it. The error explains the
+/// usual mistakes: DEV behind `--ip`, which takes all words that follow it, and a whole network.
 pub fn parse_address(text: &str) -> Result<IpAddr> {
-    text.parse().ok().with_context(|| match text.split_once('/') {
-        Some((address, _)) if address.parse::<IpAddr>().is_ok() => {
-            format!("`{text}` is a prefix; the address alone is {address}")
-        }
-        _ => format!("`{text}` is not an IP address; DEV goes before --ip"),
-    })
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let network: IpNet = text
+        .parse()
+        .ok()
+        .with_context(|| format!("`{text}` is not an IP address; DEV goes before --ip"))?;
+    ensure!(
+        is_host(&network) || network.trunc() != network,
+        "`{text}` is a prefix, a whole network; name the addresses in it that are the endpoint's"
+    );
+    Ok(network.addr())
 }
 
 fn of<T>(

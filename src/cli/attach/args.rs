@@ -33,7 +33,8 @@ pub struct Flags {
     /// What the device is; by default container for a veth or tap without a default route
     #[arg(long, value_parser = values::role())]
     role: Option<Role>,
-    /// The workload's addresses, which it then can't change; a NIC's own if left out
+    /// The workload's addresses, which it then can't change; a NIC's own if left out. Of 172.17.0.2/16 the
+    /// address counts
     #[arg(long, value_name = "ADDR", value_delimiter = ',', num_args = 1.., value_parser = values::parse_address)]
     ip: Vec<IpAddr>,
     /// The MAC that the ARP responder answers with, instead of the device's
