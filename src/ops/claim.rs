@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::kernel::abi::{cm_config, cm_role};
 use crate::model::endpoint::EndpointId;
 use crate::model::identity::{Identity, Names};
+use crate::state::endpoints::Endpoints;
 use crate::state::ipcache::Ipcache;
-use crate::state::maps::Endpoints;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
 

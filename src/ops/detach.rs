@@ -14,7 +14,6 @@ use crate::state::addresses::Addresses;
 use crate::state::conntrack::Conntrack;
 use crate::state::delivery;
 use crate::state::devices;
-use crate::state::generations::Generations;
 use crate::state::ipcache::Ipcache;
 use crate::state::layout;
 use crate::state::maps::Identities;
@@ -144,17 +143,12 @@ pub fn detach(root: &Root, endpoint: &Endpoint) -> Result<()> {
     // What can't be opened fails before anything has changed.
     let addresses = Addresses::open(root)?;
     let nics = Nics::open(root)?;
-    let generations = Generations::open(root)?;
-    let pins = root.endpoint(endpoint.id);
-    attach::detach_links(&pins);
-    let off = netns::within(endpoint.netns, || {
-        hooks::take_off_all_filters(endpoint.ifindex, &endpoint.map_ids())
-    });
-    // Its packets come without its mark now.
-    if let Some(generations) = generations {
-        generations.bump_endpoint(&endpoint.config);
-    }
-    off?;
+    devices::taking_off(root, &endpoint.config, || {
+        attach::detach_links(&root.endpoint(endpoint.id));
+        netns::within(endpoint.netns, || {
+            hooks::take_off_all_filters(endpoint.ifindex, &endpoint.map_ids())
+        })
+    })?;
     // The pins last: they are where another detach finds what a killed one has left.
     match (addresses, endpoint.role()) {
         (None, _) => {}

@@ -20,25 +20,22 @@ pub fn attach(
     loaded: &Loaded,
     before: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let generations = loaded.generations()?;
     let id = loaded.id()?;
     let pins = root.endpoint(id);
-    pins.create()?;
-    // The configuration first: it tells whoever cleans up after a killed command where to look.
-    let pin = || pin::replace(loaded.config.as_fd(), &pins.config());
-    let result = devices::changing(root, &loaded.configured, pin)
-        .and_then(|()| pin_spec(&pins, loaded))
-        .and_then(|()| before())
-        .and_then(|()| put_on_hooks(place, &pins, loaded).map(drop));
-    let undone = if result.is_err() {
-        debug!("undoing the attachment");
-        devices::remove(root, id)
-    } else {
-        Ok(())
-    };
-    // Also if it was undone: they may have been on a hook.
-    generations.bump_endpoint(&loaded.configured);
-    undone.and(result)
+    devices::putting_on(root, &loaded.configured, None, || {
+        // The configuration first: it tells whoever cleans up after a killed command where to look.
+        let result = pins
+            .create()
+            .and_then(|()| pin::replace(loaded.config.as_fd(), &pins.config()))
+            .and_then(|()| pin_spec(&pins, loaded))
+            .and_then(|()| before())
+            .and_then(|()| put_on_hooks(place, &pins, loaded).map(drop));
+        if result.is_err() {
+            debug!("undoing the attachment");
+            devices::remove(root, id)?;
+        }
+        result
+    })
 }
 
 /// Puts other programs where an endpoint's programs run. Packets meet the old or the new one,
@@ -51,13 +48,9 @@ pub fn replace(
     previous: &Previous,
     after: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let generations = loaded.generations()?;
     let pins = root.endpoint(loaded.id()?);
     let put = || put_in_place(place, &pins, loaded, previous, after);
-    let result = devices::changing(root, &loaded.configured, put);
-    generations.bump_endpoint(&previous.config);
-    generations.bump_endpoint(&loaded.configured);
-    result
+    devices::putting_on(root, &loaded.configured, Some(&previous.config), put)
 }
 
 fn put_in_place(

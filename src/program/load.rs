@@ -28,7 +28,6 @@ use crate::model::identity::Identity;
 use crate::program::object;
 pub use crate::program::object::Folding;
 use crate::state::conntrack;
-use crate::state::generations::Generations;
 use crate::state::pin::Root;
 use crate::state::policy;
 use crate::state::registry::Inherited;
@@ -139,7 +138,6 @@ pub struct Loaded {
     pub config: MapHandle,
     /// `cm_spec`, still empty, if it was asked for.
     pub spec: Option<MapHandle>,
-    generations: MapHandle,
     /// `cm_policy_call`, with local delivery. The kernel empties an array of programs when its last
     /// descriptor or pin goes, whoever still calls into it.
     pub policy_calls: Option<MapHandle>,
@@ -166,11 +164,6 @@ impl Loaded {
     /// Whose they are.
     pub(super) fn id(&self) -> Result<EndpointId> {
         self.configured.endpoint().context("programs of an endpoint without a number")
-    }
-
-    /// What tells its programs which verdicts still count.
-    pub(super) fn generations(&self) -> Result<Generations> {
-        Generations::of(&self.generations)
     }
 
     /// The kernel's numbers of the maps that its programs use.
@@ -364,7 +357,6 @@ pub fn load_as(
         configured: *config,
         config: made.config,
         spec: made.spec,
-        generations: made.generations.context("no counters were made")?,
         policy_calls: made.policy_calls,
         open_time,
         load_time: start.elapsed() - open_time,

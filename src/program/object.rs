@@ -16,7 +16,6 @@ use crate::kernel::insn::Code;
 use crate::kernel::skel::OpenCilmarkSkel;
 use crate::kernel::sys;
 use crate::program::fold::{self, Constants};
-use crate::state::generations;
 use crate::state::layout::HELD_BY_ALL;
 use crate::state::spec;
 
@@ -43,8 +42,6 @@ pub(super) struct Made {
     pub(super) policy_calls: Option<MapHandle>,
     /// `cm_spec`; `None` if that was left out.
     pub(super) spec: Option<MapHandle>,
-    /// `cm_generations`; `None` if that was left out.
-    pub(super) generations: Option<MapHandle>,
     /// In the order in which they were asked for.
     pub(super) programs: Vec<OwnedFd>,
 }
@@ -121,7 +118,6 @@ pub(super) fn load(
         config: take(".rodata").context("no .rodata was made")?,
         policy_calls: take("cm_policy_call"),
         spec: take(spec::NAME),
-        generations: take(generations::NAME),
         programs,
     })
 }

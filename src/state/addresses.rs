@@ -9,8 +9,8 @@ use log::{info, warn};
 use crate::kernel::abi::{cm_config, cm_endpoint, cm_role};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Identity;
+use crate::state::endpoints::Endpoints;
 use crate::state::ipcache::{Ipcache, IpcacheLine};
-use crate::state::maps::Endpoints;
 use crate::state::pin::Root;
 use crate::state::registry::{Endpoint, Found};
 

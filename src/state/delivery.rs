@@ -8,7 +8,7 @@ use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 use crate::kernel::abi::{bytes_of, cm_event, cm_reason, from_bytes, u32_key};
 use crate::kernel::sys;
 use crate::model::endpoint::EndpointId;
-use crate::state::maps::Endpoints;
+use crate::state::endpoints::Endpoints;
 use crate::state::pin::{self, Root};
 
 /// Its name, which is Cilium's.

@@ -12,6 +12,7 @@ use log::debug;
 use crate::kernel::abi::{cm_config, cm_device, string_of, u32_key};
 use crate::model::endpoint::EndpointId;
 use crate::state::config::pinned_config;
+use crate::state::generations::Generations;
 use crate::state::maps::TypedMap;
 use crate::state::pin::Root;
 
@@ -80,18 +81,44 @@ impl cm_device {
     }
 }
 
-/// Changes the pinned configuration of an endpoint to this one. The caller holds the root's lock.
-pub fn changing(
+/// Puts an endpoint's programs on their hooks, or others in place of those of another configuration, and pins this one.
+/// What was decided by and about either is stale then, also where it fails: they may have been there. The caller holds
+/// the root's lock.
+pub fn putting_on(
     root: &Root,
     config: &cm_config,
-    change: impl FnOnce() -> Result<()>,
+    previous: Option<&cm_config>,
+    put_on: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let (map, id) = (Map::open(root, NAME)?, config.endpoint());
-    let Some((map, id)) = map.zip(id) else { return change() };
-    map.delete(&key(id))?;
-    change()?;
-    enter(&map, id, &device(config));
+    let generations = Generations::open(root)?;
+    if let Some((map, id)) = map.as_ref().zip(id) {
+        map.delete(&key(id))?;
+    }
+    let done = put_on();
+    if let Some(generations) = generations {
+        previous.into_iter().chain([config]).for_each(|config| generations.bump_endpoint(config));
+    }
+    done?;
+    if let Some((map, id)) = map.zip(id) {
+        enter(&map, id, &device(config));
+    }
     Ok(())
+}
+
+/// Takes the programs of an endpoint off its hooks: its packets come without its mark then. The caller holds the root's
+/// lock.
+pub fn taking_off<T>(
+    root: &Root,
+    config: &cm_config,
+    take_off: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let generations = Generations::open(root)?;
+    let done = take_off();
+    if let Some(generations) = generations {
+        generations.bump_endpoint(config);
+    }
+    done
 }
 
 /// Removes the directory of an endpoint with all pins. The caller holds the root's lock.

@@ -4,7 +4,7 @@
 use std::array;
 use std::mem::offset_of;
 use std::net::IpAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use libbpf_rs::{MapCore, MapHandle};
@@ -62,21 +62,45 @@ impl Generations {
     /// Makes stale what was decided about flows with these at their other end: the ipcache or the endpoints say
     /// something else of them.
     pub fn bump_remotes(&self, remotes: &Remotes) {
-        for slot in remotes.slots() {
-            self.add(remote_at(slot));
+        let mut slots = remotes.slots().peekable();
+        if slots.peek().is_some() {
+            slots.for_each(|slot| self.add(remote_at(slot)));
+            self.add(offset_of!(cm_generations, changes));
         }
-        self.add(offset_of!(cm_generations, changes));
+    }
+
+    /// From here to `end_remotes` something is written that remotes follow from. The caller holds the root's lock.
+    pub(super) fn begin_remotes(&self) {
+        self.settle_remotes();
+        self.writing().store(1, Ordering::SeqCst);
+    }
+
+    /// It is written, and concerns these.
+    pub(super) fn end_remotes(&self, remotes: &Remotes) {
+        self.bump_remotes(remotes);
+        self.writing().store(0, Ordering::SeqCst);
+    }
+
+    /// Whoever died while he wrote has told nobody whom it concerns.
+    pub(super) fn settle_remotes(&self) {
+        if self.writing().load(Ordering::SeqCst) != 0 {
+            self.end_remotes(&Remotes::all());
+        }
+    }
+
+    fn writing(&self) -> &AtomicU32 {
+        self.memory.u32_at(offset_of!(cm_generations, writing))
     }
 
     /// Makes stale what the policy of a workload has decided, or that of any NIC: its rules or its configuration
     /// are others. So whatever a command has begun that was killed is over.
-    pub fn bump_policy(&self, workload: Option<EndpointId>) {
+    pub(super) fn bump_policy(&self, workload: Option<EndpointId>) {
         self.set_policy(workload, |counter| counter.wrapping_add(2) & !1);
     }
 
     /// From here to `bump_policy` each packet asks the rules: whoever changes them may be killed before the kernel
     /// returns, when programs see the new ones already.
-    pub fn begin_policy(&self, workload: Option<EndpointId>) {
+    pub(super) fn begin_policy(&self, workload: Option<EndpointId>) {
         self.set_policy(workload, |counter| counter.wrapping_add(1) | 1);
     }
 
@@ -89,7 +113,7 @@ impl Generations {
 
     /// Makes stale what has to do with an endpoint that has come, has changed or has gone: what it has decided
     /// itself, and what others have decided about it.
-    pub fn bump_endpoint(&self, config: &cm_config) {
+    pub(super) fn bump_endpoint(&self, config: &cm_config) {
         let is_container = config.role == cm_role::CM_ROLE_CONTAINER;
         self.bump_policy(config.endpoint().filter(|_| is_container));
         self.bump_remotes(&Remotes::of_endpoint(config));
@@ -113,6 +137,11 @@ impl Remotes {
     /// Of whatever address: a prefix has changed, or something of which nobody can name the addresses.
     pub fn all() -> Remotes {
         Remotes([true; REMOTES])
+    }
+
+    /// Of no address: nothing that anybody decides by is another.
+    pub fn none() -> Remotes {
+        Remotes([false; REMOTES])
     }
 
     /// Of one address.

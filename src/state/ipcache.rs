@@ -3,6 +3,7 @@
 
 mod index;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -16,9 +17,10 @@ use crate::kernel::abi::{self, cm_address, cm_ipcache_entry, cm_prefix};
 use crate::model::endpoint::EndpointId;
 use crate::model::identity::Identity;
 use crate::model::prefix::{format_prefix, is_host};
-use crate::state::generations::{Generations, Remotes};
+use crate::state::generations::Remotes;
 use crate::state::maps::TypedMap;
 use crate::state::pin::Root;
+use crate::state::verdict_map::VerdictMap;
 
 /// What gives the maps their size.
 const SIZE_FLAG: &str = "--ipcache-entries N of the first `attach` or `ipcache load`";
@@ -26,10 +28,8 @@ const SIZE_FLAG: &str = "--ipcache-entries N of the first `attach` or `ipcache l
 /// The table: hosts in the hash map, all else in the trie. Whatever changes it makes stale what was decided about the
 /// addresses that it is about, also where it fails.
 pub struct Ipcache {
-    /// `None` where no program decides anything.
-    generations: Option<Generations>,
-    hosts: TypedMap<cm_address, cm_ipcache_entry>,
-    prefixes: TypedMap<cm_prefix, cm_ipcache_entry>,
+    hosts: VerdictMap<cm_address, cm_ipcache_entry>,
+    prefixes: VerdictMap<cm_prefix, cm_ipcache_entry>,
     index: Option<Index>,
     least_prefixes: usize,
 }
@@ -48,12 +48,10 @@ pub struct IpcacheLine {
 impl Ipcache {
     /// `None` if nobody has made the maps yet.
     pub fn open(root: &Root) -> Result<Option<Ipcache>> {
-        let hosts = TypedMap::open(root, "cm_ipcache")?;
-        let prefixes = TypedMap::open(root, "cm_ipcache_cidr")?;
+        let hosts = VerdictMap::open(root, "cm_ipcache")?;
+        let prefixes = VerdictMap::open(root, "cm_ipcache_cidr")?;
         let index = Index::open(root)?;
-        let generations = Generations::open(root)?;
         Ok(hosts.zip(prefixes).map(|(hosts, prefixes)| Ipcache {
-            generations,
             hosts,
             prefixes,
             index,
@@ -113,8 +111,8 @@ impl Ipcache {
         }
     }
 
-    /// The same for many, all or none. `progress` gets the number of entries of each step; its error
-    /// ends the load.
+    /// The same for many, all or none. Meanwhile each address has what it had before or has afterwards. `progress` gets
+    /// the number of entries of each step; its error ends the load.
     pub fn load(
         &self,
         lines: &[(IpNet, Identity)],
@@ -122,9 +120,11 @@ impl Ipcache {
     ) -> Result<()> {
         let (hosts, mut prefixes): (Vec<_>, Vec<&(IpNet, Identity)>) =
             lines.iter().partition(|(prefix, _)| is_host(prefix));
-        // Neighbours in the trie one after the other, so that the way to the next one is still in the
-        // CPU's cache; stable, so that of two lines for one prefix the last one counts.
-        prefixes.sort_by_key(|line| line.0);
+        prefixes.sort_by_cached_key(|line| inner_first(&line.0));
+        // Of two lines for one prefix the last one counts.
+        prefixes.reverse();
+        prefixes.dedup_by_key(|line| line.0);
+        prefixes.reverse();
         let hosts_before = self.hosts.entries()?;
         let prefixes_before = self.prefixes.entries()?;
         let mut hosts = keyed(&hosts, |prefix| prefix.addr().into());
@@ -132,28 +132,24 @@ impl Ipcache {
         self.leave_owned(&mut hosts, &hosts_before)?;
         self.hosts.check_room(&hosts, &hosts_before, SIZE_FLAG)?;
         self.prefixes.check_room(&prefixes, &prefixes_before, SIZE_FLAG)?;
+        match lines.len() - hosts.len() - prefixes.len() {
+            0 => {}
+            left_out => progress(left_out)?,
+        }
 
         let index = self.index.as_ref().filter(|_| !prefixes.is_empty());
         index.map_or(Ok(()), Index::clear)?;
+        let named = Remotes::of(hosts.iter().map(|(address, _)| *address));
+        let all = if prefixes.is_empty() { Remotes::none() } else { Remotes::all() };
         let written = self
             .hosts
-            .set_all_at_once(&hosts, &mut progress)
-            .and_then(|()| self.prefixes.set_all(&prefixes, &mut progress));
-        let restored = match &written {
-            Ok(()) => Ok(()),
-            Err(_) => self
-                .hosts
-                .restore(&hosts, &hosts_before)
-                .and_then(|()| self.prefixes.restore(&prefixes, &prefixes_before)),
-        };
-        // Also what is undone has been there. Before the index is, which takes a second for a million prefixes.
-        let is_named = prefixes.is_empty();
-        self.bump(&if is_named {
-            Remotes::of(hosts.iter().map(|(address, _)| *address))
-        } else {
-            Remotes::all()
-        });
-        restored?;
+            .change(&named, |map| map.set_all_at_once(&hosts, &mut progress))
+            .and_then(|()| self.prefixes.change(&all, |map| map.set_all(&prefixes, progress)));
+        if written.is_err() {
+            // Also what is undone has been there.
+            self.prefixes.change(&all, |map| map.restore(&prefixes, &prefixes_before))?;
+            self.hosts.change(&named, |map| map.restore(&hosts, &hosts_before))?;
+        }
         if let Some(index) = index {
             let new = if written.is_ok() { prefixes.as_slice() } else { &[] };
             index.fill(prefixes_before.iter().chain(new), self.least_prefixes);
@@ -165,9 +161,13 @@ impl Ipcache {
     /// endpoint.
     pub fn delete(&self, prefix: &IpNet) -> Result<bool> {
         if !is_host(prefix) {
-            let key = cm_prefix::from(prefix);
             let around = self.around(prefix)?;
-            return self.change_prefix(prefix, Change::Gone(around), || self.prefixes.delete(&key));
+            return self.change_prefix(
+                prefix,
+                around,
+                Change::Gone(around.map(|entry| entry.identity)),
+                |map, key| map.delete(key),
+            );
         }
         if let Some(IpcacheLine { owner: Some(owner), .. }) = self.get(prefix)? {
             let prefix = format_prefix(prefix);
@@ -176,24 +176,25 @@ impl Ipcache {
         self.delete_host(prefix.addr())
     }
 
-    /// Forgets all lines but those of endpoints, and tells how many.
+    /// Forgets all lines but those of endpoints, and tells how many. Meanwhile each address has what it had before, or
+    /// nothing.
     pub fn flush(&self) -> Result<usize> {
+        let mut count = 0;
+        if !self.prefixes.is_empty() {
+            self.index.as_ref().map_or(Ok(()), Index::clear)?;
+            let mut prefixes = self.prefixes.entries()?;
+            prefixes.sort_by_key(|(key, _)| key.prefixlen);
+            count += self.prefixes.change(&Remotes::all(), |map| {
+                prefixes.iter().try_fold(0, |sum, (key, _)| {
+                    Ok::<_, anyhow::Error>(sum + usize::from(map.delete(key)?))
+                })
+            })?;
+        }
         let mut hosts = self.hosts.entries()?;
         hosts.retain(|(_, entry)| entry.endpoint_id == 0);
-        let mut count = 0;
-        let deleted: Result<()> = hosts.iter().try_for_each(|(key, _)| {
-            count += usize::from(self.hosts.delete(key)?);
-            Ok(())
-        });
-        self.bump(&Remotes::of(hosts.iter().map(|(address, _)| *address)));
-        deleted?;
-        if self.prefixes.is_empty() {
-            return Ok(count);
-        }
-        self.index.as_ref().map_or(Ok(()), Index::clear)?;
-        let deleted = self.prefixes.delete_all(|_, _| true);
-        self.bump(&Remotes::all());
-        Ok(count + deleted?)
+        let named = Remotes::of(hosts.iter().map(|(address, _)| *address));
+        let is_operators = |_: &cm_address, entry: &cm_ipcache_entry| entry.endpoint_id == 0;
+        Ok(count + self.hosts.change(&named, |map| map.delete_all(is_operators))?)
     }
 
     /// Whether nothing is in it.
@@ -242,57 +243,69 @@ impl Ipcache {
         if is_host(prefix) {
             self.set_host(prefix.addr(), entry)
         } else {
-            let key = cm_prefix::from(prefix);
             let change = Change::Set(entry.identity);
-            self.change_prefix(prefix, change, || self.prefixes.set(&key, entry))
+            self.change_prefix(prefix, Some(*entry), change, |map, key| map.set(key, entry))
         }
     }
 
     fn set_host(&self, address: IpAddr, entry: &cm_ipcache_entry) -> Result<()> {
-        let set = self.hosts.set(&address.into(), entry);
-        self.bump(&Remotes::one(address));
-        set
+        let key = address.into();
+        let there = self.hosts.get(&key)?;
+        if there.is_some_and(|there| are_same(Some(there), Some(*entry))) {
+            self.hosts.settle();
+            return Ok(());
+        }
+        let before = there.map_or_else(|| self.prefix_of(address), |there| Ok(Some(there)))?;
+        let concerned = concerned(before, Some(*entry), || Remotes::one(address));
+        self.hosts.change(&concerned, |map| map.set(&key, entry))
     }
 
     /// Whether there was anything to delete.
     fn delete_host(&self, address: IpAddr) -> Result<bool> {
-        let deleted = self.hosts.delete(&address.into());
-        self.bump(&Remotes::one(address));
-        deleted
+        let key = address.into();
+        let Some(before) = self.hosts.get(&key)? else {
+            self.hosts.settle();
+            return Ok(false);
+        };
+        let after = self.prefix_of(address)?;
+        let concerned = concerned(Some(before), after, || Remotes::one(address));
+        self.hosts.change(&concerned, |map| map.delete(&key))
     }
 
-    fn bump(&self, remotes: &Remotes) {
-        if let Some(generations) = &self.generations {
-            generations.bump_remotes(remotes);
-        }
-    }
-
-    /// Where this fails half way, the index has the trie asked. At no time does it say what that has neither before nor
-    /// after.
+    /// Makes the addresses of a prefix that no longer one has what they are `after` that. Where this fails half way, the
+    /// index has the trie asked. At no time does it say what that has neither before nor after.
     fn change_prefix<T>(
         &self,
         prefix: &IpNet,
+        after: Option<cm_ipcache_entry>,
         change: Change,
-        in_trie: impl FnOnce() -> Result<T>,
+        in_trie: impl FnOnce(&TypedMap<cm_prefix, cm_ipcache_entry>, &cm_prefix) -> Result<T>,
     ) -> Result<T> {
+        let key = cm_prefix::from(prefix);
+        let before = self.prefixes.get(&key)?;
         let edit = self.index.as_ref().map(|index| index.begin(prefix, change)).transpose()?;
-        let changed = in_trie();
-        self.bump(&Remotes::all());
+        let concerned = concerned(before, after, Remotes::all);
+        let changed = self.prefixes.change(&concerned, |map| in_trie(map, &key));
         if let (Some(edit), Ok(_)) = (edit, &changed) {
             edit.finish();
         }
         changed
     }
 
-    /// The identity of the longest prefix around this one.
-    fn around(&self, prefix: &IpNet) -> Result<Option<u32>> {
+    /// What the longest prefix around this one says.
+    fn around(&self, prefix: &IpNet) -> Result<Option<cm_ipcache_entry>> {
         if prefix.prefix_len() == 0 {
             return Ok(None);
         }
         let mut key = cm_prefix::from(prefix);
         // A trie answers with the longest match of as many bits.
         key.prefixlen -= 1;
-        Ok(self.prefixes.get(&key)?.map(|entry| entry.identity))
+        self.prefixes.get(&key)
+    }
+
+    /// What the longest prefix of an address says.
+    fn prefix_of(&self, address: IpAddr) -> Result<Option<cm_ipcache_entry>> {
+        self.prefixes.get(&cm_prefix::from(&IpNet::from(address)))
     }
 
     fn owned_by_endpoint(&self, prefix: &IpNet, identity: Identity) -> Result<bool> {
@@ -325,6 +338,30 @@ impl Ipcache {
         hosts.retain(|(key, _)| !owned.contains_key(abi::bytes_of(key)));
         Ok(())
     }
+}
+
+/// An order in which a prefix comes behind all that are in it: while they are written in this order, no address gets what
+/// one prefix says before it gets what a longer one says. Neighbours in the trie come one after the other, so that the way
+/// to the next one is still in the CPU's cache.
+fn inner_first(prefix: &IpNet) -> (bool, u128, Reverse<u8>) {
+    let last = match prefix.broadcast() {
+        IpAddr::V4(v4) => v4.to_bits().into(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    (prefix.addr().is_ipv6(), last, Reverse(prefix.prefix_len()))
+}
+
+/// Whom a change concerns: nobody, if what is known is the same as before.
+fn concerned(
+    before: Option<cm_ipcache_entry>,
+    after: Option<cm_ipcache_entry>,
+    remotes: impl FnOnce() -> Remotes,
+) -> Remotes {
+    if are_same(before, after) { Remotes::none() } else { remotes() }
+}
+
+fn are_same(one: Option<cm_ipcache_entry>, other: Option<cm_ipcache_entry>) -> bool {
+    one.as_ref().map(abi::bytes_of) == other.as_ref().map(abi::bytes_of)
 }
 
 fn line(prefix: IpNet, entry: &cm_ipcache_entry) -> IpcacheLine {

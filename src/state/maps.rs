@@ -1,8 +1,7 @@
 //! The pinned maps that user space fills and reads, but for the ipcache.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
-use std::net::IpAddr;
 use std::num::NonZero;
 use std::path::Path;
 use std::thread;
@@ -11,11 +10,9 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use plain::Plain;
 
-use crate::kernel::abi::{self, cm_address, cm_endpoint, cm_identity, u32_key};
+use crate::kernel::abi::{self, cm_identity, u32_key};
 use crate::kernel::sys;
-use crate::model::endpoint::EndpointId;
 use crate::model::identity::{Identity, Names};
-use crate::state::generations::{Generations, Remotes};
 use crate::state::pin::{self, Root};
 
 /// Entries of one batch call; more than a hash bucket ever holds, as the kernel wants it.
@@ -201,12 +198,17 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
         Ok(())
     }
 
-    /// Puts back what was there before `new` was written.
+    /// Puts back what was there before `new` was written, the last one first.
     pub(super) fn restore(&self, new: &[(K, V)], before: &[(K, V)]) -> Result<()> {
-        for (key, _) in new {
-            self.delete(key)?;
+        let before: HashMap<&[u8], &V> =
+            before.iter().map(|(key, value)| (abi::bytes_of(key), value)).collect();
+        for (key, _) in new.iter().rev() {
+            match before.get(abi::bytes_of(key)) {
+                Some(value) => self.set(key, value)?,
+                None => _ = self.delete(key)?,
+            }
         }
-        self.set_all(before, |_| Ok(()))
+        Ok(())
     }
 }
 
@@ -214,54 +216,6 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
 fn share(key: &[u8], writers: usize) -> usize {
     let mix = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
     (key.iter().fold(0x811c_9dc5, mix) >> 8) as usize % writers
-}
-
-/// `cm_endpoints`: whose the attached addresses are.
-pub struct Endpoints {
-    /// `None` where no program decides anything.
-    generations: Option<Generations>,
-    map: TypedMap<cm_address, cm_endpoint>,
-}
-
-impl Endpoints {
-    /// `None` if nobody has made the map yet.
-    pub fn open(root: &Root) -> Result<Option<Endpoints>> {
-        let map = TypedMap::open(root, "cm_endpoints")?;
-        let generations = Generations::open(root)?;
-        Ok(map.map(|map| Endpoints { generations, map }))
-    }
-
-    /// The endpoint that an address belongs to.
-    pub fn get(&self, address: IpAddr) -> Result<Option<cm_endpoint>> {
-        self.map.get(&address.into())
-    }
-
-    /// Registers an address. Verdicts about it are stale then.
-    pub fn set(&self, address: IpAddr, endpoint: &cm_endpoint) -> Result<()> {
-        let set = self.map.set(&address.into(), endpoint);
-        self.bump(address);
-        set
-    }
-
-    /// An endpoint's addresses.
-    pub fn addresses_of(&self, id: EndpointId) -> Result<Vec<IpAddr>> {
-        let entries = self.map.entries()?.into_iter();
-        let own = entries.filter(|(_, entry)| entry.endpoint_id == id.get());
-        Ok(own.filter_map(|(key, _)| key.to_ip()).collect())
-    }
-
-    /// Removes an address. Verdicts about it are stale then.
-    pub fn remove(&self, address: IpAddr) -> Result<()> {
-        let deleted = self.map.delete(&address.into());
-        self.bump(address);
-        deleted.map(|_| ())
-    }
-
-    fn bump(&self, address: IpAddr) {
-        if let Some(generations) = &self.generations {
-            generations.bump_remotes(&Remotes::one(address));
-        }
-    }
 }
 
 /// `cm_identities`: the operator's names.

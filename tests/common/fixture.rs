@@ -20,9 +20,9 @@ use cilmark::program::load::{self, Enforcement, Features, Folding, Resolved, Siz
 use cilmark::state::addresses::Addresses;
 use cilmark::state::counters;
 use cilmark::state::delivery;
+use cilmark::state::endpoints::Endpoints;
 use cilmark::state::generations::{Generations, Remotes};
 use cilmark::state::ipcache::Ipcache;
-use cilmark::state::maps::Endpoints;
 use cilmark::state::nics::Nics;
 use cilmark::state::policy::PolicyMaps;
 use cilmark::state::registry::Inherited;

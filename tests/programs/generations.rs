@@ -1,14 +1,20 @@
 //! Which change makes which verdicts stale: all that could be others by now, and no more than it must.
 
-use cilmark::kernel::abi::{cm_confirm, cm_fallback};
+use std::mem::offset_of;
+use std::sync::atomic::Ordering::SeqCst;
+
+use cilmark::kernel::abi::{cm_confirm, cm_fallback, cm_generations, cm_nic};
+use cilmark::kernel::sys::SharedValue;
 use cilmark::model::endpoint::{EndpointId, Role, Scope};
 use cilmark::model::identity::Identity;
+use cilmark::model::policy::Policy;
 use cilmark::state::conntrack::{Conntrack, Epoch, Flow};
+use cilmark::state::endpoints::Endpoints;
 use cilmark::state::generations::{Generations, Remotes};
-use cilmark::state::maps::Endpoints;
 use cilmark::state::nics::Nics;
 use cilmark::state::policy::PolicyMaps;
 use ipnet::IpNet;
+use libbpf_rs::MapHandle;
 
 use super::verdicts::*;
 use super::*;
@@ -191,6 +197,143 @@ fn a_prefix_concerns_every_flow() {
             assert_eq!(stale(&fixture, Some(7), peer), (0, 1));
             change(&fixture, peer);
             assert_eq!(stale(&fixture, Some(7), peer), (1, 1), "{what}");
+        }
+    }
+}
+
+/// The epoch of a remote end's flows, and what grows with any of them.
+fn counters(fixture: &Fixture, workload: Option<u16>, remote: IpAddr) -> (u32, u32) {
+    let generations = Generations::open(&fixture.world.root()).expect("open");
+    let generations = generations.expect("the counters");
+    (generations.of_flow(remote, workload.and_then(EndpointId::new)), generations.changes())
+}
+
+#[test]
+fn a_write_that_leaves_every_identity_as_it_is_makes_nothing_stale() {
+    let Some(fixture) = Fixture::new() else { return };
+    fixture.container(ID).policy(enforcing()).load();
+    let ipcache = fixture.open_ipcache();
+    let (address, prefix) = (IpAddr::from(PEER4), "10.2.0.0/16");
+    let owner = EndpointId::new(OWNER).expect("9");
+    fixture.ipcache("10.0.0.0/8", 300);
+    fixture.ipcache("10.2.0.11", 301);
+    fixture.register(address, Role::Container, true);
+    let own = IpAddr::from([10, 2, 0, 12]);
+    ipcache.add_own(own, Identity(302), owner, false).expect("add");
+    let changes: [Change; 10] = [
+        ("the same prefix", |fixture, _| fixture.ipcache("10.0.0.0/8", 300)),
+        ("the same host", |fixture, _| fixture.ipcache("10.2.0.11", 301)),
+        ("a prefix like the one around it", |fixture, _| fixture.ipcache("10.2.0.0/16", 300)),
+        ("a host like its prefix", |fixture, address| fixture.ipcache(&address.to_string(), 300)),
+        ("which goes", |fixture, address| {
+            assert!(fixture.open_ipcache().delete(&address.into()).expect("delete"));
+        }),
+        ("a prefix that goes", |fixture, _| {
+            let prefix = "10.2.0.0/16".parse().expect("a prefix");
+            assert!(fixture.open_ipcache().delete(&prefix).expect("delete"));
+        }),
+        ("what is not there", |fixture, address| {
+            let prefix = "10.2.0.0/16".parse().expect("a prefix");
+            assert!(!fixture.open_ipcache().delete(&prefix).expect("delete"));
+            assert!(!fixture.open_ipcache().delete(&address.into()).expect("delete"));
+        }),
+        ("the same endpoint", |fixture, address| fixture.register(address, Role::Container, true)),
+        ("nobody's address", |fixture, _| {
+            let endpoints = Endpoints::open(&fixture.world.root()).unwrap().unwrap();
+            endpoints.remove(IpAddr::from(PEER6)).expect("remove");
+        }),
+        ("an attachment's line again", |fixture, _| {
+            let (owner, own) = (EndpointId::new(OWNER).expect("9"), IpAddr::from([10, 2, 0, 12]));
+            fixture.open_ipcache().add_own(own, Identity(302), owner, false).expect("add");
+            fixture.open_ipcache().remove_own(own, EndpointId::new(OWNER + 1).unwrap()).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let before = counters(&fixture, Some(7), address);
+        change(&fixture, address);
+        assert_eq!(counters(&fixture, Some(7), address), before, "{what}");
+    }
+    // And what differs from the one around it does.
+    let before = counters(&fixture, Some(7), address);
+    fixture.ipcache(prefix, 303);
+    assert_ne!(counters(&fixture, Some(7), address).0, before.0);
+}
+
+/// Its line is there, and nobody has said whom it concerns.
+#[test]
+fn after_a_writer_that_died_the_next_one_makes_everything_stale() {
+    let Some(fixture) = Fixture::new() else { return };
+    fixture.container(ID).policy(enforcing()).load();
+    fixture.ipcache("10.2.0.11", 301);
+    fixture.register(PEER4.into(), Role::Container, true);
+    let map = MapHandle::from_pinned_path(fixture.world.root().map("cm_generations"));
+    let memory = SharedValue::of(&map.expect("open")).expect("map it");
+    let writing = memory.u32_at(offset_of!(cm_generations, writing));
+    let remote = IpAddr::from(PEER6);
+    let next: [Change; 4] = [
+        ("the same line", |fixture, _| fixture.ipcache("10.2.0.11", 301)),
+        ("another line", |fixture, _| fixture.ipcache("10.2.0.11", 302)),
+        ("a line that is not there", |fixture, _| {
+            assert!(!fixture.open_ipcache().delete(&"10.2.0.12/32".parse().unwrap()).unwrap());
+        }),
+        ("the same endpoint", |fixture, _| {
+            fixture.register(PEER4.into(), Role::Container, true);
+        }),
+    ];
+    for (what, change) in next {
+        assert_eq!(writing.load(SeqCst), 0, "{what}");
+        writing.store(1, SeqCst);
+        let before = counters(&fixture, Some(7), remote).0;
+        change(&fixture, remote);
+        assert_eq!(counters(&fixture, Some(7), remote).0, before + 1, "{what}");
+    }
+    assert_eq!(writing.load(SeqCst), 0);
+}
+
+/// What writes the rules of an endpoint, or what NICs know of each other.
+type PolicyWrite = (&'static str, fn(&PolicyMaps, &Nics, &Endpoint<'_>));
+
+const POLICY_WRITES: [PolicyWrite; 4] = [
+    ("swap", |maps, _, _| maps.swap(&Policy::default()).expect("swap")),
+    ("keep", |maps, _, _| maps.keep().expect("keep")),
+    ("revert", |maps, _, _| maps.revert().expect("revert")),
+    ("forget", |maps, _, _| maps.forget().expect("forget")),
+];
+
+const NIC_WRITES: [PolicyWrite; 5] = [
+    ("enter", |_, nics, nic| {
+        nics.enter(&nic.config, cm_confirm::default(), true).expect("enter");
+    }),
+    ("settle", |_, nics, nic| {
+        nics.settle(nic.id, &nic.config, cm_confirm::default()).expect("settle");
+    }),
+    ("restore", |_, nics, nic| {
+        let there = nics.get(nic.config.nic_slot().expect("a slot")).expect("get");
+        nics.restore(nic.config.nic_slot().expect("a slot"), &there).expect("restore");
+    }),
+    ("leave", |_, nics, nic| nics.leave(nic.id, None).expect("leave")),
+    ("restore, to nobody", |_, nics, nic| {
+        let slot = nic.config.nic_slot().expect("a slot");
+        nics.restore(slot, &cm_nic::default()).expect("restore");
+    }),
+];
+
+#[test]
+fn every_write_of_rules_or_nics_makes_the_policy_stale() {
+    let Some(fixture) = Fixture::new() else { return };
+    let workload = fixture.container(ID).id(7).policy(enforcing()).load();
+    let nic = fixture.netdev(1).id(9).policy(enforcing()).load();
+    let nics = Nics::open(&fixture.world.root()).expect("open").expect("the NICs");
+    for (endpoint, of) in [(&workload, Some(7)), (&nic, None)] {
+        fixture.rules(endpoint, &["allow egress to any"]);
+        let map_ids = endpoint.loaded.map_ids().expect("the programs' maps");
+        let maps = PolicyMaps::of(&fixture.world.root(), endpoint.id, map_ids).expect("the maps");
+        let of_nic = if of.is_none() { NIC_WRITES.as_slice() } else { &[] };
+        for (what, write) in POLICY_WRITES.iter().chain(of_nic) {
+            let before = counters(&fixture, of, PEER4.into());
+            write(&maps, &nics, endpoint);
+            let after = counters(&fixture, of, PEER4.into());
+            assert!(after.0 > before.0 && after.1 > before.1, "{what} of {of:?}");
         }
     }
 }

@@ -236,7 +236,8 @@ fn while_prefixes_change_a_packet_sees_what_was_before_or_what_is_after_and_noth
     let (inside, beside) = (policy(), policy());
     let ipcache = fixture.open_ipcache().indexed_from(1);
     let allowed = |text: &str| (text.parse::<IpNet>().expect("a prefix"), Identity(400));
-    // What changes lies in one that is always there, since without any it would be the world.
+    // What changes lies in one that is always there, since without any it would be the world. Each of these stands after
+    // a line of the neighbours' identity in what is loaded, which must never count.
     let changing = [
         "100.7.0.0/16",
         "100.7.64.0/18",
@@ -284,6 +285,9 @@ fn while_prefixes_change_a_packet_sees_what_was_before_or_what_is_after_and_noth
                 if random.once_in(500) {
                     ipcache.load(&lines, |_| Ok(())).expect("load");
                 }
+                if random.once_in(500) {
+                    ipcache.load(&lines, |_| Err(anyhow!("interrupted"))).expect_err("interrupted");
+                }
             }
             stop.store(true, Relaxed);
         });
@@ -294,4 +298,53 @@ fn while_prefixes_change_a_packet_sees_what_was_before_or_what_is_after_and_noth
     });
     assert!(of_inside.0 > 0 && of_inside.1 == 0, "always allowed: passed, dropped {of_inside:?}");
     assert!(of_beside.0 == 0 && of_beside.1 > 0, "never allowed: passed, dropped {of_beside:?}");
+}
+
+/// A prefix of another identity lies around all that is loaded and forgotten.
+#[test]
+fn while_tables_come_and_go_no_address_has_what_only_a_prefix_around_its_own_says() {
+    const ROUNDS: u64 = 60;
+    let Some(fixture) = Fixture::new() else { return };
+    fixture.router();
+    let setup = fixture.container(ID).policy(enforcing()).conntrack_entries(64);
+    let workload = setup.untraced().load();
+    // To the world, too: so are all while nothing is loaded.
+    fixture.rules(&workload, &["allow egress to 400", "allow egress to 2"]);
+    let of = |identity: u32, texts: &[&str]| -> Vec<(IpNet, Identity)> {
+        let line = |text: &&str| (text.parse().expect("a prefix"), Identity(identity));
+        texts.iter().map(line).collect()
+    };
+    let around = of(402, &["100.0.0.0/8", "100.6.0.0/15", "2001:db9::/32", "2001:db9:600::/39"]);
+    let own = of(400, &["100.7.0.0/16", "100.7.0.0/17", "2001:db9:700::/40", "2001:db9:700::/41"]);
+    let lines = [around, own].concat();
+    for least in [1, usize::MAX] {
+        let ipcache = fixture.open_ipcache().indexed_from(least);
+        for (own, peer) in [
+            (IpAddr::from(OWN4), IpAddr::from([100, 0, 0, 0])),
+            (OWN6.into(), "2001:db9::1".parse().expect("an address")),
+        ] {
+            let numbers = Numbers { first: 7, step: 256, count: 1 << 16, each: 1 };
+            let packet = Packet::from(Frame::ip(own, peer).udp(4000, 53));
+            let reader = workload.many(Hook::Ingress, &packet, End::Destination, numbers);
+            let stop = AtomicBool::new(false);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let _stay = OnCpu::number(1);
+                    while !stop.load(Relaxed) {
+                        reader.run(1000);
+                    }
+                });
+                let _stay = OnCpu::number(0);
+                for _ in 0..machine::repetitions(ROUNDS) {
+                    ipcache.load(&lines, |_| Err(anyhow!("interrupted"))).expect_err("interrupted");
+                    ipcache.load(&lines, |_| Ok(())).expect("load");
+                    ipcache.flush().expect("flush");
+                }
+                stop.store(true, Relaxed);
+            });
+        }
+    }
+    let counters = workload.counters();
+    let (passed, dropped) = (counters.forwarded[1].packets, counters.dropped[1].packets);
+    assert!(passed > 0 && dropped == 0, "passed {passed}, dropped {dropped}");
 }

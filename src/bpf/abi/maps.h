@@ -107,7 +107,7 @@ struct cm_generations {
 	__u32 policies
 		[CM_POLICY_COUNTERS]; /* by a container's endpoint id; 0: all NICs. Odd: it is being changed */
 	__u32 changes; /* of any of these, for what user space remembers */
-	__u32 pad;
+	__u32 writing; /* what remotes follow from; left 1 by a writer that died */
 };
 
 /* cm_endpoints: cm_address -> cm_endpoint. */

@@ -11,7 +11,7 @@ use crate::kernel::sys::Hook;
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Identity;
 use crate::model::mark::Mark;
-use crate::state::maps::Endpoints;
+use crate::state::endpoints::Endpoints;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
 

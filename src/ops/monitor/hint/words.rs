@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::kernel::abi::{cm_event, cm_program, cm_reason};
 use crate::model::endpoint::EndpointId;
 use crate::model::protocol::{ICMP6, UDP, icmp6};
-use crate::state::maps::Endpoints;
+use crate::state::endpoints::Endpoints;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
 
