@@ -89,6 +89,12 @@ static __always_inline struct cm_event *explained_event(void)
 	return told ? &told->event : NULL;
 }
 
+_Static_assert(__builtin_offsetof(struct cm_event, tcp_flags) ==
+			       __builtin_offsetof(struct cm_event, protocol) + 3 &&
+		       __builtin_offsetof(struct packet, tcp_flags) ==
+			       __builtin_offsetof(struct packet, l4_protocol) + 3,
+	       "four bytes in the same order");
+
 /*
  * A global function, because it is called where a packet's way ends early and never on the fast
  * path: inline in each of those places it was more than half of from_container.
@@ -127,10 +133,8 @@ __noinline int send_event(struct __sk_buff *skb, const struct packet *pkt, enum 
 	event->sport = pkt->echo == ECHO_ANSWERED ? 0 : pkt->sport;
 	event->dport = pkt->echo == ECHO_REQUESTED ? 0 : pkt->dport;
 	event->ethertype = pkt->ethertype;
-	event->protocol = pkt->l4_protocol;
-	event->icmp_type = pkt->icmp_type;
-	event->icmp_code = pkt->icmp_code;
-	event->tcp_flags = pkt->tcp_flags;
+	/* With the ICMP type and code and the TCP flags, which lie behind it in both. */
+	__builtin_memcpy(&event->protocol, &pkt->l4_protocol, 4);
 	event->fragment = pkt->fragment != FRAGMENT_NONE;
 	event->audited = pkt->verdict.audited;
 	event->lost = counters->lost;
