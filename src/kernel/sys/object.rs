@@ -112,17 +112,6 @@ pub fn load_program(name: &CStr, code: &Code, btf: Option<BorrowedFd<'_>>) -> io
             )
         })
     };
-    if let Some(dir) = std::env::var_os("CMLOG") {
-        let mut log = vec![0u8; 200 << 20];
-        let mut o = options;
-        o.log_buf = log.as_mut_ptr().cast::<c_char>();
-        o.log_size = log.len() as u32;
-        o.log_level = 2;
-        let _ = load(&mut o);
-        let log = CStr::from_bytes_until_nul(&log).unwrap_or_default();
-        let _ =
-            std::fs::write(std::path::Path::new(&dir).join(name.to_str().unwrap()), log.to_bytes());
-    }
     let refused = match load(&mut options) {
         Ok(program) => return Ok(program),
         Err(refused) => refused,
