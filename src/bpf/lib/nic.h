@@ -86,12 +86,11 @@ __noinline int count_fallbacks(void)
 #pragma clang loop unroll(disable)
 	for (__u32 slot = 0; slot < CM_NICS; slot++) {
 		__u64 over = now - all->nics[slot].confirm.until_ns;
+		__u64 waits = -(__u64)all->nics[slot].confirm.fallback;
 
 		/* Without branches, or the verifier walks on with each. */
-		over = ~over >> 63 & (__u64) !!all->nics[slot].confirm.fallback;
-		barrier_var(over);
-		count += over;
-		barrier_var(count);
+		barrier_var(waits);
+		count += (~over & waits) >> 63;
 	}
 	return count;
 }

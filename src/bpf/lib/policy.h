@@ -79,10 +79,15 @@ __noinline int policy_check(struct packet *pkt, struct policy_ctx *ctx, enum cm_
 		pkt->verdict.destination_identity = peer;
 	else
 		pkt->verdict.source_identity = peer;
+	/* Read back from memory here and below, all that may have come of it is one state to the verifier. */
+	ctx->own = service_of(pkt, forward);
+	barrier();
+	peer = packet_direction(pkt) == CM_EGRESS ? pkt->verdict.destination_identity :
+						    pkt->verdict.source_identity;
+	port = ctx->own;
 	if (refuses_host() && forward && direction == CM_INGRESS && peer == IDENTITY_HOST &&
 	    is_own_nic(ctx->nic))
 		return -CM_DROP_INVALID_SOURCE; /* check_flow() checks whether it really is the host's address */
-	port = service_of(pkt, forward);
 	verdict = ask_policy(pkt, ctx, direction, peer, port);
 	step(CM_CALL_POLICY_LOOKUP, NULL,
 	     direction << 24 | pkt->l4_protocol << 16 | bpf_ntohs(port), peer, -verdict);
@@ -222,7 +227,7 @@ static __always_inline int asks_others(struct policy_ctx *ctx)
 }
 
 /*
- * Asks another NIC that a flow has passed, by whatever of its packets. What it says goes into the flow's verdict; but that
+ * Asks another NIC, if a flow has passed it, by whatever of its packets. What it says goes into the flow's verdict; but that
  * it denies it, and enforces, into ctx->other_nics. Where that NIC has only audited the flow, enforcement would have
  * left nothing of it.
  */
@@ -235,6 +240,8 @@ __noinline int ask_nic(struct packet *pkt, struct policy_ctx *ctx, __u32 slot)
 	if (!pkt || !ctx || config.role != CM_ROLE_NETDEV || !has_policy())
 		return 0;
 	flow = &ctx->flow;
+	if (!(other_nics(flow) >> slot & 1))
+		return 0;
 	ctx->nic = slot;
 	ctx->fallback = nic_fallback(slot);
 	if (nic_is_failsafe(slot, flow->direction, pkt->l4_protocol,
@@ -265,18 +272,16 @@ __noinline int ask_nic(struct packet *pkt, struct policy_ctx *ctx, __u32 slot)
 __noinline int ask_other_nics(struct packet *pkt, struct policy_ctx *ctx)
 {
 	const volatile struct cm_nics *all;
-	__u32 others;
 
 	if (!pkt || !ctx || config.role != CM_ROLE_NETDEV)
 		return 0;
 	all = all_nics();
 	ctx->flow.verdict = ct_within(ctx->flow.verdict, all ? all->taken : 0);
 	ctx->other_nics = OTHER_NICS_ASKED;
-	others = other_nics(&ctx->flow);
+	/* None is left out here: the verifier would walk on with each twice. */
 #pragma clang loop unroll(disable)
 	for (__u32 slot = 0; slot < CM_NICS; slot++)
-		if (others >> slot & 1)
-			ask_nic(pkt, ctx, slot);
+		ask_nic(pkt, ctx, slot);
 	ctx->nic = config.nic_slot;
 	ctx->fallback = fallback();
 	return 0;

@@ -150,6 +150,31 @@ static __always_inline __u32 rule_of_span(void *rules, __u32 identity, __u32 ser
 	return entry ? entry->rule << SEARCH_FLAG_BITS | entry->flags : 0;
 }
 
+enum {
+	WIDER_BLOCKS = CM_PORT_BLOCK_16 | CM_PORT_BLOCK_256 | CM_PORT_BLOCK_4096 |
+		       CM_PORT_BLOCK_PROTOCOL | CM_PORT_BLOCK_ALL,
+	WIDER_BLOCKS_COUNT = 5,
+};
+
+/* The rule of the smallest of some blocks that has one. */
+static __always_inline __u32 rule_of_blocks(void *rules, __u32 identity, __u32 service,
+					    __u32 blocks)
+{
+	__u32 found = 0;
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < WIDER_BLOCKS_COUNT; i++) {
+		if (!blocks)
+			break;
+		found = rule_of_span(rules, identity, service, blocks & -blocks);
+		if (found)
+			break;
+		blocks &= blocks - 1;
+	}
+	barrier_var(found);
+	return found;
+}
+
 /* Asks for entries that are not for one port, the smallest block first. */
 static __always_inline void ask_wider_rules(void *rules, struct policy_ctx *ctx, __u32 identity,
 					    __u32 service)
@@ -160,17 +185,12 @@ static __always_inline void ask_wider_rules(void *rules, struct policy_ctx *ctx,
 	if (!there)
 		return;
 	ctx->tells_host |= !!there->tells_host;
-#pragma clang loop unroll(full)
-	for (__u32 block = CM_PORT_BLOCK_16; block <= CM_PORT_BLOCK_ALL; block <<= 4) {
-		if (block > CM_PORT_BLOCK_PROTOCOL && block < CM_PORT_BLOCK_ALL)
-			continue;
-		if (there->of_peers & block && !ctx->own)
-			ctx->own = rule_of_span(rules, identity, service, block);
-		barrier();
-		if (there->of_any & block && !ctx->any)
-			ctx->any = rule_of_span(rules, 0, service, block);
-		barrier();
-	}
+	if (!ctx->own)
+		ctx->own = rule_of_blocks(rules, identity, service, there->of_peers & WIDER_BLOCKS);
+	barrier();
+	if (!ctx->any)
+		ctx->any = rule_of_blocks(rules, 0, service, there->of_any & WIDER_BLOCKS);
+	barrier();
 }
 
 /* Nearly all rules are for one port: those are asked first. */
