@@ -41,30 +41,43 @@ static __always_inline struct tuple tuple_of(const struct packet *pkt, enum cm_d
 	};
 }
 
-static __always_inline void ct4_key(struct cm_ct4_key *key, const struct tuple *tuple)
+/* The last word of a key of either family, as cm_ct4_key and cm_ct6_key have it. */
+static __always_inline __u64 key_ports(const struct tuple *tuple)
 {
-	*key = (struct cm_ct4_key){
-		.local = address_words(tuple->local)[0],
-		.remote = address_words(tuple->remote)[0],
-		.local_port = tuple->local_port,
-		.remote_port = tuple->remote_port,
-		.scope = ct_scope_low(),
-		.scope_high = ct_scope_high(),
-		.protocol = tuple->protocol,
-	};
+	return tuple->local_port | (__u32)tuple->remote_port << 16 | (__u64)ct_scope_low() << 32 |
+	       (__u64)ct_scope_high() << 48 | (__u64)tuple->protocol << 56;
 }
 
-static __always_inline void ct6_key(struct cm_ct6_key *key, const struct tuple *tuple)
+static __always_inline __u64 key_word(const struct cm_address *address, int word)
 {
-	*key = (struct cm_ct6_key){
-		.local_port = tuple->local_port,
-		.remote_port = tuple->remote_port,
-		.scope = ct_scope_low(),
-		.scope_high = ct_scope_high(),
-		.protocol = tuple->protocol,
-	};
-	__builtin_memcpy(&key->local, tuple->local->bytes, sizeof(key->local));
-	__builtin_memcpy(&key->remote, tuple->remote->bytes, sizeof(key->remote));
+	const __be32 *words = address_words(address);
+
+	return words[2 * word] | (__u64)words[2 * word + 1] << 32;
+}
+
+/* Word by word: of fields in a union clang makes copies of bytes. */
+static __always_inline void ct4_key(union flow_key *key, const struct tuple *tuple)
+{
+	key->words[0] = address_words(tuple->local)[0] | (__u64)address_words(tuple->remote)[0]
+								 << 32;
+	key->words[1] = key_ports(tuple);
+}
+
+static __always_inline void ct6_key(union flow_key *key, const struct tuple *tuple)
+{
+	key->words[0] = key_word(tuple->local, 0);
+	key->words[1] = key_word(tuple->local, 1);
+	key->words[2] = key_word(tuple->remote, 0);
+	key->words[3] = key_word(tuple->remote, 1);
+	key->words[4] = key_ports(tuple);
+}
+
+/* What stands behind a key of IPv4 counts for nothing. No 0: to the verifier that would be a state of its own. */
+static __always_inline void ct4_fill(union flow_key *key)
+{
+	key->words[2] = key->words[1];
+	key->words[3] = key->words[1];
+	key->words[4] = key->words[1];
 }
 
 /* The same for code that serves both families; whether it is of IPv6. */
@@ -72,11 +85,12 @@ static __always_inline int ct_key(union flow_key *key, const struct tuple *tuple
 {
 	int is_v6 = tuple->local->family == CM_IPV6;
 
-	*key = (union flow_key){};
-	if (is_v6)
-		ct6_key(&key->v6, tuple);
-	else
-		ct4_key(&key->v4, tuple);
+	if (is_v6) {
+		ct6_key(key, tuple);
+	} else {
+		ct4_key(key, tuple);
+		ct4_fill(key);
+	}
 	barrier_var(is_v6);
 	return is_v6;
 }
@@ -84,8 +98,6 @@ static __always_inline int ct_key(union flow_key *key, const struct tuple *tuple
 enum {
 	FLOW_TRIES = 4, /* in two buckets, and again where another CPU writes at the same time */
 };
-
-#define FLOW_KEY __attribute__((aligned(8)))
 
 /* In the verdict of a flow: the policy of a workload, or of a NIC. */
 static __always_inline __u32 own_slot(void)
@@ -261,7 +273,8 @@ static __always_inline int ct_pushes_end_back(const struct cm_flow *flow,
 	return !(config.role == CM_ROLE_NETDEV && flow->masqueraded && direction == CM_INGRESS);
 }
 
-_Static_assert(CM_CT_ESTABLISHED == 1 && CM_CT_FIN_REPLY == CM_CT_FIN_ORIGINATOR << 1 &&
+_Static_assert(CM_EGRESS == 1 && CM_CT_ESTABLISHED == 1 &&
+		       CM_CT_FIN_REPLY == CM_CT_FIN_ORIGINATOR << 1 &&
 		       CM_CT_CONFIRMED == CM_CT_ANSWERED << 1 && TCP_FIN == 1,
 	       "bits that arithmetic makes from each other");
 
@@ -315,18 +328,23 @@ static __always_inline void ct_advance(struct policy_ctx *ctx, const struct pack
 		ctx->expires = now + ct_lifetime(flow, pkt->l4_protocol, now);
 }
 
-/* How much a flow is worth when there is no room for all. */
+_Static_assert(CT_MISS == 0, "what is_zero() tells of a new flow");
+
+_Static_assert(CM_FLOW_OVER == 0 && CM_FLOW_UNANSWERED == 1 && CM_FLOW_WAITING == 2 &&
+		       CM_FLOW_ANSWERED == 3 && CM_FLOW_FAILSAFE == 4,
+	       "classes that arithmetic makes");
+
+/* How much a flow is worth when there is no room for all; without branches. */
 static __always_inline enum cm_flow_class ct_class(const struct cm_flow *flow)
 {
-	int begun_here = flow->direction == CM_EGRESS;
+	__u32 begun_here = flow->direction & CM_EGRESS;
+	__u32 answered = flow->state / CM_CT_ANSWERED & 1;
+	__u32 goes_on = answered & (begun_here | flow->state / CM_CT_CONFIRMED);
+	__u32 is_over = (flow->state / CM_CT_CLOSING | flow->state / CM_CT_RESET) & 1;
+	__u32 is_failsafe = is_zero((flow->rule & RULE_MASK) ^ CM_RULE_FAILSAFE);
 
-	if (flow->state & (CM_CT_CLOSING | CM_CT_RESET))
-		return CM_FLOW_OVER;
-	if (!(flow->state & CM_CT_ANSWERED))
-		return begun_here ? CM_FLOW_WAITING : CM_FLOW_UNANSWERED;
-	if (!begun_here && !(flow->state & CM_CT_CONFIRMED))
-		return CM_FLOW_WAITING;
-	return (flow->rule & RULE_MASK) == CM_RULE_FAILSAFE ? CM_FLOW_FAILSAFE : CM_FLOW_ANSWERED;
+	return (CM_FLOW_UNANSWERED + (begun_here | answered) + goes_on * (1 + is_failsafe)) *
+	       (is_over ^ 1);
 }
 
 /* Whether a packet begins a flow anew, under a name that an older one still holds. */
@@ -345,154 +363,210 @@ static __always_inline int ct_begins_anew(const struct cm_flow *flow, const stru
 }
 
 /* Looks in one bucket, without a lock. */
-static __always_inline enum flow_read ct_read_bucket(const struct flow_place *place, __u32 second,
-						     const __u64 *key, int is_v6,
-						     struct flow_seen *seen)
+static __always_inline enum flow_read ct_read_bucket(const union flow_key *key, int words,
+						     __u32 second, struct policy_ctx *ctx)
 {
-	struct flow_bucket *bucket = flow_bucket(place, is_v6, second);
+	struct flow_bucket *bucket = flow_bucket_of(ctx->where.buckets[second], words);
 
 	if (!bucket)
 		return FLOW_MISSING;
-	seen->bucket = place->buckets[second];
-	return flow_read(bucket, is_v6, key, place->tag, seen);
+	ctx->place = CT_IN_FIRST + second;
+	return flow_read(bucket, words, key->words, ctx);
 }
 
 /* Looks in both. Not by a loop over them: what clang made of that Linux 6.1 took for one without an end. */
-static __always_inline enum flow_read ct_read(const __u64 *key, int is_v6, struct flow_seen *seen)
+static __always_inline enum flow_read ct_read(const union flow_key *key, int words,
+					      struct policy_ctx *ctx)
 {
-	struct flow_place place;
 	enum flow_read read;
 
-	flow_hash(&place, key, is_v6);
-	read = ct_read_bucket(&place, 0, key, is_v6, seen);
+	flow_hash(&ctx->where, key->words, words == FLOW6_WORDS);
+	read = ct_read_bucket(key, words, 0, ctx);
 	if (read == FLOW_MISSING)
-		read = ct_read_bucket(&place, 1, key, is_v6, seen);
+		read = ct_read_bucket(key, words, 1, ctx);
 	return read;
 }
 
 /*
- * Reads a packet's flow quickly: whether it is there. What was read stands in the caller's memory and no
- * pointer is left, so that the verifier walks on once, wherever it was found. Two keys and two copies of the code,
- * because a union of the keys makes clang copy bytes: 12 ns a packet.
+ * Reads a packet's flow quickly. What was read stands in the caller's memory and no pointer is left, so that the verifier
+ * walks on once, wherever it was found. Two copies of the code, since one for both families costs each packet more.
  */
-static __always_inline int ct_find_quickly(const struct tuple *tuple, struct flow_seen *seen)
+static __always_inline enum flow_read ct_find_quickly(const struct tuple *tuple,
+						      union flow_key *key, struct policy_ctx *ctx)
 {
 	enum flow_read read;
 
 	if (tuple->local->family == CM_IPV4) {
-		struct cm_ct4_key key FLOW_KEY;
-
-		ct4_key(&key, tuple);
-		read = ct_read((const __u64 *)&key, 0, seen);
+		ct4_key(key, tuple);
+		ct4_fill(key);
+		read = ct_read(key, FLOW4_WORDS, ctx);
 	} else {
-		struct cm_ct6_key key FLOW_KEY;
-
-		ct6_key(&key, tuple);
-		read = ct_read((const __u64 *)&key, 1, seen);
+		ct6_key(key, tuple);
+		/* In memory, not in copies as well. */
+		barrier();
+		read = ct_read(key, FLOW6_WORDS, ctx);
 	}
-	if (read == FLOW_TORN)
-		seen->flow.verdict = 0;
 	barrier();
-	return read != FLOW_MISSING;
+	return read;
 }
 
-/* Pushes the end of a flow back, if it is still the one that was seen. A global function, since it seldom runs. */
-__noinline int push_end_back(const struct flow_seen *seen, int is_v6, __u32 expires)
+/* What ct_visit() has found. */
+enum ct_visited {
+	CT_ABSENT,
+	CT_PRESENT,
+	CT_LEASE, /* a request of DHCP that has not expired */
+};
+
+static __always_inline enum ct_visited ct_present(struct flow_bucket *bucket, __u64 words,
+						  __u32 way, __u32 now)
 {
-	struct flow_bucket *bucket;
+	const struct cm_flow *flow = (const void *)(flow_slot(bucket, words, way) + words);
 
-	if (!seen || !has_policy())
-		return 0;
-	bucket = flow_bucket_at(seen->bucket, is_v6);
-	if (!bucket)
-		return 0;
-	bpf_spin_lock(&bucket->lock);
-	if (bucket->seq == seen->seq)
-		bucket->ways.expires[seen->way % CM_FLOW_WAYS] = expires;
-	bpf_spin_unlock(&bucket->lock);
-	return 0;
-}
-
-/* Reads a flow for certain: 0 if it is not there, else 1 and more if it is in the second of its buckets. */
-static __always_inline int ct_take(const union flow_key *key, int is_v6, struct policy_ctx *ctx)
-{
-	struct flow_seen seen;
-
-	flow_hash(&ctx->where, key->words, is_v6);
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < 2; i++) {
-		struct flow_bucket *bucket = flow_bucket(&ctx->where, is_v6, i);
-
-		if (bucket && flow_take(bucket, is_v6, key->words, ctx->where.tag, &seen)) {
-			ctx->flow = seen.flow;
-			ctx->expires = seen.expires;
-			return 1 + i;
-		}
-	}
-	return 0;
+	return config.role == CM_ROLE_CONTAINER && flow->rule == CM_RULE_DHCP && flow->verdict &&
+			       (__s32)(bucket->head.ways.expires[way] - now) > 0 ?
+		       CT_LEASE :
+		       CT_PRESENT;
 }
 
 /*
- * Reads the flow that a packet belongs to, as if it went in a direction: `place` is 0 if there is none, and `where` says
- * where it would be. A global function, for its stack.
+ * Does something with a flow in one of its buckets, under the lock. The functions from here to find_flow() are global ones,
+ * since they seldom run.
  */
+__noinline int ct_visit(const union flow_key *key, int is_v6, const struct flow_place *where,
+			enum flow_act act, struct policy_ctx *ctx)
+{
+	enum ct_visited visited = CT_ABSENT;
+	__u32 way, now = flow_now();
+	struct flow_bucket *bucket;
+	__u64 words;
+
+	if (!key || !where || !has_policy())
+		return CT_ABSENT;
+	bucket = flow_bucket_at(flow_bucket_index(where, act / FLOW_IN_SECOND), is_v6, &words);
+	if (!bucket)
+		return CT_ABSENT;
+	bpf_spin_lock(&bucket->lock);
+	way = find_way_flat(bucket, words, key->words,
+			    flow_matches(&bucket->head.ways, where->tag));
+	if (way < CM_FLOW_WAYS) {
+		/* For the verifier, which clang would take the mask from. */
+		barrier_var(way);
+		way %= CM_FLOW_WAYS;
+		visited = ct_present(bucket, words, way, now);
+		flow_act(bucket, words, way, act & FLOW_ACT_MASK, ctx);
+	}
+	bpf_spin_unlock(&bucket->lock);
+	return visited;
+}
+
+__noinline int ct_locate(const union flow_key *key, int is_v6, struct flow_place *where)
+{
+	if (key && where)
+		flow_hash(where, key->words, is_v6);
+	return 0;
+}
+
+/* Reads a flow for certain, for whom ct_find_quickly() is of no use: where it is, and in `where` where it would be. */
+static __always_inline enum ct_place ct_take(const union flow_key *key, int is_v6,
+					     struct policy_ctx *ctx)
+{
+	ct_locate(key, is_v6, &ctx->where);
+	if (ct_visit(key, is_v6, &ctx->where, FLOW_COPY, ctx))
+		return CT_IN_FIRST;
+	if (ct_visit(key, is_v6, &ctx->where, FLOW_COPY | FLOW_IN_SECOND, ctx))
+		return CT_IN_SECOND;
+	return CT_NOWHERE;
+}
+
+/* What a packet's flow is found by, as if it went in a direction; whether it is of IPv6. */
+__noinline int packet_key(const struct packet *pkt, union flow_key *key,
+			  enum cm_direction direction)
+{
+	struct tuple tuple;
+
+	if (!pkt || !key || !has_policy())
+		return 0;
+	tuple = tuple_of(pkt, direction);
+	return ct_key(key, &tuple);
+}
+
+/* Reads a packet's flow for certain. */
 __noinline int find_flow(const struct packet *pkt, struct policy_ctx *ctx,
 			 enum cm_direction direction)
 {
-	union flow_key key;
-	struct tuple tuple;
+	union flow_key key = {};
 	int is_v6;
 
-	if (!pkt || !ctx || !has_policy())
+	if (!pkt || !ctx)
 		return 0;
-	tuple = tuple_of(pkt, direction);
-	is_v6 = ct_key(&key, &tuple);
+	is_v6 = packet_key(pkt, &key, direction);
 	ctx->place = ct_take(&key, is_v6, ctx);
 	return 0;
 }
 
-static __always_inline __u32 key_scope(const union flow_key *key, int is_v6)
+/* Which bucket has more room for a new flow (`place`), and what flow_scan() has said of it. */
+static __always_inline void ct_scan(struct policy_ctx *ctx, int is_v6)
 {
-	return is_v6 ? key->v6.scope_high << 16 | key->v6.scope :
-		       key->v4.scope_high << 16 | key->v4.scope;
+	__u32 now = flow_now();
+	__u64 chosen = 0;
+
+	ctx->place = CT_IN_FIRST;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 2; i++) {
+		struct flow_bucket *bucket;
+		__u64 words, scan, room, better;
+
+		bucket = flow_bucket_at(flow_bucket_index(&ctx->where, i), is_v6, &words);
+		if (!bucket)
+			break;
+		scan = flow_scan(&bucket->head, now, ctx->where.tag);
+		/* Without branches: the first, and the second if that has more. */
+		room = scan >> FLOW_SCAN_ROOM & 0xff;
+		better = ((chosen >> FLOW_SCAN_ROOM & 0xff) - room) >> 63;
+		barrier_var(better);
+		ctx->place += i & better;
+		chosen ^= (chosen ^ scan) & -(better | (i ^ 1));
+	}
+	ctx->scan = chosen;
 }
 
 /*
  * One try to write a flow: where it is (`place`), or into the emptier of its buckets; the next try is in the other one if
- * there is no room in this.
+ * there is no room in this. enum flow_put. A global function, for its stack.
  */
-static __always_inline enum flow_put ct_put(const union flow_key *key, int is_v6,
-					    struct policy_ctx *ctx)
+__noinline int ct_put(const union flow_key *key, int is_v6, struct policy_ctx *ctx)
 {
-	int is_new = ctx->ct == CT_MISS;
-	const struct flow_place *place = &ctx->where;
-	struct flow_bucket *bucket, *second;
+	struct flow_place *where;
+	struct flow_target to;
 	enum flow_put put;
+	__u64 twin = 0;
 
-	if (!ctx->place) {
-		bucket = flow_bucket(place, is_v6, 0);
-		second = flow_bucket(place, is_v6, 1);
-		if (!bucket || !second)
-			return FLOW_FULL;
-		ctx->place = 1 + (is_emptier(&second->ways, &bucket->ways, flow_now()) & 1);
-	}
-	bucket = flow_bucket(place, is_v6, ctx->place - 1);
-	if (!bucket)
+	if (!key || !ctx || !has_policy())
 		return FLOW_FULL;
-	put = flow_put(bucket, is_v6, key->words, ctx, scope_byte(key_scope(key, is_v6)));
+	where = &ctx->where;
+	ctx->scan = 0;
+	/* Not expected, since the verifier first walks the way that is, and then sees that this one differs in nothing. */
+	if (__builtin_expect(ctx->place == CT_NOWHERE, 0))
+		ct_scan(ctx, is_v6);
+	to.is_new = is_zero(ctx->ct) & ~is_zero(where->buckets[0] ^ where->buckets[1]);
+	to.bucket = flow_bucket_at(flow_bucket_index(where, ctx->place - CT_IN_FIRST), is_v6,
+				   &to.words);
+	if (!to.bucket)
+		return FLOW_FULL;
+	to.other = flow_bucket_of(flow_bucket_index(where, (ctx->place - CT_IN_FIRST) ^ to.is_new),
+				  to.words);
+	if (!to.other)
+		return FLOW_FULL;
+	barrier();
+	if (!ctx->scan)
+		ctx->scan = (__u64)flow_seq(to.bucket) << FLOW_SCAN_SEQ;
+	flow_order();
+	put = flow_put(&to, key->words, ctx, &twin);
 	if (put == FLOW_FULL)
-		ctx->place ^= 3;
-	if (!is_new || put != FLOW_PUT || place->buckets[0] == place->buckets[1])
-		return put;
+		ctx->place ^= CT_IN_FIRST ^ CT_IN_SECOND;
 	/* Another CPU may have put the same flow into the other bucket: the first one's counts. */
-	flow_barrier();
-	bucket = flow_bucket(place, is_v6, ctx->place);
-	if (!bucket || find_way(bucket, is_v6, key->words, flow_matches(&bucket->ways, place->tag),
-				place->tag) == CM_FLOW_WAYS)
-		return put;
-	second = flow_bucket(place, is_v6, 1);
-	if (second)
-		flow_remove(second, is_v6, key->words, place->tag);
+	if (twin && ct_visit(key, is_v6, where, FLOW_LOOK, NULL))
+		ct_visit(key, is_v6, where, FLOW_REMOVE | FLOW_IN_SECOND, NULL);
 	return put;
 }
 

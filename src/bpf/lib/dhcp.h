@@ -16,7 +16,7 @@
 #include "endpoint.h"
 #include "host.h"
 #include "packet.h"
-#include "scope.h"
+#include "policy_ctx.h"
 
 /* Whether a packet has the ports of DHCP: a cheap test, because every new flow meets it. */
 static __always_inline int has_dhcp_ports(const struct packet *pkt)
@@ -48,13 +48,12 @@ __noinline int is_lease_request(struct __sk_buff *skb, const struct packet *pkt)
 	       (!is_multicast(&pkt->destination) && is_remote_host(skb, pkt));
 }
 
-/* Whether the workload has asked, from an address, all of its link. What no lock has read may be old: it asks again. */
-static __noinline int is_pending(const struct tuple *request)
+/* Whether there is a request of DHCP, and it lives. */
+static __always_inline int is_pending(const union flow_key *key, int is_v6,
+				      const struct flow_place *where)
 {
-	struct flow_seen seen = {};
-
-	return ct_find_quickly(request, &seen) && seen.flow.verdict && ct_is_alive(seen.expires) &&
-	       seen.flow.rule == CM_RULE_DHCP;
+	return ct_visit(key, is_v6, where, FLOW_LOOK, NULL) == CT_LEASE ||
+	       ct_visit(key, is_v6, where, FLOW_LOOK | FLOW_IN_SECOND, NULL) == CT_LEASE;
 }
 
 /*
@@ -64,35 +63,30 @@ static __noinline int is_pending(const struct tuple *request)
  */
 __noinline int has_asked(const struct packet *pkt)
 {
-	struct cm_address nobody = {}, all = {};
-	struct tuple request = {};
-	__be32 *words = (__be32 *)all.bytes;
+	struct flow_place where = {};
+	union flow_key key = {};
+	int is_v6;
 
 	if (!pkt || config.role != CM_ROLE_CONTAINER)
 		return 0;
-	/* Not by a constant, which would lie beside the configuration. */
-	nobody.family = CM_IPV4;
-	all.family = pkt->source.family;
-	request.local = &pkt->destination;
-	request.remote = &all;
-	request.protocol = IPPROTO_UDP;
-	request.local_port = pkt->dport;
-	request.remote_port = pkt->sport;
-	if (pkt->source.family == CM_IPV6) {
-		if (!is_link_local(&pkt->source))
-			return 0;
-		words[0] = bpf_htonl(0xff020000);
-		words[3] = bpf_htonl(0x00010002);
+	/* The answer as a flow, but to all. */
+	is_v6 = packet_key(pkt, &key, CM_INGRESS);
+	if (is_v6 && !is_link_local(&pkt->source))
+		return 0;
+	if (is_v6) {
+		key.words[2] = bpf_htonl(0xff020000);
+		key.words[3] = (__u64)bpf_htonl(0x00010002) << 32;
 	} else {
-		words[0] = 0xffffffff;
+		key.words[0] |= 0xffffffffULL << 32;
 	}
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 2; i++) {
-		if (is_pending(&request))
+		ct_locate(&key, is_v6, &where);
+		if (is_pending(&key, is_v6, &where))
 			return 1;
-		if (pkt->source.family == CM_IPV6)
+		if (is_v6)
 			break;
-		request.local = &nobody;
+		key.words[0] = 0xffffffffULL << 32;
 	}
 	return 0;
 }

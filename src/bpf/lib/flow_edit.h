@@ -16,15 +16,17 @@
 /* Never written: what is in no map reaches the object's BTF only through a variable. */
 struct cm_flow_edit flow_edit_layout;
 
-/* Whether it is of IPv6. */
-static __always_inline int edit_key(union flow_key *key, const struct cm_flow_edit *edit)
+/* Global functions, which the verifier walks once each. What a flow is found by, and whether it is of IPv6. */
+__noinline int edit_key(const struct cm_flow_edit *edit, union flow_key *key)
 {
-	int is_v6 = edit->family == CM_IPV6;
+	int is_v6;
 
-	*key = (union flow_key){};
-	if (is_v6)
+	if (!edit || !key)
+		return 0;
+	is_v6 = edit->family == CM_IPV6;
+	if (is_v6) {
 		key->v6 = edit->key;
-	else
+	} else {
 		key->v4 = (struct cm_ct4_key){
 			.local = edit->key.local.words[0],
 			.remote = edit->key.remote.words[0],
@@ -34,53 +36,20 @@ static __always_inline int edit_key(union flow_key *key, const struct cm_flow_ed
 			.scope_high = edit->key.scope_high,
 			.protocol = edit->key.protocol,
 		};
-	barrier_var(is_v6);
+		ct4_fill(key);
+	}
 	return is_v6;
 }
 
-/* Global functions, which the verifier walks once each. Where the flow is, as ct_take() says it. */
-__noinline int edit_take(const struct cm_flow_edit *edit, struct policy_ctx *ctx)
+static __always_inline enum cm_flow_edited edit_delete(const union flow_key *key, int is_v6,
+						       struct policy_ctx *ctx)
 {
-	union flow_key key;
-	int is_v6;
+	int removed;
 
-	if (!edit || !ctx)
-		return 0;
-	is_v6 = edit_key(&key, edit);
-	return ct_take(&key, is_v6, ctx);
-}
-
-__noinline int edit_delete(const struct cm_flow_edit *edit)
-{
-	struct flow_place place;
-	union flow_key key;
-	int removed = 0;
-	int is_v6;
-
-	if (!edit)
-		return CM_FLOW_ABSENT;
-	is_v6 = edit_key(&key, edit);
-	flow_hash(&place, key.words, is_v6);
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < 2; i++) {
-		struct flow_bucket *bucket = flow_bucket(&place, is_v6, i);
-
-		if (bucket)
-			removed |= flow_remove(bucket, is_v6, key.words, place.tag);
-	}
+	ct_locate(key, is_v6, &ctx->where);
+	removed = ct_visit(key, is_v6, &ctx->where, FLOW_REMOVE, NULL);
+	removed |= ct_visit(key, is_v6, &ctx->where, FLOW_REMOVE | FLOW_IN_SECOND, NULL);
 	return removed ? CM_FLOW_DONE : CM_FLOW_ABSENT;
-}
-
-/* One try: enum flow_put. */
-__noinline int edit_put(const struct cm_flow_edit *edit, struct policy_ctx *ctx)
-{
-	union flow_key key;
-	int is_v6;
-
-	if (!edit || !ctx)
-		return FLOW_FULL;
-	is_v6 = edit_key(&key, edit);
-	return ct_put(&key, is_v6, ctx);
 }
 
 /* Which NICs but the one of a slot have let a flow pass. */
@@ -90,6 +59,7 @@ static __always_inline __u32 let_pass_elsewhere(const struct cm_flow *flow, __u3
 }
 
 static __always_inline enum cm_flow_edited edit_add(const struct cm_flow_edit *edit,
+						    const union flow_key *key, int is_v6,
 						    struct policy_ctx *ctx)
 {
 	__u32 slot = edit->flow.rule >> CM_FLOW_NIC_SHIFT;
@@ -113,12 +83,13 @@ static __always_inline enum cm_flow_edited edit_add(const struct cm_flow_edit *e
 	ctx->class = ct_class(&ctx->flow);
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < FLOW_TRIES && put != FLOW_PUT; i++)
-		put = edit_put(edit, ctx);
+		put = ct_put(key, is_v6, ctx);
 	return put == FLOW_PUT ? CM_FLOW_DONE : CM_FLOW_NO_ROOM;
 }
 
 /* Takes the slot of a NIC that is gone out of what a flow has passed. */
 static __always_inline enum cm_flow_edited edit_leave(const struct cm_flow_edit *edit,
+						      const union flow_key *key, int is_v6,
 						      struct policy_ctx *ctx)
 {
 	__u32 slot = 1U << (edit->flow.rule >> CM_FLOW_NIC_SHIFT) % CM_NICS;
@@ -128,9 +99,9 @@ static __always_inline enum cm_flow_edited edit_leave(const struct cm_flow_edit 
 	ctx->flow.verdict = ct_within(ctx->flow.verdict, 0xffff & ~slot);
 	ct_forget_rule(&ctx->flow, edit->flow.rule >> CM_FLOW_NIC_SHIFT);
 	if (!ct_passed(ctx->flow.verdict))
-		return edit_delete(edit);
+		return edit_delete(key, is_v6, ctx);
 	ctx->class = ct_class(&ctx->flow);
-	edit_put(edit, ctx);
+	ct_put(key, is_v6, ctx);
 	return CM_FLOW_DONE;
 }
 
@@ -138,19 +109,23 @@ static __always_inline enum cm_flow_edited edit_leave(const struct cm_flow_edit 
 __noinline int edit_flow(struct __sk_buff *skb, __u32 index)
 {
 	__u32 offset = CM_FLOW_EDITS_OFFSET + index * sizeof(struct cm_flow_edit);
-	struct cm_flow_edit edit FLOW_KEY;
+	struct cm_flow_edit edit __attribute__((aligned(8)));
 	struct policy_ctx ctx = {};
+	union flow_key key = {};
+	int is_v6;
 
 	if (bpf_skb_load_bytes(skb, offset, &edit, sizeof(edit)) || !edit.kind)
 		return 0;
+	is_v6 = edit_key(&edit, &key);
 	if (edit.kind == CM_FLOW_EDIT_DELETE) {
-		edit.edited = edit_delete(&edit);
+		edit.edited = edit_delete(&key, is_v6, &ctx);
 	} else {
-		ctx.place = edit_take(&edit, &ctx);
+		ctx.place = ct_take(&key, is_v6, &ctx);
+		ctx.where.scope = scope_byte(edit.key.scope_high << 16 | edit.key.scope);
 		if (edit.kind == CM_FLOW_EDIT_ADD) {
-			edit.edited = edit_add(&edit, &ctx);
+			edit.edited = edit_add(&edit, &key, is_v6, &ctx);
 		} else if (edit.kind == CM_FLOW_EDIT_LEAVE) {
-			edit.edited = edit_leave(&edit, &ctx);
+			edit.edited = edit_leave(&edit, &key, is_v6, &ctx);
 		} else {
 			edit.edited = ctx.place ? CM_FLOW_THERE : CM_FLOW_ABSENT;
 			edit.flow = ctx.flow;

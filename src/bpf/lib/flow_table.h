@@ -11,9 +11,9 @@
  * that are seen in their order. On x86 they are; elsewhere (cm_config.weakly_ordered) an atomic operation with a
  * result stands between them, which the kernel's memory model takes for a full barrier. litmus/flow-table.litmus has it.
  *
- * Two locks at once are not to be had. So two CPUs may put one flow into a bucket each: whoever has written looks into
- * the other bucket behind a full barrier, so that at least one of them sees both, and takes it out of the second.
- * Until then a reader finds the one in the first.
+ * Two locks at once are not to be had. So two CPUs may put one flow into a bucket each: whoever writes its tag looks at the
+ * tags of the other bucket behind a full barrier, so that at least one of them sees both. With the other bucket's lock, which
+ * waits until that flow is there whole, it is taken out of the second. Until then a reader finds the one in the first.
  */
 #ifndef CILMARK_FLOW_TABLE_H
 #define CILMARK_FLOW_TABLE_H
@@ -44,11 +44,16 @@ struct {
 	__type(value, struct cm_flows6);
 } cm_flows6 SEC(".maps");
 
+/* What of a bucket can be read without its lock, but for the flows. */
+struct flow_head {
+	__u32 seq;
+	struct cm_flow_ways ways;
+};
+
 /* What cm_flows4 and cm_flows6 have in common. */
 struct flow_bucket {
 	struct bpf_spin_lock lock;
-	__u32 seq;
-	struct cm_flow_ways ways;
+	struct flow_head head;
 };
 
 _Static_assert(sizeof(struct flow_bucket) == __builtin_offsetof(struct cm_flows4, slots) &&
@@ -81,11 +86,12 @@ union flow_key {
  */
 #define STAYS_A_CALL_OF_ITS_OWN(number) asm volatile("" ::"i"(number))
 
-static __always_inline struct flow_bucket *flow_bucket_at(__u32 index, int is_v6)
+/* A bucket of the family of which a key has so many words, for code that serves one. */
+static __always_inline struct flow_bucket *flow_bucket_of(__u32 index, int words)
 {
 	struct flow_bucket *bucket;
 
-	if (is_v6) {
+	if (words == FLOW6_WORDS) {
 		bucket = bpf_map_lookup_elem(&cm_flows6, &index);
 		STAYS_A_CALL_OF_ITS_OWN(CM_IPV6);
 	} else {
@@ -95,32 +101,37 @@ static __always_inline struct flow_bucket *flow_bucket_at(__u32 index, int is_v6
 	return bucket;
 }
 
-/* The first bucket, or the second. Not by an index, of which clang makes arithmetic that the verifier refuses. */
-static __always_inline struct flow_bucket *flow_bucket(const struct flow_place *place, int is_v6,
-						       __u32 second)
+/*
+ * The same for code that serves both. How many words a key has there is a number to the verifier, on whichever way it
+ * comes here, since clang does not know it: it would make arithmetic of it, before it asks for the family.
+ */
+static __always_inline struct flow_bucket *flow_bucket_at(__u32 index, int is_v6, __u64 *words)
 {
-	return flow_bucket_at(second & 1 ? place->buckets[1] : place->buckets[0], is_v6);
+	struct flow_bucket *bucket;
+
+	if (is_v6) {
+		bucket = bpf_map_lookup_elem(&cm_flows6, &index);
+		asm volatile("%0 = %1" : "=r"(*words) : "i"(FLOW6_WORDS));
+	} else {
+		bucket = bpf_map_lookup_elem(&cm_flows4, &index);
+		asm volatile("%0 = %1" : "=r"(*words) : "i"(FLOW4_WORDS));
+	}
+	return bucket;
 }
 
-/* Sums instead of branches here and below: of these clang would make two copies of all that follows. */
-static __always_inline __u32 key_words(int is_v6)
+/* The first bucket, or the second: not by an index, of which clang makes arithmetic that the verifier refuses. */
+static __always_inline __u32 flow_bucket_index(const struct flow_place *place, __u32 second)
 {
-	return FLOW4_WORDS + (is_v6 & 1) * (FLOW6_WORDS - FLOW4_WORDS);
+	__u32 mask = -(second & 1);
+
+	barrier_var(mask);
+	return place->buckets[0] ^ ((place->buckets[0] ^ place->buckets[1]) & mask);
 }
 
-static __always_inline __u64 *flow_slot(struct flow_bucket *bucket, int is_v6, __u32 way)
+static __always_inline __u64 *flow_slot(struct flow_bucket *bucket, __u64 words, __u32 way)
 {
-	return (__u64 *)(bucket + 1) + (way & (CM_FLOW_WAYS - 1)) * (key_words(is_v6) + FLOW_WORDS);
+	return (__u64 *)(bucket + 1) + (way & (CM_FLOW_WAYS - 1)) * (words + FLOW_WORDS);
 }
-
-/* A flow as a reader without the lock has found it. */
-struct flow_seen {
-	struct cm_flow flow; /* its verdict is of no epoch if a writer was there */
-	__u32 expires;
-	__u32 seq;
-	__u32 bucket;
-	__u8 way;
-};
 
 #define FLOW_ONES 0x0101010101010101ULL
 
@@ -129,6 +140,14 @@ _Static_assert(CM_FLOW_CLASSES <= 128, "bytes that are compared at once");
 static __always_inline __u32 flow_now(void)
 {
 	return bpf_jiffies64() >> CM_FLOW_TICK_SHIFT;
+}
+
+/* 1 of what is 0, else 0: without a branch. */
+static __always_inline __u64 is_zero(__u64 bits)
+{
+	bits = ~(bits | -bits) >> 63;
+	barrier_var(bits);
+	return bits;
 }
 
 /* All reads and writes before it are seen by other CPUs before all behind it. */
@@ -208,26 +227,28 @@ static __always_inline __u32 count_ways(__u64 bits)
 	return (bits >> 7) * FLOW_ONES >> 56;
 }
 
-static __always_inline __u64 key_differs(const volatile __u64 *there, const __u64 *key, int is_v6)
+/* From memory each time, but for the two words of IPv4: copies would fill the stack. */
+static __always_inline __u64 key_differs(const volatile __u64 *there, const __u64 *key, __u64 words)
 {
 	const volatile __u64 *in_memory = key;
 	__u64 differ = 0, more = 0;
 
-	if (__builtin_constant_p(is_v6)) {
+	if (__builtin_constant_p(words) && words == FLOW4_WORDS)
+		return (there[0] ^ key[0]) | (there[1] ^ key[1]);
 #pragma clang loop unroll(full)
-		for (__u32 i = 0; i < key_words(is_v6); i++)
-			differ |= there[i] ^ key[i];
-		return differ;
+	for (int i = 0; i < FLOW6_WORDS; i++) {
+		__u64 bits = there[i] ^ in_memory[i];
+
+		if (i < FLOW4_WORDS)
+			differ |= bits;
+		else
+			more |= bits;
 	}
-	/* Read anew, so that copies of it don't fill the stack. */
-#pragma clang loop unroll(full)
-	for (int i = 0; i < FLOW4_WORDS; i++)
-		differ |= there[i] ^ in_memory[i];
-#pragma clang loop unroll(full)
-	for (int i = FLOW4_WORDS; i < FLOW6_WORDS; i++)
-		more |= there[i] ^ in_memory[i];
-	return differ | (more & -(__u64)(is_v6 & 1));
+	/* Without a branch. */
+	return differ | (more & -(words / 4 & 1));
 }
+
+_Static_assert(FLOW4_WORDS / 4 == 0 && FLOW6_WORDS / 4 == 1, "a bit that tells the family");
 
 enum {
 	/* Ways of a bucket that may have one tag, so that no search has to try more. */
@@ -244,7 +265,7 @@ static __always_inline __u32 home_way(__u8 tag)
 }
 
 /* Which way of a bucket has a key, of those that `matches` its tag; or CM_FLOW_WAYS. */
-static __always_inline __u32 find_way(struct flow_bucket *bucket, int is_v6, const __u64 *key,
+static __always_inline __u32 find_way(struct flow_bucket *bucket, __u64 words, const __u64 *key,
 				      __u64 matches, __u8 tag)
 {
 	__u32 way = home_way(tag);
@@ -253,13 +274,33 @@ static __always_inline __u32 find_way(struct flow_bucket *bucket, int is_v6, con
 		return CM_FLOW_WAYS;
 	if (!(matches >> 8 * way & 0x80))
 		way = lowest_way(matches);
-	if (!key_differs(flow_slot(bucket, is_v6, way), key, is_v6))
+	if (!key_differs(flow_slot(bucket, words, way), key, words))
 		return way;
 	matches &= ~(0x80ULL << 8 * way);
 	way = lowest_way(matches);
-	if (matches && !key_differs(flow_slot(bucket, is_v6, way), key, is_v6))
+	if (matches && !key_differs(flow_slot(bucket, words, way), key, words))
 		return way;
 	return CM_FLOW_WAYS;
+}
+
+/*
+ * The same for who writes, off the fast path: without branches, of which the verifier would walk all that follows behind
+ * each. Both ways that may have the tag are compared.
+ */
+static __always_inline __u32 find_way_flat(struct flow_bucket *bucket, __u64 words,
+					   const __u64 *key, __u64 matches)
+{
+	__u64 more = matches & (matches - 1);
+	__u32 first = lowest_way(matches);
+	/* The same way where there is but one, of which no more memory is read. */
+	__u32 second = lowest_way(more | matches * is_zero(more));
+	__u64 is_first, is_second;
+
+	if (!matches)
+		return CM_FLOW_WAYS;
+	is_first = is_zero(key_differs(flow_slot(bucket, words, first), key, words));
+	is_second = is_zero(key_differs(flow_slot(bucket, words, second), key, words)) & ~is_first;
+	return first * is_first + second * is_second + CM_FLOW_WAYS * ((is_first | is_second) ^ 1);
 }
 
 /* The top bit of each byte whose way is free for certain: what is there has expired. */
@@ -290,29 +331,42 @@ static __always_inline __u64 ways_below(__u64 classes, enum cm_flow_class class)
  * it does, and those of answered flows not. Under a flood no way is free: by these alone buckets would be chosen
  * blindly, and answered flows crowd in some.
  */
-static __always_inline __u32 room_of(const struct cm_flow_ways *ways, __u32 now)
+static __always_inline __u32 room_of(const struct cm_flow_ways *ways, __u64 free)
 {
 	__u64 classes = *(const volatile __u64 *)ways->class;
-	__u64 free = free_ways(ways, now);
 
 	return count_ways(free | ways_below(classes, CM_FLOW_UNANSWERED)) +
 	       count_ways(free | ways_below(classes, CM_FLOW_WAITING)) +
 	       count_ways(free | ways_below(classes, CM_FLOW_ANSWERED));
 }
 
-/* A global function, for the stack of its callers. */
-__noinline int is_emptier(const struct cm_flow_ways *ways, const struct cm_flow_ways *others,
-			  __u32 now)
+/* What flow_scan() has found, from the lowest bit on. */
+enum {
+	FLOW_SCAN_WAY = 2 * CM_FLOW_WAYS - 1, /* which free way is the flow's, or CM_FLOW_WAYS */
+	FLOW_SCANNED = 2 * CM_FLOW_WAYS,
+	FLOW_SCAN_ROOM = 8,
+	FLOW_SCAN_SEQ = 32, /* of the bucket, from before */
+};
+
+/* Looks whether there is room in a bucket for a new flow. A global function, since it is done with two. */
+__noinline __u64 flow_scan(const struct flow_head *head, __u32 now, __u32 tag)
 {
-	if (!ways || !others)
+	__u64 seq, free, home;
+
+	if (!head)
 		return 0;
-	return room_of(ways, now) > room_of(others, now);
+	seq = *(const volatile __u32 *)&head->seq;
+	flow_order();
+	free = free_ways(&head->ways, now);
+	home = free & 0x80ULL << 8 * home_way(tag);
+	return seq << FLOW_SCAN_SEQ | room_of(&head->ways, free) << FLOW_SCAN_ROOM | FLOW_SCANNED |
+	       is_zero(free) * CM_FLOW_WAYS | lowest_way(home | free * is_zero(home));
 }
 
 /* The low byte of a scope, but that of the host's flows is nobody else's. */
 static __always_inline __u8 scope_byte(__u32 scope)
 {
-	return scope ? scope % 255 + 1 : 0;
+	return (scope % 255 + 1) * (is_zero(scope) ^ 1);
 }
 
 /* Of some ways those of the scope that has most of the bucket, or of those that have as many. */
@@ -359,23 +413,25 @@ static __always_inline __u32 oldest_way(const struct cm_flow_ways *ways, __u64 s
  * Who of a full bucket makes room for a new flow, or CM_FLOW_WAYS: what is over; then of the scope that has most of the
  * ways the lowest class, and of that who has been idle for longest. None that is answered: a flood of first packets
  * would end connections. But of a scope that has all ways of the bucket one gives way to another scope's, else a
- * workload could keep all others out.
+ * workload could keep all others out. A global function, since it seldom runs.
  */
-static __always_inline __u32 flow_to_displace(const struct cm_flow_ways *ways, __u32 now,
-					      __u8 scope, __u32 turn)
+__noinline int flow_to_displace(const struct cm_flow_ways *ways, __u32 now, __u32 scope, __u32 turn)
 {
-	__u64 scopes = *(const volatile __u64 *)ways->scope;
-	__u64 classes = *(const volatile __u64 *)ways->class;
-	int is_of_one = scopes == FLOW_ONES * (__u8)scopes;
-	__u64 some = ways_below(classes, CM_FLOW_UNANSWERED);
-	__u64 lowest;
+	__u64 scopes, classes, some, lowest;
+	int is_of_one;
 
+	if (!ways)
+		return CM_FLOW_WAYS;
+	scopes = *(const volatile __u64 *)ways->scope;
+	classes = *(const volatile __u64 *)ways->class;
+	is_of_one = scopes == FLOW_ONES * (__u8)scopes;
+	some = ways_below(classes, CM_FLOW_UNANSWERED);
 	if (some)
 		return lowest_way(some);
 	some = ways_below(classes, CM_FLOW_ANSWERED);
 	if (some && !is_of_one)
 		some = ways_of_largest(scopes, some);
-	if (!some && is_of_one && (__u8)scopes != scope)
+	if (!some && is_of_one && (__u8)scopes != (__u8)scope)
 		some = ways_below(classes, CM_FLOW_FAILSAFE);
 	if (!some)
 		return CM_FLOW_WAYS;
@@ -383,48 +439,22 @@ static __always_inline __u32 flow_to_displace(const struct cm_flow_ways *ways, _
 	return oldest_way(ways, lowest ? lowest : some, now, turn);
 }
 
-enum {
-	FLOW_DISPLACED_SHIFT = 8,
-};
-
-/*
- * Where in a bucket a new flow goes: a way, or CM_FLOW_WAYS; << FLOW_DISPLACED_SHIFT the class of who gives way, and 1
- * more. A global function, since each of four programs and two families does the same.
- */
-__noinline int flow_choose(const struct cm_flow_ways *ways, __u32 now, __u32 scope, __u32 turn,
-			   __u32 tag)
-{
-	__u64 free, home;
-	__u32 way;
-
-	if (!ways)
-		return CM_FLOW_WAYS;
-	free = free_ways(ways, now);
-	home = free & 0x80ULL << 8 * home_way(tag);
-	if (free)
-		return lowest_way(home ? home : free);
-	way = flow_to_displace(ways, now, scope, turn);
-	if (way == CM_FLOW_WAYS)
-		return way;
-	return way | (ways->class[way & (CM_FLOW_WAYS - 1)] + 1) << FLOW_DISPLACED_SHIFT;
-}
-
 static __always_inline __u32 flow_seq(const struct flow_bucket *bucket)
 {
-	return *(const volatile __u32 *)&bucket->seq;
+	return *(const volatile __u32 *)&bucket->head.seq;
 }
 
 /* Around what who holds the lock writes. */
 static __always_inline void flow_write_begins(struct flow_bucket *bucket)
 {
-	*(volatile __u32 *)&bucket->seq = bucket->seq + 1;
+	*(volatile __u32 *)&bucket->head.seq = bucket->head.seq + 1;
 	flow_order();
 }
 
 static __always_inline void flow_write_ends(struct flow_bucket *bucket)
 {
 	flow_order();
-	*(volatile __u32 *)&bucket->seq = bucket->seq + 1;
+	*(volatile __u32 *)&bucket->head.seq = bucket->head.seq + 1;
 }
 
 enum flow_put {
@@ -433,45 +463,74 @@ enum flow_put {
 	FLOW_FULL,
 };
 
+/* Where in a bucket a flow is to be written: a way, or CM_FLOW_WAYS. */
+static __always_inline __u32 flow_choose(struct flow_bucket *bucket, __u64 words, const __u64 *key,
+					 struct policy_ctx *ctx)
+{
+	struct cm_flow_ways *ways = &bucket->head.ways;
+	__u64 matches = flow_matches(ways, ctx->where.tag);
+	__u32 way = find_way_flat(bucket, words, key, matches);
+
+	ctx->displaced = 0;
+	if (way < CM_FLOW_WAYS || count_ways(matches) >= FLOW_WAYS_OF_TAG)
+		return way;
+	way = ctx->scan & FLOW_SCAN_WAY;
+	if (!(ctx->scan & FLOW_SCANNED))
+		way = flow_scan(&bucket->head, flow_now(), ctx->where.tag) & FLOW_SCAN_WAY;
+	if (way < CM_FLOW_WAYS)
+		return way;
+	way = flow_to_displace(ways, flow_now(), ctx->where.scope,
+			       ctx->scan >> (FLOW_SCAN_SEQ + 1));
+	if (way < CM_FLOW_WAYS)
+		ctx->displaced = ways->class[way % CM_FLOW_WAYS] + 1;
+	return way;
+}
+
+/* Into which bucket a flow is written, */
+struct flow_target {
+	struct flow_bucket *bucket;
+	struct flow_bucket *other; /* where a new one may be as well; the same if it is none */
+	__u64 words; /* of a key */
+	__u64 is_new;
+};
+
 /*
  * Writes a flow into a bucket, in its place or in that of one which gives way. What is to be found out is found out
- * before the lock is taken, and counts if nobody has written since.
+ * before the lock is taken, and counts if nobody has written since (`scan`). Whether a new flow may be in its other bucket as
+ * well (`twin`) is looked at once the tag is there, and before the slot is written: a barrier waits for all that was
+ * written before it, and the slot is in no cache, while tags are.
  */
-static __always_inline enum flow_put flow_put(struct flow_bucket *bucket, int is_v6,
-					      const __u64 *key, struct policy_ctx *ctx, __u8 scope)
+static __always_inline enum flow_put flow_put(const struct flow_target *to, const __u64 *key,
+					      struct policy_ctx *ctx, __u64 *twin)
 {
-	struct cm_flow_ways *ways = &bucket->ways;
-	__u8 tag = ctx->where.tag;
-	__u32 seq = flow_seq(bucket);
-	__u32 way, chosen;
-	__u64 matches;
+	__u32 way = flow_choose(to->bucket, to->words, key, ctx);
+	struct flow_bucket *bucket = to->bucket;
+	struct cm_flow_ways *ways = &bucket->head.ways;
 	int is_same;
 
-	flow_order();
-	matches = flow_matches(ways, tag);
-	chosen = find_way(bucket, is_v6, key, matches, tag);
-	if (chosen == CM_FLOW_WAYS && count_ways(matches) < FLOW_WAYS_OF_TAG)
-		chosen = flow_choose(ways, flow_now(), scope, seq >> 1, tag);
-	way = chosen & (2 * CM_FLOW_WAYS - 1);
 	if (way >= CM_FLOW_WAYS)
 		return FLOW_FULL;
-	ctx->displaced = chosen >> FLOW_DISPLACED_SHIFT;
+	barrier_var(way);
+	way %= CM_FLOW_WAYS;
 	bpf_spin_lock(&bucket->lock);
-	is_same = bucket->seq == seq;
+	is_same = bucket->head.seq == ctx->scan >> FLOW_SCAN_SEQ;
 	if (is_same) {
-		volatile __u64 *slot = flow_slot(bucket, is_v6, way);
+		volatile __u64 *slot = flow_slot(bucket, to->words, way);
 		const __u64 *flow = (const __u64 *)&ctx->flow;
 
 		flow_write_begins(bucket);
-		ways->tag[way] = tag;
+		*(volatile __u8 *)&ways->tag[way] = ctx->where.tag;
+		if (to->is_new)
+			flow_barrier();
+		*twin = flow_matches(&to->other->head.ways, ctx->where.tag) & -to->is_new;
 		ways->expires[way] = ctx->expires;
 		ways->class[way] = ctx->class;
-		ways->scope[way] = scope;
+		ways->scope[way] = ctx->where.scope;
 		/* Of IPv4 too much, over which the flow is written. */
 #pragma clang loop unroll(full)
 		for (int i = 0; i < FLOW6_WORDS; i++)
 			slot[i] = key[i];
-		slot += key_words(is_v6);
+		slot += to->words;
 #pragma clang loop unroll(full)
 		for (int i = 0; i < FLOW_WORDS; i++)
 			slot[i] = flow[i];
@@ -481,16 +540,16 @@ static __always_inline enum flow_put flow_put(struct flow_bucket *bucket, int is
 	return is_same ? FLOW_PUT : FLOW_DISTURBED;
 }
 
-static __always_inline void flow_copy(struct flow_seen *seen, struct flow_bucket *bucket, int is_v6,
-				      __u32 way)
+static __always_inline void flow_copy(struct policy_ctx *ctx, struct flow_bucket *bucket,
+				      __u64 words, __u32 way)
 {
-	const volatile __u64 *flow = flow_slot(bucket, is_v6, way) + key_words(is_v6);
-	__u64 *copy = (__u64 *)&seen->flow;
+	const volatile __u64 *flow = flow_slot(bucket, words, way) + words;
+	__u64 *copy = (__u64 *)&ctx->flow;
 
 #pragma clang loop unroll(full)
 	for (int i = 0; i < FLOW_WORDS; i++)
 		copy[i] = flow[i];
-	seen->expires = *(const volatile __u32 *)&bucket->ways.expires[way];
+	ctx->expires = *(const volatile __u32 *)&bucket->head.ways.expires[way];
 }
 
 enum flow_read {
@@ -500,54 +559,61 @@ enum flow_read {
 };
 
 /* Reads a flow of a bucket without its lock. */
-static __always_inline enum flow_read flow_read(struct flow_bucket *bucket, int is_v6,
-						const __u64 *key, __u8 tag, struct flow_seen *seen)
+static __always_inline enum flow_read flow_read(struct flow_bucket *bucket, __u64 words,
+						const __u64 *key, struct policy_ctx *ctx)
 {
 	__u32 first = flow_seq(bucket);
+	__u8 tag = ctx->where.tag;
 	__u32 way;
 
 	flow_order();
-	way = find_way(bucket, is_v6, key, flow_matches(&bucket->ways, tag), tag);
+	way = find_way(bucket, words, key, flow_matches(&bucket->head.ways, tag), tag);
 	if (way == CM_FLOW_WAYS)
 		return FLOW_MISSING;
-	flow_copy(seen, bucket, is_v6, way);
+	flow_copy(ctx, bucket, words, way);
 	flow_order();
-	seen->seq = first;
-	seen->way = way;
 	return flow_seq(bucket) == first && !(first & 1) ? FLOW_READ : FLOW_TORN;
 }
 
-/* Reads a flow of a bucket, all of one moment; whether it is there. */
-static __always_inline int flow_take(struct flow_bucket *bucket, int is_v6, const __u64 *key,
-				     __u8 tag, struct flow_seen *seen)
+/* Whether a flow of a bucket is as it was read. */
+static __always_inline int flow_is_same(const struct policy_ctx *ctx, struct flow_bucket *bucket,
+					__u64 words, __u32 way)
 {
-	enum flow_read read = flow_read(bucket, is_v6, key, tag, seen);
+	const volatile __u64 *there = flow_slot(bucket, words, way) + words;
+	const volatile __u64 *flow = (const __u64 *)&ctx->flow;
+	__u64 differ = 0;
 
-	if (read != FLOW_TORN)
-		return read == FLOW_READ;
-	bpf_spin_lock(&bucket->lock);
-	read = flow_read(bucket, is_v6, key, tag, seen);
-	bpf_spin_unlock(&bucket->lock);
-	return read != FLOW_MISSING;
+#pragma clang loop unroll(full)
+	for (int i = 0; i < FLOW_WORDS; i++)
+		differ |= there[i] ^ flow[i];
+	return !differ;
 }
 
-/* Takes a flow out of a bucket; whether it was there. */
-static __always_inline int flow_remove(struct flow_bucket *bucket, int is_v6, const __u64 *key,
-				       __u8 tag)
-{
-	struct cm_flow_ways *ways = &bucket->ways;
-	__u32 way;
+/* What is done with a flow of a bucket, under its lock. */
+enum flow_act {
+	FLOW_LOOK,
+	FLOW_COPY, /* into the context */
+	FLOW_PUSH, /* its end back to what the context says, if it is as in the context */
+	FLOW_REMOVE,
+	FLOW_ACT_MASK = 3,
+	FLOW_IN_SECOND = 4, /* added: of its two buckets not in the first */
+};
 
-	bpf_spin_lock(&bucket->lock);
-	way = find_way(bucket, is_v6, key, flow_matches(ways, tag), tag);
-	if (way < CM_FLOW_WAYS) {
+static __always_inline void flow_act(struct flow_bucket *bucket, __u64 words, __u32 way,
+				     enum flow_act act, struct policy_ctx *ctx)
+{
+	struct cm_flow_ways *ways = &bucket->head.ways;
+
+	if (act == FLOW_REMOVE) {
 		flow_write_begins(bucket);
 		ways->tag[way] = 0;
 		ways->expires[way] = 0;
 		flow_write_ends(bucket);
+	} else if (act == FLOW_COPY && ctx) {
+		flow_copy(ctx, bucket, words, way);
+	} else if (act == FLOW_PUSH && ctx && flow_is_same(ctx, bucket, words, way)) {
+		ways->expires[way] = ctx->expires;
 	}
-	bpf_spin_unlock(&bucket->lock);
-	return way < CM_FLOW_WAYS;
 }
 
 #endif

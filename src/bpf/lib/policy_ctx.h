@@ -20,11 +20,20 @@ enum other_nics {
 	OTHER_NICS_ASKED, /* or a reason for which one of them denies it that enforces */
 };
 
-/* Where a flow may be in its table, and its tag there. */
+/* Where a flow is: in the first or the second of its buckets, */
+enum ct_place {
+	CT_NOWHERE,
+	CT_IN_FIRST,
+	CT_IN_SECOND,
+	CT_UNTOLD, /* or nobody has looked */
+};
+
+/* Where a flow may be in its table, and what is told of it there. */
 struct flow_place {
 	__u32 buckets[2];
 	__u8 tag;
-	__u8 pad[3];
+	__u8 scope; /* scope_byte(), of one that is written */
+	__u8 pad[2];
 };
 
 /*
@@ -34,10 +43,15 @@ struct flow_place {
 struct policy_ctx {
 	struct cm_flow flow; /* as found, or a new one */
 	__u32 expires; /* of what was found, or 0 */
-	struct flow_place where; /* find_flow() has looked */
-	/* Rules: a number, shifted by its entry's flags; 0 for none. */
-	__u32 own; /* of those about the other end's identity */
-	__u32 any; /* of those about everybody */
+	struct flow_place where; /* somebody has looked */
+	union {
+		/* Rules: a number, shifted by its entry's flags; 0 for none. */
+		struct {
+			__u32 own; /* of those about the other end's identity */
+			__u32 any; /* of those about everybody */
+		};
+		__u64 scan; /* what flow_scan() has said, once all is decided */
+	};
 	__s16 verdict; /* 0, or a negative reason */
 	__u8 ct; /* enum ct_result */
 	__u8 is_enforced; /* the policy of the flow's direction */
@@ -46,7 +60,7 @@ struct policy_ctx {
 	__u8 bypasses; /* the policy has no say */
 	__u8 is_to_host; /* what a workload sends: this host is at the other end */
 	__u8 tells_host; /* the answer may be another one if it is, and nobody has asked */
-	__u8 place; /* what ct_take() has said */
+	__u8 place; /* enum ct_place */
 	__u8 class; /* enum cm_flow_class, of the flow when it is written */
 	__u8 displaced; /* the class of whom it has displaced, and 1 more; or 0 */
 	__u8 is_orphan : 1; /* a later fragment whose first one was dropped */
@@ -56,5 +70,7 @@ struct policy_ctx {
 	__u8 other_nics; /* enum other_nics, or a reason */
 	__u8 fallback; /* enum cm_fallback: what counts there instead of what was asked for */
 };
+
+_Static_assert(sizeof(struct policy_ctx) == 64, "of a stack that is full");
 
 #endif

@@ -90,30 +90,21 @@ static __always_inline int finish_verdict(struct __sk_buff *skb, struct packet *
 	return 0;
 }
 
-/* One try to keep what has come of a packet in its flow: enum flow_put. A global function, for its stack. */
-__noinline int try_to_write_flow(const struct packet *pkt, struct policy_ctx *ctx)
-{
-	union flow_key key;
-	struct tuple tuple;
-	int is_v6;
-
-	if (!pkt || !ctx || !has_policy())
-		return FLOW_FULL;
-	tuple = tuple_of(pkt, packet_direction(pkt));
-	is_v6 = ct_key(&key, &tuple);
-	return ct_put(&key, is_v6, ctx);
-}
-
-static __always_inline void write_flow(const struct packet *pkt, struct policy_ctx *ctx)
+/* Keeps what has come of a packet in its flow. A global function for the verifier. */
+__noinline int write_flow(const struct packet *pkt, const union flow_key *key,
+			  struct policy_ctx *ctx)
 {
 	int put = FLOW_FULL;
 
+	if (!pkt || !key || !ctx || !has_policy())
+		return 0;
 	ct_advance(ctx, pkt);
 	ctx->class = ct_class(&ctx->flow);
+	ctx->where.scope = scope_byte(ct_scope());
 	barrier();
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < FLOW_TRIES; i++) {
-		put = try_to_write_flow(pkt, ctx);
+		put = ct_put(key, pkt->source.family == CM_IPV6, ctx);
 		if (put == FLOW_PUT)
 			break;
 	}
@@ -121,6 +112,7 @@ static __always_inline void write_flow(const struct packet *pkt, struct policy_c
 		counter_add(pkt, CM_COUNTER_FLOW_FAILED);
 	else if (ctx->displaced)
 		counter_add(pkt, CM_COUNTER_DISPLACED_OVER - 1 + ctx->displaced);
+	return 0;
 }
 
 /* Whether a NIC's policy has a say: the host's own packets and those for it, not what it forwards. */
@@ -134,6 +126,12 @@ static __always_inline int host_policy_applies(struct __sk_buff *skb, struct pac
 static __always_inline int has_flow(const struct packet *pkt)
 {
 	return !pkt->parse_error && !pkt->is_flowless;
+}
+
+/* One that shows the flow by itself. */
+static __always_inline int shows_flow(const struct packet *pkt)
+{
+	return has_flow(pkt) && pkt->fragment != FRAGMENT_LATER;
 }
 
 /* A packet that tells nothing new of its flow, if that is an established one. */
@@ -311,7 +309,8 @@ static __always_inline void recognise(struct __sk_buff *skb, struct packet *pkt,
 	struct cm_flow *flow = &ctx->flow;
 	int is_known, is_same;
 
-	find_flow(pkt, ctx, packet_direction(pkt));
+	if (ctx->place == CT_UNTOLD)
+		find_flow(pkt, ctx, packet_direction(pkt));
 	barrier();
 	/*
 	 * What audit has let pass is nothing to enforcement, which would have left no entry: of a
@@ -437,8 +436,8 @@ static __always_inline void flow_verdict(struct __sk_buff *skb, struct packet *p
 		(ctx->ct == CT_KNOWN ||
 		 !(begins_nothing(pkt) || (ctx->verdict && (is_midstream(pkt) || ctx->is_in_use))));
 	/* Answers by themselves begin nothing: what they leave would outlive the request. */
-	if (pkt->verdict.rule == CM_RULE_DHCP && packet_direction(pkt) == CM_INGRESS &&
-	    ctx->ct != CT_KNOWN)
+	if (config.role == CM_ROLE_CONTAINER && pkt->verdict.rule == CM_RULE_DHCP &&
+	    packet_direction(pkt) == CM_INGRESS && ctx->ct != CT_KNOWN)
 		ctx->create_ct = 0;
 	if (others_verdict(ctx))
 		heed_others(pkt, ctx);
@@ -548,17 +547,14 @@ __noinline int slow_path(struct __sk_buff *skb, struct packet *pkt, struct polic
 
 /* Whether a packet is one that its flow's entry settles, and counted. */
 static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
-				      enum cm_direction direction)
+				      enum cm_direction direction, const union flow_key *key,
+				      struct policy_ctx *ctx)
 {
-	struct tuple tuple = tuple_of(pkt, direction);
-	struct flow_seen seen;
-	struct cm_flow *flow = &seen.flow;
+	const struct cm_flow *flow = &ctx->flow;
 	__u32 now, left;
 
-	if (!ct_find_quickly(&tuple, &seen))
-		return config.role == CM_ROLE_NETDEV && is_known_forwarded(skb, pkt);
 	now = flow_now();
-	if ((__s32)(seen.expires - now) <= 0 ||
+	if ((__s32)(ctx->expires - now) <= 0 ||
 	    !ct_is_settled(flow, pkt->verdict.epoch, (direction ^ flow->direction) & 1) ||
 	    claims_another(skb, pkt, flow) ||
 	    (config.role == CM_ROLE_NETDEV && direction == CM_EGRESS &&
@@ -573,32 +569,79 @@ static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
 	left = is_tcp(pkt) && !(config.role == CM_ROLE_NETDEV && flow->masqueraded) ?
 		       ct_ticks(CM_CT_LIFETIME_ESTABLISHED) :
 		       ct_lifetime(flow, pkt->l4_protocol, now);
-	if ((__s32)(now + left - seen.expires - ct_ticks(1)) >= 0 &&
-	    ct_pushes_end_back(flow, direction))
-		push_end_back(&seen, pkt->source.family == CM_IPV6, now + left);
+	if ((__s32)(now + left - ctx->expires - ct_ticks(1)) >= 0 &&
+	    ct_pushes_end_back(flow, direction)) {
+		ctx->expires = now + left;
+		ct_visit(key, pkt->source.family == CM_IPV6, &ctx->where,
+			 FLOW_PUSH + (ctx->place - CT_IN_FIRST) * FLOW_IN_SECOND, ctx);
+	}
 	count_rule(skb, pkt->verdict.rule);
 	return 1;
 }
 
-static __always_inline int verdict_slowly(struct __sk_buff *skb, struct packet *pkt,
-					  enum cm_direction direction)
+/*
+ * Whether a packet's flow settles it. What is found out stands in the context, so that the slow path need not look again
+ * (CT_UNTOLD: it does).
+ */
+static __always_inline int is_settled_quickly(struct __sk_buff *skb, struct packet *pkt,
+					      enum cm_direction direction, union flow_key *key,
+					      struct policy_ctx *ctx)
 {
-	struct policy_ctx ctx = {
-		.flow.direction = direction,
-		.nic = config.nic_slot,
-		.fallback = fallback(),
-	};
-	int verdict = slow_path(skb, pkt, &ctx);
+	struct tuple tuple = tuple_of(pkt, direction);
+	enum flow_read read = ct_find_quickly(&tuple, key, ctx);
 
+	if (read == FLOW_READ)
+		return is_plain(pkt) && is_settled(skb, pkt, direction, key, ctx);
+	ctx->flow = (struct cm_flow){};
+	ctx->expires = 0;
+	ctx->place = read == FLOW_TORN ? CT_UNTOLD : CT_NOWHERE;
+	return config.role == CM_ROLE_NETDEV && read == FLOW_MISSING && is_plain(pkt) &&
+	       is_known_forwarded(skb, pkt);
+}
+
+/* All of the context but what the flow's lookup has left there. */
+static __always_inline void policy_begins(struct policy_ctx *ctx)
+{
+	ctx->own = 0;
+	ctx->any = 0;
+	ctx->verdict = 0;
+	ctx->ct = CT_MISS;
+	ctx->is_enforced = 0;
+	ctx->log_verdict = 0;
+	ctx->create_ct = 0;
+	ctx->bypasses = 0;
+	ctx->is_to_host = 0;
+	ctx->tells_host = 0;
+	ctx->class = 0;
+	ctx->displaced = 0;
+	ctx->is_orphan = 0;
+	ctx->is_in_use = 0;
+	ctx->nic = config.nic_slot;
+	ctx->other_nics = OTHER_NICS_HAVE_NO_SAY;
+	ctx->fallback = fallback();
+}
+
+static __always_inline int verdict_slowly(struct __sk_buff *skb, struct packet *pkt,
+					  enum cm_direction direction, union flow_key *key,
+					  struct policy_ctx *ctx)
+{
+	int verdict;
+
+	policy_begins(ctx);
+	verdict = slow_path(skb, pkt, ctx);
 	barrier();
-	if (config.role == CM_ROLE_NETDEV && ctx.other_nics == OTHER_NICS_ASK) {
-		ask_other_nics(has_flow(pkt) ? pkt : quoted_packet(), &ctx);
-		verdict = slow_path(skb, pkt, &ctx);
+	if (config.role == CM_ROLE_NETDEV && ctx->other_nics == OTHER_NICS_ASK) {
+		ask_other_nics(has_flow(pkt) ? pkt : quoted_packet(), ctx);
+		verdict = slow_path(skb, pkt, ctx);
 		barrier();
 	}
 	/* From here, for its stack. */
-	if (!config.explain && ctx.create_ct)
-		write_flow(pkt, &ctx);
+	if (!config.explain && ctx->create_ct) {
+		/* Its ports were not known before. */
+		if (pkt->fragment == FRAGMENT_LATER)
+			packet_key(pkt, key, direction);
+		write_flow(pkt, key, ctx);
+	}
 	return verdict;
 }
 
@@ -609,6 +652,9 @@ static __always_inline int verdict_slowly(struct __sk_buff *skb, struct packet *
 static __always_inline int policy_verdict(struct __sk_buff *skb, struct packet *pkt,
 					  enum cm_direction direction)
 {
+	struct policy_ctx ctx;
+	union flow_key key;
+
 	if (!has_policy() ||
 	    !(packet_is_ip(pkt) || (policy_mode(direction) != CM_POLICY_OFF && is_unread(pkt))))
 		return 0;
@@ -616,9 +662,14 @@ static __always_inline int policy_verdict(struct __sk_buff *skb, struct packet *
 	pkt->verdict.epoch = policy_epoch(&pkt->source + (direction == CM_EGRESS));
 	/* Read back from memory, it is one state to the verifier instead of six. */
 	barrier();
-	if (is_plain(pkt) && is_settled(skb, pkt, direction))
-		return 0;
-	return verdict_slowly(skb, pkt, direction);
+	if (shows_flow(pkt)) {
+		if (is_settled_quickly(skb, pkt, direction, &key, &ctx))
+			return 0;
+	} else {
+		key = (union flow_key){};
+		ctx = (struct policy_ctx){ .flow.direction = direction, .place = CT_UNTOLD };
+	}
+	return verdict_slowly(skb, pkt, direction, &key, &ctx);
 }
 
 #endif
