@@ -11,6 +11,7 @@ pub use args::Args;
 use foreground::Attached;
 
 use super::{Context, until_interrupted};
+use crate::model::enforcement::Grace;
 use crate::model::spec::EndpointSpec;
 use crate::ops;
 use crate::ops::attach::{self, Terms};
@@ -28,7 +29,7 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
     }
     let mut terms = Terms {
         grace: args.flags.prompt.grace(),
-        keeps_clock: args.flags.keep && !args.flags.prompt.has_answered(),
+        keeps_clock: args.flags.keep && args.flags.prompt.grace() == Grace::Permanent,
         login_port: login::ssh_server_port(),
         adopts_anew: args.names_adopt(),
         kept,

@@ -227,6 +227,14 @@ impl FailsafeList {
         self.ingress.is_some()
     }
 
+    /// With those of another list in a direction that this one does not name.
+    pub fn over(self, other: FailsafeList) -> FailsafeList {
+        FailsafeList {
+            ingress: self.ingress.or(other.ingress),
+            egress: self.egress.or(other.egress),
+        }
+    }
+
     /// With the standard ports in a direction that the list does not name.
     pub fn or(self, standard: Failsafe) -> Failsafe {
         Failsafe {

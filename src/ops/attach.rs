@@ -276,7 +276,7 @@ fn check(spec: &EndpointSpec, terms: &Terms, machine: &Machine) -> Result<()> {
 /// Fails if somebody else has attached the device since its spec was read, or what nobody was asked about is no more.
 fn check_kept(root: &Root, terms: &Terms, plan: &Plan, replaced: Option<&Endpoint>) -> Result<()> {
     let Some(kept) = &terms.kept else { return Ok(()) };
-    let now = replaced.map(|endpoint| spec::read(root, endpoint)).transpose()?;
+    let now = replaced.map(|endpoint| super::spec::current(root, endpoint)).transpose()?;
     let is_so = match &terms.consent {
         Consent::To(outlook) => !outlook.is_as_before || is_as_before(root, plan, replaced)?,
         _ => true,

@@ -4,7 +4,8 @@ use anyhow::{Context as _, Result};
 
 use super::rules;
 use crate::kernel::{device, netns};
-use crate::model::spec::EndpointSpec;
+use crate::model::identity::Identity;
+use crate::model::spec::{EndpointSpec, IdentityRef};
 use crate::state::devices::Devices;
 use crate::state::pin::Root;
 use crate::state::policy::PolicyMaps;
@@ -19,14 +20,24 @@ pub fn kept(root: &Root, name: &str) -> Result<EndpointSpec> {
     let endpoint = here.next().with_context(|| {
         format!("{name} is not attached, so that there is nothing to keep: attach it with all its flags, without --keep")
     })?;
-    spec::read(root, endpoint)
+    current(root, endpoint)
+}
+
+/// With the identity that it has: a name may have become another number's, or nobody's.
+pub(super) fn current(root: &Root, endpoint: &Endpoint) -> Result<EndpointSpec> {
+    let spec = spec::read(root, endpoint)?;
+    let identity = Identity(endpoint.config.identity);
+    let names = super::identities::names(root)?;
+    let is_still = |id: &IdentityRef| id.resolve(&names).is_ok_and(|resolved| resolved == identity);
+    let id = spec.id.map(|id| if is_still(&id) { id } else { IdentityRef::Number(identity) });
+    Ok(EndpointSpec { id, ..spec })
 }
 
 /// Complete: attached by this, an endpoint is what it is now, under the name that its device has now, with the rules
 /// in force.
 pub fn export(root: &Root, endpoint: &Endpoint) -> Result<EndpointSpec> {
     let names = super::identities::names(root)?;
-    let spec = spec::read(root, endpoint)?;
+    let spec = current(root, endpoint)?;
     let rules = match endpoint.stale {
         true => PolicyMaps::pinned(root, endpoint.id)?,
         false => PolicyMaps::of(root, endpoint.id, endpoint.map_ids())?

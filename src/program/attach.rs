@@ -127,7 +127,7 @@ fn move_hooks(
         })
         .and_then(|()| after())
         .and_then(|()| pin_spec(pins, loaded))
-        .and_then(|()| match previous.is_at(place) {
+        .and_then(|()| match previous.tc_priority == place.tc_priority() {
             true => Ok(()),
             false => take_off_filters(place.ifindex, previous.tc_priority, &maps),
         });

@@ -281,6 +281,8 @@ impl EndpointPins {
 
     /// Removes the directory with all pins; what the links held detaches. Only `devices` does, which lists it.
     pub(super) fn remove(&self) -> Result<()> {
+        // What is left if the rest is interrupted shall not pass for what was asked for.
+        self.remove_map("spec")?;
         remove_tree(&self.directory)
     }
 }

@@ -115,7 +115,7 @@ impl Endpoint {
         }
         let running = programs.iter().flatten().next();
         let map = match running {
-            Some(running) => running.map(".rodata")?.context("its program has no .rodata"),
+            Some(running) => running.config_map(),
             None => {
                 MapHandle::from_pinned_path(root.endpoint(id).config()).context("open its config")
             }
@@ -269,7 +269,7 @@ impl Endpoint {
     pub(super) fn config_ids(&self) -> Result<BTreeSet<u32>> {
         let mut found: BTreeSet<u32> = self.pinned_config.into_iter().collect();
         for running in self.programs.iter().flatten() {
-            let config = running.map(".rodata")?.context("its program has no .rodata")?;
+            let config = running.config_map()?;
             found.insert(config.info()?.info.id);
         }
         Ok(found)
@@ -359,7 +359,7 @@ impl Endpoint {
         let index = HOOKS.iter().position(|other| *other == hook);
         let running = index.and_then(|index| self.programs[index].as_ref());
         let running = running.with_context(|| format!("endpoint {} is stale", self.id))?;
-        let config = running.map(".rodata")?.context("its program has no .rodata")?;
+        let config = running.config_map()?;
         let config = read_config(&config)?;
         let (words, at) = match config.nic_slot() {
             Some(slot) => (nics::NICS, nics::clock_offset(slot)),
@@ -401,18 +401,34 @@ impl Endpoint {
         };
         let relaxes = |hook| next.mode_on(hook) < self.config.mode_on(hook);
         let egress_first = relaxes(Hook::Egress) && !relaxes(Hook::Ingress);
+        let by_filter = self.programs.iter().flatten().find(|it| it.link.is_none());
+        let tc_priority = match by_filter {
+            Some(running) => running.config()?.tc_priority,
+            None => self.config.tc_priority,
+        };
         Ok(Previous {
             config: self.config,
             order: if egress_first { [Hook::Egress, Hook::Ingress] } else { HOOKS },
             kind: self.kind,
-            tc_priority: self.config.tc_priority,
+            tc_priority,
             is_first: self.programs_before()?.is_empty(),
+            is_mixed: by_filter.is_some()
+                && self.programs.iter().flatten().any(|it| it.link.is_some()),
             programs: [program(ingress)?, program(egress)?],
         })
     }
 }
 
 impl Running {
+    /// What it was loaded with.
+    fn config(&self) -> Result<cm_config> {
+        read_config(&self.config_map()?)
+    }
+
+    fn config_map(&self) -> Result<MapHandle> {
+        self.map(".rodata")?.context("its program has no .rodata")
+    }
+
     /// Those on ingress and egress, as far as they are pinned.
     fn of_endpoint(root: &Root, id: EndpointId) -> Result<[Option<Running>; 2]> {
         let pins = root.endpoint(id);
@@ -527,6 +543,8 @@ pub struct Previous {
     pub tc_priority: u32,
     /// Nothing runs before it on either hook.
     pub is_first: bool,
+    /// One is on its hook by TCX and one by clsact, since a change from one to the other has ended half way.
+    pub is_mixed: bool,
     /// The programs on ingress and egress, as far as they run.
     pub programs: [Option<OwnedFd>; 2],
 }
@@ -535,7 +553,10 @@ impl Previous {
     /// The kernel moves no link: one that is to be the first is made anew, unless it is that.
     pub fn is_at(&self, place: Place) -> bool {
         let has_to_move = place.kind == HookKind::Tcx && place.first && !self.is_first;
-        self.kind == place.kind && self.tc_priority == place.tc_priority() && !has_to_move
+        !self.is_mixed
+            && self.kind == place.kind
+            && self.tc_priority == place.tc_priority()
+            && !has_to_move
     }
 }
 

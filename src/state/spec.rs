@@ -1,5 +1,6 @@
 //! `cm_spec`: what an endpoint was asked to be, kept beside its programs as text in pieces.
 
+use std::collections::BTreeSet;
 use std::ffi::c_char;
 
 use anyhow::{Context, Result, ensure};
@@ -67,39 +68,53 @@ fn piece_size() -> usize {
 /// What an endpoint was asked to be, but for its rules. An error if nobody can say.
 pub fn read(root: &Root, endpoint: &Endpoint) -> Result<EndpointSpec> {
     let Endpoint { id, device, .. } = endpoint;
-    let path = root.endpoint(*id).spec();
-    let hint = format!("attach {device} again with all its flags");
-    let map = pin::open_map(&path)?.with_context(|| {
+    let hint = hint(endpoint);
+    let kept = kept(root, endpoint)?.with_context(|| {
         format!(
             "endpoint {id} ({device}) has no spec, since an older cilmark has attached it, or somebody has removed \
              {}: {hint}",
-            path.display()
+            root.endpoint(*id).spec().display()
         )
     })?;
-    let pieces = read_pieces(&map)
-        .with_context(|| format!("{} is not as this cilmark writes it: {hint}", path.display()))?;
     let config: Vec<u32> = endpoint.config_ids()?.into_iter().collect();
     ensure!(
-        pieces.iter().all(|piece| config == [piece.config]),
+        kept.configs.iter().all(|it| config == [*it]),
         "the spec of endpoint {id} ({device}) is not that of the programs that run, since an `attach` has ended \
-         half way: {hint}"
+         half way, or another's is pinned there: {hint}"
     );
+    Ok(kept.spec)
+}
+
+/// Whose it is, if that was said, also where an `attach` that gave it to somebody else has ended half way.
+pub fn owner(root: &Root, endpoint: &Endpoint) -> Result<Option<Owner>> {
+    Ok(kept(root, endpoint)?.and_then(|kept| kept.spec.owner))
+}
+
+/// A pinned spec.
+struct Kept {
+    spec: EndpointSpec,
+    /// With which configurations it counts: one.
+    configs: BTreeSet<u32>,
+}
+
+/// `None` if none is pinned, as with an older cilmark.
+fn kept(root: &Root, endpoint: &Endpoint) -> Result<Option<Kept>> {
+    let (path, hint) = (root.endpoint(endpoint.id).spec(), hint(endpoint));
+    let Some(map) = pin::open_map(&path)? else { return Ok(None) };
+    let pieces = read_pieces(&map)
+        .with_context(|| format!("{} is not as this cilmark writes it: {hint}", path.display()))?;
     let bytes = |piece: &cm_spec| -> Vec<u8> {
         piece.text.iter().take(piece.length.into()).map(|byte| *byte as u8).collect()
     };
     let text: Vec<u8> = pieces.iter().flat_map(bytes).collect();
-    serde_json::from_slice(&text).with_context(|| {
+    let spec = serde_json::from_slice(&text).with_context(|| {
         format!("{} has a spec that this cilmark does not know: {hint}", path.display())
-    })
+    })?;
+    Ok(Some(Kept { spec, configs: pieces.iter().map(|piece| piece.config).collect() }))
 }
 
-/// Whose it is, if that was said. An error if nobody can say what was.
-pub fn owner(root: &Root, endpoint: &Endpoint) -> Result<Option<Owner>> {
-    // An older cilmark asked for none.
-    match pin::open_map(&root.endpoint(endpoint.id).spec())? {
-        Some(_) => Ok(read(root, endpoint)?.owner),
-        None => Ok(None),
-    }
+fn hint(endpoint: &Endpoint) -> String {
+    format!("attach {} again with all its flags", endpoint.device)
 }
 
 fn read_pieces(map: &MapHandle) -> Result<Vec<cm_spec>> {

@@ -1,9 +1,15 @@
 //! Attaching again: another program in the same place.
 
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use cilmark::kernel::device;
+use cilmark::kernel::sys::{self, Hook};
+use cilmark::state::pin;
 use serde_json::json;
 
 use crate::common::World;
-use crate::common::machine::{by_each_hook, hooks};
+use crate::common::machine::{by_each_hook, hooks, skip};
 
 const ENDPOINT: &str = "/sys/fs/bpf/cilmark/endpoints/1";
 
@@ -168,5 +174,32 @@ fn a_change_of_hooks_that_fails_half_way_leaves_what_ran() {
         }
         world.cilmark_ok("detach red");
         assert_eq!(world.pins(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_change_of_hooks_that_was_killed_half_way_is_completed_by_the_next_attachment() {
+    let Some(world) = World::new() else { return };
+    if !hooks().contains(&"tcx") {
+        return skip("there is no TCX to change to");
+    }
+    for hook in ["tcx", "clsact"] {
+        world.veth("red");
+        world.cilmark_ok("attach red --id 300 --ip 10.0.0.1 --hook clsact");
+        // One of its programs by TCX, pinned, and the other by its filter.
+        let path = Path::new(ENDPOINT).join("ingress");
+        let program = sys::open_pin(&path).expect("open the program");
+        let ifindex = device::by_name("red").expect("the device").ifindex;
+        let link = sys::create_tcx_link(program.as_fd(), ifindex, Hook::Ingress, false);
+        pin::replace(link.expect("attach by TCX"), &path).expect("pin the link");
+        world.cilmark_ok(&format!("attach red --id 300 --ip 10.0.0.1 --hook {hook}"));
+        assert_eq!(world.status("red")["hook"], hook);
+        for side in ["ingress", "egress"] {
+            let filters =
+                world.sh(&format!("tc filter show dev red {side} | grep -c handle || true"));
+            assert_eq!(filters.trim() == "0", hook == "tcx", "{hook} {side}: {filters}");
+        }
+        world.cilmark_ok("detach red");
+        world.sh("ip link del red");
     }
 }

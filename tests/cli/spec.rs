@@ -175,17 +175,13 @@ fn the_words_of_the_operator_are_kept_and_what_was_found_is_found_again() {
     );
     let spec = world.cilmark_json("status red --spec");
     let wanted = json!({
-        "device": "red", "id": "web", "ip": ["10.1.0.10"],
+        "device": "red", "role": "container", "id": "web", "ip": ["10.1.0.10"],
         "policy": {"ingress": "enforce", "egress": "off"}, "adopt": "90s", "rules": [],
     });
     assert_eq!(spec, wanted);
     let as_text: Value = serde_json::from_str(&world.cilmark_ok("status red --spec")).unwrap();
     assert_eq!(as_text, wanted);
-    // The name is somebody else's now, and the NIC has another address.
-    world.cilmark_ok("identity del 1234");
-    world.cilmark_ok("identity set 1235 web");
-    let run = world.cilmark("attach red --keep");
-    assert!(run.stderr.contains("its identity was 1234 and is 1235 (web) now"), "{run:?}");
+    // The NIC has another address.
     world.cilmark_ok("attach nic --role netdev");
     assert_eq!(world.cilmark_json("status nic --spec")["ip"], json!(null));
     world.sh("ip addr add 10.9.0.3/24 dev nic");
@@ -328,9 +324,11 @@ fn a_clock_goes_on_with_what_is_kept_and_is_nobodys_consent() {
     assert!(run.stderr.contains("the last rules that were confirmed come back"), "{run:?}");
     assert!(left().is_some() && !run.stderr.contains("permanent\n"), "{run:?}");
     goes_on(&world, "nic");
+    // An answer to a prompt is no confirmation.
     let run = world.cilmark("attach nic --keep --yes");
-    assert!(run.stderr.contains("this makes it permanent"), "{run:?}");
-    assert_eq!(left(), None);
+    assert!(!run.stderr.contains("permanent\n"), "{run:?}");
+    assert!(left().is_some());
+    world.cilmark_ok("confirm nic");
     let soon = time_for(std::time::Duration::from_millis(300)).as_millis();
     world.cilmark_ok(&format!("policy flush nic --confirm {soon}ms"));
     world.cilmark_ok("attach nic --keep");
@@ -445,6 +443,43 @@ fn the_pinned_map_is_frozen_and_other_tools_read_it() {
     let piece = &dump(&world, &pin)[0]["formatted"]["value"];
     assert_eq!(
         (&piece["version"], &piece["text"]),
-        (&json!(1), &json!(r#"{"device":"red","id":"web"}"#))
+        (&json!(1), &json!(r#"{"device":"red","role":"container","id":"web"}"#))
+    );
+}
+
+#[test]
+fn the_role_is_kept_whatever_the_device_looks_like_now() {
+    let Some(world) = world() else { return };
+    world.cilmark_ok("attach red --id 300 --ip 10.1.0.10");
+    assert_eq!(world.cilmark_json("status red --spec")["role"], "container");
+    world.sh("ip route add default via 10.1.0.10 dev red");
+    world.cilmark_ok("attach red --keep --trust-proxy");
+    assert_eq!(world.status("red")["role"], "container");
+    assert_eq!(world.status("red")["ips"], json!(["10.1.0.10"]));
+}
+
+#[test]
+fn an_identity_is_kept_by_its_number_if_its_name_has_become_anothers() {
+    let Some(world) = world() else { return };
+    world.cilmark_ok("identity set 500 shop");
+    world.cilmark_ok("attach red --id shop");
+    assert_eq!(world.cilmark_json("status red --spec")["id"], "shop");
+    world.cilmark_ok("identity del 500");
+    world.cilmark_ok("identity set 600 shop");
+    assert_eq!(world.cilmark_json("status red --spec")["id"], 500);
+    world.cilmark_ok("attach red --keep --trust-proxy");
+    assert_eq!(world.status("red")["identity"], 500);
+}
+
+#[test]
+fn failsafe_ports_of_a_direction_that_is_not_named_are_kept() {
+    let Some(world) = world() else { return };
+    world.cilmark_ok(
+        "attach nic --role netdev --policy enforce --yes --failsafe tcp/2222,egress:tcp/3",
+    );
+    world.cilmark_ok("attach nic --keep --yes --failsafe egress:udp/53");
+    assert_eq!(
+        world.cilmark_json("status nic --spec")["failsafe"],
+        json!(["tcp/2222", "egress:udp/53"])
     );
 }

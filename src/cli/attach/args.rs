@@ -166,7 +166,10 @@ impl Args {
                 egress: mode(flags.egress_policy, base.policy.egress),
             },
             adopt: flags.adopt.or(base.adopt),
-            failsafe: flags.failsafe.clone().or(base.failsafe),
+            failsafe: match (flags.failsafe.clone(), base.failsafe) {
+                (Some(named), Some(before)) => Some(named.over(before)),
+                (named, before) => named.or(before),
+            },
             policy_verdict_log: self.named(
                 "policy_verdict_log",
                 flags.policy_verdict_log,

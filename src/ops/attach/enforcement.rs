@@ -24,6 +24,7 @@ const ADOPT: Duration = Duration::from_secs(30);
 
 /// The spec as it is kept: with what is not the machine's to say a second time. An error if it is too long.
 pub fn text(spec: &EndpointSpec, terms: &Terms, role: Role) -> Result<Text> {
+    let spec = &EndpointSpec { role: Some(role), ..spec.clone() };
     let says = spec.failsafe.as_ref().is_some_and(FailsafeList::names_ingress);
     let ports = failsafe(spec, terms.login_port);
     if role == Role::Container || spec.policy.are_off() || says || ports == failsafe(spec, None) {

@@ -232,6 +232,14 @@ impl Reader<'_> {
                 names.push(format!("{} (endpoint {id})", config.device_name()));
             }
         }
+        if self.pinned_id(pin).is_none() {
+            return anyhow!(
+                "{} is not there, which this cilmark would change, since an older one has attached {}; nothing has \
+                 changed: attach each of these again, or `cilmark detach --all` and attach",
+                pin.display(),
+                names.join(", ")
+            );
+        }
         anyhow!(
             "{} is another map than the one that the programs of {} use, which would see nothing of \
              a change; nothing has changed: attach each of these again, or `cilmark detach --all` and \
