@@ -363,27 +363,27 @@ static __always_inline int ct_begins_anew(const struct cm_flow *flow, const stru
 }
 
 /* Looks in one bucket, without a lock. */
-static __always_inline enum flow_read ct_read_bucket(const union flow_key *key, int words,
+static __always_inline enum flow_read ct_read_bucket(const union flow_key *key, __u64 family,
 						     __u32 second, struct policy_ctx *ctx)
 {
-	struct flow_bucket *bucket = flow_bucket_of(ctx->where.buckets[second], words);
+	struct flow_bucket *bucket = flow_bucket_of(ctx->where.buckets[second], family);
 
 	if (!bucket)
 		return FLOW_MISSING;
 	ctx->place = CT_IN_FIRST + second;
-	return flow_read(bucket, words, key->words, ctx);
+	return flow_read(bucket, family, key->words, ctx);
 }
 
 /* Looks in both. Not by a loop over them: what clang made of that Linux 6.1 took for one without an end. */
-static __always_inline enum flow_read ct_read(const union flow_key *key, int words,
+static __always_inline enum flow_read ct_read(const union flow_key *key, __u64 family,
 					      struct policy_ctx *ctx)
 {
 	enum flow_read read;
 
-	flow_hash(&ctx->where, key->words, words == FLOW6_WORDS);
-	read = ct_read_bucket(key, words, 0, ctx);
+	flow_hash(&ctx->where, key->words, family == FLOW_V6);
+	read = ct_read_bucket(key, family, 0, ctx);
 	if (read == FLOW_MISSING)
-		read = ct_read_bucket(key, words, 1, ctx);
+		read = ct_read_bucket(key, family, 1, ctx);
 	return read;
 }
 
@@ -399,12 +399,12 @@ static __always_inline enum flow_read ct_find_quickly(const struct tuple *tuple,
 	if (tuple->local->family == CM_IPV4) {
 		ct4_key(key, tuple);
 		ct4_fill(key);
-		read = ct_read(key, FLOW4_WORDS, ctx);
+		read = ct_read(key, FLOW_V4, ctx);
 	} else {
 		ct6_key(key, tuple);
 		/* In memory, not in copies as well. */
 		barrier();
-		read = ct_read(key, FLOW6_WORDS, ctx);
+		read = ct_read(key, FLOW_V6, ctx);
 	}
 	barrier();
 	return read;
@@ -417,10 +417,10 @@ enum ct_visited {
 	CT_LEASE, /* a request of DHCP that has not expired */
 };
 
-static __always_inline enum ct_visited ct_present(struct flow_bucket *bucket, __u64 words,
+static __always_inline enum ct_visited ct_present(struct flow_bucket *bucket, __u64 family,
 						  __u32 way, __u32 now)
 {
-	const struct cm_flow *flow = (const void *)(flow_slot(bucket, words, way) + words);
+	const struct cm_flow *flow = (const void *)flow_value(bucket, family, way);
 
 	return config.role == CM_ROLE_CONTAINER && flow->rule == CM_RULE_DHCP && flow->verdict &&
 			       (__s32)(bucket->head.ways.expires[way] - now) > 0 ?
@@ -438,22 +438,22 @@ __noinline int ct_visit(const union flow_key *key, int is_v6, const struct flow_
 	enum ct_visited visited = CT_ABSENT;
 	__u32 way, now = flow_now();
 	struct flow_bucket *bucket;
-	__u64 words;
+	__u64 family;
 
 	if (!key || !where || !has_policy())
 		return CT_ABSENT;
-	bucket = flow_bucket_at(flow_bucket_index(where, act / FLOW_IN_SECOND), is_v6, &words);
+	bucket = flow_bucket_at(flow_bucket_index(where, act / FLOW_IN_SECOND), is_v6, &family);
 	if (!bucket)
 		return CT_ABSENT;
 	bpf_spin_lock(&bucket->lock);
-	way = find_way_flat(bucket, words, key->words,
+	way = find_way_flat(bucket, family, key->words,
 			    flow_matches(&bucket->head.ways, where->tag));
 	if (way < CM_FLOW_WAYS) {
 		/* For the verifier, which clang would take the mask from. */
 		barrier_var(way);
 		way %= CM_FLOW_WAYS;
-		visited = ct_present(bucket, words, way, now);
-		flow_act(bucket, words, way, act & FLOW_ACT_MASK, ctx);
+		visited = ct_present(bucket, family, way, now);
+		flow_act(bucket, family, way, act & FLOW_ACT_MASK, ctx);
 	}
 	bpf_spin_unlock(&bucket->lock);
 	return visited;
@@ -514,9 +514,9 @@ static __always_inline void ct_scan(struct policy_ctx *ctx, int is_v6)
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 2; i++) {
 		struct flow_bucket *bucket;
-		__u64 words, scan, room, better;
+		__u64 family, scan, room, better;
 
-		bucket = flow_bucket_at(flow_bucket_index(&ctx->where, i), is_v6, &words);
+		bucket = flow_bucket_at(flow_bucket_index(&ctx->where, i), is_v6, &family);
 		if (!bucket)
 			break;
 		scan = flow_scan(&bucket->head, now, ctx->where.tag);
@@ -550,11 +550,11 @@ __noinline int ct_put(const union flow_key *key, int is_v6, struct policy_ctx *c
 		ct_scan(ctx, is_v6);
 	to.is_new = is_zero(ctx->ct) & ~is_zero(where->buckets[0] ^ where->buckets[1]);
 	to.bucket = flow_bucket_at(flow_bucket_index(where, ctx->place - CT_IN_FIRST), is_v6,
-				   &to.words);
+				   &to.family);
 	if (!to.bucket)
 		return FLOW_FULL;
 	to.other = flow_bucket_of(flow_bucket_index(where, (ctx->place - CT_IN_FIRST) ^ to.is_new),
-				  to.words);
+				  to.family);
 	if (!to.other)
 		return FLOW_FULL;
 	barrier();

@@ -86,12 +86,19 @@ union flow_key {
  */
 #define STAYS_A_CALL_OF_ITS_OWN(number) asm volatile("" ::"i"(number))
 
-/* A bucket of the family of which a key has so many words, for code that serves one. */
-static __always_inline struct flow_bucket *flow_bucket_of(__u32 index, int words)
+/*
+ * Which family a bucket is of: all ones of IPv6, else 0. Where it is no constant, sums and masks are made of it, since Linux 6.1
+ * knows nothing of products and negations, and of branches clang would make two copies of all that follows.
+ */
+#define FLOW_V4 0ULL
+#define FLOW_V6 (~0ULL)
+
+/* A bucket of a family, for code that serves one. */
+static __always_inline struct flow_bucket *flow_bucket_of(__u32 index, __u64 family)
 {
 	struct flow_bucket *bucket;
 
-	if (words == FLOW6_WORDS) {
+	if (family) {
 		bucket = bpf_map_lookup_elem(&cm_flows6, &index);
 		STAYS_A_CALL_OF_ITS_OWN(CM_IPV6);
 	} else {
@@ -102,21 +109,26 @@ static __always_inline struct flow_bucket *flow_bucket_of(__u32 index, int words
 }
 
 /*
- * The same for code that serves both. How many words a key has there is a number to the verifier, on whichever way it
- * comes here, since clang does not know it: it would make arithmetic of it, before it asks for the family.
+ * The same for code that serves both. The family is a number to the verifier, on whichever way it comes here, since clang
+ * does not know it: it would compute it before it branches.
  */
-static __always_inline struct flow_bucket *flow_bucket_at(__u32 index, int is_v6, __u64 *words)
+static __always_inline struct flow_bucket *flow_bucket_at(__u32 index, int is_v6, __u64 *family)
 {
 	struct flow_bucket *bucket;
 
 	if (is_v6) {
 		bucket = bpf_map_lookup_elem(&cm_flows6, &index);
-		asm volatile("%0 = %1" : "=r"(*words) : "i"(FLOW6_WORDS));
+		asm volatile("%0 = -1" : "=r"(*family));
 	} else {
 		bucket = bpf_map_lookup_elem(&cm_flows4, &index);
-		asm volatile("%0 = %1" : "=r"(*words) : "i"(FLOW4_WORDS));
+		asm volatile("%0 = 0" : "=r"(*family));
 	}
 	return bucket;
+}
+
+static __always_inline __u64 key_words(__u64 family)
+{
+	return FLOW4_WORDS + (family & (FLOW6_WORDS - FLOW4_WORDS));
 }
 
 /* The first bucket, or the second: not by an index, of which clang makes arithmetic that the verifier refuses. */
@@ -128,9 +140,21 @@ static __always_inline __u32 flow_bucket_index(const struct flow_place *place, _
 	return place->buckets[0] ^ ((place->buckets[0] ^ place->buckets[1]) & mask);
 }
 
-static __always_inline __u64 *flow_slot(struct flow_bucket *bucket, __u64 words, __u32 way)
+static __always_inline __u64 *flow_slot(struct flow_bucket *bucket, __u64 family, __u32 way)
 {
-	return (__u64 *)(bucket + 1) + (way & (CM_FLOW_WAYS - 1)) * (words + FLOW_WORDS);
+	__u64 *slots = (__u64 *)(bucket + 1);
+
+	way &= CM_FLOW_WAYS - 1;
+	if (__builtin_constant_p(family))
+		return slots + way * (key_words(family) + FLOW_WORDS);
+	return slots + way * (FLOW4_WORDS + FLOW_WORDS) +
+	       (way * (FLOW6_WORDS - FLOW4_WORDS) & family);
+}
+
+/* What is behind the key of a slot. */
+static __always_inline __u64 *flow_value(struct flow_bucket *bucket, __u64 family, __u32 way)
+{
+	return flow_slot(bucket, family, way) + key_words(family);
 }
 
 #define FLOW_ONES 0x0101010101010101ULL
@@ -227,13 +251,14 @@ static __always_inline __u32 count_ways(__u64 bits)
 	return (bits >> 7) * FLOW_ONES >> 56;
 }
 
-/* From memory each time, but for the two words of IPv4: copies would fill the stack. */
-static __always_inline __u64 key_differs(const volatile __u64 *there, const __u64 *key, __u64 words)
+/* From memory each time, but for the two family of IPv4: copies would fill the stack. */
+static __always_inline __u64 key_differs(const volatile __u64 *there, const __u64 *key,
+					 __u64 family)
 {
 	const volatile __u64 *in_memory = key;
 	__u64 differ = 0, more = 0;
 
-	if (__builtin_constant_p(words) && words == FLOW4_WORDS)
+	if (__builtin_constant_p(family) && family == FLOW_V4)
 		return (there[0] ^ key[0]) | (there[1] ^ key[1]);
 #pragma clang loop unroll(full)
 	for (int i = 0; i < FLOW6_WORDS; i++) {
@@ -244,11 +269,8 @@ static __always_inline __u64 key_differs(const volatile __u64 *there, const __u6
 		else
 			more |= bits;
 	}
-	/* Without a branch. */
-	return differ | (more & -(words / 4 & 1));
+	return differ | (more & family);
 }
-
-_Static_assert(FLOW4_WORDS / 4 == 0 && FLOW6_WORDS / 4 == 1, "a bit that tells the family");
 
 enum {
 	/* Ways of a bucket that may have one tag, so that no search has to try more. */
@@ -265,7 +287,7 @@ static __always_inline __u32 home_way(__u8 tag)
 }
 
 /* Which way of a bucket has a key, of those that `matches` its tag; or CM_FLOW_WAYS. */
-static __always_inline __u32 find_way(struct flow_bucket *bucket, __u64 words, const __u64 *key,
+static __always_inline __u32 find_way(struct flow_bucket *bucket, __u64 family, const __u64 *key,
 				      __u64 matches, __u8 tag)
 {
 	__u32 way = home_way(tag);
@@ -274,11 +296,11 @@ static __always_inline __u32 find_way(struct flow_bucket *bucket, __u64 words, c
 		return CM_FLOW_WAYS;
 	if (!(matches >> 8 * way & 0x80))
 		way = lowest_way(matches);
-	if (!key_differs(flow_slot(bucket, words, way), key, words))
+	if (!key_differs(flow_slot(bucket, family, way), key, family))
 		return way;
 	matches &= ~(0x80ULL << 8 * way);
 	way = lowest_way(matches);
-	if (matches && !key_differs(flow_slot(bucket, words, way), key, words))
+	if (matches && !key_differs(flow_slot(bucket, family, way), key, family))
 		return way;
 	return CM_FLOW_WAYS;
 }
@@ -287,7 +309,7 @@ static __always_inline __u32 find_way(struct flow_bucket *bucket, __u64 words, c
  * The same for who writes, off the fast path: without branches, of which the verifier would walk all that follows behind
  * each. Both ways that may have the tag are compared.
  */
-static __always_inline __u32 find_way_flat(struct flow_bucket *bucket, __u64 words,
+static __always_inline __u32 find_way_flat(struct flow_bucket *bucket, __u64 family,
 					   const __u64 *key, __u64 matches)
 {
 	__u64 more = matches & (matches - 1);
@@ -298,8 +320,9 @@ static __always_inline __u32 find_way_flat(struct flow_bucket *bucket, __u64 wor
 
 	if (!matches)
 		return CM_FLOW_WAYS;
-	is_first = is_zero(key_differs(flow_slot(bucket, words, first), key, words));
-	is_second = is_zero(key_differs(flow_slot(bucket, words, second), key, words)) & ~is_first;
+	is_first = is_zero(key_differs(flow_slot(bucket, family, first), key, family));
+	is_second =
+		is_zero(key_differs(flow_slot(bucket, family, second), key, family)) & ~is_first;
 	return first * is_first + second * is_second + CM_FLOW_WAYS * ((is_first | is_second) ^ 1);
 }
 
@@ -464,12 +487,12 @@ enum flow_put {
 };
 
 /* Where in a bucket a flow is to be written: a way, or CM_FLOW_WAYS. */
-static __always_inline __u32 flow_choose(struct flow_bucket *bucket, __u64 words, const __u64 *key,
+static __always_inline __u32 flow_choose(struct flow_bucket *bucket, __u64 family, const __u64 *key,
 					 struct policy_ctx *ctx)
 {
 	struct cm_flow_ways *ways = &bucket->head.ways;
 	__u64 matches = flow_matches(ways, ctx->where.tag);
-	__u32 way = find_way_flat(bucket, words, key, matches);
+	__u32 way = find_way_flat(bucket, family, key, matches);
 
 	ctx->displaced = 0;
 	if (way < CM_FLOW_WAYS || count_ways(matches) >= FLOW_WAYS_OF_TAG)
@@ -490,7 +513,7 @@ static __always_inline __u32 flow_choose(struct flow_bucket *bucket, __u64 words
 struct flow_target {
 	struct flow_bucket *bucket;
 	struct flow_bucket *other; /* where a new one may be as well; the same if it is none */
-	__u64 words; /* of a key */
+	__u64 family;
 	__u64 is_new;
 };
 
@@ -503,7 +526,7 @@ struct flow_target {
 static __always_inline enum flow_put flow_put(const struct flow_target *to, const __u64 *key,
 					      struct policy_ctx *ctx, __u64 *twin)
 {
-	__u32 way = flow_choose(to->bucket, to->words, key, ctx);
+	__u32 way = flow_choose(to->bucket, to->family, key, ctx);
 	struct flow_bucket *bucket = to->bucket;
 	struct cm_flow_ways *ways = &bucket->head.ways;
 	int is_same;
@@ -515,7 +538,7 @@ static __always_inline enum flow_put flow_put(const struct flow_target *to, cons
 	bpf_spin_lock(&bucket->lock);
 	is_same = bucket->head.seq == ctx->scan >> FLOW_SCAN_SEQ;
 	if (is_same) {
-		volatile __u64 *slot = flow_slot(bucket, to->words, way);
+		volatile __u64 *slot = flow_slot(bucket, to->family, way);
 		const __u64 *flow = (const __u64 *)&ctx->flow;
 
 		flow_write_begins(bucket);
@@ -530,7 +553,7 @@ static __always_inline enum flow_put flow_put(const struct flow_target *to, cons
 #pragma clang loop unroll(full)
 		for (int i = 0; i < FLOW6_WORDS; i++)
 			slot[i] = key[i];
-		slot += to->words;
+		slot += key_words(to->family);
 #pragma clang loop unroll(full)
 		for (int i = 0; i < FLOW_WORDS; i++)
 			slot[i] = flow[i];
@@ -541,9 +564,9 @@ static __always_inline enum flow_put flow_put(const struct flow_target *to, cons
 }
 
 static __always_inline void flow_copy(struct policy_ctx *ctx, struct flow_bucket *bucket,
-				      __u64 words, __u32 way)
+				      __u64 family, __u32 way)
 {
-	const volatile __u64 *flow = flow_slot(bucket, words, way) + words;
+	const volatile __u64 *flow = flow_value(bucket, family, way);
 	__u64 *copy = (__u64 *)&ctx->flow;
 
 #pragma clang loop unroll(full)
@@ -559,7 +582,7 @@ enum flow_read {
 };
 
 /* Reads a flow of a bucket without its lock. */
-static __always_inline enum flow_read flow_read(struct flow_bucket *bucket, __u64 words,
+static __always_inline enum flow_read flow_read(struct flow_bucket *bucket, __u64 family,
 						const __u64 *key, struct policy_ctx *ctx)
 {
 	__u32 first = flow_seq(bucket);
@@ -567,19 +590,19 @@ static __always_inline enum flow_read flow_read(struct flow_bucket *bucket, __u6
 	__u32 way;
 
 	flow_order();
-	way = find_way(bucket, words, key, flow_matches(&bucket->head.ways, tag), tag);
+	way = find_way(bucket, family, key, flow_matches(&bucket->head.ways, tag), tag);
 	if (way == CM_FLOW_WAYS)
 		return FLOW_MISSING;
-	flow_copy(ctx, bucket, words, way);
+	flow_copy(ctx, bucket, family, way);
 	flow_order();
 	return flow_seq(bucket) == first && !(first & 1) ? FLOW_READ : FLOW_TORN;
 }
 
 /* Whether a flow of a bucket is as it was read. */
 static __always_inline int flow_is_same(const struct policy_ctx *ctx, struct flow_bucket *bucket,
-					__u64 words, __u32 way)
+					__u64 family, __u32 way)
 {
-	const volatile __u64 *there = flow_slot(bucket, words, way) + words;
+	const volatile __u64 *there = flow_value(bucket, family, way);
 	const volatile __u64 *flow = (const __u64 *)&ctx->flow;
 	__u64 differ = 0;
 
@@ -599,7 +622,7 @@ enum flow_act {
 	FLOW_IN_SECOND = 4, /* added: of its two buckets not in the first */
 };
 
-static __always_inline void flow_act(struct flow_bucket *bucket, __u64 words, __u32 way,
+static __always_inline void flow_act(struct flow_bucket *bucket, __u64 family, __u32 way,
 				     enum flow_act act, struct policy_ctx *ctx)
 {
 	struct cm_flow_ways *ways = &bucket->head.ways;
@@ -610,8 +633,8 @@ static __always_inline void flow_act(struct flow_bucket *bucket, __u64 words, __
 		ways->expires[way] = 0;
 		flow_write_ends(bucket);
 	} else if (act == FLOW_COPY && ctx) {
-		flow_copy(ctx, bucket, words, way);
-	} else if (act == FLOW_PUSH && ctx && flow_is_same(ctx, bucket, words, way)) {
+		flow_copy(ctx, bucket, family, way);
+	} else if (act == FLOW_PUSH && ctx && flow_is_same(ctx, bucket, family, way)) {
 		ways->expires[way] = ctx->expires;
 	}
 }
