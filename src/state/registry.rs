@@ -4,12 +4,15 @@
 mod lookup;
 pub mod shared;
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io;
 use std::mem::offset_of;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
@@ -29,8 +32,8 @@ use crate::model::enforcement::Mode;
 use crate::state::config::{self, pinned_config, read_config};
 use crate::state::devices::Devices;
 use crate::state::layout::{self, HELD_BY_ALL};
+use crate::state::nics;
 use crate::state::pin::Root;
-use crate::state::{maps, nics};
 
 /// An attached endpoint, or what is left of one.
 pub struct Endpoint {
@@ -60,6 +63,8 @@ pub(super) struct Running {
     program: OwnedFd,
     facts: ProgramFacts,
     link: Option<TcxLink>,
+    /// The names of its maps, as far as they have been read.
+    map_names: RefCell<Vec<OsString>>,
 }
 
 #[derive(Clone, Copy)]
@@ -261,8 +266,14 @@ impl Endpoint {
 
     /// The kernel's numbers of the maps that are its own or that it shares with other endpoints.
     pub fn map_ids(&self) -> Vec<u32> {
+        let mut ids = Vec::new();
         let of_programs = self.programs.iter().flatten().flat_map(|running| &running.facts.map_ids);
-        of_programs.copied().chain(self.pinned_config).collect()
+        for id in of_programs.copied().chain(self.pinned_config) {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        ids
     }
 
     /// The kernel's numbers of the maps that its configuration is read from: one, unless a command has died half way.
@@ -478,12 +489,26 @@ impl Running {
     fn of(program: OwnedFd, link: Option<TcxLink>) -> Result<Running> {
         let mut facts = sys::program_facts(program.as_fd()).context("read the program")?;
         facts.map_ids.sort_unstable_by_key(|id| Reverse(*id));
-        Ok(Running { program, facts, link })
+        Ok(Running { program, facts, link, map_names: RefCell::default() })
     }
 
-    /// The map of the program whose name ends so, if it has one.
+    /// The map of the program whose name ends so, if it has one. The youngest first: those of an endpoint's
+    /// own were made after the shared ones.
     pub(super) fn map(&self, suffix: &str) -> Result<Option<MapHandle>> {
-        maps::of_program(&self.facts.map_ids, suffix)
+        let open = |id| MapHandle::from_map_id(id).with_context(|| format!("open map {id}"));
+        let is_it = |name: &OsString| name.as_bytes().ends_with(suffix.as_bytes());
+        let mut names = self.map_names.borrow_mut();
+        if let Some(at) = names.iter().position(is_it) {
+            return open(self.facts.map_ids[at]).map(Some);
+        }
+        for id in &self.facts.map_ids[names.len()..] {
+            let map = open(*id)?;
+            names.push(map.name().to_owned());
+            if names.last().is_some_and(is_it) {
+                return Ok(Some(map));
+            }
+        }
+        Ok(None)
     }
 }
 
