@@ -85,7 +85,7 @@ enum Command {
     /// The rules of an endpoint: who may talk to it, and to whom it may
     #[command(subcommand)]
     Policy(policy::Command),
-    /// Make an enforcement under --confirm permanent
+    /// Make a change under --confirm permanent
     Confirm(confirm::Args),
     /// The flows that policies know
     #[command(subcommand)]

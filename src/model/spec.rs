@@ -1,4 +1,4 @@
-//! What an operator asks of an endpoint, complete and in his words: what commands, files and hooks want, and
+//! What an operator asks of an endpoint, complete and in his words: what commands want, and
 //! what is kept with the endpoint.
 //!
 //! In JSON and in files its fields have the names of `attach`'s flags, with underscores, as all keys there: what it

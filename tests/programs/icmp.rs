@@ -125,7 +125,7 @@ fn an_error_is_judged_by_what_is_known_of_its_flows_remote_end() {
         passes();
         say(router, 302);
         passes();
-        say(peer, 301);
+        say(peer, 303);
         workload.to_container(received()).is_dropped(POLICY);
         nic.from_netdev(received()).is_dropped(POLICY);
     }

@@ -347,7 +347,7 @@ static __always_inline enum cm_flow_class ct_class(const struct cm_flow *flow)
 	       (is_over ^ 1);
 }
 
-/* Whether a packet begins a flow anew, under a name that an older one still holds. */
+/* Whether a packet begins a flow anew, on a 5-tuple that an older one still holds. */
 static __always_inline int ct_begins_anew(const struct cm_flow *flow, const struct packet *pkt)
 {
 	if (!is_syn(pkt))

@@ -71,7 +71,7 @@ _Static_assert(FLOW6_WORDS <= FLOW4_WORDS + FLOW_WORDS,
 
 /*
  * What a slot begins with. Functions that serve both families take as many words as IPv6 has, and which family's they
- * are; behind a key of IPv4 stands 0.
+ * are; what is behind a key of IPv4 is ignored.
  */
 union flow_key {
 	struct cm_ct4_key v4;
@@ -251,7 +251,7 @@ static __always_inline __u32 count_ways(__u64 bits)
 	return (bits >> 7) * FLOW_ONES >> 56;
 }
 
-/* From memory each time, but for the two family of IPv4: copies would fill the stack. */
+/* Read from memory each time, but for the two words of an IPv4 key: copies would fill the stack. */
 static __always_inline __u64 key_differs(const volatile __u64 *there, const __u64 *key,
 					 __u64 family)
 {
@@ -509,7 +509,7 @@ static __always_inline __u32 flow_choose(struct flow_bucket *bucket, __u64 famil
 	return way;
 }
 
-/* Into which bucket a flow is written, */
+/* The bucket that a flow is written to. */
 struct flow_target {
 	struct flow_bucket *bucket;
 	struct flow_bucket *other; /* where a new one may be as well; the same if it is none */

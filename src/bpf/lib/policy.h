@@ -125,7 +125,7 @@ static __always_inline int may_be_picked_up(struct __sk_buff *skb, const struct 
 	       find_socket(skb, pkt) == SOCKET_CONNECTED;
 }
 
-/* Whether the policy that is asked has adopted an adopted flow: of the host's another NIC's may have. */
+/* Whether the policy that is asked has picked up this flow mid-stream: of a flow that NICs share another NIC may have. */
 static __always_inline int has_picked_up(const struct policy_ctx *ctx)
 {
 	return config.role != CM_ROLE_NETDEV || config.adopt_until_ns ||
@@ -374,7 +374,7 @@ static __always_inline enum related related_to(const struct packet *answer,
 		return RELATED_TO_NOTHING;
 	if (ct_epoch(ctx->flow.verdict) != answer->verdict.epoch)
 		return RELATED_STALE;
-	/* An entry that audit made for a denied flow does not count, as in recognise(). */
+	/* An entry that audit made for a denied flow does not count, as in lookup_flow(). */
 	return ct_denied(ctx->flow.verdict) & own_slot() ? RELATED_TO_NOTHING : RELATED_ALLOWED;
 }
 

@@ -5,7 +5,7 @@
 
 #include "abi/maps.h"
 
-/* What conntrack has under the name of a packet's flow. */
+/* What conntrack has on a packet's 5-tuple. */
 enum ct_result {
 	CT_MISS,
 	CT_KNOWN,
@@ -20,12 +20,12 @@ enum other_nics {
 	OTHER_NICS_ASKED, /* or a reason for which one of them denies it that enforces */
 };
 
-/* Where a flow is: in the first or the second of its buckets, */
+/* In which of its two buckets a flow was found. */
 enum ct_place {
 	CT_NOWHERE,
 	CT_IN_FIRST,
 	CT_IN_SECOND,
-	CT_UNTOLD, /* or nobody has looked */
+	CT_NOT_READ, /* nobody has looked */
 };
 
 /* Where a flow may be in its table, and what is told of it there. */

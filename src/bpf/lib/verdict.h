@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * The verdict on a packet. An established flow costs one lookup in conntrack; everything else goes
- * through slow_path(), and is decided in decide.h.
+ * through slow_path(), by the rules and exceptions of policy.h.
  *
  * Of the functions here and there some are global ones, because they are off the fast path and the
  * verifier walks such a one by itself and once, not its every outcome through all that follows: all
@@ -141,7 +141,7 @@ static __always_inline int is_plain(const struct packet *pkt)
 		 (pkt->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
 }
 
-/* The host's own flow, under a name that masquerade has given to a workload's since. */
+/* The host's own flow, on a 5-tuple that masquerade has given to a workload's since. */
 static __always_inline int is_left_over(const struct __sk_buff *skb, const struct packet *pkt,
 					const struct cm_flow *flow)
 {
@@ -259,7 +259,7 @@ __noinline int bypasses_host_policy(struct __sk_buff *skb, struct packet *pkt,
 	return 1;
 }
 
-/* The host's own packet under a name that it had lent to a workload's flow. */
+/* The host's own packet on the 5-tuple of a masqueraded flow. */
 static __always_inline int is_taken_back(const struct __sk_buff *skb, const struct packet *pkt,
 					 const struct cm_flow *flow)
 {
@@ -290,8 +290,8 @@ static __always_inline void begin_flow(const struct packet *pkt, struct policy_c
 }
 
 /*
- * Whether a flow goes on by other NICs, for all that anybody knows who denies a packet that would take its place, and only
- * audits: a masqueraded one is answered by whichever.
+ * Whether other NICs may still use the entry of an older flow, so that a NIC that only audits must not replace it. A
+ * masqueraded flow may be answered by any NIC.
  */
 static __always_inline int is_in_use(const struct policy_ctx *ctx)
 {
@@ -303,13 +303,13 @@ static __always_inline int is_in_use(const struct policy_ctx *ctx)
 }
 
 /* Looks for a packet's flow. */
-static __always_inline void recognise(struct __sk_buff *skb, struct packet *pkt,
-				      struct policy_ctx *ctx)
+static __always_inline void lookup_flow(struct __sk_buff *skb, struct packet *pkt,
+					struct policy_ctx *ctx)
 {
 	struct cm_flow *flow = &ctx->flow;
 	int is_known, is_same;
 
-	if (ctx->place == CT_UNTOLD)
+	if (ctx->place == CT_NOT_READ)
 		find_flow(pkt, ctx, packet_direction(pkt));
 	barrier();
 	/*
@@ -384,7 +384,7 @@ static __always_inline void ask_about_flow(struct __sk_buff *skb, struct packet 
  * What another NIC that enforces denies is no answer here any more. On its originator's way the flow is that NIC's to
  * drop, where it comes there, and nothing of this is kept.
  */
-static __always_inline void heed_others(struct packet *pkt, struct policy_ctx *ctx)
+static __always_inline void apply_other_nics(struct packet *pkt, struct policy_ctx *ctx)
 {
 	enum cm_direction direction = packet_direction(pkt);
 
@@ -440,7 +440,7 @@ static __always_inline void flow_verdict(struct __sk_buff *skb, struct packet *p
 	    packet_direction(pkt) == CM_INGRESS && ctx->ct != CT_KNOWN)
 		ctx->create_ct = 0;
 	if (others_verdict(ctx))
-		heed_others(pkt, ctx);
+		apply_other_nics(pkt, ctx);
 }
 
 /* What bypasses_host_policy() has said. The role is a constant, so that a workload's programs have nothing of it. */
@@ -453,8 +453,8 @@ static __always_inline int is_bypassed(const struct policy_ctx *ctx)
  * Whether a NIC's policy would deny what is not this host's any more. To find that out costs as much as the
  * verdict itself, and so only what would be dropped is asked about.
  */
-static __always_inline int is_asked_in_vain(struct __sk_buff *skb, const struct packet *pkt,
-					    struct policy_ctx *ctx)
+static __always_inline int is_no_longer_for_host(struct __sk_buff *skb, const struct packet *pkt,
+						 struct policy_ctx *ctx)
 {
 	if (config.role != CM_ROLE_NETDEV || packet_program(pkt) != CM_FROM_NETDEV ||
 	    !ctx->verdict || ctx->verdict == -CM_DROP_INVALID_SOURCE || !packet_is_ip(pkt))
@@ -499,7 +499,7 @@ __noinline int slow_path(struct __sk_buff *skb, struct packet *pkt, struct polic
 			ctx->verdict = fragment_find_ports(pkt, ctx);
 		barrier();
 		if (has_flow(pkt) && !ctx->verdict)
-			recognise(skb, pkt, ctx);
+			lookup_flow(skb, pkt, ctx);
 	} else if (has_flow(pkt) && !ct_passed(ctx->flow.verdict)) {
 		/* None of the NICs that it had passed is left. */
 		begin_flow(pkt, ctx);
@@ -528,7 +528,7 @@ __noinline int slow_path(struct __sk_buff *skb, struct packet *pkt, struct polic
 	if (ctx->is_orphan && !is_bypassed(ctx))
 		refuse_orphan(pkt, ctx);
 	barrier();
-	if (is_asked_in_vain(skb, pkt, ctx))
+	if (is_no_longer_for_host(skb, pkt, ctx))
 		ctx->bypasses = 1;
 	barrier();
 	if (config.explain && ctx->create_ct && ctx->ct != CT_FRESH)
@@ -581,7 +581,7 @@ static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
 
 /*
  * Whether a packet's flow settles it. What is found out stands in the context, so that the slow path need not look again
- * (CT_UNTOLD: it does).
+ * (CT_NOT_READ: it does).
  */
 static __always_inline int is_settled_quickly(struct __sk_buff *skb, struct packet *pkt,
 					      enum cm_direction direction, union flow_key *key,
@@ -594,7 +594,7 @@ static __always_inline int is_settled_quickly(struct __sk_buff *skb, struct pack
 		return is_plain(pkt) && is_settled(skb, pkt, direction, key, ctx);
 	ctx->flow = (struct cm_flow){};
 	ctx->expires = 0;
-	ctx->place = read == FLOW_TORN ? CT_UNTOLD : CT_NOWHERE;
+	ctx->place = read == FLOW_TORN ? CT_NOT_READ : CT_NOWHERE;
 	return config.role == CM_ROLE_NETDEV && read == FLOW_MISSING && is_plain(pkt) &&
 	       is_known_forwarded(skb, pkt);
 }
@@ -667,7 +667,7 @@ static __always_inline int policy_verdict(struct __sk_buff *skb, struct packet *
 			return 0;
 	} else {
 		key = (union flow_key){};
-		ctx = (struct policy_ctx){ .flow.direction = direction, .place = CT_UNTOLD };
+		ctx = (struct policy_ctx){ .flow.direction = direction, .place = CT_NOT_READ };
 	}
 	return verdict_slowly(skb, pkt, direction, &key, &ctx);
 }

@@ -43,7 +43,7 @@ pub struct Flags {
     /// The only MAC that the workload may send from, if not its veth's own; `any` checks none
     #[arg(long, value_name = "MAC|any")]
     workload_mac: Option<WorkloadMac>,
-    /// The endpoint's number, 1 to 65535; the lowest free one if left out
+    /// The endpoint's number, 1 to 65535; if left out the one that it has, else the lowest free one
     #[arg(long, value_name = "N")]
     endpoint_id: Option<EndpointId>,
     /// Answer the workload's ARP requests
@@ -112,8 +112,8 @@ pub struct Flags {
     ct: CtScope,
     #[command(flatten)]
     sizes: sizes::Sizes,
-    /// Attach again, with all that it was attached with and is not named here; without this, what is not named
-    /// ends. A flag that is on goes off only without this
+    /// Keep every option of the attachment that is not named here; without this, options that are not named end. To
+    /// switch a flag off, leave out --keep and name the rest
     #[arg(long)]
     pub keep: bool,
     /// Mount a BPF file system if there is none
