@@ -227,12 +227,14 @@ impl FailsafeList {
         self.ingress.is_some()
     }
 
-    /// With those of another list in a direction that this one does not name.
-    pub fn over(self, other: FailsafeList) -> FailsafeList {
-        FailsafeList {
-            ingress: self.ingress.or(other.ingress),
-            egress: self.egress.or(other.egress),
-        }
+    /// One list over another, which counts in a direction that the first does not name.
+    pub fn over(one: Option<FailsafeList>, other: Option<FailsafeList>) -> Option<FailsafeList> {
+        let Some(one) = one else { return other };
+        let other = other.unwrap_or_default();
+        Some(FailsafeList {
+            ingress: one.ingress.or(other.ingress),
+            egress: one.egress.or(other.egress),
+        })
     }
 
     /// With the standard ports in a direction that the list does not name.

@@ -166,10 +166,7 @@ impl Args {
                 egress: mode(flags.egress_policy, base.policy.egress),
             },
             adopt: flags.adopt.or(base.adopt),
-            failsafe: match (flags.failsafe.clone(), base.failsafe) {
-                (Some(named), Some(before)) => Some(named.over(before)),
-                (named, before) => named.or(before),
-            },
+            failsafe: FailsafeList::over(flags.failsafe.clone(), base.failsafe),
             policy_verdict_log: self.named(
                 "policy_verdict_log",
                 flags.policy_verdict_log,
