@@ -256,13 +256,18 @@ impl cm_config {
         if is_ingress { ingress } else { egress }
     }
 
+    /// The role; `None` in a configuration that was never written.
+    pub fn role(&self) -> Option<Role> {
+        match self.role {
+            cm_role::CM_ROLE_CONTAINER => Some(Role::Container),
+            cm_role::CM_ROLE_NETDEV => Some(Role::Netdev),
+            _ => None,
+        }
+    }
+
     /// What stands before the rules; `None` without a role.
     pub fn setting(&self) -> Option<Setting> {
-        let role = match self.role {
-            cm_role::CM_ROLE_CONTAINER => Role::Container,
-            cm_role::CM_ROLE_NETDEV => Role::Netdev,
-            _ => return None,
-        };
+        let role = self.role()?;
         let ports = |ports: &[cm_failsafe], count: u32| -> Vec<FailsafePort> {
             let ports = ports.iter().take(count as usize);
             let port = |it: &cm_failsafe| FailsafePort {

@@ -276,7 +276,8 @@ fn check(spec: &EndpointSpec, terms: &Terms, machine: &Machine) -> Result<()> {
 /// Fails if somebody else has attached the device since its spec was read, or what nobody was asked about is no more.
 fn check_kept(root: &Root, terms: &Terms, plan: &Plan, replaced: Option<&Endpoint>) -> Result<()> {
     let Some(kept) = &terms.kept else { return Ok(()) };
-    let now = replaced.map(|endpoint| super::spec::current(root, endpoint)).transpose()?;
+    let now =
+        replaced.map(|endpoint| super::spec::current(root, endpoint, &plan.names)).transpose()?;
     let is_so = match &terms.consent {
         Consent::To(outlook) => !outlook.is_as_before || is_as_before(root, plan, replaced)?,
         _ => true,
@@ -307,7 +308,7 @@ fn is_as_before(root: &Root, plan: &Plan, replaced: Option<&Endpoint>) -> Result
     let Some(rules) = &plan.rules else {
         return Ok(abi::bytes_of(&config) == abi::bytes_of(before));
     };
-    let maps = PolicyMaps::of(root, endpoint.id, endpoint.map_ids())?;
+    let maps = policy_of(root, endpoint)?;
     let now = maps.read(Slot::Current)?;
     let are_same = now.replaced_by(rules, &Policy::default()) == now;
     Ok(are_same && abi::bytes_of(&config) == abi::bytes_of(before))
@@ -343,7 +344,7 @@ fn owner_lost(root: &Root, endpoint: &Endpoint, now: &EndpointSpec) -> Option<St
 fn rules_lost_by(root: &Root, endpoint: &Endpoint, plan: &Plan) -> Result<Option<String>> {
     let Some(after) = &plan.rules else { return Ok(None) };
     let before = match policy_of(root, endpoint) {
-        Ok(maps) => maps.read(rules::slot_in_force(endpoint.confirmation()?))?,
+        Ok(maps) => rules::in_force(&maps, endpoint)?,
         // Without programs it has those that are pinned.
         Err(error) => {
             debug!("endpoint {}: {error:#}", endpoint.id);

@@ -112,9 +112,8 @@ fn places(root: &Root, request: &Request<'_>) -> Result<Vec<Place>> {
     };
     // Of one without a configuration nobody can tell whose its flows are.
     for endpoint in endpoints.iter().filter(|endpoint| endpoint.role().is_some()) {
-        let owner = (endpoint.config.ct_local != 0).then_some(endpoint.id);
         let scope = endpoint.config.scope();
-        places.extend([(owner, scope), (None, scope)]);
+        places.extend([(endpoint.owns_flows(), scope), (None, scope)]);
     }
     let open = |(owner, scope)| {
         let maps = Conntrack::open(root, owner)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use plan::{Plan, apply};
-pub use plan::{settle, slot_in_force};
+pub use plan::{in_force, settle};
 
 use super::identities;
 use super::targets::{Targets, policy_of};

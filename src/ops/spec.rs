@@ -3,8 +3,9 @@
 use anyhow::{Context as _, Result};
 
 use super::rules;
+use super::targets::policy_of;
 use crate::kernel::{device, netns};
-use crate::model::identity::Identity;
+use crate::model::identity::{Identity, Names};
 use crate::model::spec::{EndpointSpec, IdentityRef};
 use crate::state::devices::Devices;
 use crate::state::pin::Root;
@@ -20,15 +21,14 @@ pub fn kept(root: &Root, name: &str) -> Result<EndpointSpec> {
     let endpoint = here.next().with_context(|| {
         format!("{name} is not attached, so that there is nothing to keep: attach it with all its flags, without --keep")
     })?;
-    current(root, endpoint)
+    current(root, endpoint, &super::identities::names(root)?)
 }
 
 /// With the identity that it has: a name may have become another number's, or nobody's.
-pub(super) fn current(root: &Root, endpoint: &Endpoint) -> Result<EndpointSpec> {
+pub(super) fn current(root: &Root, endpoint: &Endpoint, names: &Names) -> Result<EndpointSpec> {
     let spec = spec::read(root, endpoint)?;
     let identity = Identity(endpoint.config.identity);
-    let names = super::identities::names(root)?;
-    let is_still = |id: &IdentityRef| id.resolve(&names).is_ok_and(|resolved| resolved == identity);
+    let is_still = |id: &IdentityRef| id.resolve(names).is_ok_and(|resolved| resolved == identity);
     let id = spec.id.map(|id| if is_still(&id) { id } else { IdentityRef::Number(identity) });
     Ok(EndpointSpec { id, ..spec })
 }
@@ -37,11 +37,10 @@ pub(super) fn current(root: &Root, endpoint: &Endpoint) -> Result<EndpointSpec> 
 /// in force.
 pub fn export(root: &Root, endpoint: &Endpoint) -> Result<EndpointSpec> {
     let names = super::identities::names(root)?;
-    let spec = current(root, endpoint)?;
+    let spec = current(root, endpoint, &names)?;
     let rules = match endpoint.stale {
         true => PolicyMaps::pinned(root, endpoint.id)?,
-        false => PolicyMaps::of(root, endpoint.id, endpoint.map_ids())?
-            .read(rules::slot_in_force(endpoint.confirmation()?))?,
+        false => rules::in_force(&policy_of(root, endpoint)?, endpoint)?,
     };
     let rules = rules.rules().iter().map(|listed| listed.rule.text(&names)).collect();
     Ok(EndpointSpec { device: endpoint.device.clone(), rules: Some(rules), ..spec })

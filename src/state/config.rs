@@ -3,15 +3,15 @@
 use anyhow::{Context, Result, bail, ensure};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 
-use crate::kernel::abi::{self, cm_config, cm_role, u32_key};
-use crate::model::endpoint::{EndpointId, Role};
+use crate::kernel::abi::{self, cm_config, u32_key};
+use crate::model::endpoint::EndpointId;
 use crate::state::pin::Root;
 
 /// An endpoint's configuration by its pin alone; `None` if there is none that is known for its own.
 pub fn pinned_config(root: &Root, id: EndpointId) -> Option<cm_config> {
     let map = MapHandle::from_pinned_path(root.endpoint(id).config()).ok()?;
     let config = read_config(&map).ok()?;
-    let known = role(&config).is_some() && config.endpoint_id == u32::from(id.get());
+    let known = config.role().is_some() && config.endpoint_id == u32::from(id.get());
     known.then_some(config)
 }
 
@@ -34,13 +34,4 @@ pub fn read_config(map: &MapHandle) -> Result<cm_config> {
     let key = u32_key(0);
     let value = map.lookup(abi::bytes_of(&key), MapFlags::ANY)?.context("an empty config")?;
     abi::from_bytes(&value)
-}
-
-/// `None` of one that is neither.
-pub fn role(config: &cm_config) -> Option<Role> {
-    match config.role {
-        cm_role::CM_ROLE_CONTAINER => Some(Role::Container),
-        cm_role::CM_ROLE_NETDEV => Some(Role::Netdev),
-        _ => None,
-    }
 }

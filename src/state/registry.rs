@@ -29,7 +29,7 @@ use crate::kernel::order::{self, Before};
 use crate::kernel::sys::{self, Hook, OnTcx, ProgramFacts};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::enforcement::Mode;
-use crate::state::config::{self, pinned_config, read_config};
+use crate::state::config::{pinned_config, read_config};
 use crate::state::devices::Devices;
 use crate::state::layout::{self, HELD_BY_ALL};
 use crate::state::nics;
@@ -256,7 +256,12 @@ impl Endpoint {
 
     /// Its role; `None` if no configuration could be read.
     pub fn role(&self) -> Option<Role> {
-        config::role(&self.config)
+        self.config.role()
+    }
+
+    /// Its number, if the maps of its flows are its own.
+    pub fn owns_flows(&self) -> Option<EndpointId> {
+        (self.config.ct_local != 0).then_some(self.id)
     }
 
     /// Its addresses.

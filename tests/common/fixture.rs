@@ -31,6 +31,23 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
 use super::World;
 use super::program::Endpoint;
 
+/// All that can be switched on together; flow labels are believed of this prefix.
+pub fn every_feature(trusted: &str) -> Features {
+    Features {
+        arp_responder: true,
+        trust_proxy: true,
+        flow_label: true,
+        trust_flow_label: Some(trusted.parse().expect("a prefix")),
+        stamp_remote: true,
+        local_delivery: true,
+        router: true,
+        by_address: true,
+        trust_marks: true,
+        host_addresses_listed: false,
+        given_addresses: true,
+    }
+}
+
 /// A flow that conntrack knows.
 #[derive(Debug, Clone, Copy)]
 pub struct KnownFlow {

@@ -5,13 +5,12 @@ use std::net::IpAddr;
 
 use cilmark::kernel::abi::{cm_delivery, cm_direction, cm_program};
 use cilmark::model::endpoint::EndpointId;
-use cilmark::program::load::Features;
 use cilmark::state::delivery;
 
 use super::verdicts::*;
 use super::*;
 use crate::common::Fixture;
-use crate::common::fixture::Setup;
+use crate::common::fixture::{Setup, every_feature};
 use crate::common::packet::{Frame, SENDER_MAC};
 use crate::common::program::{Endpoint, Outcome, Packet, Verdict};
 
@@ -401,19 +400,7 @@ fn it_loads_beside_every_other_feature() {
             ct_local: true,
             ..enforcing()
         };
-        let features = Features {
-            arp_responder: true,
-            trust_proxy: true,
-            flow_label: true,
-            trust_flow_label: Some("fd00::/16".parse().expect("a prefix")),
-            stamp_remote: true,
-            local_delivery: true,
-            router: true,
-            by_address: true,
-            trust_marks: true,
-            host_addresses_listed: false,
-            given_addresses: true,
-        };
+        let features = every_feature("fd00::/16");
         let endpoint = setup.policy(policy).features(features).address(OWN4).address(OWN6);
         let id = EndpointId::new(SENDER).expect("7");
         fixture.world.root().endpoint(id).create().expect("its directory");

@@ -2,11 +2,10 @@
 
 use cilmark::kernel::abi::{cm_config, cm_direction};
 use cilmark::kernel::sys::Hook;
-use cilmark::program::load::Features;
 
 use super::*;
 use crate::common::Fixture;
-use crate::common::fixture::Setup;
+use crate::common::fixture::{Setup, every_feature};
 use crate::common::packet::Frame;
 
 fn template(setup: Setup<'_>) -> Setup<'_> {
@@ -54,19 +53,7 @@ fn it_drops_nothing_stamps_nothing_and_tells_nothing() {
 #[test]
 fn every_feature_of_it_is_harmless_without_an_endpoint_id() {
     let Some(fixture) = Fixture::new() else { return };
-    let features = Features {
-        arp_responder: true,
-        trust_proxy: true,
-        flow_label: true,
-        trust_flow_label: Some("::/0".parse().expect("a prefix")),
-        stamp_remote: true,
-        local_delivery: true,
-        router: true,
-        by_address: true,
-        trust_marks: true,
-        host_addresses_listed: false,
-        given_addresses: true,
-    };
+    let features = every_feature("::/0");
     let container = fixture.container(ID).address(OWN4).features(features.clone());
     let container = container.tune(|config| config.endpoint_id = 0).load();
     let nic = fixture.netdev(ID).features(features).tune(|config| config.endpoint_id = 0).load();

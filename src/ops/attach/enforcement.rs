@@ -24,14 +24,14 @@ const ADOPT: Duration = Duration::from_secs(30);
 
 /// The spec as it is kept: with what is not the machine's to say a second time. An error if it is too long.
 pub fn text(spec: &EndpointSpec, terms: &Terms, role: Role) -> Result<Text> {
-    let spec = &EndpointSpec { role: Some(role), ..spec.clone() };
+    let mut kept = EndpointSpec { role: Some(role), ..spec.clone() };
     let says = spec.failsafe.as_ref().is_some_and(FailsafeList::names_ingress);
     let ports = failsafe(spec, terms.login_port);
-    if role == Role::Container || spec.policy.are_off() || says || ports == failsafe(spec, None) {
-        return Text::of(spec);
+    let may_have_login = role == Role::Netdev && !spec.policy.are_off() && !says;
+    if may_have_login && ports != failsafe(spec, None) {
+        kept.failsafe = Some(kept.failsafe.unwrap_or_default().with_ingress(ports.ingress));
     }
-    let list = spec.failsafe.clone().unwrap_or_default().with_ingress(ports.ingress);
-    Text::of(&EndpointSpec { failsafe: Some(list), ..spec.clone() })
+    Text::of(&kept)
 }
 
 /// What the programs are loaded with.

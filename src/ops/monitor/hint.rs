@@ -21,7 +21,7 @@ use crate::model::policy::{Decision, Policy, RuleNumber, decide};
 use crate::model::protocol::{self, TCP};
 use crate::model::rule::{Action, Direction, Rule};
 use crate::ops::explain;
-use crate::ops::rules::slot_in_force;
+use crate::ops::rules::in_force;
 use crate::ops::targets::policy_of;
 use crate::state::conntrack::{Conntrack, Finder, Seen};
 use crate::state::nics;
@@ -225,14 +225,10 @@ impl Hints {
 impl Known {
     fn of(root: &Root, id: EndpointId) -> Option<Known> {
         let endpoint = Endpoint::read(root, id).ok()?;
-        let owner = (endpoint.config.ct_local != 0).then_some(id);
-        let flows = Conntrack::open(root, owner).ok().flatten();
+        let flows = Conntrack::open(root, endpoint.owns_flows()).ok().flatten();
         let flows = flows.and_then(|flows| flows.finder().ok());
-        let rules = || {
-            let slot = slot_in_force(endpoint.confirmation().ok()?);
-            policy_of(root, &endpoint).ok()?.read(slot).ok()
-        };
-        let policy = rules().unwrap_or_default();
+        let rules = policy_of(root, &endpoint).and_then(|maps| in_force(&maps, &endpoint));
+        let policy = rules.unwrap_or_default();
         Some(Known { endpoint, flows, policy })
     }
 

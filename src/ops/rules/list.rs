@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Error, Result};
 
-use super::slot_in_force;
+use super::plan::slot_in_force;
 use crate::kernel::abi::cm_metrics;
 use crate::model::enforcement::Confirmation;
 use crate::model::policy::RuleNumber;

@@ -48,6 +48,11 @@ pub fn slot_in_force(confirmation: Confirmation) -> Slot {
     }
 }
 
+/// The rules of an endpoint that count, in its maps.
+pub fn in_force(maps: &PolicyMaps, endpoint: &Endpoint) -> Result<Policy> {
+    maps.read(slot_in_force(endpoint.confirmation()?))
+}
+
 /// Makes the rules to which an unconfirmed change has fallen back the current ones: new programs do not know of the
 /// fallback.
 pub fn settle(root: &Root, endpoint: &Endpoint) -> Result<()> {
