@@ -2,6 +2,7 @@
 
 pub mod endpoint;
 pub mod enforcement;
+pub mod file;
 pub mod flow;
 pub mod frame;
 pub mod hook;
@@ -9,6 +10,7 @@ pub mod identity;
 pub mod interval;
 pub mod mac;
 pub mod mark;
+pub mod origin;
 pub mod policy;
 pub mod prefix;
 pub mod protocol;

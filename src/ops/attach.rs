@@ -23,6 +23,7 @@ use crate::kernel::order::Before;
 use crate::kernel::sys;
 use crate::model::endpoint::Role;
 use crate::model::enforcement::{Confirmation, Fallback, Grace};
+use crate::model::origin::Origin;
 use crate::model::policy::Policy;
 use crate::model::spec::EndpointSpec;
 use crate::program::load::Loaded;
@@ -48,6 +49,8 @@ pub struct Terms {
     pub kept: Option<EndpointSpec>,
     /// The time in which flows may be adopted begins anew, also if the endpoint has had the same before.
     pub adopts_anew: bool,
+    /// Who makes it.
+    pub origin: Origin,
 }
 
 /// What may be taken from a NIC that enforces its policy.

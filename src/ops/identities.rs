@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::detach;
 use crate::model::identity::{Identity, Names};
+use crate::model::origin::Origin;
 use crate::program::load::{self, Sizes};
 use crate::state::maps::Identities;
 use crate::state::pin::Root;
@@ -17,7 +18,8 @@ pub fn names(root: &Root) -> Result<Names> {
 /// Names an identity.
 pub fn set(root: &Root, identity: Identity, name: &str) -> Result<()> {
     let open = || Identities::open(root)?.context("no identity has a declared name");
-    let set = load::create_maps(root, &Sizes::default()).and_then(|()| open()?.set(identity, name));
+    let set = load::create_maps(root, &Sizes::default())
+        .and_then(|()| open()?.set(identity, name, Origin::Command));
     detach::leave_nothing_of_a_failure(root, set)
 }
 

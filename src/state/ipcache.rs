@@ -7,8 +7,9 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
+use plain::Plain;
 
 pub use index::LEAST_PREFIXES;
 use index::{Change, Index};
@@ -16,6 +17,7 @@ use index::{Change, Index};
 use crate::kernel::abi::{self, cm_address, cm_ipcache_entry, cm_prefix};
 use crate::model::endpoint::EndpointId;
 use crate::model::identity::Identity;
+use crate::model::origin::Origin;
 use crate::model::prefix::{format_prefix, is_host};
 use crate::state::generations::Remotes;
 use crate::state::maps::TypedMap;
@@ -41,9 +43,23 @@ pub struct IpcacheLine {
     pub prefix: IpNet,
     /// Whose addresses these are.
     pub identity: Identity,
-    /// Who added it: an endpoint's attach, or the operator.
+    /// The endpoint whose attach added it.
     pub owner: Option<EndpointId>,
+    /// Who else has made it.
+    pub origin: Origin,
 }
+
+/// What the ipcache is to say, and no longer to say.
+#[derive(Debug, Default)]
+pub struct Rewrite {
+    /// These prefixes have these identities, as somebody's.
+    pub set: Vec<(IpNet, Identity, Origin)>,
+    /// These prefixes have none.
+    pub gone: Vec<IpNet>,
+}
+
+/// As many changes of prefixes are made one by one beside an index. More take longer than a new index.
+const FEW_PREFIXES: usize = 32;
 
 impl Ipcache {
     /// `None` if nobody has made the maps yet.
@@ -107,7 +123,7 @@ impl Ipcache {
     pub fn set(&self, prefix: &IpNet, identity: Identity) -> Result<()> {
         match self.owned_by_endpoint(prefix, identity)? {
             true => Ok(()),
-            false => self.write(prefix, &entry(identity, None, false)),
+            false => self.write(prefix, &entry(identity, None, Origin::Command)),
         }
     }
 
@@ -116,10 +132,36 @@ impl Ipcache {
     pub fn load(
         &self,
         lines: &[(IpNet, Identity)],
+        progress: impl FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        let of_command =
+            |(prefix, identity): &(IpNet, Identity)| (*prefix, *identity, Origin::Command);
+        let set = lines.iter().map(of_command).collect();
+        self.change(&Rewrite { set, gone: Vec::new() }, 0, progress)
+    }
+
+    /// The same, and forgets others. What an endpoint's attach added stays.
+    pub fn rewrite(
+        &self,
+        rewrite: &Rewrite,
+        progress: impl FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        self.change(rewrite, FEW_PREFIXES, progress)
+    }
+
+    /// With more than `few` prefixes the index is made anew.
+    fn change(
+        &self,
+        rewrite: &Rewrite,
+        few: usize,
         mut progress: impl FnMut(usize) -> Result<()>,
     ) -> Result<()> {
-        let (hosts, mut prefixes): (Vec<_>, Vec<&(IpNet, Identity)>) =
-            lines.iter().partition(|(prefix, _)| is_host(prefix));
+        let (hosts_gone, mut gone): (Vec<&IpNet>, Vec<&IpNet>) =
+            rewrite.gone.iter().partition(|prefix| is_host(prefix));
+        // What is around it last says what an address has afterwards: so that goes first.
+        gone.sort_by_key(|prefix| prefix.prefix_len());
+        let (hosts, mut prefixes): (Vec<_>, Vec<&(IpNet, Identity, Origin)>) =
+            rewrite.set.iter().partition(|(prefix, ..)| is_host(prefix));
         prefixes.sort_by_cached_key(|line| inner_first(&line.0));
         // Of two lines for one prefix the last one counts.
         prefixes.reverse();
@@ -128,33 +170,93 @@ impl Ipcache {
         let hosts_before = self.hosts.entries()?;
         let prefixes_before = self.prefixes.entries()?;
         let mut hosts = keyed(&hosts, |prefix| prefix.addr().into());
-        let prefixes = keyed(&prefixes, |prefix| cm_prefix::from(prefix));
+        let mut prefixes = keyed(&prefixes, |prefix| cm_prefix::from(prefix));
         self.leave_owned(&mut hosts, &hosts_before)?;
+        let named = prefixes.len() + gone.len();
+        leave_same(&mut hosts, &hosts_before);
+        leave_same(&mut prefixes, &prefixes_before);
         self.hosts.check_room(&hosts, &hosts_before, SIZE_FLAG)?;
         self.prefixes.check_room(&prefixes, &prefixes_before, SIZE_FLAG)?;
-        match lines.len() - hosts.len() - prefixes.len() {
+        match rewrite.set.len() - hosts.len() - prefixes.len() {
             0 => {}
             left_out => progress(left_out)?,
         }
+        self.hosts.settle();
 
-        let index = self.index.as_ref().filter(|_| !prefixes.is_empty());
+        let index = self.index.as_ref().filter(|_| named > few);
         index.map_or(Ok(()), Index::clear)?;
-        let named = Remotes::of(hosts.iter().map(|(address, _)| *address));
-        let all = if prefixes.is_empty() { Remotes::none() } else { Remotes::all() };
-        let written = self
-            .hosts
-            .change(&named, |map| map.set_all_at_once(&hosts, &mut progress))
-            .and_then(|()| self.prefixes.change(&all, |map| map.set_all(&prefixes, progress)));
+        let known = by_key(&prefixes_before);
+        let changes_answers = |(key, new): &(cm_prefix, cm_ipcache_entry)| {
+            !known.get(abi::bytes_of(key)).is_some_and(|before| answer_the_same(before, new))
+        };
+        let all = match gone.is_empty() && !prefixes.iter().any(changes_answers) {
+            true => Remotes::none(),
+            false => Remotes::all(),
+        };
+        let written = self.set_hosts(&hosts, &hosts_before, &mut progress).and_then(|()| {
+            if index.is_none() && self.index.is_some() {
+                for (key, entry) in &prefixes {
+                    self.write(&key.to_net().context("a prefix")?, entry)?;
+                }
+                gone.iter().try_for_each(|prefix| self.delete(prefix).map(|_| ()))?;
+            } else if prefixes.len() + gone.len() > 0 {
+                self.prefixes.change(&all, |map| {
+                    map.set_all(&prefixes, &mut progress)?;
+                    gone.iter()
+                        .try_for_each(|prefix| map.delete(&cm_prefix::from(*prefix)).map(|_| ()))
+                })?;
+            }
+            hosts_gone.iter().try_for_each(|prefix| self.delete(prefix).map(|_| ()))
+        });
         if written.is_err() {
-            // Also what is undone has been there.
-            self.prefixes.change(&all, |map| map.restore(&prefixes, &prefixes_before))?;
-            self.hosts.change(&named, |map| map.restore(&hosts, &hosts_before))?;
+            self.restore(rewrite, &hosts_before, &prefixes_before)?;
         }
-        if let Some(index) = index {
-            let new = if written.is_ok() { prefixes.as_slice() } else { &[] };
-            index.fill(prefixes_before.iter().chain(new), self.least_prefixes);
+        if let Some(index) = index.or(self.index.as_ref().filter(|_| written.is_err())) {
+            let now = self.prefixes.entries()?;
+            index.fill(now.iter(), self.least_prefixes);
         }
         written
+    }
+
+    fn set_hosts(
+        &self,
+        hosts: &[(cm_address, cm_ipcache_entry)],
+        before: &[(cm_address, cm_ipcache_entry)],
+        progress: impl FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        let before = by_key(before);
+        let concerns = |(key, new): &&(cm_address, cm_ipcache_entry)| {
+            !before.get(abi::bytes_of(key)).is_some_and(|before| answer_the_same(before, new))
+        };
+        let named = Remotes::of(hosts.iter().filter(concerns).map(|(address, _)| *address));
+        match hosts.is_empty() {
+            true => Ok(()),
+            false => self.hosts.change(&named, |map| map.set_all_at_once(hosts, progress)),
+        }
+    }
+
+    /// Makes it what it was before a rewrite that failed. Also what is undone has been there.
+    fn restore(
+        &self,
+        rewrite: &Rewrite,
+        hosts_before: &[(cm_address, cm_ipcache_entry)],
+        prefixes_before: &[(cm_prefix, cm_ipcache_entry)],
+    ) -> Result<()> {
+        let touched = rewrite.set.iter().map(|(prefix, ..)| prefix).chain(&rewrite.gone);
+        let (hosts, mut prefixes): (Vec<&IpNet>, Vec<&IpNet>) =
+            touched.partition(|prefix| is_host(prefix));
+        prefixes.sort_by_cached_key(|prefix| inner_first(prefix));
+        let nothing = cm_ipcache_entry::default();
+        let hosts: Vec<_> = hosts.into_iter().map(|host| (host.addr().into(), nothing)).collect();
+        let prefixes: Vec<_> =
+            prefixes.into_iter().map(|prefix| (cm_prefix::from(prefix), nothing)).collect();
+        if !prefixes.is_empty() {
+            // What one change beside the index has left undone is asked of the trie.
+            self.index.as_ref().map_or(Ok(()), Index::clear)?;
+            self.prefixes.change(&Remotes::all(), |map| map.restore(&prefixes, prefixes_before))?;
+        }
+        let named = Remotes::of(hosts.iter().map(|(address, _)| *address));
+        self.hosts.change(&named, |map| map.restore(&hosts, hosts_before))
     }
 
     /// Forgets a prefix, and tells whether it was there. What an endpoint's attach added goes with the
@@ -211,11 +313,14 @@ impl Ipcache {
         owner: EndpointId,
         is_host: bool,
     ) -> Result<Option<Identity>> {
-        let own = entry(identity, Some(owner), is_host);
+        let own = cm_ipcache_entry {
+            is_host: is_host.into(),
+            ..entry(identity, Some(owner), Origin::default())
+        };
         let operators = self.hosts.get(&address.into())?.filter(|entry| entry.endpoint_id == 0);
         let (entry, lost) = match operators {
             Some(there) if there.identity == identity.0 => {
-                (cm_ipcache_entry { endpoint_id: 0, ..own }, None)
+                (cm_ipcache_entry { endpoint_id: 0, origin: there.origin, ..own }, None)
             }
             Some(there) => (own, Some(Identity(there.identity))),
             None => (own, None),
@@ -236,7 +341,8 @@ impl Ipcache {
 
     /// Makes a line what it was, whoever owns it now.
     pub fn put_back(&self, line: &IpcacheLine) -> Result<()> {
-        self.write(&line.prefix, &entry(line.identity, line.owner, false))
+        let entry = entry(line.identity, line.owner, line.origin);
+        self.write(&line.prefix, &entry)
     }
 
     fn write(&self, prefix: &IpNet, entry: &cm_ipcache_entry) -> Result<()> {
@@ -357,7 +463,32 @@ fn concerned(
     after: Option<cm_ipcache_entry>,
     remotes: impl FnOnce() -> Remotes,
 ) -> Remotes {
-    if are_same(before, after) { Remotes::none() } else { remotes() }
+    let answers_the_same = match (before, after) {
+        (Some(before), Some(after)) => answer_the_same(&before, &after),
+        (before, after) => before.is_none() && after.is_none(),
+    };
+    if answers_the_same { Remotes::none() } else { remotes() }
+}
+
+/// Whether packets meet the same, whoever has made it.
+fn answer_the_same(one: &cm_ipcache_entry, other: &cm_ipcache_entry) -> bool {
+    let [one, other] = [one, other].map(|entry| cm_ipcache_entry { origin: 0, ..*entry });
+    abi::bytes_of(&one) == abi::bytes_of(&other)
+}
+
+/// Leaves out what is there already, and is made by the same or says what a command would only repeat.
+fn leave_same<K: Plain>(new: &mut Vec<(K, cm_ipcache_entry)>, before: &[(K, cm_ipcache_entry)]) {
+    let before = by_key(before);
+    new.retain(|(key, new)| {
+        let there = before.get(abi::bytes_of(key));
+        !there.is_some_and(|there| {
+            answer_the_same(there, new) && (there.origin == new.origin || new.origin == 0)
+        })
+    });
+}
+
+fn by_key<K: Plain>(entries: &[(K, cm_ipcache_entry)]) -> HashMap<&[u8], cm_ipcache_entry> {
+    entries.iter().map(|(key, entry)| (abi::bytes_of(key), *entry)).collect()
 }
 
 fn are_same(one: Option<cm_ipcache_entry>, other: Option<cm_ipcache_entry>) -> bool {
@@ -369,20 +500,27 @@ fn line(prefix: IpNet, entry: &cm_ipcache_entry) -> IpcacheLine {
         prefix,
         identity: Identity(entry.identity),
         owner: EndpointId::new(entry.endpoint_id),
+        origin: Origin::of_number(entry.origin),
     }
 }
 
-fn entry(identity: Identity, owner: Option<EndpointId>, is_host: bool) -> cm_ipcache_entry {
+fn entry(identity: Identity, owner: Option<EndpointId>, origin: Origin) -> cm_ipcache_entry {
     cm_ipcache_entry {
         identity: identity.0,
         endpoint_id: owner.map_or(0, EndpointId::get),
-        is_host: is_host.into(),
-        pad: 0,
+        is_host: 0,
+        origin: origin.number(),
     }
 }
 
-fn keyed<K>(lines: &[&(IpNet, Identity)], key: impl Fn(&IpNet) -> K) -> Vec<(K, cm_ipcache_entry)> {
-    lines.iter().map(|(prefix, identity)| (key(prefix), entry(*identity, None, false))).collect()
+fn keyed<K>(
+    lines: &[&(IpNet, Identity, Origin)],
+    key: impl Fn(&IpNet) -> K,
+) -> Vec<(K, cm_ipcache_entry)> {
+    let entry = |(prefix, identity, origin): &&(IpNet, Identity, Origin)| {
+        (key(prefix), entry(*identity, None, *origin))
+    };
+    lines.iter().map(entry).collect()
 }
 
 fn check_same_identity(address: IpAddr, own: &cm_ipcache_entry, identity: u32) -> Result<()> {

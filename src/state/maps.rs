@@ -13,6 +13,7 @@ use plain::Plain;
 use crate::kernel::abi::{self, cm_identity, u32_key};
 use crate::kernel::sys;
 use crate::model::identity::{Identity, Names};
+use crate::model::origin::Origin;
 use crate::state::pin::{self, Root};
 
 /// Entries of one batch call; more than a hash bucket ever holds, as the kernel wants it.
@@ -236,8 +237,15 @@ impl Identities {
     }
 
     /// Declares a name, which has been checked.
-    pub fn set(&self, identity: Identity, name: &str) -> Result<()> {
-        self.map.set(&u32_key(identity.0), &cm_identity { name: abi::chars_of(name) })
+    pub fn set(&self, identity: Identity, name: &str, origin: Origin) -> Result<()> {
+        let origin = origin.number();
+        self.map.set(&u32_key(identity.0), &cm_identity { name: abi::chars_of(name), origin })
+    }
+
+    /// Who has declared each of them.
+    pub fn origins(&self) -> Result<HashMap<Identity, Origin>> {
+        let entries = self.map.entries()?.into_iter();
+        Ok(entries.map(|(key, value)| (Identity(key.0), Origin::of_number(value.origin))).collect())
     }
 
     /// Whether there was a name to delete.

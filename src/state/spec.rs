@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 
 use crate::kernel::abi::{self, cm_spec, u32_key};
+use crate::model::origin::Origin;
 use crate::model::spec::{EndpointSpec, Owner};
 use crate::state::pin::{self, Root};
 use crate::state::registry::Endpoint;
@@ -15,17 +16,20 @@ use crate::state::registry::Endpoint;
 pub const NAME: &str = "cm_spec";
 
 /// Of the text's form: one that is not known is not read.
-const VERSION: u16 = 1;
+const VERSION: u8 = 1;
 
 /// The most pieces: 16 KiB, in which a NIC may have hundreds of addresses.
 const PIECES: usize = 64;
 
-/// The text of a spec, which fits into a map.
-pub struct Text(String);
+/// The text of a spec, which fits into a map, and who has made the endpoint.
+pub struct Text {
+    text: String,
+    origin: Origin,
+}
 
 impl Text {
     /// Fails if it does not fit. The rules have a map of their own, and change without it.
-    pub fn of(spec: &EndpointSpec) -> Result<Text> {
+    pub fn of(spec: &EndpointSpec, origin: Origin) -> Result<Text> {
         let spec = EndpointSpec { rules: None, ..spec.clone() };
         let text = serde_json::to_string(&spec).context("write the spec")?;
         let most = PIECES * piece_size();
@@ -36,21 +40,23 @@ impl Text {
             spec.device,
             text.len()
         );
-        Ok(Text(text))
+        Ok(Text { text, origin })
     }
 
     /// Elements of a map that holds it.
     pub fn pieces(&self) -> u32 {
-        self.0.len().div_ceil(piece_size()) as u32
+        self.text.len().div_ceil(piece_size()) as u32
     }
 
     /// Fills a new map, as the word of who was loaded with this configuration; nobody changes it any more.
     pub fn write(&self, map: &MapHandle, config: &MapHandle) -> Result<()> {
         let write = || -> Result<()> {
             let config = config.info()?.info.id;
-            for (number, bytes) in self.0.as_bytes().chunks(piece_size()).enumerate() {
+            for (number, bytes) in self.text.as_bytes().chunks(piece_size()).enumerate() {
                 let length = bytes.len() as u16;
-                let mut piece = cm_spec { config, version: VERSION, length, ..cm_spec::default() };
+                let origin = self.origin.number();
+                let mut piece =
+                    cm_spec { config, version: VERSION, origin, length, ..cm_spec::default() };
                 piece.text.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from as c_char);
                 let key = u32_key(number as u32);
                 map.update(abi::bytes_of(&key), abi::bytes_of(&piece), MapFlags::ANY)?;
@@ -90,9 +96,15 @@ pub fn owner(root: &Root, endpoint: &Endpoint) -> Result<Option<Owner>> {
     Ok(kept(root, endpoint)?.and_then(|kept| kept.spec.owner))
 }
 
+/// Who has made it; what an older cilmark has attached is a command's.
+pub fn origin(root: &Root, endpoint: &Endpoint) -> Result<Origin> {
+    Ok(kept(root, endpoint)?.map_or_else(Origin::default, |kept| kept.origin))
+}
+
 /// A pinned spec.
 struct Kept {
     spec: EndpointSpec,
+    origin: Origin,
     /// With which configurations it counts: one.
     configs: BTreeSet<u32>,
 }
@@ -110,7 +122,9 @@ fn kept(root: &Root, endpoint: &Endpoint) -> Result<Option<Kept>> {
     let spec = serde_json::from_slice(&text).with_context(|| {
         format!("{} has a spec that this cilmark does not know: {hint}", path.display())
     })?;
-    Ok(Some(Kept { spec, configs: pieces.iter().map(|piece| piece.config).collect() }))
+    let origin = pieces.first().map_or(0, |piece| piece.origin);
+    let origin = Origin::of_number(origin);
+    Ok(Some(Kept { spec, origin, configs: pieces.iter().map(|piece| piece.config).collect() }))
 }
 
 fn hint(endpoint: &Endpoint) -> String {

@@ -24,7 +24,10 @@ fn bpftool_shows_the_ipcache_and_the_endpoints_with_field_names() {
     let ipcache = dump(&world, "cm_ipcache");
     let entry = &ipcache[0]["formatted"];
     assert_eq!(fields(&entry["key"]), ["bytes", "family"]);
-    assert_eq!(entry["value"], json!({"identity": 300, "endpoint_id": 9, "is_host": 0, "pad": 0}));
+    assert_eq!(
+        entry["value"],
+        json!({"identity": 300, "endpoint_id": 9, "is_host": 0, "origin": 0})
+    );
     assert_eq!(entry["key"]["bytes"].as_array().unwrap()[..4], [10, 0, 0, 1]);
     let cidr = &dump(&world, "cm_ipcache_cidr")[0]["formatted"];
     assert_eq!(cidr["key"]["prefixlen"], 40);
@@ -44,7 +47,7 @@ fn bpftool_shows_names_counters_and_the_configuration_with_field_names() {
     world.cilmark_ok("attach red --id 300 --ip 10.0.0.1");
     world.cilmark_ok("identity set 300 db");
     let named = &dump(&world, "cm_identities")[0]["formatted"];
-    assert_eq!((&named["key"], fields(&named["value"])), (&json!(300), vec!["name"]));
+    assert_eq!((&named["key"], fields(&named["value"])), (&json!(300), vec!["name", "origin"]));
     let metrics = &dump(&world, "cm_metrics")[0]["formatted"];
     assert_eq!(fields(&metrics["values"][0]["value"]), ["bytes", "packets"]);
     let config = dump(&world, "endpoints/1/config").remove(0);

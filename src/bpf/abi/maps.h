@@ -7,9 +7,17 @@
 #include "abi/config.h"
 
 enum cm_map_limit {
-	CM_IDENTITY_NAME = 32,
+	CM_IDENTITY_NAME = 31,
 	CM_SPEC_TEXT = 248, /* of one piece */
 	CM_NICS = 16, /* of a root, that have a policy */
+};
+
+/* Who has put something there: an operator by a command or by a file, the hook of a runtime, a cluster. */
+enum cm_origin {
+	CM_ORIGIN_COMMAND = 0,
+	CM_ORIGIN_FILE = 1,
+	CM_ORIGIN_HOOK = 2,
+	CM_ORIGIN_CLUSTER = 3,
 };
 
 /*
@@ -43,9 +51,9 @@ struct cm_prefix {
 
 struct cm_ipcache_entry {
 	__u32 identity;
-	__u16 endpoint_id; /* whose attach added it; 0: set by the operator */
+	__u16 endpoint_id; /* whose attach added it; 0: nobody's */
 	__u8 is_host; /* an address of this host, whatever its identity */
-	__u8 pad;
+	__u8 origin; /* enum cm_origin; of an endpoint's 0 */
 };
 
 /* Slots of cm_ipcache_idx: IPv4 by its 32 bits, IPv6 by bits 0 to 62 of its upper half. */
@@ -413,6 +421,7 @@ struct cm_frag_ports {
 /* cm_identities: identity (__u32) -> cm_identity. */
 struct cm_identity {
 	char name[CM_IDENTITY_NAME]; /* zero-terminated */
+	__u8 origin; /* enum cm_origin */
 };
 
 /*
@@ -421,7 +430,8 @@ struct cm_identity {
  */
 struct cm_spec {
 	__u32 config; /* the kernel's number of the map */
-	__u16 version;
+	__u8 version;
+	__u8 origin; /* enum cm_origin, of the endpoint */
 	__u16 length; /* bytes of this piece */
 	char text[CM_SPEC_TEXT];
 };

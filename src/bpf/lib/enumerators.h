@@ -17,6 +17,7 @@ struct cm_enumerators {
 	enum cm_ct_age ct_age;
 	enum cm_ct_lifetime ct_lifetime;
 	enum cm_map_limit map_limit;
+	enum cm_origin origin;
 	enum cm_index_slot index_slot;
 	enum cm_index_known index_known;
 	enum cm_index_size index_size;
@@ -32,7 +33,6 @@ struct cm_enumerators {
 	enum cm_rule_number rule_number;
 	enum cm_ipcache_source ipcache_source;
 	enum cm_ct_seen ct_seen;
-	__u32 pad;
 } enumerators_layout;
 
 _Static_assert(sizeof(struct cm_enumerators) % 8 == 0, "variable without tail padding");

@@ -31,7 +31,7 @@ pub fn text(spec: &EndpointSpec, terms: &Terms, role: Role) -> Result<Text> {
     if may_have_login && ports != failsafe(spec, None) {
         kept.failsafe = Some(kept.failsafe.unwrap_or_default().with_ingress(ports.ingress));
     }
-    Text::of(&kept)
+    Text::of(&kept, terms.origin)
 }
 
 /// What the programs are loaded with.
