@@ -20,10 +20,16 @@ use crate::ops::{detach, spec};
 pub fn run(context: &Context, args: Args) -> Result<()> {
     // From the start, so that Ctrl-C during the attachment ends in a detachment.
     let go_on = args.flags.foreground.then(until_interrupted).transpose()?;
-    let kept =
-        args.flags.keep.then(|| spec::kept(&context.root, &args.flags.device)).transpose()?;
-    let base = kept.clone().unwrap_or_else(|| EndpointSpec::new(&args.flags.device));
-    let mut spec = args.spec(base);
+    let target = args.flags.target.find()?;
+    let kept = args.flags.keep.then(|| spec::kept(&context.root, &target.name)).transpose()?;
+    let base = kept.clone().unwrap_or_else(|| EndpointSpec::new(&target.name));
+    let mut spec = args.spec(&target.name, base);
+    match &target.workload {
+        // What is kept has addresses, or none on purpose.
+        Some(workload) if args.flags.keep => workload.claim(&mut spec)?,
+        Some(workload) => workload.complete(&mut spec)?,
+        None => {}
+    }
     if let Some(rules) = args.flags.rules.read(|| context.names())? {
         spec.rules = Some(rules);
     }
@@ -32,6 +38,7 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
         keeps_clock: args.flags.keep && args.flags.prompt.grace() == Grace::Permanent,
         login_port: login::ssh_server_port(),
         adopts_anew: args.names_adopt(),
+        ifindex: target.workload.as_ref().map(|workload| workload.device.ifindex),
         kept,
         ..Terms::default()
     };

@@ -1,6 +1,7 @@
 //! Network devices of the current namespace, by rtnetlink (include/uapi/linux/if_link.h).
 
 mod addresses;
+mod peer;
 mod routes;
 
 use std::fs;
@@ -15,7 +16,8 @@ use netlink_packet_route::link::{
 };
 use nix::errno::Errno;
 
-pub use addresses::{addresses, lasting_addresses, local_addresses};
+pub use addresses::{addresses, lasting_addresses, local_addresses, workload_addresses};
+pub use peer::{Peer, peer};
 pub use routes::{Route, carries_default_route, route_to};
 
 use crate::kernel::rtnetlink::{name_attribute, request};
@@ -75,9 +77,19 @@ impl Device {
         self.kind.as_deref() == Some("tun") && self.framing == Some(Framing::Ethernet)
     }
 
+    /// A port of a bridge, or in a bond or a VRF: what it sends may have another's MAC.
+    pub fn has_master(&self) -> bool {
+        self.master.is_some()
+    }
+
     /// One end of a veth pair.
     pub fn is_veth(&self) -> bool {
         self.kind.as_deref() == Some("veth")
+    }
+
+    /// Of the same veth pair, as far as the devices themselves tell.
+    pub fn is_the_other_end_of(&self, veth: &Device) -> bool {
+        self.is_veth() && self.parent == Some(veth.ifindex) && veth.parent == Some(self.ifindex)
     }
 
     fn from_message(message: &LinkMessage) -> Device {
@@ -160,6 +172,16 @@ pub fn find(name: &str) -> Result<Option<Device>> {
     }
 }
 
+/// The names of all devices of this namespace.
+pub fn names() -> Result<Vec<String>> {
+    let answers = request(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
+    let devices = answers.iter().filter_map(|message| match message {
+        RouteNetlinkMessage::NewLink(link) => Some(Device::from_message(link)),
+        _ => None,
+    });
+    Ok(devices.map(|device| device.name).collect())
+}
+
 /// The device with this index; `None` if there is none.
 pub fn by_index(ifindex: u32) -> Result<Option<Device>> {
     let mut query = LinkMessage::default();
@@ -181,7 +203,7 @@ fn is_no_device(error: &Error) -> bool {
 pub fn peer_mac(device: &Device) -> Result<Option<[u8; 6]>> {
     let Some(ifindex) = device.parent.filter(|_| device.is_veth()) else { return Ok(None) };
     let peer = linked(ifindex, device.parent_netns)?;
-    let settled = peer.is_veth() && peer.is_up && peer.master.is_none();
+    let settled = peer.is_veth() && peer.is_up && !peer.has_master();
     Ok(Some(peer.mac).filter(|mac| settled && *mac != [0; 6]))
 }
 

@@ -23,14 +23,23 @@ pub fn current() -> Result<u64> {
     Ok(own.ino())
 }
 
+/// The calling thread's network namespace, to be asked about from another one.
+pub fn open() -> Result<File> {
+    File::open("/proc/thread-self/ns/net").context("open the own network namespace")
+}
+
 /// Moves the calling thread into a namespace: a name of `ip netns`, or a path. Mounts stay as they
 /// are, so that bpffs is where it was; `ip netns exec` would hide it.
 pub fn enter(name_or_path: &str) -> Result<()> {
-    let name = OsString::from_vec(text::to_bytes(name_or_path));
-    let path = if name_or_path.contains('/') { name.into() } else { Path::new(NAMED).join(name) };
-    enter_path(&path).map_err(|error| {
+    enter_path(&path_of(name_or_path)).map_err(|error| {
         anyhow!("network namespace `{name_or_path}`: {error:#}; `ip netns` lists the names")
     })
+}
+
+/// The path to a namespace: of a name of `ip netns`, or a path itself.
+pub fn path_of(name_or_path: &str) -> PathBuf {
+    let name = OsString::from_vec(text::to_bytes(name_or_path));
+    if name_or_path.contains('/') { name.into() } else { Path::new(NAMED).join(name) }
 }
 
 fn enter_path(path: &Path) -> Result<()> {
@@ -89,8 +98,9 @@ pub fn within<T>(inode: u64, action: impl FnOnce() -> Result<T>) -> Result<Optio
     find(inode)?.map(|path| inside(&path, action)).transpose()
 }
 
-fn inside<T>(path: &Path, action: impl FnOnce() -> Result<T>) -> Result<T> {
-    let home = File::open("/proc/thread-self/ns/net").context("open the own network namespace")?;
+/// Runs `action` inside the namespace at a path and comes back.
+pub fn inside<T>(path: &Path, action: impl FnOnce() -> Result<T>) -> Result<T> {
+    let home = open()?;
     enter_path(path)?;
     let result = action();
     setns(home, CloneFlags::CLONE_NEWNET).context("return to the own network namespace")?;

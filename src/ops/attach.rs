@@ -51,6 +51,8 @@ pub struct Terms {
     pub adopts_anew: bool,
     /// Who makes it.
     pub origin: Origin,
+    /// The index of the device that was found under the spec's name: it has to be that one still.
+    pub ifindex: Option<u32>,
 }
 
 /// What may be taken from a NIC that enforces its policy.
@@ -272,6 +274,11 @@ fn check(spec: &EndpointSpec, terms: &Terms, machine: &Machine) -> Result<()> {
     ensure!(
         terms.grace == Grace::Permanent || spec.policy.enforce(),
         "--confirm is for --policy enforce: nothing else may cut anybody off"
+    );
+    ensure!(
+        terms.ifindex.is_none_or(|ifindex| ifindex == machine.device.ifindex),
+        "{} is another device now; nothing has changed",
+        machine.device.name
     );
     enforcement::text(spec, terms, machine.role).map(|_| ())
 }

@@ -18,6 +18,7 @@ pub mod rule_names;
 pub mod rules;
 pub mod spec;
 pub mod targets;
+pub mod workload;
 
 use std::fs::File;
 use std::io;

@@ -36,3 +36,4 @@ mod scopes;
 mod spec;
 mod stale;
 mod verdicts;
+mod workload;

@@ -94,6 +94,11 @@ impl Running {
         caught >> (signal as i32 - 1) & 1 == 1
     }
 
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("send a signal");

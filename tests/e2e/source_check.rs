@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::{drops, red_and_blue};
-use crate::common::traffic::{arrives, is_lost, udp};
+use crate::common::World;
+use crate::common::traffic::{arrives, is_lost, ping, udp};
 use crate::common::world::wait_for;
 
 #[test]
@@ -128,4 +129,34 @@ fn frame(tags: &[u16], source: [u8; 4]) -> Vec<u8> {
         tags.iter().flat_map(|tag| [[0x81, 0], tag.to_be_bytes()].concat()).collect();
     bytes.splice(12..12, inner);
     bytes
+}
+
+#[test]
+fn what_was_found_of_a_process_is_all_that_its_workload_may_send_from() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    let process = world.spawn("ip netns exec red sleep 1000");
+    wait_for("the process", || world.sh("ip netns pids red").trim() == process.pid().to_string());
+    world.cilmark_ok(&format!("attach --pid {} --id 1234 --policy enforce", process.pid()));
+    world.cilmark_ok("policy add red allow egress to any udp allow ingress from any icmp/8");
+    world.sh(
+        "ip -n red addr add 10.1.0.99/24 dev eth0; ip -n red addr add fd00:1::99/64 dev eth0 nodad",
+    );
+    let blue = udp(&world, "blue", "[::]:0");
+    for (own, foreign, to) in [
+        ("10.1.0.10:0", "10.1.0.99:0", "10.2.0.10"),
+        ("[fd00:1::10]:0", "[fd00:1::99]:0", "fd00:2::10"),
+    ] {
+        let before = drops(&world, 132);
+        arrives(&udp(&world, "red", own), &blue, to);
+        assert_eq!(drops(&world, 132), before);
+        is_lost(&udp(&world, "red", foreign), &blue, to);
+        assert!(drops(&world, 132) > before, "{foreign}");
+    }
+    ping(&world, crate::common::traffic::HOST, "10.1.0.10");
+    world.sh("ip -n red link set eth0 address 02:00:00:00:00:99");
+    let before = drops(&world, 132);
+    is_lost(&udp(&world, "red", "10.1.0.10:0"), &blue, "10.2.0.10");
+    assert!(drops(&world, 132) > before);
 }

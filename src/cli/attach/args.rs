@@ -3,6 +3,7 @@
 mod named;
 mod rules;
 mod sizes;
+mod target;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -21,9 +22,8 @@ use crate::model::time::Time;
 
 #[derive(clap::Args)]
 pub struct Flags {
-    /// The device
-    #[arg(value_name = "DEV")]
-    pub device: String,
+    #[command(flatten)]
+    pub target: target::Target,
     /// The identity, a number or a name; for a NIC 1 (host) if left out
     #[arg(long, value_name = "ID")]
     id: Option<IdentityRef>,
@@ -136,12 +136,12 @@ impl Args {
         self.flags.adopt.is_some()
     }
 
-    /// What a spec becomes with what is named here.
-    pub fn spec(&self, base: EndpointSpec) -> EndpointSpec {
+    /// What a spec becomes, for a device, with what is named here.
+    pub fn spec(&self, device: &str, base: EndpointSpec) -> EndpointSpec {
         let flags = &self.flags;
         let mode = |one: Option<Mode>, before| one.or(flags.policy).unwrap_or(before);
         EndpointSpec {
-            device: flags.device.clone(),
+            device: device.to_owned(),
             owner: flags.owner.clone().or(base.owner),
             role: flags.role.or(base.role),
             id: flags.id.clone().or(base.id),

@@ -13,22 +13,37 @@ use netlink_packet_route::address::{
 use super::Device;
 use crate::kernel::rtnetlink::request;
 
+/// Nobody may send from these yet, or ever.
+const NOT_YET: AddressHeaderFlags =
+    AddressHeaderFlags::Tentative.union(AddressHeaderFlags::Dadfailed);
+
 /// The device's addresses, primary ones first, without link-local and tentative ones.
 pub fn addresses(device: &Device) -> Result<Vec<IpAddr>> {
-    let (mut primary, mut secondary) = both_addresses(device)?;
+    let (mut primary, mut secondary) = both_addresses(device, NOT_YET)?;
+    primary.append(&mut secondary);
+    Ok(primary)
+}
+
+/// The same of a workload's device in its namespace, tentative ones too: it has them a second later.
+pub fn workload_addresses(device: &Device) -> Result<Vec<IpAddr>> {
+    let (mut primary, mut secondary) = both_addresses(device, AddressHeaderFlags::Dadfailed)?;
     primary.append(&mut secondary);
     Ok(primary)
 }
 
 /// The same without temporary ones of IPv6 (RFC 8981), which the kernel calls secondary.
 pub fn lasting_addresses(device: &Device) -> Result<Vec<IpAddr>> {
-    let (mut primary, mut secondary) = both_addresses(device)?;
+    let (mut primary, mut secondary) = both_addresses(device, NOT_YET)?;
     secondary.retain(IpAddr::is_ipv4);
     primary.append(&mut secondary);
     Ok(primary)
 }
 
-fn both_addresses(device: &Device) -> Result<(Vec<IpAddr>, Vec<IpAddr>)> {
+/// Primary and secondary ones, without link-local ones and those with one of these flags.
+fn both_addresses(
+    device: &Device,
+    without: AddressHeaderFlags,
+) -> Result<(Vec<IpAddr>, Vec<IpAddr>)> {
     let mut query = AddressMessage::default();
     query.header.index = device.ifindex;
     let mut primary = Vec::new();
@@ -40,7 +55,7 @@ fn both_addresses(device: &Device) -> Result<(Vec<IpAddr>, Vec<IpAddr>)> {
         let flags = address.header.flags;
         let skip = address.header.index != device.ifindex
             || address.header.scope == AddressScope::Link
-            || flags.intersects(AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed);
+            || flags.intersects(without);
         match own_address(&address) {
             Some(ip) if !skip && flags.contains(AddressHeaderFlags::Secondary) => {
                 secondary.push(ip)

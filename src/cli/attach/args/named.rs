@@ -14,10 +14,11 @@ impl FromArgMatches for Args {
         let named = matches.ids().map(clap::Id::as_str).filter(on_command_line);
         let named = named.map(str::to_owned).collect();
         let flags = Flags::from_arg_matches(matches)?;
-        match (flags.role, &flags.id) {
-            (Some(Role::Container), None) if !flags.keep => Err(missing_identity()),
-            _ => Ok(Args { flags, named }),
+        let is_a_workload = flags.role == Some(Role::Container) || flags.target.is_a_workload();
+        if is_a_workload && flags.id.is_none() && !flags.keep {
+            return Err(missing_identity());
         }
+        Ok(Args { flags, named })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
@@ -30,7 +31,7 @@ impl FromArgMatches for Args {
 fn missing_identity() -> Error {
     let message = "the following required arguments were not provided:\n  --id <ID>";
     let command = Flags::augment_args(Command::new("cilmark attach"));
-    let usage = "cilmark attach --role <ROLE> --id <ID> <DEV>";
+    let usage = "cilmark attach --id <ID> <DEV|--pid <N>|--container-netns <NAME|PATH>>";
     command.override_usage(usage).error(ErrorKind::MissingRequiredArgument, message)
 }
 
