@@ -1,13 +1,14 @@
 //! What talks to the kernel and knows no endpoint. Nothing here prints or reads arguments.
 //!
 //! `abi` is the wire format with the C of src/bpf, whose object `skel` holds; `sys` are the calls that libbpf-rs does not
-//! wrap, `insn` what a program is made of. `device`, `netns`, `sockets`, `masquerade` and `kernel_flows` look at the host, `netlink` and `rtnetlink` ask it,
+//! wrap, `insn` what a program is made of. `device`, `netns`, `ip_rules`, `sockets`, `masquerade` and `kernel_flows` look at the host, `netlink` and `rtnetlink` ask it,
 //! `hooks` are those of a device and `order` tells what runs there before ours, `log` passes on what libbpf says. All `unsafe` is in `abi` (what may be read as bytes) and `sys`.
 
 pub mod abi;
 pub mod device;
 pub mod hooks;
 pub(crate) mod insn;
+pub mod ip_rules;
 pub mod kernel_flows;
 pub mod log;
 pub mod masquerade;

@@ -22,11 +22,13 @@ const TYPE: u16 = 0x3fff;
 
 /// By the type of a message: the bytes before its attributes, and those that are read. Of a link its
 /// address, name, parent, master, kind, and whether the parent is elsewhere; of an address itself; of a
-/// route the devices that it leaves by; of a filter its kind, chain, and if it is of BPF its program.
-const KNOWN: [(u16, usize, &[u16]); 4] = [
+/// route the devices that it leaves by; of a routing rule its priority, mark, table and mask; of a filter its kind, chain, and
+/// if it is of BPF its program.
+const KNOWN: [(u16, usize, &[u16]); 5] = [
     (16, 16, &[1, IFLA_IFNAME, 5, 10, IFLA_LINKINFO, 37]),
     (20, 8, &[1, 2, 8]),
     (24, 12, &[4, 9]),
+    (32, 12, &[6, 10, 15, 16]),
     (44, 20, &[TCA_KIND, TCA_OPTIONS, 11]),
 ];
 

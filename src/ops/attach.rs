@@ -4,6 +4,7 @@ mod enforcement;
 mod losses;
 mod put_on;
 mod resolve;
+mod routed;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -178,7 +179,9 @@ pub fn examine(root: &Root, spec: &EndpointSpec, terms: &Terms) -> Result<Outloo
         debug!("look at what is attached: {error:#}");
         Default::default()
     });
-    let (notes, warnings) = machine.remarks(spec)?;
+    let (notes, mut warnings) = machine.remarks(spec)?;
+    // What is wrong with the identity, the attachment tells.
+    warnings.extend(routed::warning(root, spec, &machine).ok().flatten());
     let Machine { device, role, .. } = machine;
     // What a workload behind macvlan or ipvlan names as its other end is the NIC of its host.
     let looks_like_a_nic = role == Role::Container

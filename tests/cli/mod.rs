@@ -32,6 +32,7 @@ mod pinned_maps;
 mod policy;
 mod replace;
 mod role;
+mod routed;
 mod scopes;
 mod spec;
 mod stale;

@@ -290,7 +290,7 @@ fn scope(role: Role, replaced: Option<&Endpoint>) -> Result<Scope> {
 }
 
 /// The identity. It must fit into the mark, and with `--flow-label` into a flow label.
-fn identity(spec: &EndpointSpec, role: Role, names: &Names) -> Result<Identity> {
+pub(super) fn identity(spec: &EndpointSpec, role: Role, names: &Names) -> Result<Identity> {
     let identity = match (&spec.id, role) {
         (Some(id), _) => id.resolve(names)?,
         (None, Role::Netdev) => Identity::HOST,
