@@ -8,6 +8,7 @@ use crate::kernel::abi::cm_config;
 use crate::kernel::device::{self, Device};
 use crate::kernel::netns;
 use crate::model::endpoint::Role;
+use crate::model::identity::Identity;
 use crate::model::mac::Mac;
 use crate::state::registry::Endpoint;
 
@@ -24,7 +25,7 @@ pub fn reasons(endpoint: &Endpoint) -> Result<Vec<String>> {
     })?;
     let Some((device, addresses)) = now.flatten() else { return Ok(Vec::new()) };
     let mut reasons = of_links(&endpoint.config, &device);
-    if endpoint.config.given_addresses == 0 {
+    if hangs_on_addresses(&endpoint.config) {
         reasons.extend(of_addresses(&endpoint.config, &addresses));
     }
     Ok(reasons)
@@ -56,6 +57,13 @@ fn of_links(config: &cm_config, device: &Device) -> Vec<String> {
         _ => None,
     };
     bridge.into_iter().chain(vrf.into_iter().chain(accepts).map(str::to_owned)).collect()
+}
+
+/// Whether verdicts follow from the addresses that the programs were told of, and not from the routing tables: these know
+/// what the device has got since, as by DHCP after it was attached at boot.
+fn hangs_on_addresses(config: &cm_config) -> bool {
+    let listed = config.host_addresses_listed != 0 || config.bridge_port != 0 || config.in_vrf != 0;
+    config.given_addresses == 0 && (listed || config.identity != Identity::HOST.0)
 }
 
 /// Temporary addresses come and go, and so does nothing of them count here.

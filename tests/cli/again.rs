@@ -30,11 +30,15 @@ fn is_up_to_date(world: &World) {
 
 /// It says so, and once the device is attached again no more.
 fn is_due(world: &World, why: &str) {
+    is_due_by(world, ATTACH, why);
+}
+
+fn is_due_by(world: &World, attach: &str, why: &str) {
     assert_eq!(world.status("nic")["attach_again"], json!([why]));
     let run = world.cilmark("status nic");
     let told = format!("nic: it has to be attached again, since {why}");
     assert!(run.stderr.contains(&told), "{run:?}");
-    world.cilmark_ok(ATTACH);
+    world.cilmark_ok(attach);
     is_up_to_date(world);
 }
 
@@ -67,29 +71,42 @@ fn a_vrf_that_it_comes_into_and_accept_local() {
 }
 
 #[test]
-fn addresses_that_it_gets_and_loses() {
-    let Some(world) = nic("", false) else { return };
+fn addresses_that_it_gets_and_loses_where_verdicts_hang_on_them() {
+    for (flags, bridge) in [(" --host-addresses listed", false), (" --id 300", false), ("", true)] {
+        let Some(world) = nic("", bridge) else { return };
+        let attach = format!("{ATTACH}{flags}");
+        world.cilmark_ok(&attach);
+        world.sh("ip addr add 10.0.0.2/24 dev nic; ip addr add fd00::2/64 dev nic nodad");
+        is_due_by(&world, &attach, "it has got 10.0.0.2 fd00::2");
+        assert_eq!(world.status("nic")["ips"], json!(["10.0.0.2", "fd00::2"]));
+        world.sh("ip addr del 10.0.0.2/24 dev nic");
+        is_due_by(&world, &attach, "it has lost 10.0.0.2");
+        // As a temporary one does, while the network stays.
+        world.sh("ip addr add fd00::3/64 dev nic nodad");
+        world.cilmark_ok(&attach);
+        world.sh("ip addr del fd00::3/64 dev nic");
+        is_up_to_date(&world);
+    }
+}
+
+#[test]
+fn addresses_that_the_routing_tables_know_are_nobodys_concern() {
+    let Some(world) = nic("10.0.0.3/24", false) else { return };
     world.sh("ip addr add 10.0.0.2/24 dev nic; ip addr add fd00::2/64 dev nic nodad");
-    is_due(&world, "it has got 10.0.0.2 fd00::2");
-    assert_eq!(world.status("nic")["ips"], json!(["10.0.0.2", "fd00::2"]));
-    world.sh("ip addr del 10.0.0.2/24 dev nic");
-    is_due(&world, "it has lost 10.0.0.2");
-    // As a temporary one does, while the network stays.
-    world.sh("ip addr add fd00::3/64 dev nic nodad");
-    world.cilmark_ok(ATTACH);
-    world.sh("ip addr del fd00::3/64 dev nic");
+    world.sh("ip addr del 10.0.0.3/24 dev nic");
     is_up_to_date(&world);
 }
 
 #[test]
 fn addresses_that_were_given_or_do_not_fit_are_nobodys_concern() {
     let Some(world) = nic("10.0.0.2/24", false) else { return };
-    world.cilmark_ok(&format!("{ATTACH} --ip 10.0.0.7"));
+    let listed = format!("{ATTACH} --host-addresses listed");
+    world.cilmark_ok(&format!("{listed} --ip 10.0.0.7"));
     is_up_to_date(&world);
     for number in 10..20 {
         world.sh(&format!("ip addr add 10.0.1.{number}/24 dev nic"));
     }
-    world.cilmark_ok(ATTACH);
+    world.cilmark_ok(&listed);
     is_up_to_date(&world);
 }
 

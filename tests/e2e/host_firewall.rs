@@ -64,6 +64,31 @@ fn rules_open_it_with_replies_and_errors() {
     cannot_connect(&world, HOST, "fd00:1::10", 80);
 }
 
+/// As at boot: the programs are there before the network is configured.
+#[test]
+fn rules_count_for_addresses_that_the_nic_gets_after_it_was_attached() {
+    for forwarding in [0, 1] {
+        let Some(world) = World::new() else { return };
+        world.workload("red", 1);
+        world.sh(&format!("ip -4 addr flush dev red; ip -6 addr flush dev red scope global
+             sysctl -qw net.ipv4.conf.all.forwarding={forwarding} net.ipv6.conf.all.forwarding={forwarding}"));
+        world.cilmark_ok(NIC);
+        world.cilmark_ok(
+            "policy add red allow ingress from world tcp/80 allow egress to world tcp/443 --yes",
+        );
+        world.sh("ip addr add 10.1.0.1/24 dev red; ip addr add fd00:1::1/64 dev red nodad");
+        assert_eq!(world.status("red")["attach_again"], Value::Array(Vec::new()));
+        let (here, there) = (listen(&world, HOST, 80), listen(&world, "red", 443));
+        let _closed = [listen(&world, HOST, 81), listen(&world, "red", 444)];
+        for (own, peer) in [("10.1.0.1", "10.1.0.10"), ("fd00:1::1", "fd00:1::10")] {
+            Connection::open(&world, "red", &here, own).works();
+            Connection::open(&world, HOST, &there, peer).works();
+            cannot_connect(&world, "red", own, 81);
+            cannot_connect(&world, HOST, peer, 444);
+        }
+    }
+}
+
 #[test]
 fn ssh_stays_open_whatever_the_rules_say() {
     let Some(world) = host("", "deny ingress from any deny egress to any") else { return };
