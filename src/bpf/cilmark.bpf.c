@@ -46,6 +46,18 @@ struct {
 	__type(value, struct cm_device);
 } cm_devices SEC(".maps");
 
+/* And the rules of identities, of which those of endpoints are made. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 16);
+	__type(key, struct cm_id_rule_key);
+	__type(value, struct cm_policy_entry);
+} cm_id_rules SEC(".maps");
+
+/* Never written: a head is stored as an entry. */
+struct cm_id_rules_head id_rules_head_layout;
+
 /* And what an endpoint was asked to be, in pieces: one map for each endpoint. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -9,7 +9,7 @@ use crate::output;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// An attached device, id:N, or `host` for all NICs that wait for it
+    /// An attached device, id:N, `host` for all NICs that wait for it, or @ID for the rules of an identity
     #[arg(value_name = "DEV")]
     device: Targets,
 }

@@ -29,7 +29,7 @@ pub enum Command {
 /// The flags; a flow has to be all that they say.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only those of this device, or id:N; NICs share theirs, which are those of `host`
+    /// Only those of this device, id:N or @ID; NICs share theirs, which are those of `host`
     #[arg(value_name = "DEV")]
     device: Option<Targets>,
     /// Only those with this identity, a number or a name, at either end

@@ -1,21 +1,19 @@
 //! `cilmark policy add|del|list|flush`.
 
 mod change;
+mod list;
 
 use anyhow::Result;
-pub use change::{report_void, report_void_since};
+pub use change::{count, report_void, report_void_since};
 use clap::Subcommand;
-use serde::Serialize;
+pub use list::describe;
 
+use super::Context;
 use super::prompt::Prompt;
-use super::{Context, time};
-use crate::kernel::abi::cm_metrics;
-use crate::model::enforcement::{Confirmation, Fallback};
 use crate::model::identity::Names;
 use crate::model::rule::Rule;
-use crate::ops::rules::{self, Edit};
+use crate::ops::rules::Edit;
 use crate::ops::targets::Targets;
-use crate::output;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -25,13 +23,13 @@ pub enum Command {
     Del(Change),
     /// Show the rules, and the packets that each has decided about
     List {
-        /// An attached device, id:N, or `host` for all NICs
+        /// An attached device, id:N, `host` for all NICs, or @ID for all endpoints that carry an identity
         #[arg(value_name = "DEV")]
         device: Targets,
     },
     /// Remove all rules; where the policy is enforced, nothing is allowed then
     Flush {
-        /// An attached device, id:N, or `host` for all NICs
+        /// An attached device, id:N, `host` for all NICs, or @ID for all endpoints that carry an identity
         #[arg(value_name = "DEV")]
         device: Targets,
         #[command(flatten)]
@@ -41,7 +39,7 @@ pub enum Command {
 
 #[derive(clap::Args)]
 pub struct Change {
-    /// An attached device, id:N, or `host` for all NICs
+    /// An attached device, id:N, `host` for all NICs, or @ID for all endpoints that carry an identity
     #[arg(value_name = "DEV")]
     device: Targets,
     /// Such as `allow ingress from 1234 tcp/443` or `deny egress to world`; more than one may follow
@@ -49,13 +47,6 @@ pub struct Change {
     rules: Vec<String>,
     #[command(flatten)]
     prompt: Prompt,
-}
-
-#[derive(Serialize)]
-struct Line {
-    rule: String,
-    packets: u64,
-    bytes: u64,
 }
 
 pub fn run(context: &Context, command: Command) -> Result<()> {
@@ -68,7 +59,10 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             change::run(context, &device, &prompt, Edit::Remove(parse(&rules, &names)?))
         }
         Command::Flush { device, prompt } => change::run(context, &device, &prompt, Edit::Flush),
-        Command::List { device } => list(context, &device, &names),
+        Command::List { device: Targets::Identity(identity) } => {
+            list::of_identity(context, &identity, &names)
+        }
+        Command::List { device } => list::of_endpoints(context, &device, &names),
     }
 }
 
@@ -90,45 +84,6 @@ pub fn split(arguments: &[String]) -> Vec<String> {
         rules.push(Vec::new());
     }
     rules.iter().map(|words| words.join(" ")).collect()
-}
-
-fn list(context: &Context, targets: &Targets, names: &Names) -> Result<()> {
-    let list = rules::list::list(&context.root, targets, context.netns)?;
-    for endpoint in &list.endpoints {
-        // Where they are to be had again from.
-        if let Some(error) = &endpoint.dead {
-            output::note(&format!("these rules count nowhere: {error:#}"));
-        }
-        if let Some(words) = describe(endpoint.confirmation) {
-            output::note(&format!("{}: {words}", endpoint.device));
-        }
-    }
-    let line = |rule: String, counted: &cm_metrics| Line {
-        rule,
-        packets: counted.packets,
-        bytes: counted.bytes,
-    };
-    let rules = list.rules.iter().map(|(rule, counted)| line(rule.text(names), counted));
-    if context.json {
-        return output::json(&rules.collect::<Vec<_>>());
-    }
-    let others = list.others.iter().filter(|(_, counted)| counted.packets > 0);
-    let others = others.map(|(words, counted)| line(format!("({words})"), counted));
-    let row = |line: Line| [line.rule, line.packets.to_string(), line.bytes.to_string()];
-    let rows: Vec<[String; 3]> = rules.chain(others).map(row).collect();
-    output::table(["RULE", "PACKETS", "BYTES"], &rows)
-}
-
-/// How an endpoint's last change stands, in words; nothing if it is for good.
-pub fn describe(confirmation: Confirmation) -> Option<String> {
-    match confirmation {
-        Confirmation::None => None,
-        Confirmation::Pending(_, left) => Some(format!("{} to confirm", time::text(left))),
-        Confirmation::Over(Fallback::Audit) => Some("not confirmed, fell back to audit".to_owned()),
-        Confirmation::Over(Fallback::Rules) => {
-            Some("not confirmed, fell back to the previous rules".to_owned())
-        }
-    }
 }
 
 #[cfg(test)]

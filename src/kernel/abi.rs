@@ -74,6 +74,10 @@ unsafe impl Plain for cm_policy_entry {}
 // SAFETY: as above.
 unsafe impl Plain for cm_port_blocks {}
 // SAFETY: as above.
+unsafe impl Plain for cm_id_rule_key {}
+// SAFETY: as above.
+unsafe impl Plain for cm_id_rules_head {}
+// SAFETY: as above.
 unsafe impl Plain for cm_explanation {}
 // SAFETY: as above.
 unsafe impl Plain for cm_index_node {}

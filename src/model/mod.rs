@@ -15,6 +15,7 @@ pub mod policy;
 pub mod prefix;
 pub mod protocol;
 pub mod rule;
+pub mod rule_list;
 pub mod serial;
 pub mod spec;
 pub mod text;

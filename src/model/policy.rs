@@ -12,13 +12,15 @@
 mod compile;
 pub mod effect;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 pub use compile::Entry;
 
 use super::identity::Identity;
+use super::origin::{Origin, Origins};
 use super::rule::{Action, Direction, L4, Rule};
+use super::rule_list::{Made, RuleList};
 use super::wire::CM_RULE_FIRST;
 
 /// What counters, events and conntrack know a rule by; the same for as long as the rule is listed.
@@ -36,16 +38,21 @@ impl fmt::Display for RuleNumber {
     }
 }
 
-/// A rule in a list.
+/// A rule in a list, and by whom it is there: one at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listed {
     /// Unique in the list.
     pub number: RuleNumber,
     /// Unique, too.
     pub rule: Rule,
+    /// Who has made it for the endpoint itself; nobody, if only its identity has it.
+    pub origins: Origins,
+    /// The endpoint's identity has it.
+    pub of_identity: bool,
 }
 
-/// Rules in the order in which they were given, each once.
+/// The rules of an endpoint, each once: its own in the order in which they were given, then those that only its identity
+/// has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     rules: Vec<Listed>,
@@ -67,44 +74,62 @@ impl Policy {
         self.rules.iter().find(|listed| listed.number == number).map(|listed| listed.rule)
     }
 
-    /// The list of just these rules. Those that are here already keep their numbers; new ones get
-    /// the lowest that are free in the new list and not taken in `kept`, another list whose
-    /// counters must not be mixed with theirs. What is given twice counts once.
-    pub fn replaced_by(&self, rules: &[Rule], kept: &Policy) -> Policy {
-        let here: HashMap<Rule, RuleNumber> =
-            self.rules.iter().map(|listed| (listed.rule, listed.number)).collect();
-        let mut seen = HashSet::new();
-        let rules = rules.iter().filter(|rule| seen.insert(**rule));
-        let rules: Vec<(Rule, Option<RuleNumber>)> =
-            rules.map(|rule| (*rule, here.get(rule).copied())).collect();
+    /// The endpoint's own.
+    pub fn own(&self) -> RuleList {
+        let own = self.rules.iter().filter(|listed| listed.origins != Origins::NONE);
+        RuleList::of(own.map(|it| Made { rule: it.rule, origins: it.origins }).collect())
+    }
 
-        let mut taken: BTreeSet<RuleNumber> = rules.iter().filter_map(|(_, old)| *old).collect();
+    /// Those that the identity has.
+    pub fn of_identity(&self) -> impl Iterator<Item = Rule> {
+        self.rules.iter().filter(|listed| listed.of_identity).map(|listed| listed.rule)
+    }
+
+    /// Whether the rules and their numbers are the same, whoever has made them.
+    pub fn has_the_rules_of(&self, other: &Policy) -> bool {
+        let rules = |policy: &Policy| -> Vec<(RuleNumber, Rule)> {
+            policy.rules.iter().map(|listed| (listed.number, listed.rule)).collect()
+        };
+        rules(self) == rules(other)
+    }
+
+    /// The list of just these rules, of a command, as [`Policy::made_of`] numbers them.
+    pub fn replaced_by(&self, rules: &[Rule], kept: &Policy) -> Policy {
+        let mut own = RuleList::default();
+        own.add(rules, Origin::Command);
+        self.made_of(&own, &RuleList::default(), kept)
+    }
+
+    /// The list of an endpoint's own rules and those of its identity. Those that are here already keep their numbers, and
+    /// those that `kept` has get theirs; new ones get the lowest that are free in the new list and not taken in `kept`,
+    /// another list whose counters must not be mixed with theirs.
+    pub fn made_of(&self, own: &RuleList, of_identity: &RuleList, kept: &Policy) -> Policy {
+        let numbers = |policy: &Policy| -> HashMap<Rule, RuleNumber> {
+            policy.rules.iter().map(|listed| (listed.rule, listed.number)).collect()
+        };
+        let (here, there) = (numbers(self), numbers(kept));
+        let identitys: HashSet<Rule> = of_identity.rules().collect();
+        let owns: HashSet<Rule> = own.rules().collect();
+        let only_identitys = of_identity.rules().filter(|rule| !owns.contains(rule));
+        let only_identitys = only_identitys.map(|rule| (rule, Origins::NONE));
+        let wanted: Vec<(Rule, Origins)> =
+            own.made().iter().map(|it| (it.rule, it.origins)).chain(only_identitys).collect();
+
+        let mut taken: HashSet<RuleNumber> =
+            wanted.iter().filter_map(|(rule, _)| here.get(rule)).copied().collect();
+        let known = wanted.iter().map(|(rule, _)| {
+            let number = here.get(rule).copied();
+            number.or_else(|| there.get(rule).copied().filter(|number| taken.insert(*number)))
+        });
+        let known: Vec<Option<RuleNumber>> = known.collect();
         taken.extend(kept.rules.iter().map(|listed| listed.number));
         let mut free =
             (RuleNumber::FIRST.0..).map(RuleNumber).filter(|number| !taken.contains(number));
-        let numbered = rules
-            .into_iter()
-            .filter_map(|(rule, old)| Some(Listed { number: old.or_else(|| free.next())?, rule }));
+        let numbered = wanted.into_iter().zip(known).filter_map(|((rule, origins), known)| {
+            let number = known.or_else(|| free.next())?;
+            Some(Listed { number, rule, origins, of_identity: identitys.contains(&rule) })
+        });
         Policy { rules: numbered.collect() }
-    }
-
-    /// Adds rules at the end, numbered as by [`Policy::replaced_by`], and tells which of them were
-    /// there already.
-    pub fn add(&mut self, new: &[Rule], kept: &Policy) -> Vec<Rule> {
-        let mut all: Vec<Rule> = self.rules.iter().map(|listed| listed.rule).collect();
-        let mut seen: HashSet<Rule> = all.iter().copied().collect();
-        let (new, there): (Vec<Rule>, Vec<Rule>) = new.iter().partition(|rule| seen.insert(**rule));
-        all.extend(new);
-        *self = self.replaced_by(&all, kept);
-        there
-    }
-
-    /// Removes rules, and tells which of them were not there.
-    pub fn remove(&mut self, gone: &[Rule]) -> Vec<Rule> {
-        let here: HashSet<Rule> = self.rules.iter().map(|listed| listed.rule).collect();
-        let set: HashSet<Rule> = gone.iter().copied().collect();
-        self.rules.retain(|listed| !set.contains(&listed.rule));
-        gone.iter().filter(|rule| !here.contains(rule)).copied().collect()
     }
 }
 
@@ -153,7 +178,7 @@ pub fn decide(
     });
     match best {
         None => Decision::NoMatch,
-        Some(Listed { number, rule }) => match rule.action {
+        Some(Listed { number, rule, .. }) => match rule.action {
             Action::Allow => Decision::Allow(*number),
             Action::Deny => Decision::Deny(*number),
         },
@@ -184,16 +209,22 @@ mod tests {
     const SOME: [&str; 3] =
         ["allow ingress from any tcp/22", "deny ingress from 9", "allow egress to any"];
 
+    fn list(texts: &[&str], origin: Origin) -> RuleList {
+        let mut list = RuleList::default();
+        list.add(&rules(texts), origin);
+        list
+    }
+
     #[test]
     fn rules_keep_their_numbers_when_others_come_and_go() {
-        let mut policy = policy(&SOME);
+        let (none, mut policy) = (Policy::default(), policy(&SOME));
         assert_eq!(numbers(&policy), [16, 17, 18]);
-        assert!(policy.remove(&rules(&SOME[..1])).is_empty());
+        policy = policy.replaced_by(&rules(&SOME[1..]), &none);
         assert_eq!(numbers(&policy), [17, 18]);
-        let new = rules(&["allow egress to 5", "allow egress to 6"]);
-        assert!(policy.add(&new, &Policy::default()).is_empty());
+        let new = ["allow egress to 5", "allow egress to 6"];
+        policy = policy.replaced_by(&rules(&[&SOME[1..], &new].concat()), &none);
         assert_eq!(numbers(&policy), [17, 18, 16, 19]);
-        assert_eq!(policy.get(RuleNumber(19)), Some(new[1]));
+        assert_eq!(policy.get(RuleNumber(19)), Some(rule(new[1])));
     }
 
     #[test]
@@ -201,16 +232,33 @@ mod tests {
         let before = policy(&SOME);
         let after = before.replaced_by(&rules(&["allow egress to 5", SOME[2]]), &before);
         assert_eq!(numbers(&after), [19, 18]);
+        // But to the same rule.
+        let again = after.replaced_by(&rules(&["allow egress to 5", SOME[0]]), &before);
+        assert_eq!(numbers(&again), [19, 16]);
     }
 
     #[test]
-    fn what_is_there_already_is_reported_and_stays_once() {
-        let mut policy = policy(&SOME);
-        let twice = rules(&["allow egress to 5", SOME[1], "allow egress to 5"]);
-        assert_eq!(policy.add(&twice, &Policy::default()), twice[1..]);
-        assert_eq!(numbers(&policy), [16, 17, 18, 19]);
-        assert_eq!(policy.remove(&twice), []);
-        assert_eq!(policy.remove(&twice[..1]), twice[..1]);
+    fn a_rule_of_an_endpoint_and_its_identity_is_listed_once_and_stays_until_both_give_it_up() {
+        let none = Policy::default();
+        let both = none.made_of(
+            &list(&SOME[..2], Origin::File),
+            &list(&[SOME[2], SOME[1]], Origin::Command),
+            &none,
+        );
+        assert_eq!(numbers(&both), [16, 17, 18]);
+        let held = |policy: &Policy| -> Vec<(bool, bool)> {
+            let held = |it: &Listed| (it.origins.contain(Origin::File), it.of_identity);
+            policy.rules().iter().map(held).collect()
+        };
+        assert_eq!(held(&both), [(true, false), (true, true), (false, true)]);
+        assert_eq!(both.own(), list(&SOME[..2], Origin::File));
+        assert_eq!(both.of_identity().collect::<Vec<_>>(), rules(&SOME[1..]));
+        let own = both.made_of(&both.own(), &RuleList::default(), &none);
+        assert_eq!((numbers(&own), held(&own)), (vec![16, 17], vec![(true, false); 2]));
+        let identitys = list(&SOME[1..], Origin::File);
+        let identitys = both.made_of(&RuleList::default(), &identitys, &none);
+        assert_eq!((numbers(&identitys), held(&identitys)), (vec![17, 18], vec![(false, true); 2]));
+        assert!(!identitys.has_the_rules_of(&both) && both.has_the_rules_of(&both.clone()));
     }
 
     #[test]

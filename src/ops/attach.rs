@@ -24,6 +24,7 @@ use crate::kernel::order::Before;
 use crate::kernel::sys;
 use crate::model::endpoint::Role;
 use crate::model::enforcement::{Confirmation, Fallback, Grace};
+use crate::model::identity::Identity;
 use crate::model::origin::Origin;
 use crate::model::policy::Policy;
 use crate::model::spec::EndpointSpec;
@@ -50,7 +51,7 @@ pub struct Terms {
     pub kept: Option<EndpointSpec>,
     /// The time in which flows may be adopted begins anew, also if the endpoint has had the same before.
     pub adopts_anew: bool,
-    /// Who makes it.
+    /// Who makes it. The rules of the spec are his; a command's leave nobody else's beside them.
     pub origin: Origin,
     /// The index of the device that was found under the spec's name: it has to be that one still.
     pub ifindex: Option<u32>,
@@ -257,10 +258,8 @@ fn attach_to(
         confirms_rules: matches!(confirmation, Some(Confirmation::Pending(Fallback::Rules, _)))
             && plan.confirm.fallback == cm_fallback::CM_FALLBACK_NONE,
         time_left: match terms.grace {
-            Grace::Within(time) => time,
-            Grace::Permanent => {
-                Duration::from_nanos(plan.confirm.until_ns.saturating_sub(sys::coarse_ns()))
-            }
+            Grace::Within(time) if plan.identity_rules.before.is_none() => time,
+            _ => Duration::from_nanos(plan.confirm.until_ns.saturating_sub(sys::coarse_ns())),
         },
         reason: machine.reason.filter(|_| replaced.is_none()),
         loaded,
@@ -318,12 +317,9 @@ fn is_as_before(root: &Root, plan: &Plan, replaced: Option<&Endpoint>) -> Result
         scope: before.scope,
         ..plan.resolved.config()
     };
-    let Some(rules) = &plan.rules else {
-        return Ok(abi::bytes_of(&config) == abi::bytes_of(before));
-    };
     let maps = policy_of(root, endpoint)?;
     let now = maps.read(Slot::Current)?;
-    let are_same = now.replaced_by(rules, &Policy::default()) == now;
+    let are_same = plan.rules_after(&now, &Policy::default()).has_the_rules_of(&now);
     Ok(are_same && abi::bytes_of(&config) == abi::bytes_of(before))
 }
 
@@ -355,7 +351,10 @@ fn owner_lost(root: &Root, endpoint: &Endpoint, now: &EndpointSpec) -> Option<St
 
 /// The rules in force that an endpoint loses, if it gets others.
 fn rules_lost_by(root: &Root, endpoint: &Endpoint, plan: &Plan) -> Result<Option<String>> {
-    let Some(after) = &plan.rules else { return Ok(None) };
+    let identity = Identity(endpoint.config.identity);
+    if plan.rules.is_none() && identity == plan.resolved.identity {
+        return Ok(None);
+    }
     let before = match policy_of(root, endpoint) {
         Ok(maps) => rules::in_force(&maps, endpoint)?,
         // Without programs it has those that are pinned.
@@ -364,7 +363,8 @@ fn rules_lost_by(root: &Root, endpoint: &Endpoint, plan: &Plan) -> Result<Option
             PolicyMaps::pinned(root, endpoint.id)?
         }
     };
-    Ok(losses::of_rules(before.rules(), after, &plan.names))
+    let after = plan.rules_after(&before, &Policy::default());
+    Ok(losses::of_rules(&before, &after, &plan.names))
 }
 
 /// Removes what is left of endpoints whose device is gone, if it had this one's name; the others
@@ -400,7 +400,7 @@ fn here(endpoints: Vec<Endpoint>, machine: &Machine) -> (Vec<Endpoint>, Option<E
     (moved, replaced.into_iter().next())
 }
 
-/// How many rules are pinned for an endpoint.
+/// How many rules of its own are pinned for an endpoint.
 fn count_rules(root: &Root, endpoint: &Endpoint) -> usize {
-    PolicyMaps::pinned(root, endpoint.id).map_or(0, |policy| policy.rules().len())
+    PolicyMaps::pinned(root, endpoint.id).map_or(0, |policy| policy.own().len())
 }

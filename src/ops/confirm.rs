@@ -2,8 +2,11 @@
 
 use anyhow::{Error, Result, bail, ensure};
 
-use super::targets::Targets;
+use super::identities;
+use super::rules::{self, at};
+use super::targets::{self, Targets};
 use crate::model::enforcement::{Confirmation, Fallback};
+use crate::model::identity::Identity;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
 
@@ -15,8 +18,12 @@ pub struct Report {
     pub errors: Vec<Error>,
 }
 
-/// Confirms an endpoint's last change; of `host` the changes of all NICs that wait for it. Goes on past a failure.
+/// Confirms an endpoint's last change; of `host` the changes of all NICs that wait for it, of an
+/// identity that of its rules. Goes on past a failure.
 pub fn confirm(root: &Root, targets: &Targets, netns: Option<u64>) -> Result<Report> {
+    if let Targets::Identity(identity) = targets {
+        return confirm_identity(root, targets::resolve(root, identity)?);
+    }
     let mut endpoints = targets.select_alive(root, netns)?;
     if matches!(targets, Targets::Host) {
         let mut waiting = Vec::new();
@@ -30,7 +37,7 @@ pub fn confirm(root: &Root, targets: &Targets, netns: Option<u64>) -> Result<Rep
     }
     let mut report = Report { confirmed: Vec::new(), errors: Vec::new() };
     for endpoint in endpoints {
-        match confirm_one(&endpoint) {
+        match confirm_one(root, &endpoint) {
             Ok(()) => report.confirmed.push(endpoint.device),
             Err(error) => report.errors.push(error),
         }
@@ -38,10 +45,34 @@ pub fn confirm(root: &Root, targets: &Targets, netns: Option<u64>) -> Result<Rep
     Ok(report)
 }
 
-fn confirm_one(endpoint: &Endpoint) -> Result<()> {
+/// Confirms the last change of an identity's rules, on all that carry it; also what a confirmation has begun that was
+/// killed.
+fn confirm_identity(root: &Root, identity: Identity) -> Result<Report> {
+    let name = at(identity, &identities::names(root)?);
+    match rules::confirm(root, identity)? {
+        true => Ok(Report { confirmed: vec![name], errors: Vec::new() }),
+        false => bail!(
+            "{name} has nothing to confirm; `cilmark policy list {name}` shows its rules: those of a change that nobody \
+             has confirmed in time are gone again"
+        ),
+    }
+}
+
+fn confirm_one(root: &Root, endpoint: &Endpoint) -> Result<()> {
     let device = &endpoint.device;
     match endpoint.confirmation()? {
-        Confirmation::Pending(..) => endpoint.confirm_by(None),
+        Confirmation::Pending(fallback, _) => {
+            let identity = Identity(endpoint.config.identity);
+            let rules = rules::of_identity(root, identity)?;
+            let Some(until_ns) = rules.deadline() else { return endpoint.confirm_by(None) };
+            ensure!(
+                fallback != Fallback::Rules || endpoint.confirmed_by()? != until_ns,
+                "what is on trial are the rules of {device}'s identity: `cilmark confirm {name}` confirms them, on all \
+                 that carry it",
+                name = at(identity, &identities::names(root)?)
+            );
+            rules::wait_for_identity(root, endpoint, &rules)
+        }
         Confirmation::None => bail!("{device} has nothing to confirm"),
         Confirmation::Over(Fallback::Audit) => bail!(
             "too late: {device} has fallen back and only audits; `cilmark attach {device} --policy \

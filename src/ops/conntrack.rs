@@ -108,7 +108,7 @@ fn places(root: &Root, request: &Request<'_>) -> Result<Vec<Place>> {
             found.endpoints.retain(|endpoint| endpoint.role() == Some(Role::Netdev));
             found.endpoints
         }
-        Targets::One(_) => targets.select(root, request.netns)?,
+        Targets::One(_) | Targets::Identity(_) => targets.select(root, request.netns)?,
     };
     // Of one without a configuration nobody can tell whose its flows are.
     for endpoint in endpoints.iter().filter(|endpoint| endpoint.role().is_some()) {

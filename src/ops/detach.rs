@@ -14,6 +14,7 @@ use crate::state::addresses::Addresses;
 use crate::state::conntrack::Conntrack;
 use crate::state::delivery;
 use crate::state::devices;
+use crate::state::id_rules::IdRules;
 use crate::state::ipcache::Ipcache;
 use crate::state::layout;
 use crate::state::maps::Identities;
@@ -170,6 +171,9 @@ pub fn remove_unused_root(root: &Root) -> Result<()> {
     }
     let used = has_endpoints
         || Ipcache::open(root)?.is_some_and(|ipcache| !ipcache.is_empty())
+        || IdRules::open(root)?
+            .map_or(Ok(true), |rules| rules.is_empty())
+            .map(|is_empty| !is_empty)?
         || match Identities::open(root)? {
             Some(identities) => identities.names()?.declared().next().is_some(),
             None => false,

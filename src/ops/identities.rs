@@ -3,17 +3,12 @@
 use anyhow::{Context, Result, ensure};
 
 use super::detach;
-use crate::model::identity::{Identity, Names};
+use crate::model::identity::Identity;
 use crate::model::origin::Origin;
 use crate::program::load::{self, Sizes};
 use crate::state::maps::Identities;
+pub use crate::state::maps::names;
 use crate::state::pin::Root;
-
-/// The names; only the reserved ones where nobody has declared any.
-pub fn names(root: &Root) -> Result<Names> {
-    let names = Identities::open(root)?.map(|identities| identities.names()).transpose()?;
-    Ok(names.unwrap_or_default())
-}
 
 /// Names an identity.
 pub fn set(root: &Root, identity: Identity, name: &str) -> Result<()> {

@@ -33,8 +33,8 @@ pub(super) fn current(root: &Root, endpoint: &Endpoint, names: &Names) -> Result
     Ok(EndpointSpec { id, ..spec })
 }
 
-/// Complete: attached by this, an endpoint is what it is now, under the name that its device has now, with the rules
-/// in force.
+/// Complete: attached by this, an endpoint is what it is now, under the name that its device has now, with its own
+/// rules in force.
 pub fn export(root: &Root, endpoint: &Endpoint) -> Result<EndpointSpec> {
     let names = super::identities::names(root)?;
     let spec = current(root, endpoint, &names)?;
@@ -42,6 +42,6 @@ pub fn export(root: &Root, endpoint: &Endpoint) -> Result<EndpointSpec> {
         true => PolicyMaps::pinned(root, endpoint.id)?,
         false => rules::in_force(&policy_of(root, endpoint)?, endpoint)?,
     };
-    let rules = rules.rules().iter().map(|listed| listed.rule.text(&names)).collect();
+    let rules = rules.own().rules().map(|rule| rule.text(&names)).collect();
     Ok(EndpointSpec { device: endpoint.device.clone(), rules: Some(rules), ..spec })
 }

@@ -3,19 +3,24 @@
 use std::slice;
 use std::str::FromStr;
 
-use anyhow::{Error, Result, ensure};
+use anyhow::{Error, Result, anyhow, ensure};
 
 use super::failures::all_of;
 use crate::model::endpoint::{Role, Selector};
+use crate::model::identity::Identity;
+use crate::model::spec::IdentityRef;
+use crate::state::maps::names;
 use crate::state::pin::Root;
 use crate::state::policy::PolicyMaps;
 use crate::state::registry::{Endpoint, Found};
 
-/// An endpoint, or all NICs as `host`.
+/// An endpoint, all NICs as `host`, or an identity with all endpoints that carry it.
 #[derive(Debug, Clone)]
 pub enum Targets {
     /// Every NIC.
     Host,
+    /// This one, and so all that carry it.
+    Identity(IdentityRef),
     /// This one.
     One(Selector),
 }
@@ -24,15 +29,26 @@ impl FromStr for Targets {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Targets> {
-        match text {
-            "host" => Ok(Targets::Host),
-            _ => Ok(Targets::One(text.parse()?)),
+        match text.strip_prefix('@') {
+            Some(identity) => {
+                ensure!(
+                    !identity.is_empty(),
+                    "an identity is missing behind the @: a number or a name"
+                );
+                let identity = identity
+                    .parse()
+                    .map_err(|error| anyhow!("identity `{identity}`: {error:#}"))?;
+                Ok(Targets::Identity(identity))
+            }
+            None if text == "host" => Ok(Targets::Host),
+            None => Ok(Targets::One(text.parse()?)),
         }
     }
 }
 
 impl Targets {
-    /// The endpoints, at least one; only those of a namespace, if one is given.
+    /// The endpoints, at least one; only those of a namespace, if one is given. Of an identity all that carry it and are not
+    /// stale, wherever they are, if there are any.
     pub fn select(&self, root: &Root, netns: Option<u64>) -> Result<Vec<Endpoint>> {
         let mut endpoints = match self {
             Targets::One(selector) => {
@@ -47,6 +63,10 @@ impl Targets {
                 // One that can't be read may be a NIC, and all are meant.
                 all_of(found.errors)?;
                 found.endpoints
+            }
+            Targets::Identity(identity) => {
+                let identity = resolve(root, identity)?;
+                return Ok(alive(root)?.into_iter().filter(|it| it.carries(identity)).collect());
             }
         };
         if matches!(self, Targets::Host) {
@@ -65,6 +85,24 @@ impl Targets {
         endpoints.iter().try_for_each(Endpoint::check_alive)?;
         Ok(endpoints)
     }
+}
+
+/// Who that is. An error if no endpoint can carry it.
+pub fn resolve(root: &Root, identity: &IdentityRef) -> Result<Identity> {
+    let identity = identity.resolve(&names(root)?)?;
+    ensure!(
+        identity != Identity::UNKNOWN && identity <= Identity::STAMPABLE_MAX,
+        "no endpoint can carry identity {identity}: those of endpoints are 1 to {}",
+        Identity::STAMPABLE_MAX
+    );
+    Ok(identity)
+}
+
+/// All endpoints of a root that are not stale, wherever they are. Fails if one can't be read.
+pub fn alive(root: &Root) -> Result<Vec<Endpoint>> {
+    let found = Found::all(root)?;
+    all_of(found.errors)?;
+    Ok(found.endpoints.into_iter().filter(|endpoint| !endpoint.stale).collect())
 }
 
 /// All endpoints; only those of a namespace, if one is given.

@@ -12,8 +12,8 @@ use ipnet::Ipv6Net;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle};
 use reuse::{
-    Shared, leave_out_policy_maps, share_flow_table, share_maps, share_nics, share_policy_calls,
-    share_policy_maps, share_stack_flows,
+    Shared, leave_out_policy_maps, make_alone, share_flow_table, share_maps, share_nics,
+    share_policy_calls, share_policy_maps, share_stack_flows,
 };
 
 use crate::kernel::abi::{
@@ -414,6 +414,14 @@ pub fn create_maps(root: &Root, sizes: &Sizes) -> Result<()> {
         format!("create the maps in {}; it takes root or CAP_BPF", root.path().display())
     })?;
     Ok(())
+}
+
+/// Makes one of the shared maps, if it is not there, which no program uses.
+pub fn create_map(root: &Root, name: &str) -> Result<()> {
+    match root.map(name).exists() {
+        true => Ok(()),
+        false => make_alone(&Shared::of(root, true), name).map(drop),
+    }
 }
 
 fn inherit(

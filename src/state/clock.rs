@@ -25,11 +25,16 @@ impl Clock<'_> {
             cm_fallback::CM_FALLBACK_RULES => Fallback::Rules,
             _ => return Confirmation::None,
         };
-        let until = self.memory.u64_at(self.at + offset_of!(cm_confirm, until_ns));
-        match until.load(Ordering::Relaxed).saturating_sub(sys::coarse_ns()) {
+        match self.until_ns().saturating_sub(sys::coarse_ns()) {
             0 => Confirmation::Over(fallback),
             left => Confirmation::Pending(fallback, Duration::from_nanos(left)),
         }
+    }
+
+    /// The moment that it is set to, whether it stands there for anything or not.
+    pub(super) fn until_ns(&self) -> u64 {
+        let until = self.memory.u64_at(self.at + offset_of!(cm_confirm, until_ns));
+        until.load(Ordering::Relaxed)
     }
 
     /// The word that says to what comes last: whoever dies half way has changed nothing, or no more than

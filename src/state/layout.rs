@@ -13,8 +13,8 @@ use libbpf_rs::{MapCore, MapHandle, MapInfo, MapType};
 
 use crate::kernel::abi::{
     cm_address, cm_config, cm_device, cm_endpoint, cm_flow_table, cm_flows4, cm_flows6,
-    cm_frag_ports, cm_frag4_key, cm_frag6_key, cm_generations, cm_identity, cm_ipcache_entry,
-    cm_metrics, cm_nics, cm_prefix, cm_stack_flow, u32_key,
+    cm_frag_ports, cm_frag4_key, cm_frag6_key, cm_generations, cm_id_rule_key, cm_identity,
+    cm_ipcache_entry, cm_metrics, cm_nics, cm_policy_entry, cm_prefix, cm_stack_flow, u32_key,
 };
 use crate::kernel::sys;
 use crate::model::endpoint::EndpointId;
@@ -32,13 +32,14 @@ pub struct Layout {
 }
 
 /// The maps that endpoints share: what goes from a root with the last of them.
-pub const SHARED: [Layout; 19] = [
+pub const SHARED: [Layout; 20] = [
     of::<cm_address, cm_ipcache_entry>("cm_ipcache", MapType::Hash),
     of::<cm_prefix, cm_ipcache_entry>("cm_ipcache_cidr", MapType::LpmTrie),
     of::<u32_key, u32_key>("cm_ipcache_idx", MapType::ArrayOfMaps),
     of::<cm_address, cm_endpoint>("cm_endpoints", MapType::Hash),
     of::<u32_key, cm_device>(devices::NAME, MapType::Hash),
     of::<u32_key, cm_identity>("cm_identities", MapType::Hash),
+    of::<cm_id_rule_key, cm_policy_entry>("cm_id_rules", MapType::Hash),
     of::<u32_key, cm_flow_table>("cm_flow_table", MapType::Array),
     of::<u32_key, cm_flows4>("cm_flows4", MapType::Array),
     of::<u32_key, cm_flows6>("cm_flows6", MapType::Array),

@@ -254,6 +254,12 @@ impl Identities {
     }
 }
 
+/// The names of identities; only the reserved ones where nobody has declared any.
+pub fn names(root: &Root) -> Result<Names> {
+    let names = Identities::open(root)?.map(|identities| identities.names()).transpose()?;
+    Ok(names.unwrap_or_default())
+}
+
 /// The map whose name ends so among those of a program, if it is there. The youngest first: those of an
 /// endpoint's own were made after the shared ones.
 pub fn of_program(map_ids: &[u32], suffix: &str) -> Result<Option<MapHandle>> {

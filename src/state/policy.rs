@@ -25,6 +25,8 @@ use crate::state::nics;
 use crate::state::pin::{self, Root};
 use crate::state::rule_set::set_of;
 
+pub(super) use encoding::{of_made, to_made};
+
 pub use crate::state::rule_set::Slot;
 
 /// Entries of a policy that nobody gave a size: 64 KiB of counters on each CPU.
@@ -118,6 +120,19 @@ impl PolicyMaps {
         let new = self.create_set(&entries)?;
         self.reset_counters(policy, &rules_before)?;
         self.install(&new, before.as_ref())
+    }
+
+    /// Fails if these rules, in the place of others, do not fit.
+    pub fn check(&self, policy: &Policy, before: &Policy) -> Result<()> {
+        self.check_room(policy, encoding::encode(policy).len(), before)
+    }
+
+    /// Makes these the previous rules, where what is current knows their numbers: its counters go on.
+    pub fn put_previous(&self, policy: &Policy) -> Result<()> {
+        let entries = encoding::encode(policy);
+        self.check_room(policy, entries.len(), policy)?;
+        let set = self.create_set(&entries)?;
+        self.put(Slot::Previous, Some(&set))
     }
 
     /// Keeps the current rules as the previous ones.

@@ -29,6 +29,7 @@ use crate::kernel::order::{self, Before};
 use crate::kernel::sys::{self, Hook, OnTcx, ProgramFacts};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::enforcement::Mode;
+use crate::model::identity::Identity;
 use crate::state::config::{pinned_config, read_config};
 use crate::state::devices::Devices;
 use crate::state::layout::{self, HELD_BY_ALL};
@@ -209,6 +210,11 @@ impl Endpoint {
     /// Whether it does so for this host, so that a change of its rules may cut somebody off.
     pub fn is_enforcing_nic(&self) -> Result<bool> {
         Ok(self.role() == Some(Role::Netdev) && self.enforces()?)
+    }
+
+    /// Whether its packets are stamped with this identity, and its rules are the identity's, too.
+    pub fn carries(&self, identity: Identity) -> bool {
+        self.role().is_some() && self.config.identity == identity.0
     }
 
     /// Whether its device has moved to another namespace than the one in which it was attached.

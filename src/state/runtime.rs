@@ -35,6 +35,13 @@ impl Endpoint {
         Ok(stands)
     }
 
+    /// Until when it waits to be confirmed, or did: a moment of the coarse monotonic clock, in ns.
+    pub fn confirmed_by(&self) -> Result<u64> {
+        let mut until_ns = 0;
+        self.for_each_clock(|clock| until_ns = until_ns.max(clock.until_ns()))?;
+        Ok(until_ns)
+    }
+
     /// Makes the programs go back by themselves at a moment of the coarse monotonic clock, in ns;
     /// `None` never.
     pub fn confirm_by(&self, deadline: Option<(u64, Fallback)>) -> Result<()> {

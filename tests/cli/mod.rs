@@ -17,6 +17,7 @@ mod foreground;
 mod help;
 mod hooks;
 mod identity;
+mod identity_rules;
 mod interruption;
 mod ipcache;
 mod kernel;

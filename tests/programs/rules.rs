@@ -6,8 +6,10 @@ use std::process::Command;
 use cilmark::model::endpoint::EndpointId;
 use cilmark::model::enforcement::Mode;
 use cilmark::model::identity::{Identity, Names};
+use cilmark::model::origin::Origin;
 use cilmark::model::policy::{Decision, Policy, RuleNumber, decide};
 use cilmark::model::rule::{Action, Direction, L4, Rule};
+use cilmark::model::rule_list::RuleList;
 use cilmark::program::load::Enforcement;
 use cilmark::state::pin::Root;
 use cilmark::state::policy;
@@ -43,6 +45,14 @@ fn policy(texts: &[&str]) -> Policy {
 }
 
 #[track_caller]
+/// Without a rule, and with others behind the rest.
+fn changed(policy: &Policy, gone: &str, new: &[&str]) -> Policy {
+    let mut own = policy.own();
+    own.remove(&rules(&[gone]));
+    own.add(&rules(new), Origin::Command);
+    policy.made_of(&own, &RuleList::default(), &Policy::default())
+}
+
 fn swap(maps: &PolicyMaps, policy: &Policy) {
     maps.swap(policy).unwrap_or_else(|error| panic!("{error:#}"));
 }
@@ -64,8 +74,8 @@ fn rules_are_read_back_in_order_and_with_their_numbers() {
     ]);
     swap(&maps, &policy);
     assert_eq!(maps.read(Slot::Current).unwrap(), policy);
-    policy.remove(&rules(&["allow egress to any"]));
-    policy.add(&rules(&["allow ingress from 5", "deny ingress from 5"]), &Policy::default());
+    let new = ["allow ingress from 5", "deny ingress from 5"];
+    policy = changed(&policy, "allow egress to any", &new);
     swap(&maps, &policy);
     assert_eq!(maps.read(Slot::Current).unwrap(), policy);
     swap(&maps, &Policy::default());
@@ -169,8 +179,7 @@ fn counters_stay_with_a_rule_and_begin_at_zero_with_another() {
         workload.from_container(Frame::ip(OWN4, PEER4).tcp(1000, port)).passes();
     }
     assert_eq!((packets(&maps, 16), packets(&maps, 17)), (1, 1));
-    policy.remove(&rules(&["allow egress to any tcp/80"]));
-    policy.add(&rules(&["deny egress to any tcp/80"]), &Policy::default());
+    policy = changed(&policy, "allow egress to any tcp/80", &["deny egress to any tcp/80"]);
     swap(&maps, &policy);
     assert_eq!((packets(&maps, 16), packets(&maps, 17)), (0, 1));
     workload.from_container(Frame::ip(OWN4, PEER4).tcp(1000, 80)).is_dropped(181);

@@ -180,6 +180,13 @@ enum cm_policy_flags {
 	CM_POLICY_TELLS_HOST = 1 << 3, /* a rule of this direction names the host or the world */
 };
 
+/* By whom a listed rule is there, one bit each: as long as any is left. */
+enum cm_rule_holders {
+	CM_RULE_OF_ORIGIN =
+		1 << 0, /* << enum cm_origin: the endpoint's own, or the identity's in its list */
+	CM_RULE_OF_IDENTITY = 1 << 7, /* of an endpoint's: its identity has it */
+};
+
 /* The rule that decides. */
 struct cm_policy_entry {
 	__u32 rule; /* its number, which indexes its counters; CM_RULE_FIRST and up */
@@ -189,7 +196,7 @@ struct cm_policy_entry {
 	__u8 protocol;
 	__u8 parts; /* 0 no protocol, 1 protocol, 2 protocol and ports or type */
 	__u8 flags; /* enum cm_policy_flags */
-	__u8 pad;
+	__u8 holders; /* of a listed rule: enum cm_rule_holders; 0, of an older version: a command */
 };
 
 /* The blocks that a set's entries of one direction have, or'ed; as large as an entry. */
@@ -205,6 +212,32 @@ enum cm_policy_slot {
 	CM_POLICY_PREVIOUS = 1,
 	CM_POLICIES = 2,
 	CM_NIC_POLICIES = CM_NICS * CM_POLICIES,
+};
+
+/*
+ * cm_id_rules: the rules of identities, of each up to two lists, in two of its places for them. What has the key of a
+ * rule is a cm_policy_entry without a number; no program reads them, but what endpoints' rules are made of.
+ */
+struct cm_id_rule_key {
+	__u32 identity;
+	__u16 place; /* in the list; of a head 0 */
+	__u8 list; /* below CM_ID_RULES_LISTS */
+	__u8 pad;
+};
+
+enum cm_id_rules_list {
+	CM_ID_RULES_LISTS = 4, /* two that count, and two to be written */
+	CM_ID_RULES_HEAD = CM_ID_RULES_LISTS, /* in the place of a list: cm_id_rules_head */
+};
+
+/* Which lists count: written last, in one step. As large as an entry. */
+struct cm_id_rules_head {
+	__u64 until_ns; /* coarse monotonic clock: on trial until then; 0: never was */
+	__u16 current_count;
+	__u16 previous_count;
+	__u8 current;
+	__u8 previous; /* comes back by then; CM_ID_RULES_HEAD: none, what is current is for good */
+	__u16 pad;
 };
 
 /*
@@ -447,6 +480,8 @@ _Static_assert(sizeof(struct cm_generations) == 4 * (CM_REMOTES + CM_POLICY_COUN
 _Static_assert(sizeof(struct cm_policy_key) == 12, "hash key without padding");
 _Static_assert(sizeof(struct cm_policy_entry) == 16, "map value without padding");
 _Static_assert(sizeof(struct cm_port_blocks) == 16, "values of one map");
+_Static_assert(sizeof(struct cm_id_rule_key) == 8, "hash key without padding");
+_Static_assert(sizeof(struct cm_id_rules_head) == 16, "values of one map");
 _Static_assert(sizeof(struct cm_flow_table) == 72, "map value without padding");
 _Static_assert(sizeof(struct cm_ct4_key) == 16, "hash key without padding");
 _Static_assert(sizeof(struct cm_ct6_key) == 40, "hash key without padding");

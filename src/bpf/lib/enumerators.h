@@ -24,6 +24,8 @@ struct cm_enumerators {
 	enum cm_policy_beside policy_beside;
 	enum cm_policy_flags policy_flags;
 	enum cm_policy_slot policy_slot;
+	enum cm_rule_holders rule_holders;
+	enum cm_id_rules_list id_rules_list;
 	enum cm_ct_state ct_state;
 	enum cm_ct_picked_up ct_picked_up;
 	enum cm_flow_class flow_class;

@@ -9,6 +9,7 @@ use crate::kernel::abi::cm_fallback;
 use crate::model::endpoint::Role;
 use crate::model::enforcement::Mode;
 use crate::ops::attach::Report;
+use crate::ops::rules;
 use crate::output;
 
 /// Tells it.
@@ -41,7 +42,9 @@ pub fn print(context: &Context, report: &Report) -> Result<()> {
         _ => None,
     };
     if let Some(otherwise) = otherwise {
-        prompt::remind(name, report.time_left, otherwise);
+        let identity = rules::at(resolved.identity, &report.plan.names);
+        let whose = if report.plan.waits_for_identity() { &identity } else { name };
+        prompt::remind(whose, report.time_left, otherwise);
     }
     report.lost.iter().for_each(|lost| output::note(&format!("{name}: {lost}")));
     if let Some(rules) = &report.plan.rules {
@@ -65,13 +68,16 @@ fn describe(report: &Report) -> String {
         (Mode::Off, Mode::Off) => String::new(),
         (ingress, egress) => format!(", policy {ingress}/{egress}"),
     };
-    let rules = match report.plan.rules.as_ref().map(Vec::len) {
+    let own = match report.plan.rules.as_ref().map(Vec::len) {
         None => String::new(),
-        Some(1) => ", 1 rule".to_owned(),
-        Some(count) => format!(", {count} rules"),
+        Some(count) => format!(", {}", policy::count(count)),
+    };
+    let of_identity = match report.plan.identity_rules.now.len() {
+        0 => String::new(),
+        count => format!(", {} of {}", policy::count(count), rules::at(resolved.identity, names)),
     };
     format!(
-        "{} {}: endpoint {}, {}, identity {}, {}, {}{policy}{rules}",
+        "{} {}: endpoint {}, {}, identity {}, {}, {}{policy}{own}{of_identity}",
         if report.replaced.is_some() { "replaced" } else { "attached" },
         resolved.device.name,
         resolved.id,

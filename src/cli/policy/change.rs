@@ -10,7 +10,7 @@ use crate::model::policy::Policy;
 use crate::model::policy::effect::{Void, void};
 use crate::model::rule::Rule;
 use crate::ops;
-use crate::ops::rules::{self, Edit, Otherwise, Report, Request, Standing};
+use crate::ops::rules::{self, Edit, OfIdentity, Otherwise, Report, Request, Standing, at};
 use crate::ops::targets::Targets;
 use crate::output;
 use crate::state::registry::Endpoint;
@@ -25,29 +25,79 @@ pub fn run(context: &Context, targets: &Targets, prompt: &Prompt, edit: Edit) ->
         let words = format!("{} drops what no rule allows", risk.nics.join(" and "));
         prompt.obtain(&words, if others.is_empty() { first } else { "host" })?;
     }
-    let _lock = ops::lock(root)?;
+    let _lock = match targets {
+        // Its rules may be the first thing here.
+        Targets::Identity(_) => Some(ops::prepare(root, false)?),
+        _ => ops::lock(root)?,
+    };
     let names = context.names()?;
     let reports = rules::change(root, &request, &risk)?;
-    for report in &reports {
+    for report in &reports.identities {
+        print_identity(report, &names);
+    }
+    for report in &reports.endpoints {
+        let of_identity = at(report.identity, &names);
         for rule in &report.had {
             let rule = rule.text(&names);
             output::note(&format!("{}: `{rule}` is there already", report.device));
         }
+        for rule in &report.of_identity {
+            let rule = rule.text(&names);
+            output::note(&format!(
+                "{}: `{rule}` is there by its identity, {of_identity}, too",
+                report.device
+            ));
+        }
     }
-    reports.iter().try_for_each(|report| print(report, &names))
+    reports.endpoints.iter().try_for_each(|report| print(report, &names))
+}
+
+fn print_identity(report: &OfIdentity, names: &Names) {
+    let OfIdentity { before, after, .. } = report;
+    let whose = at(report.identity, names);
+    for rule in &report.had {
+        output::note(&format!("{whose}: `{}` is there already", rule.text(names)));
+    }
+    // Of a thousand, the first ones tell who it is.
+    const MOST: usize = 5;
+    let carriers = match (report.carriers.as_slice(), report.carriers.len().saturating_sub(MOST)) {
+        ([], _) => "no endpoint carries it now".to_owned(),
+        (all, 0) => format!("on {}", all.join(", ")),
+        (all, more) => format!("on {} and {more} more", all[..MOST].join(", ")),
+    };
+    let changed = match report.is_changed {
+        true => format!("{before} before"),
+        false => "as before".to_owned(),
+    };
+    output::note(&format!("{whose}: {}, {changed}; {carriers}", count(*after)));
+    if let Some(left) = report.time_left {
+        prompt::remind(&whose, left, "the last rules that were confirmed come back");
+    }
+}
+
+/// So many rules.
+pub fn count(rules: usize) -> String {
+    if rules == 1 { "1 rule".to_owned() } else { format!("{rules} rules") }
 }
 
 fn print(report: &Report, names: &Names) -> Result<()> {
     let Report { device, before, after, .. } = report;
-    let rules = if *after == 1 { "1 rule".to_owned() } else { format!("{after} rules") };
-    output::note(&match report.is_changed {
-        true => format!("{device}: {rules}, {before} before"),
-        false => format!("{device}: {rules}, as before"),
-    });
+    if !report.is_by_identity {
+        let rules = count(*after);
+        output::note(&match report.is_changed {
+            true => format!("{device}: {rules}, {before} before"),
+            false => format!("{device}: {rules}, as before"),
+        });
+    }
     print_void(device, &report.void, names);
     match report.standing {
         Standing::InForce => {}
-        Standing::Pending(left, otherwise) => prompt::remind(device, left, words(otherwise)),
+        Standing::Pending(..) if report.is_by_identity => {}
+        Standing::Pending(left, otherwise) => {
+            let whose = at(report.identity, names);
+            let whose = if report.confirms_identity { &whose } else { device };
+            prompt::remind(whose, left, words(otherwise));
+        }
         Standing::TooLate => bail!(
             "too late: the time to confirm an earlier change of {device} has run out meanwhile, \
              and it has fallen back to the rules before that; make the change again"
@@ -55,6 +105,7 @@ fn print(report: &Report, names: &Names) -> Result<()> {
         Standing::FellBackToAudit => output::note(&format!(
             "{device} only audits, since nobody confirmed in time; attach it again to enforce"
         )),
+        Standing::Off if report.is_by_identity => {}
         Standing::Off => print_off(device),
     }
     Ok(())

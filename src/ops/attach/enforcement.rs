@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Terms;
-use crate::kernel::abi::cm_confirm;
+use crate::kernel::abi::{cm_confirm, cm_fallback};
 use crate::kernel::hooks::HOOKS;
 use crate::kernel::sys;
 use crate::model::endpoint::Role;
@@ -121,6 +121,17 @@ fn begins(spec: &EndpointSpec, replaced: Option<&Endpoint>, least: Mode) -> bool
 
 fn has_the_same_flows(spec: &EndpointSpec, endpoint: &Endpoint) -> bool {
     (endpoint.config.ct_local != 0) == (spec.ct == CtScope::Local)
+}
+
+/// With the rules of its identity, if these are on trial until then (coarse monotonic clock, ns), an endpoint goes back, too.
+pub fn at_the_latest(confirm: cm_confirm, deadline: Option<u64>) -> cm_confirm {
+    let Some(until_ns) = deadline else { return confirm };
+    match confirm.fallback {
+        cm_fallback::CM_FALLBACK_NONE => {
+            cm_confirm { until_ns, fallback: Fallback::Rules.into(), ..confirm }
+        }
+        _ => cm_confirm { until_ns: confirm.until_ns.min(until_ns), ..confirm },
+    }
 }
 
 /// The confirmation that the programs wait for from their first packet on.

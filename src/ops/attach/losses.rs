@@ -9,7 +9,7 @@ use crate::model::endpoint::Role;
 use crate::model::enforcement::Mode;
 use crate::model::identity::{Identity, Names};
 use crate::model::mac::Mac;
-use crate::model::policy::Listed;
+use crate::model::policy::Policy;
 use crate::model::rule::Rule;
 use crate::ops::options::{self, Options};
 
@@ -35,11 +35,11 @@ pub fn losses(before: &cm_config, after: &cm_config, names: &Names) -> Vec<Strin
 }
 
 /// The rules that go, in a clause; none if all stay.
-pub fn of_rules(before: &[Listed], after: &[Rule], names: &Names) -> Option<String> {
+pub fn of_rules(before: &Policy, after: &Policy, names: &Names) -> Option<String> {
     // Of a thousand, the first ones tell what has happened.
     const MOST: usize = 20;
-    let after: HashSet<&Rule> = after.iter().collect();
-    let gone = before.iter().filter(|listed| !after.contains(&listed.rule));
+    let after: HashSet<Rule> = after.rules().iter().map(|listed| listed.rule).collect();
+    let gone = before.rules().iter().filter(|listed| !after.contains(&listed.rule));
     let mut gone: Vec<String> =
         gone.map(|listed| format!("`{}`", listed.rule.text(names))).collect();
     let more = gone.len().saturating_sub(MOST);

@@ -1,5 +1,6 @@
 //! The transaction: loads, registers, attaches; undoes what it did if one of them fails.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,9 @@ use super::Plan;
 use crate::kernel::abi::{cm_config, cm_fallback};
 use crate::kernel::hooks::HOOKS;
 use crate::kernel::sys;
-use crate::model::policy::Policy;
+use crate::model::policy::{Listed, Policy};
+use crate::model::rule::{Action, Rule};
+use crate::model::rule_list::IdentityRules;
 use crate::ops::{adoption, rules};
 use crate::program::attach;
 use crate::program::load::{self, Loaded};
@@ -56,7 +59,9 @@ pub fn put_on(root: &Root, plan: &Plan, replaced: Option<&Endpoint>) -> Result<L
     let callee_before = delivery::callee(root, resolved.id)?;
     let rules = Rules::of(root, plan, replaced, &loaded)?;
     ensure!(
-        rules.are_there || plan.confirm.fallback != cm_fallback::CM_FALLBACK_RULES,
+        rules.are_there
+            || plan.confirm.fallback != cm_fallback::CM_FALLBACK_RULES
+            || plan.waits_for_identity(),
         "{name}: nobody has confirmed the last change of its rules yet, and they would get another place, where nothing \
          goes back by itself: `cilmark confirm {name}` first; nothing has changed",
         name = resolved.device.name
@@ -80,7 +85,10 @@ pub fn put_on(root: &Root, plan: &Plan, replaced: Option<&Endpoint>) -> Result<L
     };
     let attached = match replaced {
         Some(endpoint) => register().and_then(|()| {
-            let put_rules = || if rules_last { rules.put() } else { Ok(()) };
+            let put_rules = || match rules_last {
+                true => rules.put().and_then(|()| rules.finish()),
+                false => rules.finish(),
+            };
             attach::replace(root, place, &loaded, &endpoint.previous(&config)?, put_rules)
         }),
         None => attach::attach(root, place, &loaded, register),
@@ -129,51 +137,101 @@ struct Rules {
 struct Change {
     maps: PolicyMaps,
     /// Where others read them, too: what is to be there again if the programs do not come.
-    before: Option<Policy>,
+    before: Option<[Policy; 2]>,
+    /// Until the programs are there that carry another identity: no more than both lists let pass.
+    meanwhile: Option<Policy>,
     after: Policy,
+    /// What comes back if nobody confirms, if that is another list than now.
+    previous: Option<Policy>,
 }
 
 impl Rules {
     fn of(root: &Root, plan: &Plan, replaced: Option<&Endpoint>, loaded: &Loaded) -> Result<Rules> {
         let maps = || PolicyMaps::of(root, plan.resolved.id, loaded.map_ids()?);
         let Some(endpoint) = replaced else {
-            let (none, mut change) = (Policy::default(), None);
-            if let Some(rules) = plan.rules.as_deref().filter(|rules| !rules.is_empty()) {
-                let after = none.replaced_by(rules, &none);
-                change = Some(Change { maps: maps()?, before: None, after });
-            }
+            let none = Policy::default();
+            let has_rules = plan.rules.as_ref().is_some_and(|rules| !rules.is_empty())
+                || plan.identity_rules != IdentityRules::default();
+            let change = match has_rules {
+                true => Some(Change::new(plan, maps()?, [none.clone(), none])),
+                false => None,
+            };
             return Ok(Rules { are_there: false, change });
         };
         let maps = maps()?;
         let elsewhere = rules_elsewhere(root, endpoint, &maps)?;
         let are_there = elsewhere.is_none();
-        let (now, kept) = match elsewhere {
-            Some(rules) => (rules, Policy::default()),
-            None if plan.rules.is_none() => return Ok(Rules { are_there, change: None }),
-            None => (maps.read(Slot::Current)?, maps.read(Slot::Previous)?),
+        let now = match elsewhere {
+            Some(rules) => [rules, Policy::default()],
+            None => [maps.read(Slot::Current)?, maps.read(Slot::Previous)?],
         };
-        let after = match &plan.rules {
-            Some(rules) => now.replaced_by(rules, &kept),
-            None => now.clone(),
+        let mut change = Change::new(plan, maps, now.clone());
+        let is_another = endpoint.config.identity != plan.resolved.identity.0;
+        change.meanwhile = (are_there && is_another).then(|| both(&now[0], &change.after));
+        let is_change = match are_there {
+            true => now[0] != change.after || change.previous.is_some(),
+            false => !change.after.rules().is_empty() || change.previous.is_some(),
         };
-        let before = are_there.then_some(now);
-        let is_change = match &before {
-            Some(before) => *before != after,
-            None => !after.rules().is_empty(),
-        };
-        Ok(Rules { are_there, change: is_change.then_some(Change { maps, before, after }) })
+        change.before = are_there.then_some(now);
+        Ok(Rules { are_there, change: is_change.then_some(change) })
     }
 
+    /// What is to be there before the programs.
     fn put(&self) -> Result<()> {
-        self.change.as_ref().map_or(Ok(()), |change| change.maps.swap(&change.after))
+        let Some(change) = &self.change else { return Ok(()) };
+        if let Some(previous) = &change.previous {
+            change.maps.put_previous(previous)?;
+        }
+        change.maps.swap(change.meanwhile.as_ref().unwrap_or(&change.after))
+    }
+
+    /// What is to be there when they are.
+    fn finish(&self) -> Result<()> {
+        match &self.change {
+            Some(change) if change.meanwhile.is_some() => change.maps.swap(&change.after),
+            _ => Ok(()),
+        }
     }
 
     fn put_back(&self) -> Result<()> {
         match &self.change {
-            Some(Change { maps, before: Some(before), .. }) => maps.swap(before),
+            Some(Change { maps, before: Some([before, kept]), previous, .. }) => {
+                maps.swap(before)?;
+                previous.as_ref().map_or(Ok(()), |_| maps.put_previous(kept))
+            }
             _ => Ok(()),
         }
     }
+}
+
+impl Change {
+    /// From what the endpoint has now, and what it falls back to.
+    fn new(plan: &Plan, maps: PolicyMaps, [now, kept]: [Policy; 2]) -> Change {
+        let numbered =
+            Policy::of([&kept, &now].into_iter().flat_map(Policy::rules).copied().collect());
+        let goes_back = plan.confirm.fallback == cm_fallback::CM_FALLBACK_RULES;
+        let after = plan.rules_after(&now, if goes_back { &numbered } else { &kept });
+        let previous = goes_back.then(|| {
+            let own = match plan.waits_for_identity() {
+                true => plan.own_rules(&now),
+                false => kept.own(),
+            };
+            kept.made_of(&own, plan.identity_rules.fallback(), &after)
+        });
+        let previous = previous.filter(|previous| *previous != kept);
+        Change { maps, before: None, meanwhile: None, after, previous }
+    }
+}
+
+/// No more than either list lets pass: what both allow, and what one denies.
+fn both(before: &Policy, after: &Policy) -> Policy {
+    let there: HashSet<Rule> = after.rules().iter().map(|listed| listed.rule).collect();
+    let had: HashSet<Rule> = before.rules().iter().map(|listed| listed.rule).collect();
+    let stays = |listed: &&Listed, in_other: bool| in_other || listed.rule.action == Action::Deny;
+    let of_before =
+        before.rules().iter().filter(|it| stays(it, false) && !there.contains(&it.rule));
+    let of_after = after.rules().iter().filter(|it| stays(it, had.contains(&it.rule)));
+    Policy::of(of_after.chain(of_before).copied().collect())
 }
 
 /// The rules that new programs do not find where they look, of an endpoint that has become a NIC with a policy,

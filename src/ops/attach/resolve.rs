@@ -7,17 +7,20 @@ use anyhow::{Context as _, Result, bail, ensure};
 use log::debug;
 
 use super::Terms;
-use super::enforcement::{adopts, confirmation, enforcement, text};
-use crate::kernel::abi::cm_confirm;
+use super::enforcement::{adopts, at_the_latest, confirmation, enforcement, text};
+use crate::kernel::abi::{cm_confirm, cm_fallback};
 use crate::kernel::device::{self, Device, Framing};
 use crate::kernel::hooks::{HookKind, Place};
 use crate::kernel::{netns, sys};
 use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::identity::{Identity, Names};
 use crate::model::mac::WorkloadMac;
+use crate::model::origin::Origin;
+use crate::model::policy::Policy;
 use crate::model::rule::Rule;
+use crate::model::rule_list::{IdentityRules, RuleList};
 use crate::model::spec::{EndpointSpec, HookChoice, HostAddresses};
-use crate::ops::identities;
+use crate::ops::{identities, rules};
 use crate::program::load::{self, Features, Resolved, Sizes};
 use crate::state::nics;
 use crate::state::pin::Root;
@@ -52,8 +55,37 @@ pub struct Plan {
     pub spec: Text,
     /// The names of identities.
     pub names: Names,
-    /// The endpoint gets these rules in place of those that it has, if any are given.
+    /// The endpoint gets these rules in place of those that it has for its own, if any are given.
     pub rules: Option<Vec<Rule>>,
+    /// Who gives them.
+    pub origin: Origin,
+    /// What its identity has, and so the endpoint, too.
+    pub identity_rules: IdentityRules,
+}
+
+impl Plan {
+    /// The endpoint's own rules, of those that it has had.
+    pub fn own_rules(&self, before: &Policy) -> RuleList {
+        let mut own = before.own();
+        match (&self.rules, self.origin) {
+            (None, _) => {}
+            // Whoever says which rules there shall be says it of all.
+            (Some(rules), Origin::Command) => own.become_those_of(Origin::Command, rules),
+            (Some(rules), origin) => own.replace(origin, rules),
+        }
+        own
+    }
+
+    /// All its rules; `kept` has numbers that are taken.
+    pub fn rules_after(&self, before: &Policy, kept: &Policy) -> Policy {
+        before.made_of(&self.own_rules(before), &self.identity_rules.now, kept)
+    }
+
+    /// Whether the rules of its identity are what it has to wait for.
+    pub fn waits_for_identity(&self) -> bool {
+        self.confirm.fallback == cm_fallback::CM_FALLBACK_RULES
+            && self.identity_rules.deadline() == Some(self.confirm.until_ns)
+    }
 }
 
 impl Machine {
@@ -121,6 +153,7 @@ pub fn resolve(
         policy: enforcement(root, spec, terms, (*role, replaced)),
         device: device.clone(),
     };
+    let identity_rules = rules::of_identity(root, resolved.identity)?;
     let rules = spec.rules.as_ref().map(|rules| {
         rules.iter().map(|rule| Rule::parse(rule, &names)).collect::<Result<Vec<_>>>()
     });
@@ -135,9 +168,11 @@ pub fn resolve(
         resolved,
         place,
         sizes,
-        confirm: confirmation(spec, terms, replaced)?,
+        confirm: at_the_latest(confirmation(spec, terms, replaced)?, identity_rules.deadline()),
         adopts: adopts(spec, *role, replaced),
         rules: rules.transpose()?,
+        origin: terms.origin,
+        identity_rules,
         spec: text,
         names,
     })

@@ -310,7 +310,9 @@ impl Known {
                             other.rule.text(names)
                         ));
                     }
-                    left.remove(&[deny]);
+                    left = Policy::of(
+                        left.rules().iter().filter(|it| it.number != number).copied().collect(),
+                    );
                     commands.push(command("del", self, &deny, names));
                 }
                 Decision::NoMatch => {

@@ -9,6 +9,7 @@ use log::warn;
 use crate::kernel::sys;
 use crate::model::enforcement::{Confirmation, Fallback, Mode};
 use crate::model::policy::Policy;
+use crate::model::rule_list::{IdentityRules, RuleList};
 use crate::ops::targets::policy_of;
 use crate::state::pin::Root;
 use crate::state::policy::{PolicyMaps, Slot};
@@ -24,20 +25,49 @@ pub struct Plan<'a> {
     pub before: Policy,
     /// Those that are to be.
     pub after: Policy,
+    /// What an unconfirmed change falls back to, if that is to be another one.
+    previous: Option<Policy>,
+    /// What it would be without this.
+    kept: Policy,
+    clock: Clock,
     maps: PolicyMaps,
 }
 
-/// Makes the changes, by a coarse monotonic clock (ns) at which they end unless somebody confirms them. If one fails
-/// all are undone.
-pub fn apply(plans: &[Plan<'_>], deadline: Option<u64>) -> Result<()> {
+/// What becomes of an endpoint's clock.
+#[derive(Clone, Copy)]
+enum Clock {
+    /// It runs on, or stands still.
+    AsItIs,
+    /// It is set to this moment of the coarse monotonic clock, in ns. Also where nothing is enforced, if the rules of
+    /// the identity are on trial: they go there, too.
+    Until { ns: u64, everywhere: bool },
+    /// It stops: somebody has confirmed what it is for.
+    Stops,
+}
+
+/// The rules of an endpoint's identity, before a change and behind it.
+pub struct OfIdentity<'a> {
+    /// Before it.
+    pub before: &'a IdentityRules,
+    /// Behind it.
+    pub after: &'a IdentityRules,
+}
+
+/// Makes the changes. If one fails all are undone.
+pub fn apply(plans: &[Plan<'_>]) -> Result<()> {
     for (done, plan) in plans.iter().enumerate() {
-        let made = plan.make(deadline);
+        let made = plan.make();
         if let Err(error) = made.with_context(|| format!("change {}", plan.endpoint.device)) {
-            plans[..=done].iter().rev().for_each(Plan::undo);
+            undo(&plans[..=done]);
             return Err(error);
         }
     }
     Ok(())
+}
+
+/// Undoes changes that were made.
+fn undo(plans: &[Plan<'_>]) {
+    plans.iter().rev().for_each(Plan::undo);
 }
 
 /// Where the rules that count are.
@@ -62,27 +92,88 @@ pub fn settle(root: &Root, endpoint: &Endpoint) -> Result<()> {
     Ok(())
 }
 
+/// Confirms an endpoint's own change while the rules of its identity are on trial: it waits for those from now on.
+pub fn wait_for_identity(root: &Root, endpoint: &Endpoint, identity: &IdentityRules) -> Result<()> {
+    let maps = policy_of(root, endpoint)?;
+    let now = maps.read(Slot::Current)?;
+    let Some(until_ns) = identity.deadline() else { return endpoint.confirm_by(None) };
+    maps.put_previous(&now.made_of(&now.own(), identity.fallback(), &now))?;
+    endpoint.confirm_by(Some((until_ns, Fallback::Rules)))
+}
+
 impl Plan<'_> {
-    /// Plans a change: `edit` gets the rules in force, and rules whose numbers are taken.
+    /// Plans a change, which goes back by itself at a moment of the coarse monotonic clock (ns), if one is given: `edit`
+    /// gets the endpoint's own rules in force and those that its identity has. Whatever else its identity has, and an
+    /// earlier command that was killed has not brought here, comes with it.
     pub fn new<'a>(
         root: &Root,
         endpoint: &'a Endpoint,
-        edit: impl FnOnce(&mut Policy, &Policy) -> Result<()>,
+        of_identity: &OfIdentity<'_>,
+        deadline: Option<u64>,
+        edit: impl FnOnce(&mut RuleList, &RuleList) -> Result<()>,
     ) -> Result<Plan<'a>> {
+        let OfIdentity { before: identity_before, after: identity } = of_identity;
         let maps = policy_of(root, endpoint)?;
-        let confirmation = endpoint.confirmation()?;
+        let (confirmation, until_ns) = (endpoint.confirmation()?, endpoint.confirmed_by()?);
         let before = maps.read(slot_in_force(confirmation))?;
         let kept = match confirmation {
             Confirmation::Pending(Fallback::Rules, _) => maps.read(Slot::Previous)?,
             _ => Policy::default(),
         };
-        let mut after = before.clone();
-        edit(&mut after, &kept)?;
-        Ok(Plan { endpoint, confirmation, before, after, maps })
+        let mut own = before.own();
+        edit(&mut own, &identity.now)?;
+        // No number may be in both lists with different rules.
+        let goes_back = deadline.is_some() || identity.before.is_some();
+        let numbered = [&kept, &before].into_iter().take(if goes_back { 2 } else { 1 });
+        let numbered = Policy::of(numbered.flat_map(Policy::rules).copied().collect());
+        let after = before.made_of(&own, &identity.now, &numbered);
+        let is_change = !after.has_the_rules_of(&before);
+
+        let waits = matches!(confirmation, Confirmation::Pending(..));
+        let falls_back_to_rules = matches!(confirmation, Confirmation::Pending(Fallback::Rules, _));
+        let fallback = match falls_back_to_rules {
+            true => kept.made_of(&kept.own(), identity.fallback(), &after),
+            false => before.made_of(&before.own(), identity.fallback(), &after),
+        };
+        let was_confirmed = falls_back_to_rules
+            && identity_before.before.is_none()
+            && identity_before.until_ns == until_ns;
+        // With its identity's rules an endpoint's own go, too, at the latest.
+        let identitys = identity.deadline().filter(|_| !fallback.has_the_rules_of(&after));
+        let identitys =
+            identitys.filter(|ns| !waits || is_change && deadline.is_some() || *ns < until_ns);
+        let deadline = deadline.filter(|_| is_change);
+        let earliest = identitys.into_iter().chain(deadline).min();
+        let clock = match earliest {
+            Some(ns) => Clock::Until { ns, everywhere: identitys.is_some() },
+            None if was_confirmed => Clock::Stops,
+            None => Clock::AsItIs,
+        };
+        let previous = match (falls_back_to_rules, clock) {
+            (true, Clock::Stops) => None,
+            (true, _) => Some(fallback).filter(|fallback| *fallback != kept),
+            (false, Clock::Until { .. }) => Some(fallback),
+            (false, _) => None,
+        };
+        Ok(Plan { endpoint, confirmation, before, after, previous, kept, clock, maps })
     }
 
-    fn make(&self, deadline: Option<u64>) -> Result<()> {
-        if self.before == self.after {
+    /// Fails if it takes more entries than there are.
+    pub fn check(&self) -> Result<()> {
+        let after = Some(&self.after).filter(|after| **after != self.before);
+        let mut lists = after.into_iter().chain(&self.previous);
+        lists
+            .try_for_each(|policy| self.maps.check(policy, &self.before))
+            .with_context(|| format!("change {}", self.endpoint.device))
+    }
+
+    /// Whether anything becomes another.
+    pub fn changes(&self) -> bool {
+        self.before != self.after || self.previous.is_some() || !matches!(self.clock, Clock::AsItIs)
+    }
+
+    fn make(&self) -> Result<()> {
+        if !self.changes() {
             return Ok(());
         }
         if self.confirmation == Confirmation::Over(Fallback::Rules) {
@@ -90,19 +181,31 @@ impl Plan<'_> {
             self.maps.revert()?;
             self.endpoint.confirm_by(None)?;
         }
-        if let Some(until_ns) = deadline {
+        if let Some(previous) = &self.previous {
+            match *previous == self.before {
+                true => self.maps.keep()?,
+                false => self.maps.put_previous(previous)?,
+            }
+        }
+        if let Clock::Until { ns, everywhere } = self.clock {
+            let enforces = self.endpoint.config.modes().contains(&Mode::Enforce);
             match self.confirmation {
                 Confirmation::Over(Fallback::Audit) => {}
-                Confirmation::Pending(to, _) => self.endpoint.confirm_by(Some((until_ns, to)))?,
+                Confirmation::Pending(to, _) => self.endpoint.confirm_by(Some((ns, to)))?,
                 Confirmation::None | Confirmation::Over(Fallback::Rules) => {
-                    self.maps.keep()?;
-                    if self.endpoint.config.modes().contains(&Mode::Enforce) {
-                        self.endpoint.confirm_by(Some((until_ns, Fallback::Rules)))?;
+                    if enforces || everywhere {
+                        self.endpoint.confirm_by(Some((ns, Fallback::Rules)))?;
                     }
                 }
             }
         }
-        self.maps.swap(&self.after)
+        if self.before != self.after {
+            self.maps.swap(&self.after)?;
+        }
+        match self.clock {
+            Clock::Stops => self.endpoint.confirm_by(None),
+            _ => Ok(()),
+        }
     }
 
     /// Puts back the rules, and then the clock; reports what can't be. A clock that runs for rules that
@@ -119,6 +222,12 @@ impl Plan<'_> {
             Confirmation::Over(Fallback::Audit) => return,
             Confirmation::None | Confirmation::Over(Fallback::Rules) => None,
         };
+        if matches!(clock, Some((_, Fallback::Rules)))
+            && self.previous.is_some()
+            && let Err(error) = self.maps.put_previous(&self.kept)
+        {
+            warn!("put back what {device} falls back to: {error:#}");
+        }
         if let Err(error) = self.endpoint.confirm_by(clock) {
             warn!("put the clock of {device} back: {error:#}");
         }

@@ -78,6 +78,7 @@ pub fn share_maps(
     } else {
         maps.cm_devices.set_autocreate(false).context("leave out the devices")?;
     }
+    maps.cm_id_rules.set_autocreate(false).context("leave out the rules of identities")?;
     share_map(&mut maps.cm_metrics, shared, None)?;
     share_map(&mut maps.cm_stats, shared, None)?;
     share_map(&mut maps.cm_generations, shared, None)?;
@@ -119,7 +120,7 @@ fn flow_table(shared: &Shared<'_>) -> Result<FlowTable> {
 }
 
 /// Makes one of the maps and nothing else of the object.
-fn make_alone(shared: &Shared<'_>, name: &str) -> Result<MapHandle> {
+pub fn make_alone(shared: &Shared<'_>, name: &str) -> Result<MapHandle> {
     let mut storage = MaybeUninit::uninit();
     let mut open = CilmarkSkelBuilder::default().open(&mut storage).context("open the object")?;
     object::select(&mut open, &[]);

@@ -7,19 +7,27 @@ use crate::kernel::abi::{
     cm_port_blocks,
 };
 use crate::model::identity::Identity;
+use crate::model::origin::{Origin, Origins};
 use crate::model::policy::{Entry, Listed, Policy, RuleNumber};
 use crate::model::rule::{Action, Direction, L4, Rule};
-use crate::model::wire::{CM_LISTED, CM_PORT_BLOCKS};
+use crate::model::rule_list::Made;
+use crate::model::wire::{CM_LISTED, CM_PORT_BLOCKS, CM_RULE_OF_IDENTITY};
 
 const LISTED: u8 = CM_LISTED as u8;
 const PORT_BLOCKS: u8 = CM_PORT_BLOCKS as u8;
+const FINAL: u8 = cm_policy_flags::CM_POLICY_FINAL.0 as u8;
+const OF_IDENTITY: u8 = CM_RULE_OF_IDENTITY as u8;
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 /// Every entry of the map.
 pub fn encode(policy: &Policy) -> Vec<(cm_policy_key, cm_policy_entry)> {
     let listed = policy.rules().iter().enumerate();
-    let listed = listed.map(|(place, rule)| (key_beside(place as u32, LISTED), entry(rule, false)));
+    let listed = listed.map(|(place, listed)| {
+        let holders = listed.origins.bits() | if listed.of_identity { OF_IDENTITY } else { 0 };
+        let entry = cm_policy_entry { holders, ..entry(listed.number, &listed.rule) };
+        (key_beside(place as u32, LISTED), entry)
+    });
     let compiled = policy.compile();
     let of_directions = DIRECTIONS.map(|direction| {
         let entries = compiled.iter().filter(|entry| entry.direction == direction);
@@ -60,8 +68,8 @@ fn encode_direction(
     let blocks = (key_beside(direction_number(direction).into(), PORT_BLOCKS), blocks);
     let told = if tells_host { cm_policy_flags::CM_POLICY_TELLS_HOST.0 as u8 } else { 0 };
     let entries = compiled.iter().map(|found| {
-        let mut entry = entry(&found.decides, settles(found));
-        entry.flags |= told;
+        let mut entry = entry(found.decides.number, &found.decides.rule);
+        entry.flags |= told | if settles(found) { FINAL } else { 0 };
         (key(found), entry)
     });
     [blocks].into_iter().chain(entries).collect()
@@ -100,12 +108,21 @@ fn direction_number(direction: Direction) -> u8 {
     number.0 as u8
 }
 
-fn entry(Listed { number, rule }: &Listed, settles: bool) -> cm_policy_entry {
+/// A rule of an identity, which has no number.
+pub fn of_made(made: &Made) -> cm_policy_entry {
+    cm_policy_entry { holders: made.origins.bits(), ..entry(RuleNumber(0), &made.rule) }
+}
+
+/// `None` if no rule is stored like that.
+pub fn to_made(entry: &cm_policy_entry) -> Option<Made> {
+    to_listed(entry).map(|listed| Made { rule: listed.rule, origins: listed.origins })
+}
+
+fn entry(number: RuleNumber, rule: &Rule) -> cm_policy_entry {
     let (first_port, last_port) = rule.l4.range().unwrap_or_default();
     let flags = [
         (rule.action == Action::Deny, cm_policy_flags::CM_POLICY_DENIES),
         (rule.direction == Direction::Egress, cm_policy_flags::CM_POLICY_EGRESS),
-        (settles, cm_policy_flags::CM_POLICY_FINAL),
     ];
     let flags = flags.iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, flag)| all | flag.0);
     cm_policy_entry {
@@ -116,7 +133,7 @@ fn entry(Listed { number, rule }: &Listed, settles: bool) -> cm_policy_entry {
         protocol: rule.l4.protocol().unwrap_or(0),
         parts: u8::from(rule.l4.protocol().is_some()) + u8::from(rule.l4.range().is_some()),
         flags: flags as u8,
-        pad: 0,
+        holders: 0,
     }
 }
 
@@ -137,13 +154,19 @@ fn to_listed(entry: &cm_policy_entry) -> Option<Listed> {
         peer: Identity(entry.peer),
         l4: l4?,
     };
-    Some(Listed { number: RuleNumber(entry.rule), rule })
+    let origins = match entry.holders {
+        0 => Origin::Command.into(),
+        holders => Origins::from_bits(holders),
+    };
+    let of_identity = entry.holders & OF_IDENTITY != 0;
+    Some(Listed { number: RuleNumber(entry.rule), rule, origins, of_identity })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::identity::Names;
+    use crate::model::rule_list::RuleList;
 
     #[test]
     fn every_port_block_of_an_entry_is_one_that_the_datapath_asks_for() {
@@ -170,14 +193,21 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_rule_comes_back_from_its_set_in_order() {
-        let policy = policy(&[
+    fn every_kind_of_rule_comes_back_from_its_set_in_order_with_who_has_made_it() {
+        let own = policy(&[
             "allow ingress from any",
             "deny egress to 4294967295 tcp",
             "allow egress to any proto/0",
             "allow ingress from 9 sctp/0-65535",
             "deny ingress from 9 icmp6/255",
         ]);
+        let names = Names::default();
+        let others = ["allow ingress from any", "allow ingress from 9"];
+        let others = others.map(|text| Rule::parse(text, &names).unwrap());
+        let (mut made, mut of_identity) = (own.own(), RuleList::default());
+        made.add(&others, Origin::Hook);
+        of_identity.add(&others, Origin::File);
+        let policy = own.made_of(&made, &of_identity, &Policy::default());
         let mut entries = encode(&policy);
         entries.reverse();
         assert_eq!(decode(&entries).as_deref(), Some(policy.rules()));
@@ -209,7 +239,8 @@ mod tests {
     #[test]
     fn what_no_rule_looks_like_is_refused() {
         let udp = cm_policy_entry { protocol: 17, parts: 2, ..Default::default() };
-        assert!(to_listed(&udp).is_some());
+        let listed = to_listed(&udp).expect("a rule, of a version that knew no origins");
+        assert_eq!((listed.origins, listed.of_identity), (Origin::Command.into(), false));
         for entry in [
             cm_policy_entry { parts: 3, ..udp },
             cm_policy_entry { first_port: 9, last_port: 8, ..udp },
