@@ -9,6 +9,7 @@ mod report;
 use anyhow::{Context as _, Result};
 pub use args::Args;
 use foreground::Attached;
+pub use login::ssh_server_port;
 
 use super::{Context, until_interrupted};
 use crate::model::enforcement::Grace;
@@ -36,7 +37,7 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
     let mut terms = Terms {
         grace: args.flags.prompt.grace(),
         keeps_clock: args.flags.keep && args.flags.prompt.grace() == Grace::Permanent,
-        login_port: login::ssh_server_port(),
+        login_port: ssh_server_port(),
         adopts_anew: args.names_adopt(),
         ifindex: target.workload.as_ref().map(|workload| workload.device.ifindex),
         kept,

@@ -1,6 +1,6 @@
 //! The commands, one file each: its arguments and what it does with them.
 
-mod again;
+mod apply;
 mod attach;
 mod before;
 mod confirm;
@@ -9,6 +9,7 @@ mod context;
 mod detach;
 mod event;
 mod explain;
+mod export;
 mod file;
 mod identity;
 mod ipcache;
@@ -87,6 +88,10 @@ enum Command {
     Policy(policy::Command),
     /// Make a change under --confirm permanent
     Confirm(confirm::Args),
+    /// Make this host have what a file asks for
+    Apply(apply::Args),
+    /// Print what this host has, as a file that asks for it
+    Export(export::Args),
     /// The flows that policies know
     #[command(subcommand)]
     Conntrack(conntrack::Command),
@@ -103,6 +108,9 @@ enum Command {
 
 /// Exit status of `explain` for a packet that is dropped.
 const DROPPED: u8 = 3;
+
+/// Exit status of `apply --dry-run` if something would change.
+const DIFFERS: u8 = 4;
 
 fn run(cli: Cli) -> Result<ExitCode> {
     if let Some(name) = &cli.global.netns {
@@ -121,6 +129,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Identity(command) => identity::run(&context, command),
         Command::Policy(command) => policy::run(&context, command),
         Command::Confirm(args) => confirm::run(&context, args),
+        Command::Apply(args) => return apply::run(&context, args),
+        Command::Export(args) => export::run(&context, args),
         Command::Conntrack(command) => conntrack::run(&context, command),
         Command::Metrics(args) => metrics::run(&context, args),
         Command::Monitor(args) => monitor::run(&context, args),

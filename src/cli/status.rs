@@ -5,9 +5,10 @@ mod line;
 use anyhow::Result;
 use line::{Line, line, options, policy};
 
-use super::{Context, again, all_of, before};
+use super::{Context, all_of, before};
 use crate::model::endpoint::Selector;
 use crate::model::identity::Names;
+use crate::ops::again;
 use crate::ops::spec;
 use crate::output;
 use crate::state::registry::Endpoint;

@@ -7,6 +7,7 @@ mod clock;
 mod memory;
 mod object;
 mod pin;
+mod process;
 mod tcx;
 
 use std::ffi::CStr;
@@ -25,6 +26,7 @@ pub use clock::{coarse_ns, jiffies, jiffies_per_second, jiffies64};
 pub use memory::SharedValue;
 pub use object::{bind_map, load_program, map_number, object_btf, prepare_object, program_code};
 pub use pin::{is_link, is_map, open_pin, pin};
+pub use process::detach_a_child;
 pub use tcx::{OnTcx, create_tcx_link, detach_link, has_tcx, on_tcx, update_link};
 
 use crate::kernel::abi::__sk_buff;

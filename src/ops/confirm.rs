@@ -2,11 +2,13 @@
 
 use anyhow::{Error, Result, bail, ensure};
 
+use super::apply::files::{Beside, Standing};
 use super::identities;
 use super::rules::{self, at};
 use super::targets::{self, Targets};
 use crate::model::enforcement::{Confirmation, Fallback};
 use crate::model::identity::Identity;
+use crate::state::id_rules::IdRules;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
 
@@ -37,12 +39,41 @@ pub fn confirm(root: &Root, targets: &Targets, netns: Option<u64>) -> Result<Rep
     }
     let mut report = Report { confirmed: Vec::new(), errors: Vec::new() };
     for endpoint in endpoints {
-        match confirm_one(root, &endpoint) {
-            Ok(()) => report.confirmed.push(endpoint.device),
-            Err(error) => report.errors.push(error),
-        }
+        report.add(confirm_one(root, &endpoint).map(|()| endpoint.device));
     }
     Ok(report)
+}
+
+/// Confirms whatever waits, and then what is on trial beside a file: in this order, so that it can be repeated.
+pub fn confirm_applied(root: &Root, beside: &Beside, netns: u64) -> Result<Report> {
+    match beside.standing()? {
+        Standing::Waits => {}
+        Standing::Settled => bail!("no apply of it waits to be confirmed"),
+        Standing::Over => bail!("too late: what was applied has gone back; apply it again"),
+    }
+    let mut report = Report { confirmed: Vec::new(), errors: Vec::new() };
+    let identities = IdRules::open(root)?.map(|rules| rules.all()).transpose()?.unwrap_or_default();
+    for (identity, _) in identities.into_iter().filter(|(_, rules)| rules.deadline().is_some()) {
+        report.add(confirm_identity(root, identity).map(|_| String::new()));
+    }
+    for endpoint in targets::alive(root)?.iter().filter(|endpoint| endpoint.netns == netns) {
+        if matches!(endpoint.confirmation()?, Confirmation::Pending(..)) {
+            report.add(confirm_one(root, endpoint).map(|()| endpoint.device.clone()));
+        }
+    }
+    if report.errors.is_empty() {
+        beside.confirm()?;
+    }
+    Ok(report)
+}
+
+impl Report {
+    fn add(&mut self, confirmed: Result<String>) {
+        match confirmed {
+            Ok(device) => self.confirmed.extend(Some(device).filter(|device| !device.is_empty())),
+            Err(error) => self.errors.push(error),
+        }
+    }
 }
 
 /// Confirms the last change of an identity's rules, on all that carry it; also what a confirmation has begun that was

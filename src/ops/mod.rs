@@ -2,12 +2,15 @@
 //! arguments are parsed here, nothing is printed and nobody asked. Who changes anything holds the root's lock.
 
 pub mod adoption;
+pub mod again;
+pub mod apply;
 pub mod attach;
 pub mod claim;
 pub mod confirm;
 pub mod conntrack;
 pub mod detach;
 pub mod explain;
+pub mod export;
 pub mod failures;
 pub mod identities;
 pub mod ipcache;

@@ -2,6 +2,8 @@
 //! was decided before is asked about again. Whoever writes a map, or puts programs on a hook, adds to them.
 
 use std::array;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::mem::offset_of;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -62,6 +64,9 @@ impl Generations {
     /// Makes stale what was decided about flows with these at their other end: the ipcache or the endpoints say
     /// something else of them.
     pub fn bump_remotes(&self, remotes: &Remotes) {
+        if held(|held| held.remotes.add(remotes)) {
+            return;
+        }
         let mut slots = remotes.slots().peekable();
         if slots.peek().is_some() {
             slots.for_each(|slot| self.add(remote_at(slot)));
@@ -71,6 +76,9 @@ impl Generations {
 
     /// From here to `end_remotes` something is written that remotes follow from. The caller holds the root's lock.
     pub(super) fn begin_remotes(&self) {
+        if held(|_| ()) {
+            return;
+        }
         self.settle_remotes();
         self.writing().store(1, Ordering::SeqCst);
     }
@@ -78,12 +86,14 @@ impl Generations {
     /// It is written, and concerns these.
     pub(super) fn end_remotes(&self, remotes: &Remotes) {
         self.bump_remotes(remotes);
-        self.writing().store(0, Ordering::SeqCst);
+        if !held(|_| ()) {
+            self.writing().store(0, Ordering::SeqCst);
+        }
     }
 
     /// Whoever died while he wrote has told nobody whom it concerns.
     pub(super) fn settle_remotes(&self) {
-        if self.writing().load(Ordering::SeqCst) != 0 {
+        if !held(|_| ()) && self.writing().load(Ordering::SeqCst) != 0 {
             self.end_remotes(&Remotes::all());
         }
     }
@@ -95,12 +105,18 @@ impl Generations {
     /// Makes stale what the policy of a workload has decided, or that of any NIC: its rules or its configuration
     /// are others. So whatever a command has begun that was killed is over.
     pub(super) fn bump_policy(&self, workload: Option<EndpointId>) {
+        if held(|held| _ = held.policies.insert(workload)) {
+            return;
+        }
         self.set_policy(workload, |counter| counter.wrapping_add(2) & !1);
     }
 
     /// From here to `bump_policy` each packet asks the rules: whoever changes them may be killed before the kernel
     /// returns, when programs see the new ones already.
     pub(super) fn begin_policy(&self, workload: Option<EndpointId>) {
+        if held(|held| _ = held.policies.insert(workload)) {
+            return;
+        }
         self.set_policy(workload, |counter| counter.wrapping_add(1) | 1);
     }
 
@@ -126,6 +142,45 @@ impl Generations {
     // No entry of conntrack lives long enough for a sum to come again.
     fn add(&self, offset: usize) {
         self.memory.u32_at(offset).fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// What grows when several changes have been made that count as one.
+struct Held {
+    remotes: Remotes,
+    policies: BTreeSet<Option<EndpointId>>,
+}
+
+thread_local! {
+    static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
+}
+
+/// Whether changes are held together; what to do then.
+fn held(note: impl FnOnce(&mut Held)) -> bool {
+    HELD.with_borrow_mut(|held| held.as_mut().map(note).is_some())
+}
+
+/// Makes many changes count as one: until the last one is made, what was decided before goes on to count, and then all that
+/// they concern is stale. Who dies in between leaves that to whoever changes something next. The caller holds the root's
+/// lock; changes are made in this thread.
+pub fn at_once<T>(root: &Root, changes: impl FnOnce() -> T) -> Result<T> {
+    let Some(generations) = Generations::open(root)? else { return Ok(changes()) };
+    generations.begin_remotes();
+    let together = Together(generations);
+    HELD.set(Some(Held { remotes: Remotes::none(), policies: BTreeSet::new() }));
+    let done = changes();
+    drop(together);
+    Ok(done)
+}
+
+/// Lets them count, also where one panics.
+struct Together(Generations);
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        let Some(held) = HELD.take() else { return };
+        held.policies.iter().for_each(|workload| self.0.bump_policy(*workload));
+        self.0.end_remotes(&held.remotes);
     }
 }
 
@@ -167,6 +222,10 @@ impl Remotes {
         let mut remotes = Remotes::of(addresses.into_iter().map(cm_address::from));
         remotes.0[UNNAMED] = true;
         remotes
+    }
+
+    fn add(&mut self, others: &Remotes) {
+        others.slots().for_each(|slot| self.0[slot] = true);
     }
 
     fn slots(&self) -> impl Iterator<Item = usize> {

@@ -1,6 +1,7 @@
 //! Tier cli: the command, its arguments, and what it leaves in the kernel and in bpffs.
 
 mod again;
+mod apply;
 mod arguments;
 mod attach_rules;
 mod bpffs;

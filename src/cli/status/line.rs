@@ -4,7 +4,7 @@ use anyhow::Result;
 use log::debug;
 use serde::Serialize;
 
-use crate::cli::{again, policy::describe, time};
+use crate::cli::{policy::describe, time};
 use crate::kernel::hooks::HookKind;
 use crate::kernel::order::Before;
 use crate::model::endpoint::{EndpointId, Role};
@@ -12,6 +12,7 @@ use crate::model::enforcement::{Confirmation, Mode};
 use crate::model::identity::{Identity, Names};
 use crate::model::mac::Mac;
 use crate::model::spec::Owner;
+use crate::ops::again;
 use crate::ops::options::Options;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;

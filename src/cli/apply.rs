@@ -1,0 +1,128 @@
+//! `cilmark apply`.
+
+mod boot;
+mod report;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::builder::{PathBufValueParser, TypedValueParser};
+
+use super::attach::ssh_server_port;
+use super::prompt::{self, Prompt};
+use super::{Context, DIFFERS, path_of};
+use crate::model::enforcement::Grace;
+use crate::ops;
+use crate::ops::apply::files::{Beside, Files};
+use crate::ops::apply::{self, Plan, Request, carry_out, plan};
+use crate::output;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The file, or a directory of files *.toml that add up
+    #[arg(
+        value_name = "FILE|DIR",
+        value_parser = PathBufValueParser::new().map(path_of),
+        default_value = "/etc/cilmark/cilmark.toml"
+    )]
+    path: PathBuf,
+    /// Only tell what would change; status 4 if something would
+    #[arg(long)]
+    dry_run: bool,
+    /// Remove what the file has made and no longer asks for
+    #[arg(long)]
+    prune: bool,
+    #[command(flatten)]
+    prompt: Prompt,
+    /// Only the endpoint of this device, and the names that it needs
+    #[arg(long, value_name = "DEV", conflicts_with_all = ["prune", "confirm"])]
+    device: Option<String>,
+    /// For units at boot: ask nobody; if the file is wrong, or was never confirmed, take what was confirmed last, and if
+    /// nothing was, let the NICs that it names enforce with their failsafe ports alone
+    #[arg(long, conflicts_with_all = ["dry_run", "confirm"])]
+    boot: bool,
+    /// Mount a BPF file system if there is none
+    #[arg(long)]
+    mount_bpffs: bool,
+}
+
+impl Args {
+    /// The path, for another directory.
+    fn told_path(&self) -> String {
+        std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone()).display().to_string()
+    }
+}
+
+pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
+    if args.boot {
+        return boot::run(context, &args).map(|()| ExitCode::SUCCESS);
+    }
+    let files = Files::read(&args.path)?;
+    let plan = planned(context, &args, &files)?;
+    report::tell(&plan);
+    if args.dry_run {
+        report::print(context, &plan)?;
+        return Ok(if plan.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) });
+    }
+    if !context.json {
+        report::announce(&plan);
+    }
+    if !plan.risks.is_empty() {
+        args.prompt.obtain(&plan.risks.join("; "), &args.told_path())?;
+    }
+    make(context, &args, &files, &plan)?;
+    if context.json {
+        report::print(context, &plan)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What differs from what files ask for.
+fn planned(context: &Context, args: &Args, files: &Files) -> Result<Plan> {
+    let wanted = files.wanted(&context.names()?)?;
+    let device = args.device.as_deref();
+    let request =
+        Request { wanted: &wanted, prune: args.prune, device, login_port: ssh_server_port() };
+    plan(&context.root, &request)
+}
+
+/// Makes it so, unless something has changed since somebody agreed to it.
+fn make(context: &Context, args: &Args, files: &Files, agreed: &Plan) -> Result<()> {
+    let beside = Beside::of(&args.path);
+    let grace = args.prompt.grace();
+    let plan = {
+        let _lock = ops::prepare(&context.root, args.mount_bpffs)?;
+        let plan = planned(context, args, files)?;
+        ensure!(
+            plan.changes == agreed.changes,
+            "something has changed meanwhile, so that other things were to be done; nothing has changed by this"
+        );
+        if grace != Grace::Permanent {
+            beside.try_out(files).context("--confirm keeps what is on trial beside the file")?;
+        }
+        let done = carry_out(&context.root, &plan, grace);
+        if done.is_err() && grace != Grace::Permanent {
+            beside.remove_trial()?;
+        }
+        done?;
+        plan
+    };
+    match grace {
+        Grace::Permanent if args.device.is_some() => {}
+        Grace::Permanent => {
+            if let Err(error) = beside.keep(files) {
+                log::warn!("a boot with a wrong file will not find this one: {error:#}");
+            }
+        }
+        Grace::Within(time) => {
+            apply::go_back_after(&context.root, plan.undone(), time, beside)?;
+            let otherwise = "all of it goes back";
+            prompt::remind(&args.told_path(), time, otherwise);
+        }
+    }
+    if plan.is_empty() {
+        output::note("nothing to change");
+    }
+    Ok(())
+}
