@@ -20,7 +20,7 @@ use crate::output;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The file, or a directory of files *.toml that add up
+    /// The file, or a directory of files *.toml that add up; `-` for stdin
     #[arg(
         value_name = "FILE|DIR",
         value_parser = PathBufValueParser::new().map(path_of),

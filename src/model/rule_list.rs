@@ -89,17 +89,24 @@ impl RuleList {
     }
 
     /// Makes these the rules of one who makes rules, and leaves those of others. His come first, in his order, unless they
-    /// are these already.
+    /// are these already. What a command has made before is the file's alone once it names it.
     pub fn replace(&mut self, origin: Origin, rules: &[Rule]) {
         let mut seen = HashSet::new();
         let rules: Vec<Rule> = rules.iter().filter(|rule| seen.insert(**rule)).copied().collect();
         let his = self.rules.iter().filter(|made| made.origins.contain(origin));
-        if his.map(|made| made.rule).eq(rules.iter().copied()) {
+        let gives_up =
+            |made: &&Made| origin == Origin::File && made.origins.contain(Origin::Command);
+        if his.clone().map(|made| made.rule).eq(rules.iter().copied())
+            && !his.clone().any(|made| gives_up(&made))
+        {
             return;
         }
         let before: HashMap<Rule, Origins> =
             self.rules.iter().map(|made| (made.rule, made.origins)).collect();
-        let origins = |rule: &Rule| before.get(rule).copied().unwrap_or_default().with(origin);
+        let origins = |rule: &Rule| {
+            let origins = before.get(rule).copied().unwrap_or_default().with(origin);
+            if origin == Origin::File { origins.without(Origin::Command) } else { origins }
+        };
         let first = rules.iter().map(|rule| Made { rule: *rule, origins: origins(rule) });
         let others = self.rules.iter().filter(|made| !seen.contains(&made.rule));
         let others = others.map(|made| Made { origins: made.origins.without(origin), ..*made });

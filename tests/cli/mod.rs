@@ -11,6 +11,7 @@ mod dead;
 mod detach;
 mod device;
 mod devices;
+mod documents;
 mod enforcement;
 mod explain;
 mod folding;

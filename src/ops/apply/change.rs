@@ -167,7 +167,13 @@ fn of_rules(
     let gone = before.rules().filter(|rule| !has.contains(rule));
     let new = after.rules().filter(|rule| !had.contains(rule));
     let gone = gone.map(|rule| line(Sign::Remove, rule));
-    gone.chain(new.map(|rule| line(Sign::Add, rule))).collect()
+    let mut lines: Vec<Line> = gone.chain(new.map(|rule| line(Sign::Add, rule))).collect();
+    if lines.is_empty() && before != after {
+        let (name, text) =
+            (name.to_owned(), "the same, made by another or in another order".to_owned());
+        lines.push(Line { sign: Sign::Change, kind: "rule", name, text, effect: None });
+    }
+    lines
 }
 
 impl EndpointChange {

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -78,7 +78,14 @@ fn paths(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    let text = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    let text = match path.as_os_str() == "-" {
+        true => {
+            let mut text = Vec::new();
+            io::stdin().read_to_end(&mut text).context("read stdin")?;
+            text
+        }
+        false => fs::read(path).with_context(|| format!("read {}", path.display()))?,
+    };
     String::from_utf8(text).map_err(|error| {
         let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
             .iter()
@@ -100,7 +107,8 @@ struct Trial {
 
 /// What lies beside the files.
 pub struct Beside {
-    path: PathBuf,
+    /// `None` for what nothing lies beside, such as stdin.
+    path: Option<PathBuf>,
 }
 
 /// How the last apply stands.
@@ -116,7 +124,10 @@ pub enum Standing {
 impl Beside {
     /// Of a file or directory.
     pub fn of(path: &Path) -> Beside {
-        Beside { path: if path.is_dir() { path.join("cilmark") } else { path.to_owned() } }
+        // A file that is gone has what was confirmed still.
+        let is_special = path.as_os_str() == "-" || path.exists() && !path.is_file();
+        let file = || (!is_special).then(|| path.to_owned());
+        Beside { path: if path.is_dir() { Some(path.join("cilmark")) } else { file() } }
     }
 
     /// What was confirmed last.
@@ -126,6 +137,9 @@ impl Beside {
 
     /// These count for good.
     pub fn keep(&self, files: &Files) -> Result<()> {
+        if self.path.is_none() {
+            return Ok(());
+        }
         if self.confirmed().ok().flatten().as_ref() != Some(files) {
             self.write("confirmed", files)?;
         }
@@ -162,7 +176,7 @@ impl Beside {
 
     /// Nothing is on trial any more.
     pub fn remove_trial(&self) -> Result<()> {
-        let path = self.beside("trial");
+        let Some(path) = self.beside("trial") else { return Ok(()) };
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("remove {}", path.display()))
@@ -171,15 +185,15 @@ impl Beside {
         }
     }
 
-    fn beside(&self, suffix: &str) -> PathBuf {
-        let mut name = OsString::from(&self.path);
+    fn beside(&self, suffix: &str) -> Option<PathBuf> {
+        let mut name = OsString::from(self.path.as_ref()?);
         name.push(".");
         name.push(suffix);
-        name.into()
+        Some(name.into())
     }
 
     fn read<T: for<'de> Deserialize<'de>>(&self, suffix: &str) -> Result<Option<T>> {
-        let path = self.beside(suffix);
+        let Some(path) = self.beside(suffix) else { return Ok(None) };
         let text = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             text => text.with_context(|| format!("read {}", path.display()))?,
@@ -190,7 +204,8 @@ impl Beside {
 
     /// All of it or nothing, also if the machine goes down.
     fn write(&self, suffix: &str, value: &impl Serialize) -> Result<()> {
-        let (path, new) = (self.beside(suffix), self.beside(&format!("{suffix}.new")));
+        let paths = self.beside(suffix).zip(self.beside(&format!("{suffix}.new")));
+        let (path, new) = paths.context("it is no file, beside which anything could be kept")?;
         let write = || -> Result<()> {
             let mut file = File::create(&new)?;
             file.write_all(&serde_json::to_vec_pretty(value)?)?;
