@@ -1,9 +1,8 @@
 //! How arguments are read: of those that are one of a few values with what help says of each.
 
-use std::net::IpAddr;
 use std::str::FromStr;
 
-use anyhow::{Context as _, Error, Result, ensure};
+use anyhow::{Error, Result, anyhow};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::value_parser;
 use ipnet::IpNet;
@@ -11,7 +10,7 @@ use ipnet::IpNet;
 use crate::model::endpoint::Role;
 use crate::model::enforcement::{Mode, VerdictLog};
 use crate::model::flow::Progress;
-use crate::model::prefix::is_host;
+use crate::model::prefix::parse_own;
 use crate::model::rule::Direction;
 use crate::model::spec::{CtScope, Entries, HookChoice, HostAddresses, MAX_ENTRIES};
 
@@ -69,21 +68,10 @@ pub fn entries<const LEAST: u32>() -> impl TypedValueParser<Value = Entries<LEAS
     within.try_map(|entries| Entries::new(entries).ok_or("out of range"))
 }
 
-/// Reads an address, also with the length of its network, as `ip addr` and templates have it. The error explains the
-/// usual mistakes: DEV behind `--ip`, which takes all words that follow it, and a whole network.
-pub fn parse_address(text: &str) -> Result<IpAddr> {
-    if let Ok(address) = text.parse() {
-        return Ok(address);
-    }
-    let network: IpNet = text
-        .parse()
-        .ok()
-        .with_context(|| format!("`{text}` is not an IP address; DEV goes before --ip"))?;
-    ensure!(
-        is_host(&network) || network.trunc() != network,
-        "`{text}` is a prefix, a whole network; name the addresses in it that are the endpoint's"
-    );
-    Ok(network.addr())
+/// Reads what an endpoint is to own. The error explains the usual mistake: DEV behind `--ip`, which takes all words that
+/// follow it.
+pub fn parse_ip(text: &str) -> Result<IpNet> {
+    parse_own(text).map_err(|error| anyhow!("{error}; DEV goes before --ip"))
 }
 
 fn of<T>(

@@ -24,6 +24,8 @@ unsafe impl Plain for cm_ipcache_entry {}
 // SAFETY: as above.
 unsafe impl Plain for cm_endpoint {}
 // SAFETY: as above.
+unsafe impl Plain for cm_prefix_owner {}
+// SAFETY: as above.
 unsafe impl Plain for cm_device {}
 // SAFETY: as above.
 unsafe impl Plain for cm_identity {}
@@ -243,7 +245,7 @@ impl cm_config {
     pub fn remembers_forwarded(&self) -> bool {
         match self.role {
             cm_role::CM_ROLE_NETDEV => self.has_policy(),
-            _ => self.ipv4_count == 0 && self.ipv6_count == 0,
+            _ => !self.has_addresses() || self.ipv4_net_count > 0 || self.ipv6_net_count > 0,
         }
     }
 
@@ -289,7 +291,7 @@ impl cm_config {
             },
             refuses_host: role == Role::Netdev && self.accept_local == 0 && self.in_vrf == 0,
             is_router: self.router != 0,
-            has_addresses: self.ipv4_count + self.ipv6_count > 0,
+            has_addresses: self.has_addresses(),
         })
     }
 
@@ -298,13 +300,47 @@ impl cm_config {
         u16::try_from(self.endpoint_id).ok().and_then(EndpointId::new)
     }
 
-    /// The endpoint's addresses.
-    pub fn addresses(&self) -> Vec<IpAddr> {
-        let v4 = self.ipv4.iter().take(self.ipv4_count as usize);
-        let v6 = self.ipv6.iter().take(self.ipv6_count as usize);
-        v4.map(|word| IpAddr::from(word.to_ne_bytes()))
-            .chain(v6.map(|words| Ipv6Addr::from(*words).into()))
-            .collect()
+    /// Whether it has any addresses or prefixes.
+    pub fn has_addresses(&self) -> bool {
+        let counts = [self.ipv4_count, self.ipv6_count];
+        let of_prefixes = [self.ipv4_net_count, self.ipv6_net_count];
+        counts.iter().any(|count| *count > 0) || of_prefixes.iter().any(|count| *count > 0)
+    }
+
+    /// The endpoint's addresses, and behind them its prefixes.
+    pub fn addresses(&self) -> Vec<IpNet> {
+        self.own().map(|(own, _)| own).collect()
+    }
+
+    /// Those of them that other workloads may have, too.
+    pub fn shared(&self) -> Vec<IpNet> {
+        self.own().filter(|(_, is_shared)| *is_shared).map(|(own, _)| own).collect()
+    }
+
+    fn own(&self) -> impl Iterator<Item = (IpNet, bool)> {
+        fn marked<T>(
+            own: impl Iterator<Item = T>,
+            count: u32,
+            shared: u8,
+        ) -> impl Iterator<Item = (T, bool)> {
+            let is_shared = move |index: usize| index < 8 && shared >> index & 1 != 0;
+            own.take(count as usize).enumerate().map(move |(index, own)| (own, is_shared(index)))
+        }
+        let v4 = self.ipv4.iter().map(|word| IpNet::from(IpAddr::from(word.to_ne_bytes())));
+        let v6 = self.ipv6.iter().map(|words| IpNet::from(IpAddr::from(Ipv6Addr::from(*words))));
+        let net = |address: IpAddr, length: u32| IpNet::new(address, length as u8).ok();
+        let nets4 = self
+            .ipv4_nets
+            .iter()
+            .filter_map(move |it| net(it.address.to_ne_bytes().into(), it.length));
+        let nets6 = self
+            .ipv6_nets
+            .iter()
+            .filter_map(move |it| net(Ipv6Addr::from(it.address).into(), it.length));
+        marked(v4, self.ipv4_count, self.shared_ipv4)
+            .chain(marked(v6, self.ipv6_count, self.shared_ipv6))
+            .chain(marked(nets4, self.ipv4_net_count.into(), self.shared_ipv4_nets))
+            .chain(marked(nets6, self.ipv6_net_count.into(), self.shared_ipv6_nets))
     }
 
     /// The only MAC that a container may send from; `None` for any.

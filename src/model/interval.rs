@@ -13,7 +13,7 @@ pub enum Known {
     Nobody,
     /// The longest prefix of all of them has this identity, and this length.
     Identity(u32, u8),
-    /// IPv6 prefixes longer than 64 bits begin like this.
+    /// IPv6 prefixes longer than 64 bits begin like this, or more than an identity is to be known.
     Mixed,
 }
 
@@ -43,6 +43,11 @@ impl Span {
         let is_whole = length <= MOST_BITS;
         let known = if is_whole { Known::Identity(identity, length) } else { Known::Mixed };
         Span { first, last, depth: length.min(MOST_BITS + 1), known }
+    }
+
+    /// Of a prefix of which intervals can't say all.
+    pub fn asking(prefix: &IpNet) -> Span {
+        Span { known: Known::Mixed, ..Span::new(prefix, 0) }
     }
 }
 

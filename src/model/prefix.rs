@@ -28,6 +28,51 @@ pub fn parse_prefix(text: &str) -> Result<IpNet> {
     Ok(prefix)
 }
 
+/// Reads what an endpoint is to own: an address, a prefix, or an address with the length of its network, as `ip addr` and
+/// templates have it, of which the address counts.
+pub fn parse_own(text: &str) -> Result<IpNet> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(address));
+    }
+    let network: IpNet = text.parse().ok().with_context(|| {
+        format!("`{text}` is neither an IP address nor a prefix such as fd00::/64")
+    })?;
+    if network.trunc() == network { Ok(network) } else { Ok(IpNet::from(network.addr())) }
+}
+
+/// How what [`parse_own`] reads stands in JSON and in files.
+pub mod own {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    use super::{IpNet, format_prefix, parse_own};
+
+    /// Writes them, a host without a length.
+    pub fn serialize<S: Serializer>(own: &[IpNet], to: S) -> Result<S::Ok, S::Error> {
+        own.iter().map(format_prefix).collect::<Vec<String>>().serialize(to)
+    }
+
+    /// Reads them.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        texts.iter().map(|text| parse_own(text).map_err(D::Error::custom)).collect()
+    }
+}
+
+/// The addresses among prefixes.
+pub fn hosts(prefixes: &[IpNet]) -> impl Iterator<Item = IpAddr> {
+    prefixes.iter().filter(|prefix| is_host(prefix)).map(IpNet::addr)
+}
+
+/// Separated by blanks.
+pub fn list(prefixes: &[IpNet]) -> String {
+    prefixes.iter().map(format_prefix).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether one of these has an address.
+pub fn any_contains(prefixes: &[IpNet], address: IpAddr) -> bool {
+    prefixes.iter().any(|prefix| prefix.contains(&address))
+}
+
 /// Reads an IPv6 prefix.
 pub fn parse_ipv6_prefix(text: &str) -> Result<Ipv6Net> {
     match parse_prefix(text)? {
@@ -127,6 +172,26 @@ mod tests {
     fn bits_beyond_the_length_are_an_error_with_both_readings() {
         let error = parse_prefix("10.1.2.3/8").unwrap_err().to_string();
         assert!(error.contains("10.0.0.0/8") && error.contains("10.1.2.3"), "{error}");
+    }
+
+    #[test]
+    fn of_an_address_with_the_length_of_its_network_the_address_counts() {
+        for (text, owned) in [
+            ("10.0.0.1", "10.0.0.1"),
+            ("10.0.0.1/32", "10.0.0.1"),
+            ("172.17.0.2/16", "172.17.0.2"),
+            ("172.17.0.0/16", "172.17.0.0/16"),
+            ("10.0.0.0/31", "10.0.0.0/31"),
+            ("10.0.0.1/31", "10.0.0.1"),
+            ("fd00::/64", "fd00::/64"),
+            ("fd00::1/64", "fd00::1"),
+            ("fd00::/128", "fd00::"),
+        ] {
+            assert_eq!(format_prefix(&parse_own(text).unwrap()), owned);
+        }
+        for text in ["", "10.0.0", "10.0.0.0/33", "fd00::/129", "eth0", "10.0.0.1/", "10.0.0.1/x"] {
+            assert!(parse_own(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -5,11 +5,10 @@
 //! does not name is as it is without the flag. A key that is not known is an error.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 use anyhow::{Error, Result, bail, ensure};
-use ipnet::Ipv6Net;
+use ipnet::{IpNet, Ipv6Net};
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -17,7 +16,7 @@ use super::endpoint::{EndpointId, Role};
 use super::enforcement::{FailsafeList, Modes, VerdictLog};
 use super::identity::{Identity, Names};
 use super::mac::{Mac, WorkloadMac};
-use super::prefix::parse_ipv6_prefix;
+use super::prefix::{own, parse_ipv6_prefix};
 use super::serial::{self, is_default, named};
 use super::time::Time;
 
@@ -39,9 +38,12 @@ pub struct EndpointSpec {
     /// Its number; `None`: the one that it has, or the lowest free one.
     #[serde(default, skip_serializing_if = "is_default")]
     pub endpoint_id: Option<EndpointId>,
-    /// Its addresses; none: those that a NIC has, and of a workload any.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub ip: Vec<IpAddr>,
+    /// Its addresses, and prefixes of a workload; none: those that a NIC has, and of a workload any.
+    #[serde(default, skip_serializing_if = "is_default", with = "own")]
+    pub ip: Vec<IpNet>,
+    /// Those that a workload shares with others, whether they stand in `ip` or not.
+    #[serde(default, skip_serializing_if = "is_default", with = "own")]
+    pub shared_ip: Vec<IpNet>,
     /// What the ARP responder answers with, instead of the device's.
     #[serde(default, skip_serializing_if = "is_default")]
     pub mac: Option<Mac>,
@@ -128,6 +130,7 @@ impl EndpointSpec {
             id: None,
             endpoint_id: None,
             ip: Vec::new(),
+            shared_ip: Vec::new(),
             mac: None,
             workload_mac: None,
             arp_responder: false,
@@ -152,6 +155,17 @@ impl EndpointSpec {
             ipcache_entries: None,
             rules: None,
         }
+    }
+
+    /// All addresses and prefixes that it names, each once.
+    pub fn addresses(&self) -> Vec<IpNet> {
+        let mut addresses = Vec::new();
+        for own in self.ip.iter().chain(&self.shared_ip) {
+            if !addresses.contains(own) {
+                addresses.push(*own);
+            }
+        }
+        addresses
     }
 }
 

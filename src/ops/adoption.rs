@@ -4,11 +4,13 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 use log::{info, warn};
 
 use crate::kernel::device;
 use crate::kernel::kernel_flows::{self, KernelFlow};
 use crate::model::endpoint::{Role, Scope};
+use crate::model::prefix::any_contains;
 use crate::model::rule::Direction;
 use crate::program::load::Resolved;
 use crate::state::conntrack::{Conntrack, Existing, Originator};
@@ -32,8 +34,10 @@ pub fn adopt(root: &Root, resolved: &Resolved, scope: Scope) -> Result<()> {
     }
     let mut flows: Vec<Existing> = match resolved.role {
         Role::Container => {
-            let own = resolved.addresses.iter().copied().collect();
-            known.iter().flat_map(|flow| of_workload(flow, &own)).collect()
+            // A prefix may have addresses of this host in it.
+            let host = device::local_addresses()?;
+            let own = known.iter().flat_map(|flow| of_workload(flow, &resolved.addresses));
+            own.filter(|flow| !host.contains(&flow.local.ip())).collect()
         }
         Role::Netdev => {
             let host = device::local_addresses()?;
@@ -81,10 +85,10 @@ fn of_host(flow: &KernelFlow, host: &HashSet<IpAddr>) -> Option<Existing> {
 
 /// As a workload itself sees it: what it sends is not translated yet, and what it receives is already.
 /// It may be both ends, by the host's address.
-fn of_workload(flow: &KernelFlow, own: &HashSet<IpAddr>) -> impl Iterator<Item = Existing> + use<> {
+fn of_workload(flow: &KernelFlow, own: &[IpNet]) -> impl Iterator<Item = Existing> + use<> {
     let KernelFlow { original, reply, .. } = flow;
-    let sent = own.contains(&original.source.ip());
-    let received = own.contains(&reply.source.ip());
+    let sent = any_contains(own, original.source.ip());
+    let received = any_contains(own, reply.source.ip());
     let sent = sent
         .then(|| existing(flow, Direction::Egress, original.source, original.destination, false));
     let received = received
@@ -137,7 +141,8 @@ mod tests {
     /// As the host sees it, and as the workload does.
     fn seen(original: Tuple, reply: Tuple) -> [String; 2] {
         let flow = flow(original, reply);
-        let [host, own] = [HOST, WORKLOAD].map(|ip| HashSet::from([ip.parse().unwrap()]));
+        let [host, own] = [HOST, WORKLOAD].map(|ip| ip.parse::<IpAddr>().unwrap());
+        let (host, own) = (HashSet::from([host]), [IpNet::from(own)]);
         let of_workload: Vec<String> = of_workload(&flow, &own).map(|flow| told(&flow)).collect();
         [of_host(&flow, &host).as_ref().map(told).unwrap_or_default(), of_workload.join("; ")]
     }

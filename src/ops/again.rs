@@ -10,6 +10,7 @@ use crate::kernel::netns;
 use crate::model::endpoint::Role;
 use crate::model::identity::Identity;
 use crate::model::mac::Mac;
+use crate::model::prefix::hosts;
 use crate::state::registry::Endpoint;
 
 /// Each reason in a clause about the device; none for a workload, of which nothing is asked, and for what
@@ -68,7 +69,7 @@ fn hangs_on_addresses(config: &cm_config) -> bool {
 
 /// Temporary addresses come and go, and so does nothing of them count here.
 fn of_addresses(config: &cm_config, now: &[IpAddr]) -> Vec<String> {
-    let known = config.addresses();
+    let known: Vec<IpAddr> = hosts(&config.addresses()).collect();
     let holds = config.ipv4.len();
     // A configuration that is full need not have all that were there.
     let is_full =

@@ -46,16 +46,16 @@ impl Owners {
         if identity != Identity::WORLD || config.by_address != 0 {
             return None;
         }
-        let owner = self.endpoints.get(source).ok()??;
+        let owner = self.endpoints.owner(source).ok()??;
         if u32::from(owner.role) != cm_role::CM_ROLE_CONTAINER.0 || owner.netns != config.netns {
             return None;
         }
         // What the operator has said of the address counts without a proof.
-        let line = self.ipcache.get(&source.into()).ok()??;
-        line.owner.filter(|_| line.identity != identity)?;
+        let (known, line_owner) = self.ipcache.known(source).ok()??;
+        line_owner.filter(|_| known != identity)?;
         let endpoint_id = EndpointId::new(owner.endpoint_id)?;
         let device = Endpoint::read(root, endpoint_id).map(|owner| owner.device);
-        Some(Claim { endpoint_id, device: device.unwrap_or_default(), identity: line.identity })
+        Some(Claim { endpoint_id, device: device.unwrap_or_default(), identity: known })
     }
 }
 

@@ -6,6 +6,7 @@ use crate::kernel::abi::{cm_config, cm_failsafe, cm_role, verdict_log};
 use crate::kernel::sys;
 use crate::model::enforcement::{Failsafe, FailsafePort, VerdictLog};
 use crate::model::mac::Mac;
+use crate::model::prefix::format_prefix;
 
 /// The flags of `attach`, but for what has a column of its own.
 #[derive(Serialize)]
@@ -21,6 +22,8 @@ pub struct Options {
     trust_marks: bool,
     /// `--host-addresses listed`.
     host_addresses_listed: bool,
+    /// What other workloads may have, too.
+    shared_ip: Vec<String>,
     /// `--ct local`.
     ct_local: bool,
     policy_verdict_log: &'static str,
@@ -70,6 +73,14 @@ impl Options {
             ipv6_count: _,
             ipv4: _,
             ipv6: _,
+            ipv4_net_count: _,
+            ipv6_net_count: _,
+            ipv4_nets: _,
+            ipv6_nets: _,
+            shared_ipv4: _,
+            shared_ipv6: _,
+            shared_ipv4_nets: _,
+            shared_ipv6_nets: _,
             // Found out about the device and the kernel, or following from what is said above.
             netns: _,
             l3_device: _,
@@ -107,6 +118,7 @@ impl Options {
             by_address: *by_address != 0,
             trust_marks: *trust_marks != 0,
             host_addresses_listed: *host_addresses_listed != 0,
+            shared_ip: config.shared().iter().map(format_prefix).collect(),
             ct_local: *ct_local != 0,
             policy_verdict_log: log_name(*policy_verdict_log),
             failsafe: failsafe(config).map(|ports| words_of(&ports)),
@@ -134,6 +146,7 @@ impl Options {
         let flags = flags.into_iter().filter(|(is_on, _)| *is_on).map(|(_, flag)| flag.to_owned());
         flags
             .chain(prefix.map(|prefix| format!("trust-flow-label={prefix}")))
+            .chain(self.shared_ip.iter().map(|own| format!("shared-ip={own}")))
             .chain(log.map(|log| format!("policy-verdict-log={log}")))
             .collect()
     }

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use ipnet::IpNet;
 
 use crate::kernel::device::{self, Device, Peer};
 use crate::kernel::netns;
@@ -121,7 +122,7 @@ impl Workload {
                 "{} has no address but perhaps a link-local one; attach when it has, or say --ip ADDR",
                 self.inside
             );
-            spec.ip.clone_from(&self.addresses);
+            spec.ip = self.addresses.iter().copied().map(IpNet::from).collect();
         }
         spec.workload_mac = spec.workload_mac.or(self.mac.map(WorkloadMac::Only));
         Ok(())

@@ -2,13 +2,14 @@
 
 mod reuse;
 
+use std::cmp::Reverse;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use ipnet::Ipv6Net;
+use ipnet::{IpNet, Ipv6Net};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle};
 use reuse::{
@@ -17,7 +18,7 @@ use reuse::{
 };
 
 use crate::kernel::abi::{
-    self, cm_config, cm_delivery, cm_ipv6, cm_policy_mode, cm_program, cm_role,
+    self, cm_config, cm_delivery, cm_ipv6, cm_net4, cm_net6, cm_policy_mode, cm_program, cm_role,
 };
 use crate::kernel::device::{Device, Framing};
 use crate::kernel::skel::{CilmarkSkelBuilder, OpenCilmarkSkel};
@@ -25,6 +26,7 @@ use crate::kernel::sys::{self, Hook};
 use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::enforcement::{Failsafe, Mode, VerdictLog};
 use crate::model::identity::Identity;
+use crate::model::prefix::{hosts, is_host};
 use crate::program::object;
 pub use crate::program::object::Folding;
 use crate::state::conntrack;
@@ -54,8 +56,11 @@ pub struct Resolved {
     pub source_mac: Option<[u8; 6]>,
     /// What the ARP responder answers.
     pub mac: [u8; 6],
-    /// A container's own addresses, or a NIC's; at most [`max_addresses`] of a family count.
-    pub addresses: Vec<IpAddr>,
+    /// A container's own addresses and prefixes, or a NIC's addresses; at most [`max_addresses`] of a family count, and as
+    /// many prefixes.
+    pub addresses: Vec<IpNet>,
+    /// Those that other containers may have, too.
+    pub shared: Vec<IpNet>,
     /// What other devices of the host have; as many as there is room for.
     pub others: Vec<IpAddr>,
     /// The priority of the clsact filter; 0 with TCX.
@@ -217,8 +222,11 @@ impl Resolved {
             bridge_mac: self.device.bridge_mac.unwrap_or_default(),
             ..cm_config::default()
         };
-        config.ipv4_count = fill(&mut config.ipv4, v4(&self.addresses));
-        config.ipv6_count = fill(&mut config.ipv6, v6(&self.addresses));
+        let hosts: Vec<IpAddr> = hosts(&self.addresses).collect();
+        config.ipv4_count = fill(&mut config.ipv4, v4(&hosts));
+        config.ipv6_count = fill(&mut config.ipv6, v6(&hosts));
+        config.shared_ipv4 = self.shared_bits(hosts.iter().filter(|it| it.is_ipv4()));
+        config.shared_ipv6 = self.shared_bits(hosts.iter().filter(|it| it.is_ipv6()));
         // What does not fit the routing tables tell, where the device forwards.
         let others4 = &mut config.ipv4[config.ipv4_count as usize..];
         let others6 = &mut config.ipv6[config.ipv6_count as usize..];
@@ -230,8 +238,10 @@ impl Resolved {
                 fill(&mut config.failsafe_ingress, failsafe.ingress.iter().map(Into::into)),
                 fill(&mut config.failsafe_egress, failsafe.egress.iter().map(Into::into)),
             ];
-            config.ipv4_nodeport = v4(&self.addresses).next().unwrap_or_default();
-            config.ipv6_nodeport = v6(&self.addresses).next().unwrap_or_default();
+            config.ipv4_nodeport = v4(&hosts).next().unwrap_or_default();
+            config.ipv6_nodeport = v6(&hosts).next().unwrap_or_default();
+        } else {
+            self.fill_prefixes(&mut config);
         }
         if let Some(prefix) = self.features.trust_flow_label {
             config.trust_flow_label = 1;
@@ -239,6 +249,40 @@ impl Resolved {
             config.flow_label_mask = prefix.netmask().into();
         }
         config
+    }
+
+    /// Which of these are shared, a bit for each.
+    fn shared_bits<'a, T: Copy + Into<IpNet> + 'a>(&self, own: impl Iterator<Item = &'a T>) -> u8 {
+        let own = own.zip(0..u8::BITS);
+        let bits = own.filter(|(own, _)| self.shared.contains(&(**own).into()));
+        bits.fold(0, |bits, (_, index)| bits | 1 << index)
+    }
+
+    fn fill_prefixes(&self, config: &mut cm_config) {
+        let mut nets: Vec<IpNet> = self.addresses.clone();
+        nets.retain(|net| !is_host(net));
+        nets.sort_by_key(|net| Reverse(net.prefix_len()));
+        let (v4, v6): (Vec<IpNet>, Vec<IpNet>) = nets.iter().partition(|net| net.addr().is_ipv4());
+        let net4 = |net: &IpNet| match net {
+            IpNet::V4(net) => Some(cm_net4 {
+                address: u32::from_ne_bytes(net.network().octets()),
+                mask: u32::from_ne_bytes(net.netmask().octets()),
+                length: net.prefix_len().into(),
+            }),
+            IpNet::V6(_) => None,
+        };
+        let net6 = |net: &IpNet| match net {
+            IpNet::V6(net) => Some(cm_net6 {
+                address: net.network().into(),
+                mask: net.netmask().into(),
+                length: net.prefix_len().into(),
+            }),
+            IpNet::V4(_) => None,
+        };
+        config.ipv4_net_count = fill(&mut config.ipv4_nets, v4.iter().filter_map(net4)) as u8;
+        config.ipv6_net_count = fill(&mut config.ipv6_nets, v6.iter().filter_map(net6)) as u8;
+        config.shared_ipv4_nets = self.shared_bits(v4.iter());
+        config.shared_ipv6_nets = self.shared_bits(v6.iter());
     }
 
     fn delivery(&self) -> cm_delivery {
@@ -256,8 +300,8 @@ pub fn max_addresses() -> usize {
     cm_config::default().ipv4.len()
 }
 
-fn is_link_local(address: &IpAddr) -> bool {
-    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+fn is_link_local(own: &IpNet) -> bool {
+    matches!(own.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 /// Network byte order.

@@ -14,6 +14,7 @@ use libbpf_rs::{MapCore, MapHandle};
 use crate::kernel::abi::{cm_address, cm_config, cm_family, cm_generations, cm_role};
 use crate::kernel::sys::SharedValue;
 use crate::model::endpoint::EndpointId;
+use crate::model::prefix::{hosts, is_host};
 use crate::state::pin::{self, Root};
 
 /// Its name.
@@ -212,14 +213,15 @@ impl Remotes {
     }
 
     /// Whom an endpoint may be for others, under whose identity they decide: a container has the addresses that it
-    /// was given, and from those that nobody can name it asks for a lease. Without addresses it may have any. A NIC
+    /// was given, and from those that nobody can name it asks for a lease. Without addresses, and with prefixes, it may have any. A NIC
     /// stands between this host and everybody: it stamps what it receives, and its own addresses are the host's.
     fn of_endpoint(config: &cm_config) -> Remotes {
         let addresses = config.addresses();
-        if config.role != cm_role::CM_ROLE_CONTAINER || addresses.is_empty() {
+        let is_known = !addresses.is_empty() && addresses.iter().all(is_host);
+        if config.role != cm_role::CM_ROLE_CONTAINER || !is_known {
             return Remotes::all();
         }
-        let mut remotes = Remotes::of(addresses.into_iter().map(cm_address::from));
+        let mut remotes = Remotes::of(hosts(&addresses).map(cm_address::from));
         remotes.0[UNNAMED] = true;
         remotes
     }

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use plain::Plain;
 
 pub use index::LEAST_PREFIXES;
-use index::{Change, Index};
+use index::{Change, Index, Said};
 
 use crate::kernel::abi::{self, cm_address, cm_ipcache_entry, cm_prefix};
 use crate::model::endpoint::EndpointId;
@@ -111,11 +111,16 @@ impl Ipcache {
         let entry = if is_host(prefix) {
             self.hosts.get(&prefix.addr().into())?
         } else {
-            // A trie answers with the longest match, not with the key.
-            let lines = self.prefixes.entries()?.into_iter();
-            lines.filter(|(key, _)| key.to_net() == Some(*prefix)).map(|(_, entry)| entry).next()
+            self.prefixes.get_exactly(&prefix.into())?
         };
         Ok(entry.map(|entry| line(*prefix, &entry)))
+    }
+
+    /// Which identity an address has, and who has added the line.
+    pub fn known(&self, address: IpAddr) -> Result<Option<(Identity, Option<EndpointId>)>> {
+        let own = self.hosts.get(&address.into())?;
+        let entry = own.map_or_else(|| self.prefix_of(address), |entry| Ok(Some(entry)))?;
+        Ok(entry.map(|it| (Identity(it.identity), EndpointId::new(it.endpoint_id))))
     }
 
     /// Gives a prefix an identity, in the operator's name. What an endpoint's attach added is its
@@ -171,7 +176,14 @@ impl Ipcache {
         let prefixes_before = self.prefixes.entries()?;
         let mut hosts = keyed(&hosts, |prefix| prefix.addr().into());
         let mut prefixes = keyed(&prefixes, |prefix| cm_prefix::from(prefix));
-        self.leave_owned(&mut hosts, &hosts_before)?;
+        leave_owned(&mut hosts, &hosts_before, |key| key.to_ip().map(IpNet::from))?;
+        leave_owned(&mut prefixes, &prefixes_before, |key| key.to_net())?;
+        let known = by_key(&prefixes_before);
+        let is_owned = |prefix: &&IpNet| {
+            let before = known.get(abi::bytes_of(&cm_prefix::from(*prefix)));
+            before.is_some_and(|entry| entry.endpoint_id != 0)
+        };
+        gone.retain(|prefix| !is_owned(prefix));
         let named = prefixes.len() + gone.len();
         leave_same(&mut hosts, &hosts_before);
         leave_same(&mut prefixes, &prefixes_before);
@@ -185,7 +197,6 @@ impl Ipcache {
 
         let index = self.index.as_ref().filter(|_| named > few);
         index.map_or(Ok(()), Index::clear)?;
-        let known = by_key(&prefixes_before);
         let changes_answers = |(key, new): &(cm_prefix, cm_ipcache_entry)| {
             !known.get(abi::bytes_of(key)).is_some_and(|before| answer_the_same(before, new))
         };
@@ -262,20 +273,21 @@ impl Ipcache {
     /// Forgets a prefix, and tells whether it was there. What an endpoint's attach added goes with the
     /// endpoint.
     pub fn delete(&self, prefix: &IpNet) -> Result<bool> {
-        if !is_host(prefix) {
-            let around = self.around(prefix)?;
-            return self.change_prefix(
-                prefix,
-                around,
-                Change::Gone(around.map(|entry| entry.identity)),
-                |map, key| map.delete(key),
-            );
-        }
-        if let Some(IpcacheLine { owner: Some(owner), .. }) = self.get(prefix)? {
+        if let Some((owner, _)) = self.owner(prefix)? {
             let prefix = format_prefix(prefix);
             bail!("{prefix} belongs to endpoint {owner}, and goes when that is detached");
         }
-        self.delete_host(prefix.addr())
+        self.erase(prefix)
+    }
+
+    /// Whether there was anything to delete.
+    fn erase(&self, prefix: &IpNet) -> Result<bool> {
+        if is_host(prefix) {
+            return self.delete_host(prefix.addr());
+        }
+        let around = self.around(prefix)?;
+        let change = Change::Gone(around.as_ref().map_or(Said::Nobody, said));
+        self.change_prefix(prefix, around, change, |map, key| map.delete(key))
     }
 
     /// Forgets all lines but those of endpoints, and tells how many. Meanwhile each address has what it had before, or
@@ -285,6 +297,7 @@ impl Ipcache {
         if !self.prefixes.is_empty() {
             self.index.as_ref().map_or(Ok(()), Index::clear)?;
             let mut prefixes = self.prefixes.entries()?;
+            prefixes.retain(|(_, entry)| entry.endpoint_id == 0);
             prefixes.sort_by_key(|(key, _)| key.prefixlen);
             count += self.prefixes.change(&Remotes::all(), |map| {
                 prefixes.iter().try_fold(0, |sum, (key, _)| {
@@ -304,39 +317,49 @@ impl Ipcache {
         self.hosts.is_empty() && self.prefixes.is_empty()
     }
 
-    /// Adds an endpoint's own address; the identity that an operator's line gave it until now, if
+    /// Adds an endpoint's own address or prefix; the identity that an operator's line gave it until now, if
     /// that was another one. A line that says the same stays the operator's.
     pub fn add_own(
         &self,
-        address: IpAddr,
+        prefix: impl Into<IpNet>,
         identity: Identity,
         owner: EndpointId,
         is_host: bool,
     ) -> Result<Option<Identity>> {
+        let prefix = &prefix.into();
         let own = cm_ipcache_entry {
             is_host: is_host.into(),
             ..entry(identity, Some(owner), Origin::default())
         };
-        let operators = self.hosts.get(&address.into())?.filter(|entry| entry.endpoint_id == 0);
-        let (entry, lost) = match operators {
-            Some(there) if there.identity == identity.0 => {
-                (cm_ipcache_entry { endpoint_id: 0, origin: there.origin, ..own }, None)
+        let (entry, lost) = match self.get(prefix)?.filter(|line| line.owner.is_none()) {
+            Some(there) if there.identity == identity => {
+                let origin = entry(identity, None, there.origin).origin;
+                (cm_ipcache_entry { endpoint_id: 0, origin, ..own }, None)
             }
-            Some(there) => (own, Some(Identity(there.identity))),
+            Some(there) => (own, Some(there.identity)),
             None => (own, None),
         };
-        self.set_host(address, &entry)?;
+        self.write(prefix, &entry)?;
         Ok(lost)
     }
 
-    /// Removes an address if it is this endpoint's own.
-    pub fn remove_own(&self, address: IpAddr, owner: EndpointId) -> Result<()> {
-        if let Some(entry) = self.hosts.get(&address.into())?
-            && entry.endpoint_id == owner.get()
-        {
-            self.delete_host(address)?;
+    /// Removes an address or a prefix if it is this endpoint's own.
+    pub fn remove_own(&self, prefix: impl Into<IpNet>, owner: EndpointId) -> Result<()> {
+        let prefix = &prefix.into();
+        match self.owner(prefix)? {
+            Some((there, _)) if there == owner => self.erase(prefix).map(|_| ()),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Makes the line of an endpoint that of another one with the same address or prefix, if it is its own.
+    pub fn hand_on(&self, prefix: &IpNet, owner: EndpointId, heir: EndpointId) -> Result<()> {
+        match self.get(prefix)? {
+            Some(line) if line.owner == Some(owner) => {
+                self.write(prefix, &entry(line.identity, Some(heir), line.origin))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes a line what it was, whoever owns it now.
@@ -349,7 +372,7 @@ impl Ipcache {
         if is_host(prefix) {
             self.set_host(prefix.addr(), entry)
         } else {
-            let change = Change::Set(entry.identity);
+            let change = Change::Set(said(entry));
             self.change_prefix(prefix, Some(*entry), change, |map, key| map.set(key, entry))
         }
     }
@@ -415,35 +438,50 @@ impl Ipcache {
     }
 
     fn owned_by_endpoint(&self, prefix: &IpNet, identity: Identity) -> Result<bool> {
-        if !is_host(prefix) {
-            return Ok(false);
-        }
-        match self.hosts.get(&prefix.addr().into())? {
-            Some(entry) if entry.endpoint_id != 0 => {
-                check_same_identity(prefix.addr(), &entry, identity.0).map(|()| true)
+        match self.owner(prefix)? {
+            Some((owner, there)) => {
+                check_same_identity(prefix, owner, there, identity).map(|()| true)
             }
-            _ => Ok(false),
+            None => Ok(false),
         }
     }
 
-    fn leave_owned(
-        &self,
-        hosts: &mut Vec<(cm_address, cm_ipcache_entry)>,
-        before: &[(cm_address, cm_ipcache_entry)],
-    ) -> Result<()> {
-        let owned: HashMap<&[u8], cm_ipcache_entry> = before
-            .iter()
-            .filter(|(_, entry)| entry.endpoint_id != 0)
-            .map(|(key, entry)| (abi::bytes_of(key), *entry))
-            .collect();
-        for (key, entry) in hosts.iter() {
-            if let (Some(own), Some(address)) = (owned.get(abi::bytes_of(key)), key.to_ip()) {
-                check_same_identity(address, own, entry.identity)?;
-            }
+    /// The endpoint whose line this is, and the identity there.
+    fn owner(&self, prefix: &IpNet) -> Result<Option<(EndpointId, Identity)>> {
+        // Of most the longest prefix tells that they are nobody's, which spares looking at all.
+        let longest = match is_host(prefix) {
+            true => self.hosts.get(&prefix.addr().into())?,
+            false => self.prefixes.get(&prefix.into())?,
+        };
+        if longest.is_none_or(|entry| entry.endpoint_id == 0) {
+            return Ok(None);
         }
-        hosts.retain(|(key, _)| !owned.contains_key(abi::bytes_of(key)));
-        Ok(())
+        let line = self.get(prefix)?;
+        Ok(line.and_then(|line| Some((line.owner?, line.identity))))
     }
+}
+
+/// Leaves out what endpoints own and has the same identity; of any other that is an error.
+fn leave_owned<K: Plain>(
+    lines: &mut Vec<(K, cm_ipcache_entry)>,
+    before: &[(K, cm_ipcache_entry)],
+    prefix: impl Fn(&K) -> Option<IpNet>,
+) -> Result<()> {
+    let owned: HashMap<&[u8], cm_ipcache_entry> = before
+        .iter()
+        .filter(|(_, entry)| entry.endpoint_id != 0)
+        .map(|(key, entry)| (abi::bytes_of(key), *entry))
+        .collect();
+    for (key, entry) in lines.iter() {
+        if let Some(own) = owned.get(abi::bytes_of(key))
+            && let Some((prefix, owner)) = prefix(key).zip(EndpointId::new(own.endpoint_id))
+        {
+            let [there, identity] = [own, entry].map(|entry| Identity(entry.identity));
+            check_same_identity(&prefix, owner, there, identity)?;
+        }
+    }
+    lines.retain(|(key, _)| !owned.contains_key(abi::bytes_of(key)));
+    Ok(())
 }
 
 /// An order in which a prefix comes behind all that are in it: while they are written in this order, no address gets what
@@ -523,13 +561,25 @@ fn keyed<K>(
     lines.iter().map(entry).collect()
 }
 
-fn check_same_identity(address: IpAddr, own: &cm_ipcache_entry, identity: u32) -> Result<()> {
+/// What the index says of it. It knows no owner, so that what an endpoint has is asked in the trie.
+fn said(entry: &cm_ipcache_entry) -> Said {
+    match entry.endpoint_id {
+        0 => Said::Identity(entry.identity),
+        _ => Said::AskTrie,
+    }
+}
+
+fn check_same_identity(
+    prefix: &IpNet,
+    owner: EndpointId,
+    there: Identity,
+    identity: Identity,
+) -> Result<()> {
     ensure!(
-        own.identity == identity,
-        "{address} is an address of endpoint {} with identity {}; attach that again with another \
-         --id instead",
-        own.endpoint_id,
-        own.identity
+        there == identity,
+        "{} is {} of endpoint {owner} with identity {there}; attach that again with another --id instead",
+        format_prefix(prefix),
+        if is_host(prefix) { "an address" } else { "a prefix" }
     );
     Ok(())
 }

@@ -14,7 +14,8 @@ use libbpf_rs::{MapCore, MapHandle, MapInfo, MapType};
 use crate::kernel::abi::{
     cm_address, cm_config, cm_device, cm_endpoint, cm_flow_table, cm_flows4, cm_flows6,
     cm_frag_ports, cm_frag4_key, cm_frag6_key, cm_generations, cm_id_rule_key, cm_identity,
-    cm_ipcache_entry, cm_metrics, cm_nics, cm_policy_entry, cm_prefix, cm_stack_flow, u32_key,
+    cm_ipcache_entry, cm_metrics, cm_nics, cm_policy_entry, cm_prefix, cm_prefix_owner,
+    cm_stack_flow, u32_key,
 };
 use crate::kernel::sys;
 use crate::model::endpoint::EndpointId;
@@ -32,11 +33,12 @@ pub struct Layout {
 }
 
 /// The maps that endpoints share: what goes from a root with the last of them.
-pub const SHARED: [Layout; 20] = [
+pub const SHARED: [Layout; 21] = [
     of::<cm_address, cm_ipcache_entry>("cm_ipcache", MapType::Hash),
     of::<cm_prefix, cm_ipcache_entry>("cm_ipcache_cidr", MapType::LpmTrie),
     of::<u32_key, u32_key>("cm_ipcache_idx", MapType::ArrayOfMaps),
     of::<cm_address, cm_endpoint>("cm_endpoints", MapType::Hash),
+    of::<cm_prefix, cm_prefix_owner>("cm_endpoint_net", MapType::LpmTrie),
     of::<u32_key, cm_device>(devices::NAME, MapType::Hash),
     of::<u32_key, cm_identity>("cm_identities", MapType::Hash),
     of::<cm_id_rule_key, cm_policy_entry>("cm_id_rules", MapType::Hash),
@@ -57,13 +59,14 @@ pub const SHARED: [Layout; 20] = [
 
 /// What every root has and programs hold, so that no removed pin takes it away. By these a filter is known for
 /// ours.
-pub const HELD_BY_ALL: [&str; 9] = [
+pub const HELD_BY_ALL: [&str; 10] = [
     "cm_metrics",
     "cm_stats",
     "cm_ipcache",
     "cm_ipcache_cidr",
     "cm_ipcache_idx",
     "cm_endpoints",
+    "cm_endpoint_net",
     "cm_identities",
     "cm_generations",
     "cm_events",

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use plain::Plain;
 
-use crate::kernel::abi::{self, cm_identity, u32_key};
+use crate::kernel::abi::{self, cm_identity, cm_prefix, u32_key};
 use crate::kernel::sys;
 use crate::model::identity::{Identity, Names};
 use crate::model::origin::Origin;
@@ -210,6 +210,22 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
             }
         }
         Ok(())
+    }
+}
+
+impl<V: Plain + Default> TypedMap<cm_prefix, V> {
+    /// The entry of exactly this prefix; `get` answers with the longest one around it.
+    pub(super) fn get_exactly(&self, key: &cm_prefix) -> Result<Option<V>> {
+        let Some(found) = self.get(key)? else { return Ok(None) };
+        // Whatever differs from what the next shorter one has is its own.
+        let shorter = cm_prefix { prefixlen: key.prefixlen.saturating_sub(1), ..*key };
+        let around = self.get(&shorter)?;
+        if around.is_none_or(|around| abi::bytes_of(&around) != abi::bytes_of(&found)) {
+            return Ok(Some(found));
+        }
+        let mut entries = self.entries()?.into_iter();
+        let own = entries.find(|(other, _)| abi::bytes_of(other) == abi::bytes_of(key));
+        Ok(own.map(|(_, value)| value))
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! /sys/fs/bpf/cilmark/
-//!   cm_ipcache  cm_ipcache_cidr  cm_ipcache_idx  cm_endpoints  cm_identities  cm_metrics  cm_events
-//!   cm_generations  cm_devices  cm_stats
+//!   cm_ipcache  cm_ipcache_cidr  cm_ipcache_idx  cm_endpoints  cm_endpoint_net  cm_identities
+//!   cm_metrics  cm_events  cm_generations  cm_devices  cm_stats
 //!   cm_flows4  cm_flows6  cm_frags4  cm_frags6    once there is a policy
 //!   cm_nics  cm_nic_policies                      once a NIC has one
 //!   cm_id_rules                           once an identity has rules

@@ -10,11 +10,11 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::mem::offset_of;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Error, Result, bail, ensure};
+use ipnet::IpNet;
 use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use log::debug;
@@ -270,8 +270,8 @@ impl Endpoint {
         (self.config.ct_local != 0).then_some(self.id)
     }
 
-    /// Its addresses.
-    pub fn addresses(&self) -> Vec<IpAddr> {
+    /// Its addresses and prefixes.
+    pub fn addresses(&self) -> Vec<IpNet> {
         self.config.addresses()
     }
 

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use plain::Plain;
 
+use crate::kernel::abi::cm_prefix;
 use crate::state::generations::{Generations, Remotes};
 use crate::state::maps::TypedMap;
 use crate::state::pin::Root;
@@ -63,5 +64,12 @@ impl<K: Plain + Default, V: Plain + Default> VerdictMap<K, V> {
         size_flag: &str,
     ) -> Result<()> {
         self.map.check_room(new, before, size_flag)
+    }
+}
+
+impl<V: Plain + Default> VerdictMap<cm_prefix, V> {
+    /// The entry of exactly this prefix.
+    pub(super) fn get_exactly(&self, key: &cm_prefix) -> Result<Option<V>> {
+        self.map.get_exactly(key)
     }
 }

@@ -208,6 +208,43 @@ fn a_workload_is_neither_its_neighbour_nor_a_router() {
     }
 }
 
+/// The whole segment is its own, but for what others on it have: its neighbour, and the host on its bridge.
+#[test]
+fn a_workload_with_a_prefix_is_nobody_else_in_it() {
+    let Some((world, red, blue)) = segment() else { return };
+    let mac = red.mac;
+    world.cilmark_ok("attach blue --id 300 --role container --ip 10.9.0.2 fd00:9::2");
+    let as_host = |name: &'static str, [four, six]: [&str; 2]| -> Frames {
+        vec![
+            (name, arp(mac, 1, four, four)),
+            (name, arp(mac, 2, four, OWN[0])),
+            (name, arp(mac, 1, "0.0.0.0", four)),
+            (name, framed(mac, Frame::between(four, NEIGHBOUR[0]).datagram(1, 9, "as the host"))),
+            (name, neighbour(mac, 136, OWN[1], six)),
+            (name, neighbour(mac, 135, "::", six)),
+            (name, framed(mac, Frame::between(six, NEIGHBOUR[1]).datagram(1, 9, "as the host"))),
+        ]
+    };
+    let mut forbidden = [for_others(mac), as_a_router(mac), in_disguise(mac)].concat();
+    let is_free = |name: &str| name.starts_with("denies what is free");
+    let free: Frames = forbidden.iter().filter(|(name, _)| is_free(name)).cloned().collect();
+    forbidden.retain(|(name, _)| !is_free(name));
+    forbidden.extend(as_host("is the host", ["10.9.0.1", "fd00:9::1"]));
+    // Two prefixes that are longer, and shorter, than the bridge's networks.
+    for prefixes in ["10.9.0.0/24 fd00:9::/64", "10.9.0.0/25 fd00:9::/120", "10.0.0.0/8 fd00::/16"]
+    {
+        world.cilmark_ok(&format!("attach red --id 1234 --role container --ip {prefixes}"));
+        assert_eq!(came(&red, &blue, &forbidden), [""; 0], "with {prefixes}");
+        let own = [for_itself(mac, &link_local(mac)), free.clone()].concat();
+        assert_eq!(came(&red, &blue, &own), names(&own), "with {prefixes}");
+    }
+    // What the host gets later is its own, too.
+    let later = as_host("is the host later", ["10.9.0.50", "fd00:9::50"]);
+    assert_eq!(came(&red, &blue, &later), names(&later));
+    world.sh("ip addr add 10.9.0.50/24 dev bridge; ip addr add fd00:9::50/64 dev bridge nodad");
+    wait_for("the host to have it", || came(&red, &blue, &later).is_empty());
+}
+
 #[test]
 fn a_workload_without_addresses_of_its_own_is_no_router_either() {
     let Some((world, red, blue)) = segment() else { return };

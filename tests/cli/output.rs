@@ -32,7 +32,7 @@ fn status_has_exactly_these_fields() {
             "arp_responder": false, "trust_proxy": false, "flow_label": false,
             "trust_flow_label": null, "stamp_remote": false, "local_delivery": false,
             "router": false, "by_address": false, "trust_marks": false, "ct_local": false,
-            "host_addresses_listed": false,
+            "host_addresses_listed": false, "shared_ip": [],
             "policy_verdict_log": "both", "failsafe": null, "mac": mac, "adopt": null,
             "programs_before": [], "attach_again": [],
         })

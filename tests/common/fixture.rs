@@ -15,6 +15,7 @@ use cilmark::kernel::{netns, sys};
 use cilmark::model::endpoint::{EndpointId, Role, Scope};
 use cilmark::model::identity::{Identity, Names};
 use cilmark::model::policy::Policy;
+use cilmark::model::prefix::parse_own;
 use cilmark::model::rule::Rule;
 use cilmark::program::load::{self, Enforcement, Features, Folding, Resolved, Sizes};
 use cilmark::state::addresses::Addresses;
@@ -26,6 +27,7 @@ use cilmark::state::ipcache::Ipcache;
 use cilmark::state::nics::Nics;
 use cilmark::state::policy::PolicyMaps;
 use cilmark::state::registry::Inherited;
+use ipnet::IpNet;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
 
 use super::World;
@@ -126,6 +128,7 @@ impl Fixture {
             mac: [0x02, 0, 0, 0, 0, 0x01],
             others: Vec::new(),
             addresses: Vec::new(),
+            shared: Vec::new(),
             tc_priority: 0,
             nic_slot: 0,
             features: Features::default(),
@@ -222,11 +225,15 @@ impl Fixture {
 
     /// Changes what is registered of an address.
     pub fn change_endpoint(&self, address: impl Into<IpAddr>, change: impl Fn(&mut cm_endpoint)) {
-        let address = address.into();
+        self.change_owner(address.into().into(), change);
+    }
+
+    /// The same of a prefix.
+    pub fn change_owner(&self, own: IpNet, change: impl Fn(&mut cm_endpoint)) {
         let endpoints = Endpoints::open(&self.world.root()).expect("open").expect("the map");
-        let mut endpoint = endpoints.get(address).expect("look up").expect("an endpoint");
+        let mut endpoint = endpoints.get(own).expect("look up").expect("an endpoint");
         change(&mut endpoint);
-        endpoints.set(address, &endpoint).expect("set");
+        endpoints.set(own, &endpoint).expect("set");
     }
 
     /// Gives an endpoint these rules in place of all that it had. The answer knows their numbers.
@@ -366,8 +373,27 @@ pub struct Setup<'fixture> {
 impl<'fixture> Setup<'fixture> {
     /// Gives it an address.
     pub fn address(mut self, address: impl Into<IpAddr>) -> Self {
-        self.spec.addresses.push(address.into());
+        self.spec.addresses.push(IpNet::from(address.into()));
         self
+    }
+
+    /// Tells it of addresses that other devices of the host have.
+    pub fn others(mut self, others: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.spec.others.extend(others);
+        self
+    }
+
+    /// Gives it a prefix, or an address.
+    pub fn own(mut self, own: &str) -> Self {
+        self.spec.addresses.push(parse_own(own).expect("an address or a prefix"));
+        self
+    }
+
+    /// Gives it an address or a prefix that others may have, too.
+    pub fn shared(self, own: &str) -> Self {
+        let mut setup = self.own(own);
+        setup.spec.shared.extend(setup.spec.addresses.last());
+        setup
     }
 
     /// Switches these features on, and the others off.

@@ -1,11 +1,12 @@
 //! The index of prefixes: that it says what the longest prefix says, whatever changes, and while it does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use anyhow::anyhow;
 use cilmark::kernel::sys::Hook;
+use cilmark::model::endpoint::EndpointId;
 use cilmark::model::identity::Identity;
 use cilmark::program::load::{self, Sizes};
 use cilmark::state::ipcache::LEAST_PREFIXES;
@@ -177,19 +178,47 @@ fn after_any_changes_each_address_has_the_identity_of_its_longest_prefix() {
     let mut random = Random(11);
     let pool = random_lines(&mut random);
     let mut table: BTreeMap<IpNet, Identity> = BTreeMap::new();
+    // What an endpoint has; the others leave it alone.
+    let (owner, mut owned) = (EndpointId::new(9).expect("9"), BTreeSet::new());
     for _ in 0..machine::repetitions(CHANGES) {
         let mut changed = Vec::new();
         match random.below(100) {
-            0 => assert_eq!(ipcache.flush().expect("flush"), std::mem::take(&mut table).len()),
+            0 => {
+                let before = table.len();
+                table.retain(|net, _| owned.contains(net));
+                assert_eq!(ipcache.flush().expect("flush"), before - table.len());
+            }
             1..6 => {
                 let from = random.below(pool.len() / 2);
-                let lines = &pool[from..][..random.below(pool.len() / 2)];
-                ipcache.load(lines, |_| Ok(())).expect("load");
+                let mut lines = pool[from..][..random.below(pool.len() / 2)].to_vec();
+                lines.retain(|(net, _)| !owned.contains(net));
+                ipcache.load(&lines, |_| Ok(())).expect("load");
                 table.extend(lines.iter().copied());
                 changed.extend(lines.iter().step_by(50).map(|(net, _)| *net));
             }
-            6..50 => {
+            6..18 => {
                 let net = random_net(&mut random, &pool);
+                if owned.contains(&net) || !table.contains_key(&net) {
+                    let identity = Identity(256 + random.below(5) as u32);
+                    ipcache.add_own(net, identity, owner, false).expect("add");
+                    table.insert(net, identity);
+                    owned.insert(net);
+                    changed.push(net);
+                }
+            }
+            18..24 => {
+                if let Some(net) = owned.pop_first() {
+                    ipcache.remove_own(net, owner).expect("remove");
+                    table.remove(&net);
+                    changed.push(net);
+                }
+            }
+            24..58 => {
+                let net = random_net(&mut random, &pool);
+                if owned.contains(&net) {
+                    ipcache.delete(&net).expect_err("an endpoint's");
+                    continue;
+                }
                 let deleted = ipcache.delete(&net).expect("delete");
                 assert_eq!(deleted, table.remove(&net).is_some(), "{net}");
                 changed.push(net);
@@ -197,6 +226,11 @@ fn after_any_changes_each_address_has_the_identity_of_its_longest_prefix() {
             _ => {
                 let net = random_net(&mut random, &pool);
                 let identity = Identity(256 + random.below(5) as u32);
+                if owned.contains(&net) {
+                    let done = ipcache.set(&net, identity);
+                    assert_eq!(done.is_ok(), table.get(&net) == Some(&identity), "{net}");
+                    continue;
+                }
                 ipcache.set(&net, identity).expect("set");
                 table.insert(net, identity);
                 changed.push(net);
@@ -209,6 +243,10 @@ fn after_any_changes_each_address_has_the_identity_of_its_longest_prefix() {
             let own: IpAddr = if address.is_ipv4() { OWN4.into() } else { OWN6.into() };
             let run = workload.from_container(Frame::ip(own, address).tcp(1, 2));
             run.goes_to(longest(&lines, address));
+            let known = ipcache.known(address).expect("look up").map(|(_, owner)| owner);
+            let deciding = lines.iter().filter(|(net, _)| net.contains(&address));
+            let deciding = deciding.max_by_key(|(net, _)| net.prefix_len()).map(|(net, _)| net);
+            assert_eq!(known, deciding.map(|net| owned.contains(net).then_some(owner)));
         }
     }
 }

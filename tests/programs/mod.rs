@@ -22,6 +22,7 @@ mod netdev;
 mod nics;
 mod parsing;
 mod policy_property;
+mod prefixes;
 mod pruning;
 mod races;
 mod random_frames;

@@ -11,6 +11,7 @@
 
 enum cm_limit {
 	CM_MAX_ADDRESSES = 8, /* of one endpoint and family in its configuration */
+	CM_MAX_PREFIXES = 8, /* likewise */
 	CM_MAX_FAILSAFE = 16, /* ports of one direction */
 	CM_DEVICE_NAME = 16, /* IFNAMSIZ */
 };
@@ -34,6 +35,8 @@ enum cm_delivery {
 	CM_DELIVERY_PEER =
 		1, /* bpf_redirect_peer: the other end of its veth is in another namespace */
 	CM_DELIVERY_EGRESS = 2, /* bpf_redirect to its tap, whose to_container has the policy */
+	CM_DELIVERY_SHARED =
+		3, /* of an address that several may have: the stack knows who has it now */
 };
 
 /* As seen from the endpoint: what it sends is egress. */
@@ -98,6 +101,19 @@ struct cm_address {
 
 struct cm_ipv6 {
 	__be32 words[4];
+};
+
+/* Prefixes, network byte order; all bits of the address that the mask does not have are zero. */
+struct cm_net4 {
+	__be32 address;
+	__be32 mask;
+	__u32 length; /* of the prefix, bits */
+};
+
+struct cm_net6 {
+	struct cm_ipv6 address;
+	struct cm_ipv6 mask;
+	__u32 length;
 };
 
 /* A port that stays open whatever the policy says. */
@@ -168,7 +184,15 @@ struct cm_config {
 	__u64 flow_seed[8]; /* of cm_flow_table; zero without a policy */
 	__u32 flow_buckets[2]; /* of cm_flows4 and cm_flows6 */
 	__u32 scope; /* whose flows its own are: see struct cm_flow_table */
-	__u8 pad_behind[4];
+	__u8 ipv4_net_count; /* prefixes that are a workload's own, beside its addresses; the longest first */
+	__u8 ipv6_net_count;
+	__u8 shared_ipv4; /* 1 << index of its addresses that other workloads may have, too */
+	__u8 shared_ipv6;
+	struct cm_net4 ipv4_nets[CM_MAX_PREFIXES];
+	struct cm_net6 ipv6_nets[CM_MAX_PREFIXES];
+	__u8 shared_ipv4_nets; /* the same of its prefixes */
+	__u8 shared_ipv6_nets;
+	__u8 pad_behind[6];
 };
 
 /* A pending confirmation, of a container in .bss, of a NIC in cm_nics; all zero: none. */
@@ -180,6 +204,9 @@ struct cm_confirm {
 
 _Static_assert(sizeof(struct cm_address) == 20, "hash key without padding");
 _Static_assert(sizeof(struct cm_ipv6) == 16, "an address");
+_Static_assert(sizeof(struct cm_net4) == 12, "three words");
+_Static_assert(sizeof(struct cm_net6) == 36, "two addresses and a word");
+_Static_assert(CM_MAX_ADDRESSES <= 8 && CM_MAX_PREFIXES <= 8, "a bit in a byte for each");
 _Static_assert(sizeof(struct cm_failsafe) == 4, "one word");
 _Static_assert(sizeof(struct cm_confirm) == 16, "variable without padding");
 _Static_assert(sizeof(struct cm_config) % 8 == 0, "configuration without tail padding");

@@ -127,6 +127,15 @@ struct cm_endpoint {
 	__u8 delivery; /* enum cm_delivery; if not 0, cm_policy_call has its to_container */
 };
 
+/* cm_endpoint_net: cm_prefix -> cm_prefix_owner, a workload. */
+struct cm_prefix_owner {
+	__u64 netns;
+	__u32 ifindex;
+	__u16 endpoint_id;
+	__u8 length; /* of the prefix, bits */
+	__u8 is_shared; /* others may have it, too; this is one of them */
+};
+
 /* cm_devices: endpoint id (__u32) -> cm_device, as in the endpoint's cm_config. */
 struct cm_device {
 	__u64 netns;
@@ -474,6 +483,7 @@ _Static_assert(sizeof(struct cm_ipcache_entry) == 8, "map value without padding"
 _Static_assert(sizeof(struct cm_index_line) == 16, "so that a node has no padding");
 _Static_assert(sizeof(struct cm_index_node) == 256, "whole cache lines");
 _Static_assert(sizeof(struct cm_endpoint) == 16, "map value without padding");
+_Static_assert(sizeof(struct cm_prefix_owner) == 16, "map value without padding");
 _Static_assert(sizeof(struct cm_device) == 32, "map value without padding");
 _Static_assert(sizeof(struct cm_generations) == 4 * (CM_REMOTES + CM_POLICY_COUNTERS + 2),
 	       "map value without padding");

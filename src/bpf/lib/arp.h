@@ -22,6 +22,7 @@ static __always_inline int arp_wants_answer(const struct packet *pkt)
 {
 	return config.arp_responder && pkt->arp_operation == ARPOP_REQUEST &&
 	       !is_unspecified(&pkt->source) && !is_own_address(&pkt->destination) &&
+	       !(has_prefixes() && pkt->verdict.is_stacks) &&
 	       !words_equal(address_words(&pkt->source), address_words(&pkt->destination));
 }
 

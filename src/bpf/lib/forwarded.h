@@ -4,7 +4,7 @@
  * that it is no business of the host's policy: to ask them costs 200 ns, so that an answer holds for
  * its program and pair of addresses, on its CPU, until the next jiffy. For its program, since they ask
  * different questions: whether the destination is the host's, and whether the source is. A workload whose
- * addresses nobody knows is asked the latter, too. Of the former it holds for all that a route may depend on.
+ * addresses nobody knows, or are those of a prefix, is asked the latter, too. Of the former it holds for all that a route may depend on.
  */
 #ifndef CILMARK_FORWARDED_H
 #define CILMARK_FORWARDED_H
@@ -87,7 +87,7 @@ static __always_inline struct forwarded *forwarded_slot(const struct packet *pkt
 /* Where there is a map for it: `cm_config::remembers_forwarded` of user space. */
 static __always_inline int remembers_forwarded(void)
 {
-	return config.role == CM_ROLE_NETDEV ? has_policy() : !has_addresses();
+	return config.role == CM_ROLE_NETDEV ? has_policy() : !has_addresses() || has_prefixes();
 }
 
 /* A packet of which the answer depends on nothing but its addresses. */

@@ -100,6 +100,12 @@ static __always_inline int known_is_host(__u64 word)
 	return word >> 40 & 1;
 }
 
+/* Whether it is the line of a workload's prefix, in which this host may have an address of its own. */
+static __always_inline int known_is_workloads_prefix(__u64 word)
+{
+	return (word >> 32 & (1 << 9 | 0xff)) == (1 << 9 | CM_IPCACHE_PREFIXES);
+}
+
 static __always_inline struct known known_of(__u64 word)
 {
 	return (struct known){

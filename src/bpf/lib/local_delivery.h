@@ -90,16 +90,28 @@ static __always_inline int is_simply_routed(struct __sk_buff *skb, const struct 
 	return (pkt->source.family == CM_IPV4 ? ip->ttl : ip6->hop_limit) > 1;
 }
 
+/*
+ * Whether the answer to a packet comes past the stack, too: to an address in a prefix, or to one that is
+ * shared, it does not, and half a connection is none to the stack's conntrack.
+ */
+static __always_inline int is_answered_past_stack(const struct packet *pkt)
+{
+	if (config.role != CM_ROLE_CONTAINER ||
+	    !(has_prefixes() || config.shared_ipv4 || config.shared_ipv6))
+		return 1;
+	return is_own_address(&pkt->source) && !is_shared(&pkt->source);
+}
+
 /* The workload, of this network namespace, that takes a packet past the stack; or NULL. */
 static __always_inline const struct cm_endpoint *local_destination(struct __sk_buff *skb,
 								   const struct packet *pkt)
 {
 	const struct cm_endpoint *endpoint;
 
-	if (!is_simply_routed(skb, pkt))
+	if (!is_answered_past_stack(pkt) || !is_simply_routed(skb, pkt))
 		return NULL;
 	endpoint = bpf_map_lookup_elem(&cm_endpoints, &pkt->destination);
-	if (!endpoint || !endpoint->delivery || endpoint->role != CM_ROLE_CONTAINER ||
+	if (!endpoint || !takes_delivery(endpoint) || endpoint->role != CM_ROLE_CONTAINER ||
 	    endpoint->netns != config.netns || endpoint->endpoint_id == config.endpoint_id)
 		return NULL;
 	return endpoint;

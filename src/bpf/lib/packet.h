@@ -35,7 +35,7 @@ struct verdict {
 	__u8 audited; /* the policy's verdict was a drop, and it passes */
 	__u8 is_settled; /* its flow's entry decided, on the fast path */
 	__u8 is_hidden; /* from this host, which others on the link share the frame with */
-	__u8 is_stacks; /* not to be delivered past the stack, which knows whether its source is right */
+	__u8 is_stacks; /* not to be delivered or answered past the stack: an address may be nobody's here */
 };
 
 /* Its headers. As small as can be: two of them lie on a chain of calls, which has 512 bytes of stack. */

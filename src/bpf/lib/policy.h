@@ -57,6 +57,8 @@ static __always_inline __u32 destination_identity(const struct cm_address *remot
 		ctx->tells_host = 1;
 		known = ipcache_lookup_prefix(remote);
 	}
+	if (known_is_workloads_prefix(known))
+		ctx->tells_host = 1;
 	return ctx->is_to_host ? IDENTITY_HOST : known;
 }
 

@@ -37,7 +37,10 @@ static __always_inline int is_from_stack(const struct __sk_buff *skb, const stru
  */
 static __always_inline int wants_proof(const struct cm_address *source, const struct known *known)
 {
-	return known->is_workloads && !config.by_address && is_local_workload(source);
+	if (!known->is_workloads || config.by_address)
+		return 0;
+	return known->from == CM_IPCACHE_PREFIXES ? !!prefix_device(source) :
+						    is_local_workload(source);
 }
 
 /*
@@ -72,8 +75,9 @@ static __always_inline int is_marked_by_us(const struct __sk_buff *skb, const st
 	if (mark_is_proven(skb))
 		return 1;
 	sender = endpoint_here(&pkt->source);
-	return sender && sender->role == CM_ROLE_CONTAINER &&
-	       sender->ifindex == skb->ingress_ifindex;
+	if (!sender)
+		return skb->ingress_ifindex && prefix_device(&pkt->source) == skb->ingress_ifindex;
+	return sender->role == CM_ROLE_CONTAINER && sender->ifindex == skb->ingress_ifindex;
 }
 
 /*

@@ -37,14 +37,88 @@ static __always_inline int is_made_of_mac(const struct cm_address *address, cons
 }
 
 /*
+ * Whether this host has an address that is in a workload's prefix: the routing tables say so, as far as they can, or a
+ * list. Where an IPv4 address beside it has a route, that there is none can't be why this one has none; `beside` is a
+ * copy of it. `peer` is the other end of the packet.
+ */
+static __always_inline int is_hosts_in_prefix(struct __sk_buff *skb,
+					      const struct cm_address *address,
+					      const struct cm_address *peer,
+					      struct cm_address *beside)
+{
+	long route = route_of(skb, address, peer, 0);
+
+	if (!route_stays_here(route))
+		return is_listed_host(address) == LISTED_BY_OPERATOR;
+	if (is_listed(address))
+		return 1;
+	if (address->family == CM_IPV4 && route == BPF_FIB_LKUP_RET_NOT_FWDED) {
+		beside->bytes[3] ^= 1;
+		if (!route_stays_here(route_of(skb, beside, peer, 0)))
+			return 1;
+	}
+	return route_is_local(skb, address, peer, route);
+}
+
+/*
+ * Whether an address is the workload's by one of its prefixes: another workload has neither that address nor a longer
+ * prefix around it, and this host does not have it. A global function, for its stack and because few need it.
+ */
+__noinline int is_own_by_prefix(struct __sk_buff *skb, const struct cm_address *address,
+				const struct cm_address *peer)
+{
+	const struct cm_prefix_owner *longest;
+	const struct cm_endpoint *endpoint;
+	struct cm_address key;
+	__u32 length;
+
+	if (!address || !peer || !has_prefixes())
+		return 0;
+	length = own_prefix_length(address);
+	if (!length || is_of_no_host(address) || is_multicast(address))
+		return 0;
+	key = *address; /* on the stack, for Linux 6.1: see ipcache_lookup() */
+	endpoint = bpf_map_lookup_elem(&cm_endpoints, &key);
+	if (endpoint && endpoint->role == CM_ROLE_CONTAINER)
+		return endpoint->endpoint_id == config.endpoint_id;
+	longest = prefix_owner(address);
+	return (!longest || longest->length <= length) &&
+	       !is_hosts_in_prefix(skb, address, peer, &key);
+}
+
+static __always_inline int is_own(struct __sk_buff *skb, const struct cm_address *address,
+				  const struct cm_address *peer, int by_prefix)
+{
+	return is_own_address(address) || (by_prefix && is_own_by_prefix(skb, address, peer));
+}
+
+/*
+ * The same of where a packet comes from. An answer holds as in forwarded.h: what it costs a workload would pay for
+ * each packet.
+ */
+static __always_inline int has_source_by_prefix(struct __sk_buff *skb, struct packet *pkt)
+{
+	__u64 moment;
+
+	if (is_known_forwarded(skb, pkt))
+		return 1;
+	moment = forwarded_moment(pkt);
+	if (!is_own_by_prefix(skb, &pkt->source, &pkt->destination))
+		return 0;
+	remember_forwarded(skb, pkt, moment);
+	return 1;
+}
+
+/*
  * Whether an address is the workload's: given, or, if no link-local one is given, made of the MAC that the
  * frame comes from.
  */
-static __always_inline int is_own_source(struct __sk_buff *skb, const struct cm_address *address)
+static __always_inline int is_own_source(struct __sk_buff *skb, const struct cm_address *address,
+					 const struct cm_address *peer, int by_prefix)
 {
 	__u8 mac[ETH_ALEN];
 
-	if (is_own_address(address))
+	if (is_own(skb, address, peer, by_prefix))
 		return 1;
 	if (!config.link_local_by_mac || config.l3_device || address->family != CM_IPV6)
 		return 0;
@@ -55,7 +129,8 @@ static __always_inline int is_own_source(struct __sk_buff *skb, const struct cm_
  * Whether a workload may name the target of a neighbour message: what it advertises (RFC 4861, 4.4), and
  * what it asks for without an address of its own, which denies it to others (RFC 4862, 5.4).
  */
-static __always_inline int may_name_target(struct __sk_buff *skb, const struct packet *pkt)
+static __always_inline int may_name_target(struct __sk_buff *skb, const struct packet *pkt,
+					   int by_prefix)
 {
 	__u32 at = pkt->l4_offset + sizeof(struct icmphdr);
 	struct cm_address target;
@@ -67,7 +142,7 @@ static __always_inline int may_name_target(struct __sk_buff *skb, const struct p
 		return 1;
 	return at + sizeof(target.bytes) <= pkt->end &&
 	       !bpf_skb_load_bytes(skb, at, target.bytes, sizeof(target.bytes)) &&
-	       is_own_source(skb, &target);
+	       is_own_source(skb, &target, &pkt->destination, by_prefix);
 }
 
 /*
@@ -150,33 +225,51 @@ __noinline int check_unknown_source(struct __sk_buff *skb, struct packet *pkt)
 	return 0;
 }
 
-/* A global function, because nearly no packet needs it; so the verifier walks it once. */
-__noinline int check_source_thoroughly(struct __sk_buff *skb, struct packet *pkt)
+/* What is not plainly sent from an address of its own; with `by_prefix` an endpoint has prefixes, too. */
+static __always_inline int check_known_source(struct __sk_buff *skb, struct packet *pkt,
+					      int by_prefix)
 {
-	if (!pkt)
-		return -CM_DROP_INVALID_PACKET;
 	if (!config.router && is_routers(pkt))
 		return -CM_DROP_FORBIDDEN_ICMP6;
 	if (!has_addresses())
 		return check_unknown_source(skb, pkt);
 	if (offers_lease(pkt))
 		return -CM_DROP_INVALID_SOURCE;
-	if (is_icmp6(pkt) && !may_name_target(skb, pkt))
+	if (is_icmp6(pkt) && !may_name_target(skb, pkt, by_prefix))
 		return -CM_DROP_INVALID_SOURCE;
-	if (is_own_address(&pkt->source))
+	if (is_own_address(&pkt->source) || (by_prefix && has_source_by_prefix(skb, pkt)))
 		return 0;
 	if (is_unspecified(&pkt->source)) {
-		if (pkt->arp_operation == ARPOP_REQUEST && is_own_address(&pkt->destination))
+		if (pkt->arp_operation == ARPOP_REQUEST &&
+		    is_own(skb, &pkt->destination, &pkt->source, by_prefix))
 			return 0;
 		if (pkt->source.family == CM_IPV4 && !pkt->arp_operation &&
 		    may_send_from_nobody(pkt))
 			return 0;
 	}
 	if (pkt->source.family == CM_IPV6 && may_send_without_address(pkt) &&
-	    (is_unspecified(&pkt->source) || is_own_source(skb, &pkt->source) ||
+	    (is_unspecified(&pkt->source) ||
+	     is_own_source(skb, &pkt->source, &pkt->destination, by_prefix) ||
 	     (is_link_local(&pkt->source) && speaks_for_nobody(pkt))))
 		return 0;
 	return -CM_DROP_INVALID_SOURCE;
+}
+
+/* A global function, because nearly no packet needs it; so the verifier walks it once. */
+__noinline int check_source_thoroughly(struct __sk_buff *skb, struct packet *pkt)
+{
+	return pkt ? check_known_source(skb, pkt, 0) : -CM_DROP_INVALID_PACKET;
+}
+
+/* Of a workload with prefixes. Apart, so that others pay nothing for what only these need. */
+__noinline int check_source_by_prefix(struct __sk_buff *skb, struct packet *pkt)
+{
+	if (!pkt || !has_prefixes())
+		return -CM_DROP_INVALID_PACKET;
+	/* The responder must not answer for the workload's own: see arp_wants_answer(). */
+	if (config.arp_responder && pkt->arp_operation == ARPOP_REQUEST)
+		pkt->verdict.is_stacks = is_own_by_prefix(skb, &pkt->destination, &pkt->source);
+	return check_known_source(skb, pkt, 1);
 }
 
 static __always_inline int has_foreign_mac(struct __sk_buff *skb)
@@ -200,6 +293,8 @@ static __always_inline int check_source(struct __sk_buff *skb, struct packet *pk
 		verdict = -CM_DROP_UNKNOWN_L3;
 	else if (has_addresses() && has_foreign_mac(skb))
 		verdict = -CM_DROP_INVALID_SOURCE;
+	else if (has_prefixes())
+		verdict = check_source_by_prefix(skb, pkt);
 	else if (is_icmp6(pkt) ||
 		 (has_addresses() && (!is_own_address(&pkt->source) || offers_lease(pkt))))
 		verdict = check_source_thoroughly(skb, pkt);

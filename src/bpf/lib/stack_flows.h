@@ -110,7 +110,7 @@ static __always_inline int comes_by_stack(const struct __sk_buff *skb, const str
 	    !is_own_address(&pkt->destination))
 		return 0;
 	sender = endpoint_here(&pkt->source);
-	return sender && sender->delivery && sender->endpoint_id != config.endpoint_id;
+	return sender && takes_delivery(sender) && sender->endpoint_id != config.endpoint_id;
 }
 
 #endif

@@ -1,12 +1,12 @@
 //! The arguments, and the spec that they come to.
 
 mod named;
+mod own;
 mod rules;
 mod sizes;
 mod target;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
 use ipnet::Ipv6Net;
@@ -33,10 +33,8 @@ pub struct Flags {
     /// What the device is; by default container for a veth or tap without a default route
     #[arg(long, value_parser = values::role())]
     role: Option<Role>,
-    /// The workload's addresses, which it then can't change; a NIC's own if left out. Of 172.17.0.2/16 the
-    /// address counts
-    #[arg(long, value_name = "ADDR", value_delimiter = ',', num_args = 1.., value_parser = values::parse_address)]
-    ip: Vec<IpAddr>,
+    #[command(flatten)]
+    own: own::Own,
     /// The MAC that the ARP responder answers with, instead of the device's
     #[arg(long)]
     mac: Option<Mac>,
@@ -146,7 +144,8 @@ impl Args {
             role: flags.role.or(base.role),
             id: flags.id.clone().or(base.id),
             endpoint_id: flags.endpoint_id.or(base.endpoint_id),
-            ip: if flags.ip.is_empty() { base.ip } else { flags.ip.clone() },
+            ip: own::over(&flags.own.ip, base.ip),
+            shared_ip: own::over(&flags.own.shared_ip, base.shared_ip),
             mac: flags.mac.or(base.mac),
             workload_mac: flags.workload_mac.or(base.workload_mac),
             arp_responder: flags.arp_responder || base.arp_responder,

@@ -1,13 +1,12 @@
 //! What has come of an attachment, in words.
 
-use std::net::IpAddr;
-
 use anyhow::Result;
 
 use crate::cli::{Context, before, policy, prompt};
 use crate::kernel::abi::cm_fallback;
 use crate::model::endpoint::Role;
 use crate::model::enforcement::Mode;
+use crate::model::prefix::format_prefix;
 use crate::ops::attach::Report;
 use crate::ops::rules;
 use crate::output;
@@ -63,7 +62,7 @@ pub fn print(context: &Context, report: &Report) -> Result<()> {
 
 fn describe(report: &Report) -> String {
     let (resolved, names) = (&report.plan.resolved, &report.plan.names);
-    let addresses: Vec<String> = resolved.addresses.iter().map(IpAddr::to_string).collect();
+    let addresses: Vec<String> = resolved.addresses.iter().map(format_prefix).collect();
     let policy = match (resolved.policy.ingress, resolved.policy.egress) {
         (Mode::Off, Mode::Off) => String::new(),
         (ingress, egress) => format!(", policy {ingress}/{egress}"),

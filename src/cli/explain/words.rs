@@ -64,7 +64,7 @@ impl Renderer<'_> {
     }
 
     fn source(&self, reason: u64, address: &str) -> String {
-        let checked = self.config.ipv4_count + self.config.ipv6_count > 0;
+        let checked = self.config.has_addresses();
         match (reason, checked) {
             (0, true) => format!("{address}: may be sent"),
             (0, false) => format!("{address}: any is good, the endpoint has no addresses"),

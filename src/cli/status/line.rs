@@ -11,6 +11,7 @@ use crate::model::endpoint::{EndpointId, Role};
 use crate::model::enforcement::{Confirmation, Mode};
 use crate::model::identity::{Identity, Names};
 use crate::model::mac::Mac;
+use crate::model::prefix::format_prefix;
 use crate::model::spec::Owner;
 use crate::ops::again;
 use crate::ops::options::Options;
@@ -91,7 +92,7 @@ pub fn line(root: &Root, endpoint: &Endpoint, names: &Names) -> Result<Line> {
         endpoint_id: endpoint.id,
         identity,
         name: names.name(identity).map(str::to_owned),
-        ips: endpoint.addresses().iter().map(ToString::to_string).collect(),
+        ips: endpoint.addresses().iter().map(format_prefix).collect(),
         hook: endpoint.kind,
         ingress_policy,
         egress_policy,

@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::time::Duration;
 
 use proptest::option;
@@ -54,6 +55,14 @@ fn entries<const LEAST: u32>() -> impl Strategy<Value = Option<Entries<LEAST>>> 
     option::of((LEAST..=MAX_ENTRIES).prop_map(|entries| Entries::new(entries).unwrap()))
 }
 
+fn own() -> impl Strategy<Value = IpNet> {
+    let net = |(ip, length): (IpAddr, u8)| {
+        let most = if ip.is_ipv4() { 32 } else { 128 };
+        IpNet::new(ip, length.min(most)).unwrap().trunc()
+    };
+    (any::<IpAddr>(), any::<u8>()).prop_map(net)
+}
+
 fn owner() -> impl Strategy<Value = Owner> {
     "\\PC{1,15}".prop_map(|text| Owner::try_from(text).unwrap())
 }
@@ -62,9 +71,10 @@ prop_compose! {
     fn any_spec()(
         (device, owner, role, id) in
             ("\\PC{1,15}", option::of(owner()), option::of(select(Role::ALL)), option::of(identity())),
-        (endpoint_id, ip, mac, workload_mac) in (
+        (endpoint_id, ip, shared_ip, mac, workload_mac) in (
             option::of((1..=u16::MAX).prop_map(|id| EndpointId::new(id).unwrap())),
-            prop::collection::vec(any::<IpAddr>(), 0..4),
+            prop::collection::vec(own(), 0..4),
+            prop::collection::vec(own(), 0..2),
             option::of(mac()),
             option::of(workload_mac()),
         ),
@@ -87,6 +97,7 @@ prop_compose! {
             id,
             endpoint_id,
             ip,
+            shared_ip,
             mac,
             workload_mac,
             arp_responder: flags[0],
@@ -136,7 +147,8 @@ fn what_is_not_named_is_as_without_the_flag_and_is_not_written() {
 #[test]
 fn a_spec_stands_in_files_as_the_documents_say() {
     let text = r#"{
-        "device": "eth0", "id": "web", "ip": ["10.8.0.1", "fd00::1"], "workload_mac": "any",
+        "device": "eth0", "id": "web", "ip": ["10.8.0.1", "fd00::1", "10.9.0.0/16"],
+        "shared_ip": ["192.0.2.100"], "workload_mac": "any",
         "policy": {"ingress": "enforce", "egress": "audit"}, "failsafe": ["tcp/22", "egress:none"],
         "adopt": "90s", "trust_flow_label": "fd00::/16", "first": true, "ct": "local", "hook": "clsact",
         "policy_entries": 64, "rules": ["allow ingress from any tcp/443"]
@@ -177,7 +189,9 @@ fn what_is_wrong_is_named_with_what_was_expected() {
         (r#""id": 4294967296"#, &["`4294967296`", "0 to 4294967295"]),
         (r#""id": true"#, &["a number or a name"]),
         (r#""endpoint_id": 0"#, &["`0`", "1 to 65535"]),
-        (r#""ip": ["10.0.0"]"#, &["IP address"]),
+        (r#""ip": ["10.0.0"]"#, &["`10.0.0` is neither an IP address"]),
+        (r#""ip": ["10.0.0.0/33"]"#, &["`10.0.0.0/33` is neither an IP address nor a prefix"]),
+        (r#""shared_ip": ["vip"]"#, &["`vip` is neither an IP address"]),
         (r#""mac": "01:00:00:00:00:01""#, &["multicast"]),
         (r#""workload_mac": "00:00:00:00:00:00""#, &["nobody's"]),
         (r#""trust_flow_label": "10.0.0.0/8""#, &["`10.0.0.0/8` is not an IPv6 prefix"]),

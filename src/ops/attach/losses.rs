@@ -1,7 +1,8 @@
 //! What an `attach` takes away from an endpoint: its flags state the whole configuration, so that what is left out ends.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use crate::kernel::abi::{cm_config, cm_role};
 use crate::kernel::hooks::PRIORITY_FIRST;
@@ -10,6 +11,7 @@ use crate::model::enforcement::Mode;
 use crate::model::identity::{Identity, Names};
 use crate::model::mac::Mac;
 use crate::model::policy::Policy;
+use crate::model::prefix::list;
 use crate::model::rule::Rule;
 use crate::ops::options::{self, Options};
 
@@ -66,27 +68,25 @@ fn of_source_check(before: &cm_config, after: &cm_config) -> Vec<String> {
     if had.is_empty() {
         return Vec::new();
     }
-    let list = |addresses: &[IpAddr]| {
-        addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ")
-    };
     match (is_container(before), is_container(after)) {
         (true, true) if !has.is_empty() => {
             let mac = before.workload_mac().filter(|_| after.workload_mac().is_none());
             let mac = mac.map(|mac| {
                 format!("it may send from any MAC now, and might from {} only", Mac(mac))
             });
-            gone(&had, &has, list).into_iter().chain(mac).collect()
+            gone(&had, &has).into_iter().chain(mac).collect()
         }
         (true, _) => {
             vec![format!("the source check ({}) is off now; --ip keeps it", list(&had))]
         }
-        (false, false) => gone(&had, &has, list).into_iter().collect(),
+        (false, false) => gone(&had, &has).into_iter().collect(),
         (false, true) => Vec::new(),
     }
 }
 
-fn gone(had: &[IpAddr], has: &[IpAddr], list: impl Fn(&[IpAddr]) -> String) -> Option<String> {
-    let gone: Vec<IpAddr> = had.iter().filter(|address| !has.contains(address)).copied().collect();
+fn gone(had: &[IpNet], has: &[IpNet]) -> Option<String> {
+    let is_left = |own: &&IpNet| has.iter().any(|prefix| prefix.contains(*own));
+    let gone: Vec<IpNet> = had.iter().filter(|own| !is_left(own)).copied().collect();
     let verb = if gone.len() == 1 { "is" } else { "are" };
     (!gone.is_empty()).then(|| format!("{} {verb} not among its addresses any more", list(&gone)))
 }

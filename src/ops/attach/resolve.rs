@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use ipnet::IpNet;
 use log::debug;
 
 use super::Terms;
@@ -17,6 +18,7 @@ use crate::model::identity::{Identity, Names};
 use crate::model::mac::WorkloadMac;
 use crate::model::origin::Origin;
 use crate::model::policy::Policy;
+use crate::model::prefix::{any_contains, format_prefix, hosts, is_host};
 use crate::model::rule::Rule;
 use crate::model::rule_list::{IdentityRules, RuleList};
 use crate::model::spec::{EndpointSpec, HookChoice, HostAddresses};
@@ -100,10 +102,19 @@ impl Machine {
     pub fn remarks(&self, spec: &EndpointSpec) -> Result<(Vec<String>, Vec<String>)> {
         let name = &self.device.name;
         if self.role == Role::Container {
-            let is_alone = spec.local_delivery && spec.ip.is_empty();
-            let warning =
-                format!("{name} delivers to others, but without --ip nobody delivers to it");
-            return Ok((Vec::new(), Some(warning).filter(|_| is_alone).into_iter().collect()));
+            let own = spec.addresses();
+            let takes_it = hosts(&own).any(|it| !spec.shared_ip.contains(&it.into()));
+            let warning = match own.is_empty() {
+                true => {
+                    format!("{name} delivers to others, but without --ip nobody delivers to it")
+                }
+                false => format!(
+                    "{name} has no use for --local-delivery: prefixes and shared addresses are left to the stack, and it \
+                     has no other address"
+                ),
+            };
+            let warning = Some(warning).filter(|_| spec.local_delivery && !takes_it);
+            return Ok((Vec::new(), warning.into_iter().collect()));
         }
         let bridge = self.device.bridge.iter().map(|bridge| {
             format!(
@@ -150,6 +161,7 @@ pub fn resolve(
         source_mac: source_mac(spec, device, *role, &addresses),
         others: others(&addresses)?,
         addresses,
+        shared: spec.shared_ip.clone(),
         policy: enforcement(root, spec, terms, (*role, replaced)),
         device: device.clone(),
     };
@@ -210,6 +222,7 @@ fn role(spec: &EndpointSpec, device: &Device) -> Result<(Role, Option<String>)> 
         (spec.flow_label, "--flow-label", Role::Container),
         (spec.workload_mac.is_some(), "--workload-mac", Role::Container),
         (spec.router, "--router", Role::Container),
+        (!spec.shared_ip.is_empty(), "--shared-ip", Role::Container),
         (spec.trust_marks, "--trust-marks", Role::Container),
         (spec.stamp_remote, "--stamp-remote", Role::Netdev),
         (spec.trust_flow_label.is_some(), "--trust-flow-label", Role::Netdev),
@@ -225,7 +238,7 @@ fn role(spec: &EndpointSpec, device: &Device) -> Result<(Role, Option<String>)> 
              this device"
         );
         ensure!(
-            !spec.ip.is_empty(),
+            !spec.addresses().is_empty(),
             "--workload-mac is a part of the source check, which begins with --ip ADDR"
         );
     }
@@ -348,37 +361,69 @@ pub(super) fn identity(spec: &EndpointSpec, role: Role, names: &Names) -> Result
     Ok(identity)
 }
 
-/// The addresses of `--ip`; of a NIC without that, those that it has.
-fn addresses(spec: &EndpointSpec, device: &Device, role: Role) -> Result<Vec<IpAddr>> {
-    let mut addresses = match role {
-        Role::Netdev if spec.ip.is_empty() => device::addresses(device)?,
-        _ => spec.ip.clone(),
-    };
-    let mut seen = BTreeSet::new();
-    addresses.retain(|address| seen.insert(*address));
-    for address in &spec.ip {
-        ensure!(is_of_a_host(address), "--ip {address} is not an address that a host sends from");
+/// The addresses and prefixes of `--ip` and `--shared-ip`; of a NIC without that, the addresses that it has.
+fn addresses(spec: &EndpointSpec, device: &Device, role: Role) -> Result<Vec<IpNet>> {
+    let mut addresses = spec.addresses();
+    if role == Role::Netdev && addresses.is_empty() {
+        let mut seen = BTreeSet::new();
+        let own = device::addresses(device)?.into_iter();
+        return Ok(own.map(IpNet::from).filter(|own| seen.insert(*own)).collect());
     }
-    for (family, count) in [
-        ("IPv4", addresses.iter().filter(|address| address.is_ipv4()).count()),
-        ("IPv6", addresses.iter().filter(|address| address.is_ipv6()).count()),
-    ] {
-        // A NIC's addresses are in the ipcache, too, so that some may not fit; a workload's source check needs all.
-        ensure!(
-            role == Role::Netdev || count <= load::max_addresses(),
-            "{count} {family} addresses for one workload; {} are the most",
-            load::max_addresses()
-        );
+    for own in &addresses {
+        check_own(own, &device.name, role)?;
+    }
+    addresses.sort_by_key(|own| !is_host(own));
+    let is_of =
+        |own: &IpNet, is_ipv4, host| (own.addr().is_ipv4(), is_host(own)) == (is_ipv4, host);
+    for (family, is_ipv4) in [("IPv4", true), ("IPv6", false)] {
+        for (what, host) in [("addresses", true), ("prefixes", false)] {
+            let count = addresses.iter().filter(|own| is_of(own, is_ipv4, host)).count();
+            // A NIC's addresses are in the ipcache, too, so that some may not fit; a workload's source check needs all.
+            ensure!(
+                role == Role::Netdev || count <= load::max_addresses(),
+                "{count} {family} {what} for one workload; {} are the most",
+                load::max_addresses()
+            );
+        }
     }
     Ok(addresses)
 }
 
-/// The host's addresses on other devices. Link-local ones come last, since there may be too many for the configuration.
-fn others(own: &[IpAddr]) -> Result<Vec<IpAddr>> {
+/// Of nobody, loopback, multicast, and IPv4 in IPv6. The datapath leaves out all of them of wider prefixes.
+const OF_NO_HOST: [&str; 6] =
+    ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "::/96", "::ffff:0:0/96", "ff00::/8"];
+
+/// Whether it can be an endpoint's.
+fn check_own(own: &IpNet, device: &str, role: Role) -> Result<()> {
+    let text = format_prefix(own);
+    if is_host(own) {
+        ensure!(is_of_a_host(&own.addr()), "--ip {text} is not an address that a host sends from");
+        return Ok(());
+    }
+    ensure!(
+        role == Role::Container,
+        "--ip {text} is a prefix, and {device} is a netdev, whose addresses are named one by one; leave out --ip \
+         for those that it has"
+    );
+    ensure!(
+        own.prefix_len() > 0,
+        "--ip {text} is every address; to let a workload send from any, leave out --ip"
+    );
+    let is_around = |range: &str| range.parse::<IpNet>().is_ok_and(|range| range.contains(own));
+    ensure!(
+        !OF_NO_HOST.iter().any(|range| is_around(range)),
+        "--ip {text} has no address that a host sends from"
+    );
+    Ok(())
+}
+
+/// The host's addresses on other devices. There may be too many for the configuration: those in the workload's own
+/// prefixes come first, and link-local ones last.
+fn others(own: &[IpNet]) -> Result<Vec<IpAddr>> {
     let is_link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
     let mut others: Vec<IpAddr> = device::local_addresses()?.into_iter().collect();
-    others.retain(|ip| !ip.is_loopback() && !own.contains(ip));
-    others.sort_by_key(|ip| (is_link_local(ip), *ip));
+    others.retain(|ip| !ip.is_loopback() && !own.contains(&IpNet::from(*ip)));
+    others.sort_by_key(|ip| (!any_contains(own, *ip), is_link_local(ip), *ip));
     Ok(others)
 }
 
@@ -388,7 +433,7 @@ fn source_mac(
     spec: &EndpointSpec,
     device: &Device,
     role: Role,
-    addresses: &[IpAddr],
+    addresses: &[IpNet],
 ) -> Option<[u8; 6]> {
     match spec.workload_mac {
         _ if role == Role::Netdev || addresses.is_empty() => None,
@@ -424,6 +469,6 @@ fn features(spec: &EndpointSpec) -> Features {
         by_address: spec.by_address,
         trust_marks: spec.trust_marks,
         host_addresses_listed: spec.host_addresses == HostAddresses::Listed,
-        given_addresses: !spec.ip.is_empty(),
+        given_addresses: !spec.addresses().is_empty(),
     }
 }

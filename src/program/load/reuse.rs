@@ -72,6 +72,7 @@ pub fn share_maps(
     share_map(&mut maps.cm_ipcache_cidr, shared, sizes.ipcache)?;
     share_map(&mut maps.cm_ipcache_idx, shared, None)?;
     share_map(&mut maps.cm_endpoints, shared, None)?;
+    share_map(&mut maps.cm_endpoint_net, shared, None)?;
     share_map(&mut maps.cm_identities, shared, None)?;
     if shared.pins_new {
         share_map(&mut maps.cm_devices, shared, None)?;

@@ -9,8 +9,8 @@ mod edit;
 use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result};
-pub(super) use edit::Change;
 use edit::Reach;
+pub(super) use edit::{Change, Said};
 use ipnet::IpNet;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use libbpf_sys as bpf;
@@ -106,11 +106,14 @@ impl Index {
         prefixes: impl Iterator<Item = &'a (cm_prefix, cm_ipcache_entry)>,
         least: usize,
     ) {
-        let nets = prefixes.filter_map(|(key, entry)| Some((key.to_net()?, entry.identity)));
+        let nets = prefixes.filter_map(|(key, entry)| Some((key.to_net()?, entry)));
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for (net, identity) in nets {
+        for (net, entry) in nets {
             let family = if net.addr().is_ipv4() { &mut v4 } else { &mut v6 };
-            family.push(Span::new(&net, identity));
+            family.push(match entry.endpoint_id {
+                0 => Span::new(&net, entry.identity),
+                _ => Span::asking(&net),
+            });
         }
         if v4.len() >= least {
             self.put(cm_index_slot::CM_INDEX_IPV4, &intervals(v4));

@@ -201,7 +201,8 @@ impl<'fixture> Stage<'fixture> {
                 if !model.is_container {
                     config.endpoint_id += 10;
                 }
-                registered.register(&config, &own).expect("register");
+                let nets: Vec<IpNet> = own.iter().copied().map(IpNet::from).collect();
+                registered.register(&config, &nets).expect("register");
             }
             for address in own {
                 let owner = Owner { ifindex, is_container: true, is_here: true };

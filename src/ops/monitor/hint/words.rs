@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::kernel::abi::{cm_event, cm_program, cm_reason};
 use crate::model::endpoint::EndpointId;
+use crate::model::prefix::{any_contains, hosts, list};
 use crate::model::protocol::{ICMP6, UDP, icmp6};
 use crate::state::endpoints::Endpoints;
 use crate::state::pin::Root;
@@ -49,9 +50,17 @@ fn source(endpoint: &Endpoint, event: &cm_event) -> String {
         Some(source) if addresses.is_empty() => {
             format!("{source} is this host's own; a workload may not send from it")
         }
-        Some(source) if !addresses.contains(&source) && !source.is_unspecified() => format!(
+        // In a prefix it belongs to whoever has the address itself, or a longer prefix.
+        Some(source) if any_contains(&addresses, source) && !hosts(&addresses).any(|it| it == source) => {
+            format!(
+                "{source} is another's, for all that it is in {}: this host's, or a workload's whose own address or longer \
+                 prefix it is in; or it comes from another MAC than the workload's",
+                list(&addresses)
+            )
+        }
+        Some(source) if !any_contains(&addresses, source) && !source.is_unspecified() => format!(
             "if {source} is the workload's, attach it again with that behind --ip, beside {}",
-            addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ")
+            list(&addresses)
         ),
         _ if event.protocol == ICMP6 && matches!(
                 event.icmp_type,

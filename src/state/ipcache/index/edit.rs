@@ -17,10 +17,21 @@ const WORDS: usize = 2;
 /// What becomes of a prefix of some length.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::state::ipcache) enum Change {
+    /// It is there, and this is said of it.
+    Set(Said),
+    /// It is gone, and this is said of the prefix around it.
+    Gone(Said),
+}
+
+/// What is said of a prefix.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::state::ipcache) enum Said {
     /// It has this identity.
-    Set(u32),
-    /// It is gone, and its addresses have the identity of the prefix around it, if there is one.
-    Gone(Option<u32>),
+    Identity(u32),
+    /// The trie knows more of it.
+    AskTrie,
+    /// There is none.
+    Nobody,
 }
 
 /// The addresses of a prefix in one tree.
@@ -88,10 +99,13 @@ fn after(before: u64, length: u8, change: Change, is_covered: bool) -> Option<u6
     };
     concerns.then(|| match change {
         _ if !is_covered || !is_known => word_of(Known::Mixed),
-        Change::Set(identity) => word_of(Known::Identity(identity, length)),
+        Change::Set(Said::Identity(identity)) => word_of(Known::Identity(identity, length)),
         // Of which length is not known: a later change there asks the trie.
-        Change::Gone(Some(identity)) => line_word(cm_index_known::CM_INDEX_IDENTITY, identity),
-        Change::Gone(None) => word_of(Known::Nobody),
+        Change::Gone(Said::Identity(identity)) => {
+            line_word(cm_index_known::CM_INDEX_IDENTITY, identity)
+        }
+        Change::Set(Said::AskTrie) | Change::Gone(Said::AskTrie) => word_of(Known::Mixed),
+        Change::Set(Said::Nobody) | Change::Gone(Said::Nobody) => word_of(Known::Nobody),
     })
 }
 
@@ -154,8 +168,19 @@ mod tests {
 
     type Table = BTreeMap<IpNet, u32>;
 
+    /// The identity of prefixes that endpoints own.
+    const OWNED: u32 = 9;
+
+    fn said(identity: u32) -> Said {
+        if identity == OWNED { Said::AskTrie } else { Said::Identity(identity) }
+    }
+
     fn words(table: &Table) -> Vec<AtomicU64> {
-        let spans = table.iter().map(|(net, identity)| Span::new(net, *identity)).collect();
+        let span = |(net, identity): (&IpNet, &u32)| match *identity {
+            OWNED => Span::asking(net),
+            identity => Span::new(net, identity),
+        };
+        let spans = table.iter().map(span).collect();
         let nodes = tree(&intervals(spans)).expect("room");
         let lines = nodes.iter().flat_map(|node| node.lines);
         lines.flat_map(|line| [line.bound, line.value]).map(AtomicU64::new).collect()
@@ -194,13 +219,14 @@ mod tests {
         let change = match to {
             Some(identity) => {
                 after.insert(net, identity);
-                Change::Set(identity)
+                Change::Set(said(identity))
             }
             None => {
                 after.remove(&net);
-                Change::Gone(longest(table, |other| {
+                let around = longest(table, |other| {
                     other.contains(&net) && other.prefix_len() < net.prefix_len()
-                }))
+                });
+                Change::Gone(around.map_or(Said::Nobody, said))
             }
         };
         let rest = begin(words, &reach(&net), change).expect("a tree");
@@ -218,6 +244,7 @@ mod tests {
         let address = IpAddr::from(Ipv4Addr::from_bits(address));
         let identity = longest(table, |net| net.contains(&address));
         let known = match identity {
+            Some(OWNED) => word_of(Known::Mixed),
             Some(identity) => line_word(cm_index_known::CM_INDEX_IDENTITY, identity),
             None => word_of(Known::Nobody),
         };
@@ -276,11 +303,15 @@ mod tests {
         })
     }
 
+    fn identity() -> impl Strategy<Value = u32> {
+        prop_oneof![1..5u32, 1..5u32, Just(OWNED)]
+    }
+
     proptest! {
         #[test]
         fn at_each_step_of_each_change_an_address_has_an_answer_of_before_or_of_after(
-            first in prop::collection::vec((net(), 1..5u32), 0..60),
-            changes in prop::collection::vec((net(), prop::option::of(1..5u32), any::<prop::sample::Index>(), any::<bool>()), 1..30),
+            first in prop::collection::vec((net(), identity()), 0..60),
+            changes in prop::collection::vec((net(), prop::option::of(identity()), any::<prop::sample::Index>(), any::<bool>()), 1..30),
             random in any::<u32>(),
         ) {
             let mut table: Table = first.into_iter().collect();
