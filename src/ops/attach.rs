@@ -228,11 +228,13 @@ fn attach_to(
     if replaced.is_none() {
         shared::check_one(root, &BTreeSet::new())?;
     }
+    rules::restore(root, replaced.as_slice())?;
     let plan = resolve(root, spec, terms, &machine, replaced.as_ref())?;
     let taken = taken_from(root, moved.iter().chain(&replaced), &plan)?;
     terms.consent.check(&machine, &taken)?;
     check_kept(root, terms, &plan, replaced.as_ref())?;
-    let confirmation = replaced.as_ref().map(Endpoint::confirmation).transpose()?;
+    let was_on_trial = replaced.as_ref().map(|endpoint| has_own_rules_on_trial(root, endpoint));
+    let was_on_trial = was_on_trial.transpose()?.unwrap_or(false);
     let rules_lost = replaced.as_ref().map(|endpoint| rules_lost_by(root, endpoint, &plan));
     let rules_lost = rules_lost.transpose()?.flatten();
     let owner_lost = replaced.as_ref().and_then(|endpoint| owner_lost(root, endpoint, spec));
@@ -255,8 +257,7 @@ fn attach_to(
     let lost = lost.collect();
     Ok(Report {
         programs_before: Endpoint::read(root, plan.resolved.id)?.programs_before()?,
-        confirms_rules: matches!(confirmation, Some(Confirmation::Pending(Fallback::Rules, _)))
-            && plan.confirm.fallback == cm_fallback::CM_FALLBACK_NONE,
+        confirms_rules: was_on_trial && plan.confirm.fallback == cm_fallback::CM_FALLBACK_NONE,
         time_left: match terms.grace {
             Grace::Within(time) if plan.identity_rules.before.is_none() => time,
             _ => Duration::from_nanos(plan.confirm.until_ns.saturating_sub(sys::coarse_ns())),
@@ -365,6 +366,15 @@ fn rules_lost_by(root: &Root, endpoint: &Endpoint, plan: &Plan) -> Result<Option
     };
     let after = plan.rules_after(&before, &Policy::default());
     Ok(losses::of_rules(&before, &after, &plan.names))
+}
+
+/// Whether nobody has confirmed a change of an endpoint's own rules yet.
+fn has_own_rules_on_trial(root: &Root, endpoint: &Endpoint) -> Result<bool> {
+    if !matches!(endpoint.confirmation()?, Confirmation::Pending(Fallback::Rules, _)) {
+        return Ok(false);
+    }
+    let maps = policy_of(root, endpoint)?;
+    Ok(maps.read(Slot::Current)?.own() != maps.read(Slot::Previous)?.own())
 }
 
 /// Removes what is left of endpoints whose device is gone, if it had this one's name; the others

@@ -1,6 +1,7 @@
 //! Changes rules: of all endpoints or of none, and if there is a deadline with a way back.
 
 pub mod list;
+mod lost;
 mod plan;
 mod transaction;
 
@@ -8,6 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+pub use lost::restore;
 use plan::Plan;
 pub use plan::{in_force, settle, wait_for_identity};
 pub use transaction::confirm;

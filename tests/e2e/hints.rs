@@ -106,6 +106,17 @@ fn a_deny_that_is_taken_away_opens_what_it_was_about_or_nobody_advises_it() {
         follow(&world, &told);
         opens(port);
     }
+    // One of its identity, and one that both have.
+    world.cilmark_ok("policy add @1234 deny egress to 199472 tcp/80 deny egress to 199472 tcp/81");
+    world.cilmark_ok("policy add red deny egress to 199472 tcp/81");
+    for (port, of_identity, of_red) in [(80, 1, 0), (81, 1, 1)] {
+        cannot_connect(&world, "red", BLUE, port);
+        let told = line(&monitor, &format!("10.2.0.10:{port}"));
+        let of = |whose: &str| hint(&told).matches(&format!("policy del {whose}")).count();
+        assert_eq!((of("@1234"), of("red")), (of_identity, of_red), "{told}");
+        follow(&world, &told);
+        opens(port);
+    }
     // A broad one, behind which nothing else is allowed.
     world.cilmark_ok("policy flush red");
     world.cilmark_ok("policy add red deny egress to any tcp deny egress to any tcp/1-1000");

@@ -9,6 +9,7 @@ mod forged_marks;
 mod generations;
 mod hints;
 mod host_firewall;
+mod identity_rules;
 mod inheritance;
 mod lease;
 mod local_delivery;

@@ -15,7 +15,7 @@ use crate::common::traffic::{Connection, HOST, cannot_connect, listen, udp};
 
 /// Sends numbered requests from red to blue, as fast as they are answered, while `change` runs; each
 /// must be answered. How many were.
-fn every_request_is_answered(world: &World, change: impl FnOnce()) -> u64 {
+pub fn every_request_is_answered(world: &World, change: impl FnOnce()) -> u64 {
     let (red, blue) = (udp(world, "red", "0.0.0.0:0"), udp(world, "blue", "0.0.0.0:0"));
     let port = blue.local_addr().unwrap().port();
     red.connect(("10.2.0.10", port)).unwrap();

@@ -23,7 +23,12 @@ pub fn run(context: &Context, targets: &Targets, prompt: &Prompt, edit: Edit) ->
     let risk = rules::risk(root, &request)?;
     if let [first, others @ ..] = &risk.nics[..] {
         let words = format!("{} drops what no rule allows", risk.nics.join(" and "));
-        prompt.obtain(&words, if others.is_empty() { first } else { "host" })?;
+        let whose = match targets {
+            Targets::Identity(identity) => &format!("@{identity}"),
+            _ if others.is_empty() => first,
+            _ => "host",
+        };
+        prompt.obtain(&words, whose)?;
     }
     let _lock = match targets {
         // Its rules may be the first thing here.

@@ -17,11 +17,12 @@ use crate::kernel::{device, netns, sockets};
 use crate::model::endpoint::{EndpointId, Role, Selector};
 use crate::model::frame::Frame;
 use crate::model::identity::{Identity, Names};
+use crate::model::origin::Origins;
 use crate::model::policy::{Decision, Policy, RuleNumber, decide};
 use crate::model::protocol::{self, TCP};
 use crate::model::rule::{Action, Direction, Rule};
 use crate::ops::explain;
-use crate::ops::rules::in_force;
+use crate::ops::rules::{at, in_force};
 use crate::ops::targets::policy_of;
 use crate::state::conntrack::{Conntrack, Finder, Seen};
 use crate::state::nics;
@@ -113,7 +114,7 @@ impl Hints {
         let known = self.known.get(&id)?.as_ref()?;
         let (packet, peer) = packet_of(event);
         let seen = known.seen(event);
-        let add = |rule: Rule| allow_it(command("add", known, &rule, names));
+        let add = |rule: Rule| allow_it(command("add", &known.device(), &rule, names));
         let rule = |is_answer, peer| allow(event, packet, is_answer, peer);
         match known.originator(event, seen) {
             // Audit has asked the rules of the entry's direction; those of the packet's are still to be asked.
@@ -122,7 +123,7 @@ impl Hints {
                 let known = self.known.get(&id)?.as_ref()?;
                 Some(match allowed {
                     true => "the rules allow it as soon as they are enforced".to_owned(),
-                    false => allow_it(command("add", known, &rule(false, peer)?, names)),
+                    false => allow_it(command("add", &known.device(), &rule(false, peer)?, names)),
                 })
             }
             Originator::Sender => Some(add(rule(false, peer)?)),
@@ -139,7 +140,7 @@ impl Hints {
                 Some(Began { peer, .. }) => {
                     let known = self.known.get(&id)?.as_ref()?;
                     let rule = rule(true, peer)?;
-                    let command = command("add", known, &rule, names);
+                    let command = command("add", &known.device(), &rule, names);
                     Some(format!("an answer; to allow its flow: {command}"))
                 }
                 None => Some(
@@ -151,10 +152,10 @@ impl Hints {
             Originator::Unknown => {
                 let answer = self.ask(root, id, event, true)?;
                 let known = self.known.get(&id)?.as_ref()?;
-                let begins = command("add", known, &rule(false, peer)?, names);
+                let begins = command("add", &known.device(), &rule(false, peer)?, names);
                 let answers = match answer.allowed {
                     true => "the rules allow it, and it passes once that end sends again".to_owned(),
-                    false => command("add", known, &rule(true, answer.peer)?, names),
+                    false => command("add", &known.device(), &rule(true, answer.peer)?, names),
                 };
                 Some(format!(
                     "its ports do not tell who began: if it is an answer, {answers}; if its flow begins \
@@ -223,6 +224,16 @@ impl Hints {
 }
 
 impl Known {
+    /// As commands take it: where the shell could take its name for something else, its number.
+    fn device(&self) -> String {
+        let name = &self.endpoint.device;
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
+        match !name.is_empty() && !name.starts_with('-') && name.chars().all(is_plain) {
+            true => name.clone(),
+            false => Selector::Id(self.endpoint.id).to_string(),
+        }
+    }
+
     fn of(root: &Root, id: EndpointId) -> Option<Known> {
         let endpoint = Endpoint::read(root, id).ok()?;
         let flows = Conntrack::open(root, endpoint.owns_flows()).ok().flatten();
@@ -299,7 +310,8 @@ impl Known {
             let decision = decide(left.rules(), direction, flow.peer, event.protocol, service);
             match decision {
                 Decision::Deny(number) => {
-                    let deny = left.get(number)?;
+                    let listed = left.rules().iter().find(|it| it.number == number).copied()?;
+                    let deny = listed.rule;
                     if let Some(other) =
                         left.rules().iter().find(|it| opens(&deny, &it.rule, &flow))
                     {
@@ -313,10 +325,16 @@ impl Known {
                     left = Policy::of(
                         left.rules().iter().filter(|it| it.number != number).copied().collect(),
                     );
-                    commands.push(command("del", self, &deny, names));
+                    if listed.origins != Origins::NONE {
+                        commands.push(command("del", &self.device(), &deny, names));
+                    }
+                    if listed.of_identity {
+                        let identity = Identity(self.endpoint.config.identity);
+                        commands.push(command("del", &at(identity, names), &deny, names));
+                    }
                 }
                 Decision::NoMatch => {
-                    commands.push(command("add", self, &flow, names));
+                    commands.push(command("add", &self.device(), &flow, names));
                     break;
                 }
                 Decision::Allow(_) => break,
@@ -336,15 +354,9 @@ fn allow_it(commands: String) -> String {
     format!("to allow it: {commands}")
 }
 
-/// A shell command. A device whose name the shell could take for something else goes by its number.
-fn command(verb: &str, known: &Known, rule: &Rule, names: &Names) -> String {
-    let name = &known.endpoint.device;
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
-    let device = match !name.is_empty() && !name.starts_with('-') && name.chars().all(is_plain) {
-        true => name.clone(),
-        false => Selector::Id(known.endpoint.id).to_string(),
-    };
-    format!("cilmark policy {verb} {device} '{}'", rule.text(names))
+/// A shell command.
+fn command(verb: &str, whose: &str, rule: &Rule, names: &Names) -> String {
+    format!("cilmark policy {verb} {whose} '{}'", rule.text(names))
 }
 
 impl Default for Budget {

@@ -212,7 +212,9 @@ impl Plan<'_> {
     /// can't be put back runs on.
     fn undo(&self) {
         let device = &self.endpoint.device;
-        if let Err(error) = self.maps.swap(&self.before) {
+        // What has failed to change them has put them back.
+        let is_back = self.maps.read(Slot::Current).is_ok_and(|now| now == self.before);
+        if !is_back && let Err(error) = self.maps.swap(&self.before) {
             return warn!("put the rules of {device} back: {error:#}");
         }
         let clock = match self.confirmation {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use log::warn;
 
+use super::lost;
 use super::plan::{self, Plan};
 use super::{Edit, OfIdentity, Report, Reports, at};
 use crate::kernel::sys;
@@ -97,6 +98,7 @@ fn change(
         Grace::Permanent => None,
         Grace::Within(time) => Some(sys::coarse_ns().saturating_add(time.as_nanos() as u64)),
     };
+    lost::restore(root, endpoints)?;
     let mut identities = BTreeMap::new();
     for (identity, edit) in of_identities {
         identities.insert(*identity, IdentityPlan::new(root, *identity, Some(edit), deadline)?);
