@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help deps build static demo test fuzz test-vm test-static test-provision vagrant-validate lint litmus bench bench-against clean
+.PHONY: help deps build static demo test fuzz test-vm test-boot test-static test-provision vagrant-validate lint litmus bench bench-against clean
 # cargo is parallel already, and the order of prerequisites is the order of work.
 .NOTPARALLEL:
 
@@ -45,9 +45,16 @@ fuzz: deps ## make frames and judge them by a model: SECONDS=600 for each target
 	CILMARK_FUZZ_SECONDS=$(or $(SECONDS),600) $(if $(SEED),CILMARK_FUZZ_SEED=$(SEED)) \
 		cargo test --locked $(RUNNER) --test main -- fuzz:: --nocapture --test-threads=2
 
-test-vm: ## run the tests on Debian's kernels, emulated: KERNEL=6.1 or 6.12, FILTER="part of a name ..."
+test-vm: ## run the tests on Debian's kernels, emulated: KERNEL=6.1 or 6.12, FILTER="part of a name ..."; without, test-boot too
 	@scripts/deps build test vm
 	scripts/test-vm $(addprefix --kernel ,$(KERNEL)) $(if $(ACCEL),--accel $(ACCEL)) $(if $(LIMIT),--limit $(LIMIT)) $(FILTER)
+	$(if $(FILTER),,$(MAKE) test-boot)
+
+test-boot: ## boot Debian 12 with the units of packaging/, emulated, again and again: KERNEL=6.1 or 6.12
+	@scripts/deps build static vm boot
+	@mkdir -p $${CARGO_TARGET_DIR:-target}/vm # or it becomes root's
+	$(SUDO) scripts/boot-root >/dev/null
+	binary=$$(scripts/static) && scripts/test-boot $(addprefix --kernel ,$(KERNEL)) $(if $(ACCEL),--accel $(ACCEL)) "$$binary"
 
 test-static: ## run the static build on Linux 6.1 (emulated) with busybox alone beside it
 	@scripts/deps build static vm
@@ -66,7 +73,7 @@ lint: ## check formatting, warnings, each C header alone, who calls whom, script
 	@scripts/deps build lint
 	cargo fmt --check
 	$(CLANG_FORMAT) --dry-run --Werror $$(find src/bpf benches -name '*.[ch]')
-	shellcheck --severity=warning $$(grep -rlE '^#!.*bash' .ci examples scripts)
+	shellcheck --severity=warning $$(grep -rlE '^#!.*sh$$' .ci examples scripts tests/boot)
 	python3 -B -m unittest discover -q -s scripts -p '*_test.py'
 	scripts/check-headers
 	scripts/check-house
