@@ -117,6 +117,7 @@ fn an_endpoint_has_exactly_these_pins() {
     let shared = [
         "cilmark",
         "cilmark/cm_devices",
+        "cilmark/cm_endpoint_net",
         "cilmark/cm_endpoints",
         "cilmark/cm_events",
         "cilmark/cm_generations",
