@@ -301,7 +301,8 @@ pub fn max_addresses() -> usize {
 }
 
 fn is_link_local(own: &IpNet) -> bool {
-    matches!(own.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local())
+    // A prefix of fewer bits is about other addresses, too, and so about none of these.
+    matches!(own, IpNet::V6(net) if net.addr().is_unicast_link_local() && net.prefix_len() >= 10)
 }
 
 /// Network byte order.

@@ -167,10 +167,36 @@ fn what_no_host_has_is_nobodys_however_wide_the_prefix_is() {
         "::ffff:10.0.0.1",
         "ff02::1",
         "ff05::2",
+        "fe80::77",
+        "febf::1",
     ] {
         let address: IpAddr = address.parse().unwrap();
         sends(&workload, address).is_dropped(132);
     }
+}
+
+#[test]
+fn link_local_addresses_are_in_a_prefix_of_theirs_only() {
+    let Some(fixture) = Fixture::new() else { return };
+    let workload = fixture.container(ID).own("fd00:1::/64").own("fe80::/64").load();
+    let advertise = |target: &str| {
+        let target = target.parse().unwrap();
+        workload.from_container(Frame::ipv6(target, ALL_NODES).neighbour_advertisement(target))
+    };
+    for own in ["fe80::77", "fe80::1:2:3:4", "fd00:1::7"] {
+        advertise(own).passes();
+        sends(&workload, own.parse().unwrap()).passes();
+    }
+    for foreign in ["fe80:0:0:1::77", "fd00:2::7"] {
+        advertise(foreign).is_dropped(132);
+    }
+    // A wider one says nothing of them: there is still what the MAC makes.
+    let workload = fixture.container(ID).own("8000::/1").own("fe80::/9").load();
+    let neighbour = |source: Ipv6Addr| {
+        workload.from_container(Frame::ipv6(source, ALL_NODES).neighbour_advertisement(source))
+    };
+    neighbour(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 0xaa)).passes();
+    neighbour(LINK_LOCAL).is_dropped(132);
 }
 
 #[test]

@@ -75,7 +75,9 @@ __noinline int is_own_by_prefix(struct __sk_buff *skb, const struct cm_address *
 	if (!address || !peer || !has_prefixes())
 		return 0;
 	length = own_prefix_length(address);
-	if (!length || is_of_no_host(address) || is_multicast(address))
+	/* A prefix of fewer bits than fe80::/10 is about other addresses. */
+	if (!length || (is_link_local(address) && length < 10) || is_of_no_host(address) ||
+	    is_multicast(address))
 		return 0;
 	key = *address; /* on the stack, for Linux 6.1: see ipcache_lookup() */
 	endpoint = bpf_map_lookup_elem(&cm_endpoints, &key);

@@ -20,6 +20,8 @@ pub fn is_delivered(from: &Endpoint, to: &Endpoint, arrival: &Arrival<'_>) -> bo
         && from.has_ethernet
         && from.id != to.id
         && to.addresses.contains(&ip.destination)
+        // Else the answer would come by the stack.
+        && (from.prefixes.is_empty() || from.addresses.contains(&ip.source))
         && ip.at == 14
         && ip.hops > 1
         && arrival.frame[0] & 1 == 0

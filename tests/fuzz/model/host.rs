@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
+
 use super::rules::Rule;
 use super::wire::Ip;
 use super::{Arrival, Direction, Endpoint, Machine, Program};
@@ -78,6 +80,23 @@ impl Machine {
                 && line.prefix.addr() == address
                 && (line.is_host || line.identity == HOST)
         })
+    }
+
+    /// The same, and no NIC's attachment has entered it.
+    pub fn is_listed_by_operator(&self, address: IpAddr) -> bool {
+        let is_nics = |line: &super::Line| line.is_host && line.prefix == address.into();
+        self.is_listed_host(address) && !self.ipcache.iter().any(is_nics)
+    }
+
+    /// The longest prefix of a workload that has an address.
+    pub fn prefix_owner(&self, address: IpAddr) -> Option<(&IpNet, &super::Owner)> {
+        let around = self.prefix_owners.iter().filter(|(prefix, _)| prefix.contains(&address));
+        around.max_by_key(|(prefix, _)| prefix.prefix_len())
+    }
+
+    /// Whether what is known of an address is known of a workload's prefix.
+    fn is_known_by_prefix(&self, address: IpAddr) -> bool {
+        self.line(address).is_some_and(|line| self.prefix_owners.contains_key(&line.prefix))
     }
 
     fn is_local_workload(&self, address: IpAddr) -> bool {
@@ -188,9 +207,10 @@ impl Machine {
 
     fn claim_by_mark(&self, endpoint: &Endpoint, ip: &Ip, arrival: &Arrival<'_>) -> u32 {
         let mark = arrival.mark;
-        let is_owners = self
-            .owners
-            .get(&ip.source)
+        let here = self.owners.get(&ip.source).filter(|owner| owner.is_here);
+        let by_prefix = || self.prefix_owner(ip.source).map(|(_, owner)| owner);
+        let is_owners = here
+            .or_else(by_prefix)
             .is_some_and(|owner| owner.is_here && owner.ifindex == arrival.ingress_ifindex);
         let is_trusted = endpoint.switches.trust_marks;
         let is_proven = arrival.is_delivered || is_trusted || is_owners;
@@ -229,7 +249,8 @@ impl Machine {
         let tells = |rule: &Rule| {
             rule.direction == Direction::Egress && [Some(HOST), Some(WORLD)].contains(&rule.peer)
         };
-        if !endpoint.is_container || !endpoint.rules.iter().any(tells) {
+        let may_differ = endpoint.rules.iter().any(tells) || self.is_known_by_prefix(remote);
+        if !endpoint.is_container || !may_differ {
             return vec![listed];
         }
         let is_open = !self.forwards
@@ -249,7 +270,8 @@ impl Machine {
     fn by_address(&self, endpoint: &Endpoint, remote: IpAddr, otherwise: u32) -> Vec<u32> {
         let Some(line) = self.line(remote) else { return vec![otherwise] };
         // An address is no proof where its owner is attached here and could have stamped.
-        if self.is_local_workload(remote) && !endpoint.switches.by_address {
+        let is_workloads = self.is_local_workload(remote) || self.is_known_by_prefix(remote);
+        if is_workloads && !endpoint.switches.by_address {
             return if otherwise == WORLD { vec![WORLD] } else { vec![WORLD, otherwise] };
         }
         let says_host = line.identity == HOST || line.is_host;

@@ -64,6 +64,8 @@ pub struct Endpoint {
     pub mac: [u8; 6],
     pub has_ethernet: bool,
     pub addresses: Vec<IpAddr>,
+    /// Of a workload, beside them.
+    pub prefixes: Vec<IpNet>,
     pub ingress: Mode,
     pub egress: Mode,
     pub rules: Vec<Rule>,
@@ -101,6 +103,11 @@ impl Endpoint {
         self.mode(direction) == Mode::Enforce
     }
 
+    /// Whether its source is checked.
+    pub fn is_bound(&self) -> bool {
+        !(self.addresses.is_empty() && self.prefixes.is_empty())
+    }
+
     pub fn has_policy(&self) -> bool {
         self.ingress != Mode::Off || self.egress != Mode::Off
     }
@@ -118,6 +125,7 @@ pub struct Line {
 /// Whose an address is among those that are attached.
 #[derive(Debug, Clone)]
 pub struct Owner {
+    pub id: u16,
     pub ifindex: u32,
     pub is_container: bool,
     /// In this network namespace.
@@ -146,6 +154,8 @@ pub struct Machine {
     pub local: Vec<IpAddr>,
     pub ipcache: Vec<Line>,
     pub owners: HashMap<IpAddr, Owner>,
+    /// The same of workloads' prefixes.
+    pub prefix_owners: HashMap<IpNet, Owner>,
     /// Those with a policy, by their numbers.
     pub nics: HashMap<u16, Endpoint>,
     /// Grows with each change of rules, ipcache and endpoints.

@@ -27,7 +27,7 @@ impl Machine {
         let refuse = |why| Judgement::new(Must::Drop, why);
         let mark = stamp(endpoint.identity) | arrival.mark & NOT_OURS;
         let has_foreign_mac = endpoint.has_ethernet
-            && !endpoint.addresses.is_empty()
+            && endpoint.is_bound()
             && endpoint.workload_mac.is_some_and(|mac| arrival.frame[6..12] != mac);
         let objection = match frame {
             _ if has_foreign_mac => Some(refuse("from a foreign MAC")),
@@ -49,7 +49,7 @@ impl Machine {
             }
             (Some(objection), _) => objection,
             (None, Frame::Ip(ip)) => policed(ip),
-            (None, Frame::Arp(arp)) if answers(endpoint, arp) => {
+            (None, Frame::Arp(arp)) if self.answers(endpoint, arp) => {
                 Judgement::new(Must::Redirect, "an ARP request")
             }
             (None, _) => Judgement::pass("ARP"),
@@ -195,12 +195,14 @@ fn program(endpoint: &Endpoint, direction: Direction) -> Program {
     }
 }
 
-fn answers(endpoint: &Endpoint, arp: &wire::Arp) -> bool {
-    endpoint.switches.arp_responder
-        && arp.is_request
-        && !arp.sender.is_unspecified()
-        && arp.sender != arp.target
-        && !endpoint.addresses.contains(&arp.target.into())
+impl Machine {
+    fn answers(&self, endpoint: &Endpoint, arp: &wire::Arp) -> bool {
+        endpoint.switches.arp_responder
+            && arp.is_request
+            && !arp.sender.is_unspecified()
+            && arp.sender != arp.target
+            && !self.is_given(endpoint, arp.target.into())
+    }
 }
 
 /// What is open leaves behind what it would if it passed.

@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use ipnet::IpNet;
+
 use super::host::{is_for_another, is_link_local, is_multicast};
 use super::programs::FORGED;
 use super::wire::{Arp, Fragment, IGMP, Ip, Transport, UDP};
@@ -57,10 +59,41 @@ fn target(ip: &Ip) -> Option<IpAddr> {
 }
 
 impl Machine {
+    /// One of its addresses, or of its prefixes that is nobody else's.
+    pub fn is_given(&self, endpoint: &Endpoint, address: IpAddr) -> bool {
+        endpoint.addresses.contains(&address) || self.is_own_by_prefix(endpoint, address)
+    }
+
+    fn is_own_by_prefix(&self, endpoint: &Endpoint, address: IpAddr) -> bool {
+        let around = endpoint.prefixes.iter().filter(|prefix| prefix.contains(&address));
+        let Some(own) = around.map(IpNet::prefix_len).max() else { return false };
+        let is_no_hosts = match address {
+            IpAddr::V4(v4) => v4.is_loopback() || v4.is_broadcast() || v4.is_unspecified(),
+            IpAddr::V6(v6) => {
+                v6.segments()[..4] == [0; 4] && matches!(v6.segments()[4..6], [0, 0 | 0xffff])
+            }
+        };
+        let is_meant = !is_link_local(address) || own >= 10;
+        let has_another = self.owners.get(&address).is_some_and(|owner| owner.id != endpoint.id);
+        let longest = self.prefix_owner(address).map_or(0, |(prefix, _)| prefix.prefix_len());
+        let is_hosts = match (self.forwards, self.is_routed_on(address)) {
+            (true, true) => self.is_listed_by_operator(address),
+            (true, false) => true,
+            // The routing tables tell nothing.
+            (false, _) => self.is_listed_host(address),
+        };
+        !is_no_hosts
+            && is_meant
+            && !is_multicast(address)
+            && !has_another
+            && longest <= own
+            && !is_hosts
+    }
+
     /// A workload's own link-local address: the given ones, else what its MAC makes.
     fn is_own(&self, endpoint: &Endpoint, address: IpAddr, frame: &[u8]) -> bool {
         let is_given = endpoint.addresses.iter().any(|own| is_link_local(*own));
-        endpoint.addresses.contains(&address)
+        self.is_given(endpoint, address)
             || (!is_given && endpoint.has_ethernet && address == IpAddr::V6(by_mac(&frame[6..12])))
     }
 
@@ -78,7 +111,7 @@ impl Machine {
             }
             return refuse("a router's message from a workload");
         }
-        if endpoint.addresses.is_empty() {
+        if !endpoint.is_bound() {
             return self.object_to_host_address(endpoint, ip, arrival.frame);
         }
         let own = |address| self.is_own(endpoint, address, arrival.frame);
@@ -90,7 +123,7 @@ impl Machine {
         }
         let is_link = |address: IpAddr| is_link_local(address) && own(address);
         match ip.source {
-            source if endpoint.addresses.contains(&source) => None,
+            source if self.is_given(endpoint, source) => None,
             source if source.is_unspecified() && ip.is_v6() => match kind {
                 Some(135) if target(ip).is_some_and(own) => None,
                 Some(135) => refuse("a probe for a foreign target"),
@@ -137,7 +170,7 @@ impl Machine {
         arrival: &Arrival<'_>,
     ) -> Objection {
         let own = |address| self.is_own(endpoint, IpAddr::V4(address), arrival.frame);
-        if endpoint.addresses.is_empty() {
+        if !endpoint.is_bound() {
             return self
                 .is_routed_on(arp.sender.into())
                 .then_some(())

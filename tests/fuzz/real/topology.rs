@@ -95,6 +95,7 @@ fn endpoint(id: u16, mac: [u8; 6], own: &[&str]) -> Endpoint {
         mac,
         has_ethernet: true,
         addresses: addresses(own),
+        prefixes: Vec::new(),
         ingress: Mode::Off,
         egress: Mode::Off,
         rules: Vec::new(),
@@ -235,7 +236,8 @@ impl Topology {
                 let (prefix, identity) = (address.into(), endpoint.identity);
                 machine.ipcache.push(Line { prefix, identity, is_host: false });
                 let ifindex = endpoint.ifindex;
-                let owner = Owner { ifindex, is_container: true, is_here: true };
+                let id = endpoint.id;
+                let owner = Owner { id, ifindex, is_container: true, is_here: true };
                 machine.owners.insert(address, owner);
             }
         }

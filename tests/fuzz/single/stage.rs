@@ -36,6 +36,13 @@ const HOSTS: [[&str; 4]; 2] = [
 ];
 /// Of the workloads, by device.
 const WORKLOADS: [[&str; 2]; 2] = [["10.4.0.10", "fd00:4::10"], ["10.5.0.10", "fd00:5::10"]];
+/// Others in their networks.
+const INSIDE: [[&str; 2]; 2] = [["10.4.0.77", "fd00:4::77"], ["10.5.0.77", "fd00:5::77"]];
+/// Of them, with addresses of the hosts, the strangers and each other in the wider ones.
+const NETWORKS: [[&[&str]; 2]; 2] = [
+    [&["10.4.0.0/24", "fd00:4::/64"], &["10.0.0.0/8", "fd00::/16", "10.5.0.8/29", "fd00:5::/124"]],
+    [&["10.5.0.0/24", "fd00:5::/64"], &["0.0.0.0/1", "8000::/1", "10.4.0.8/29", "::/3"]],
+];
 const STRANGERS: [&str; 6] =
     ["10.2.0.1", "10.2.0.2", "10.3.0.10", "fd00:2::1", "fd00:2::2", "fd00:3::10"];
 const ODD: [&str; 17] = [
@@ -101,10 +108,16 @@ pub struct Stage<'fixture> {
     prefixes: Vec<IpNet>,
     /// Lines that attaching has entered; no operator's.
     own_lines: Vec<Line>,
+    /// Beside NICs: the workloads' networks are theirs, and not their addresses alone.
+    owns_networks: bool,
 }
 
 fn addresses(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().expect("an address")).collect()
+}
+
+fn networks(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().map(|text| text.parse().expect("a prefix")).collect()
 }
 
 fn own4(texts: &[&str]) -> Ipv4Addr {
@@ -153,6 +166,7 @@ impl<'fixture> Stage<'fixture> {
             fixture,
             subjects: Vec::new(),
             own_lines: Vec::new(),
+            owns_networks: random.once_in(3),
             macs: SENDERS.into_iter().collect(),
             machine: Machine::new(forwards, local.chain(others).collect()),
             prefixes: PREFIXES.iter().map(|text| text.parse().expect("a prefix")).collect(),
@@ -185,8 +199,15 @@ impl<'fixture> Stage<'fixture> {
             let subject = &self.subjects[which];
             let model = &subject.model;
             let (ifindex, identity) = (model.ifindex, IDENTITY[which]);
-            let own = addresses(texts);
-            if model.is_container && model.addresses.is_empty() {
+            let mut own: Vec<IpNet> = match model.is_container {
+                true => model.addresses.iter().copied().map(IpNet::from).collect(),
+                false => addresses(texts).into_iter().map(IpNet::from).collect(),
+            };
+            own.extend(&model.prefixes);
+            if !model.is_container && self.owns_networks {
+                own.extend(networks(NETWORKS[which][0]));
+            }
+            if own.is_empty() {
                 continue;
             }
             if model.switches.local_delivery {
@@ -201,13 +222,14 @@ impl<'fixture> Stage<'fixture> {
                 if !model.is_container {
                     config.endpoint_id += 10;
                 }
-                let nets: Vec<IpNet> = own.iter().copied().map(IpNet::from).collect();
-                registered.register(&config, &nets).expect("register");
+                registered.register(&config, &own).expect("register");
             }
-            for address in own {
-                let owner = Owner { ifindex, is_container: true, is_here: true };
-                self.machine.owners.insert(address, owner);
-                let prefix = address.into();
+            for prefix in own {
+                let owner = Owner { id: model.id, ifindex, is_container: true, is_here: true };
+                match prefix.prefix_len() == prefix.max_prefix_len() {
+                    true => _ = self.machine.owners.insert(prefix.addr(), owner),
+                    false => _ = self.machine.prefix_owners.insert(prefix, owner),
+                }
                 self.own_lines.push(Line { prefix, identity, is_host: false });
             }
         }
@@ -321,6 +343,10 @@ fn random_endpoint(random: &mut Random, which: usize, is_container: bool) -> End
         _ if is_container => addresses(&WORKLOADS[which]),
         _ => vec![hosts[0], hosts[2]],
     };
+    let prefixes = match random.below(4) {
+        width @ 0..2 if is_container => networks(NETWORKS[which][width]),
+        _ => Vec::new(),
+    };
     let (ingress, egress) = (policy::mode(random), policy::mode(random));
     let has_ethernet = !random.once_in(8);
     let has_failsafe = !is_container && !random.once_in(3);
@@ -350,6 +376,7 @@ fn random_endpoint(random: &mut Random, which: usize, is_container: bool) -> End
             trust_marks: on(random),
         },
         addresses: own,
+        prefixes,
     }
 }
 
@@ -418,6 +445,9 @@ fn load<'fixture>(
     for address in &model.addresses {
         setup = setup.address(*address);
     }
+    for prefix in &model.prefixes {
+        setup = setup.own(&prefix.to_string());
+    }
     if !model.has_ethernet {
         setup = setup.without_ethernet();
     }
@@ -440,7 +470,7 @@ fn load<'fixture>(
     let loaded = setup.load();
     model.ifindex = loaded.ifindex;
     let own = match model.is_container {
-        true => addresses(&WORKLOADS[which]),
+        true => addresses(&[WORKLOADS[which], INSIDE[which]].concat()),
         // What comes by one NIC may have the other's address.
         false if random.once_in(2) => addresses(&HOSTS.concat()),
         false => addresses(&HOSTS[which]),
@@ -451,7 +481,9 @@ fn load<'fixture>(
         has_ethernet: model.has_ethernet,
         takes_jumbo: false,
         own,
-        peers: addresses(&[STRANGERS.as_slice(), &WORKLOADS[1 - which]].concat()),
+        peers: addresses(
+            &[STRANGERS.as_slice(), &WORKLOADS[1 - which], &INSIDE[1 - which]].concat(),
+        ),
         odd: addresses(&[ODD.as_slice(), HOSTS.concat().as_slice()].concat()),
         ports: PORTS.to_vec(),
         protocols: PROTOCOLS.to_vec(),
