@@ -46,6 +46,8 @@ const BATCH: usize = 1 << 10;
 
 const NIC_SHIFT: u32 = cm_flow_size::CM_FLOW_NIC_SHIFT.0;
 const WAYS: u32 = cm_flow_size::CM_FLOW_WAYS.0;
+/// In the place of UDP: what lets answers come to a question to many.
+const QUESTION: u8 = cm_flow_size::CM_FLOW_QUESTION.0 as u8;
 const LOAD_PERCENT: u64 = cm_flow_size::CM_FLOW_LOAD_PERCENT.0 as u64;
 
 /// Buckets for so many flows: at this load hardly one in a hundred thousand finds no room.
@@ -527,7 +529,7 @@ fn flow(key: &Parts, entry: &cm_flow, left: u32, rate: u32) -> Flow {
     let jiffies = u64::from(left) << cm_flow_size::CM_FLOW_TICK_SHIFT.0;
     Flow {
         scope: key.scope,
-        protocol: key.protocol,
+        protocol: if key.protocol == QUESTION { protocol::UDP } else { key.protocol },
         local: key.local,
         local_port,
         remote: key.remote,

@@ -87,7 +87,7 @@ fn programs_and_commands_give_an_address_the_same_counter() {
     let odd = odd.map(|text| text.parse().unwrap());
     for remote in (0..400).map(|_| address()).chain(odd) {
         let own = if remote.is_ipv4() { IpAddr::from(OWN4) } else { OWN6.into() };
-        workload.from_container(Frame::ip(own, remote).udp(1000, 53)).passes();
+        workload.from_container(Frame::ip(own, remote).sctp(1000, 53)).passes();
         assert_eq!(stale(&fixture, Some(7), remote), (0, 1), "{remote}");
         generations.bump_remotes(&Remotes::one(remote));
         assert_eq!(stale(&fixture, Some(7), remote), (1, 1), "{remote}");

@@ -24,6 +24,7 @@ mod parsing;
 mod policy_property;
 mod prefixes;
 mod pruning;
+mod questions;
 mod races;
 mod random_frames;
 mod resolution;

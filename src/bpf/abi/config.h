@@ -75,6 +75,7 @@ enum cm_ct_lifetime {
 	CM_CT_LIFETIME_UDP_STREAM =
 		120, /* of UDP that was answered, once it is older than CM_CT_STREAM_AGE */
 	CM_CT_LIFETIME_OTHER = 60,
+	CM_CT_LIFETIME_ASKED = 5, /* of what lets answers to a question to many in */
 	CM_CT_STREAM_AGE = 2, /* seconds; as nf_conntrack has it for UDP streams */
 };
 

@@ -60,7 +60,8 @@ enum cm_rule_number {
 	CM_RULE_FAILSAFE CM_NAME("failsafe") = 1,
 	/* An ICMP message that always passes (RFC 4890, path MTU). */
 	CM_RULE_ICMP CM_NAME("icmp") = 2,
-	CM_RULE_RELATED CM_NAME("related") = 3, /* an ICMP error about a flow that is allowed */
+	/* An ICMP error about a flow that is allowed, or an answer to a question to many that was. */
+	CM_RULE_RELATED CM_NAME("related") = 3,
 	CM_RULE_PICKED_UP CM_NAME("adopted") = 4, /* was up before the first enforcement */
 	/* A workload's, under an address of this host. */
 	CM_RULE_MASQUERADED CM_NAME("masqueraded") = 5,

@@ -310,6 +310,7 @@ enum cm_ct_state {
 	CM_CT_ANSWERED = 1 << 4, /* the other end than its originator has sent */
 	CM_CT_CONFIRMED = 1 << 5, /* its originator has sent again after that */
 	CM_CT_RESET = 1 << 6, /* the far end has sent a RST just now, which anybody can forge */
+	CM_CT_ASKS = 1 << 7, /* UDP: a question to many, which has a second entry for its answers */
 };
 
 /* What is known of a flow that is older than its policy. */
@@ -340,7 +341,11 @@ struct cm_flow {
 	 */
 	__u64 verdict;
 	__u32 rule; /* which decided: of the host's the first NIC's, whose slot is << CM_FLOW_NIC_SHIFT */
-	__u32 claimed_identity; /* of the originator, as mark or flow label said it; 0: ask the ipcache */
+	/*
+	 * Of the originator, as mark or flow label said it; 0: ask the ipcache. In the second entry of a question, if that went to
+	 * the broadcast address of a network: this.
+	 */
+	__u32 claimed_identity;
 	/* The same of a second NIC, << CM_FLOW_SECOND_SHIFT; 0 if there is none, or the number is too large. */
 	__u16 second_rule;
 	__u16 born; /* the lower half of ticks */
@@ -355,6 +360,7 @@ enum cm_flow_size {
 	CM_FLOW_NIC_SHIFT = 28, /* no policy has as many rules */
 	CM_FLOW_SECOND_SHIFT = 12,
 	CM_FLOW_TICK_SHIFT = 6, /* jiffies >> this are ticks, in which a flow's age is told */
+	CM_FLOW_QUESTION = 0xff, /* instead of UDP in the key of a question's second entry */
 	CM_FLOW_LOAD_PERCENT =
 		60, /* of all ways are used when there are as many flows as were asked for */
 };

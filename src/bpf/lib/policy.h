@@ -24,6 +24,7 @@
 #include "ipcache.h"
 #include "packet.h"
 #include "policy_map.h"
+#include "question.h"
 #include "resolve.h"
 #include "socket.h"
 
@@ -499,6 +500,12 @@ static __always_inline int check_flow(struct __sk_buff *skb, struct packet *pkt,
 	barrier();
 	if (may_be_for_host(ctx) && turns_out_to_be_for_host(skb, pkt, ctx, verdict))
 		verdict = check_for_many(skb, pkt, ctx, verdict, check_again(pkt, ctx));
+	barrier();
+	if (verdict == -CM_DROP_POLICY && ctx->ct != CT_KNOWN && pkt->l4_protocol == IPPROTO_UDP &&
+	    answers_question(pkt)) {
+		pkt->verdict.rule = CM_RULE_RELATED;
+		return 0;
+	}
 	return verdict;
 }
 

@@ -30,6 +30,7 @@
 #include "metrics.h"
 #include "packet.h"
 #include "policy_map.h"
+#include "question.h"
 #include "resolve.h"
 #include "socket.h"
 
@@ -90,17 +91,13 @@ static __always_inline int finish_verdict(struct __sk_buff *skb, struct packet *
 	return 0;
 }
 
-/* Keeps what has come of a packet in its flow. A global function for the verifier. */
-__noinline int write_flow(const struct packet *pkt, const union flow_key *key,
-			  struct policy_ctx *ctx)
+/* Writes an entry, and counts who had to give way, or that there was no room. */
+static __always_inline void put_flow(const struct packet *pkt, const union flow_key *key,
+				     struct policy_ctx *ctx)
 {
 	int put = FLOW_FULL;
 
-	if (!pkt || !key || !ctx || !has_policy())
-		return 0;
-	ct_advance(ctx, pkt);
 	ctx->class = ct_class(&ctx->flow);
-	ctx->where.scope = scope_byte(ct_scope());
 	barrier();
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < FLOW_TRIES; i++) {
@@ -112,6 +109,31 @@ __noinline int write_flow(const struct packet *pkt, const union flow_key *key,
 		counter_add(pkt, CM_COUNTER_FLOW_FAILED);
 	else if (ctx->displaced)
 		counter_add(pkt, CM_COUNTER_DISPLACED_OVER - 1 + ctx->displaced);
+}
+
+/*
+ * Keeps what has come of a packet in its flow, and if the packet is a question to many, that it may be answered. A global
+ * function for the verifier.
+ */
+__noinline int write_flow(struct __sk_buff *skb, const struct packet *pkt, union flow_key *key,
+			  struct policy_ctx *ctx)
+{
+	int asks;
+
+	if (!pkt || !key || !ctx || !has_policy())
+		return 0;
+	asks = is_question(skb, pkt, ctx);
+	ctx->where.scope = scope_byte(ct_scope());
+	if (ctx->create_ct) {
+		ct_advance(ctx, pkt);
+		ctx->flow.state |= asks * CM_CT_ASKS;
+		put_flow(pkt, key, ctx);
+	}
+	barrier();
+	if (asks) {
+		question_begins(pkt, key, ctx);
+		put_flow(pkt, key, ctx);
+	}
 	return 0;
 }
 
@@ -436,8 +458,10 @@ static __always_inline void flow_verdict(struct __sk_buff *skb, struct packet *p
 		(ctx->ct == CT_KNOWN ||
 		 !(begins_nothing(pkt) || (ctx->verdict && (is_midstream(pkt) || ctx->is_in_use))));
 	/* Answers by themselves begin nothing: what they leave would outlive the request. */
-	if (config.role == CM_ROLE_CONTAINER && pkt->verdict.rule == CM_RULE_DHCP &&
-	    packet_direction(pkt) == CM_INGRESS && ctx->ct != CT_KNOWN)
+	if (ctx->ct != CT_KNOWN &&
+	    (pkt->verdict.rule == CM_RULE_RELATED ||
+	     (config.role == CM_ROLE_CONTAINER && pkt->verdict.rule == CM_RULE_DHCP &&
+	      packet_direction(pkt) == CM_INGRESS)))
 		ctx->create_ct = 0;
 	if (others_verdict(ctx))
 		apply_other_nics(pkt, ctx);
@@ -571,6 +595,9 @@ static __always_inline int is_settled(struct __sk_buff *skb, struct packet *pkt,
 		       ct_lifetime(flow, pkt->l4_protocol, now);
 	if ((__s32)(now + left - ctx->expires - ct_ticks(1)) >= 0 &&
 	    ct_pushes_end_back(flow, direction)) {
+		/* For another while it may be answered: the slow path says so. */
+		if (flow->state & CM_CT_ASKS)
+			return 0;
 		ctx->expires = now + left;
 		ct_visit(key, pkt->source.family == CM_IPV6, &ctx->where,
 			 FLOW_PUSH + (ctx->place - CT_IN_FIRST) * FLOW_IN_SECOND, ctx);
@@ -635,12 +662,12 @@ static __always_inline int verdict_slowly(struct __sk_buff *skb, struct packet *
 		verdict = slow_path(skb, pkt, ctx);
 		barrier();
 	}
-	/* From here, for its stack. */
-	if (!config.explain && ctx->create_ct) {
+	/* From here, for its stack. What is hidden from this host may be answered by others. */
+	if (!config.explain && (ctx->create_ct || pkt->verdict.is_hidden)) {
 		/* Its ports were not known before. */
 		if (pkt->fragment == FRAGMENT_LATER)
 			packet_key(pkt, key, direction);
-		write_flow(pkt, key, ctx);
+		write_flow(skb, pkt, key, ctx);
 	}
 	return verdict;
 }

@@ -105,6 +105,13 @@ impl Generator {
         if talk.protocol == 2 && ends.destination.is_ipv4() && self.random.once_in(2) {
             ends.destination = IpAddr::from([224, 0, 0, 22]);
         }
+        if talk.protocol == 17 && self.percent(self.taste.odd_ends) {
+            let of_v4 = [[224, 0, 0, 251], [255; 4], [10, 2, 0, 255]];
+            ends.destination = match ends.source {
+                IpAddr::V4(_) => self.random.pick(&of_v4).into(),
+                IpAddr::V6(_) => IpAddr::from([0xff02, 0, 0, 0, 0, 0, 0, 0xfb]),
+            };
+        }
         if scene.has_ethernet && ends.source.is_ipv4() && self.percent(3) {
             return self.arp(scene, ends, sent);
         }

@@ -86,7 +86,7 @@ pub struct Kept {
     pub is_certain: bool,
 }
 
-fn scope(endpoint: &Endpoint) -> u16 {
+pub fn scope(endpoint: &Endpoint) -> u16 {
     if endpoint.is_container { endpoint.id } else { 0 }
 }
 

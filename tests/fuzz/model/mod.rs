@@ -8,6 +8,7 @@ pub mod flows;
 mod host;
 mod messages;
 mod programs;
+mod questions;
 pub mod rules;
 mod source;
 mod verdict;
@@ -21,6 +22,7 @@ use ipnet::{IpNet, Ipv6Net};
 pub use programs::UNREADABLE;
 
 use flows::{Flow, FragmentKey, Kept, Key};
+use questions::Question;
 use rules::Rule;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -161,6 +163,7 @@ pub struct Machine {
     /// Grows with each change of rules, ipcache and endpoints.
     pub epoch: u32,
     flows: HashMap<Key, Flow>,
+    questions: HashMap<questions::Key, Question>,
     fragments: HashMap<FragmentKey, Kept>,
 }
 
@@ -187,6 +190,7 @@ pub struct Judgement {
 #[derive(Debug)]
 enum Change {
     Flow(Key, Flow),
+    Question(questions::Key, Question),
     Fragment(FragmentKey, Kept),
 }
 
@@ -224,6 +228,7 @@ impl Machine {
     /// Forgets what packets have left.
     pub fn forget(&mut self) {
         self.flows.clear();
+        self.questions.clear();
         self.fragments.clear();
     }
 
@@ -245,6 +250,10 @@ impl Machine {
                 Change::Flow(key, mut flow) => {
                     flow.is_certain &= is_certain;
                     self.flows.insert(key, flow);
+                }
+                Change::Question(key, mut question) => {
+                    question.is_certain &= is_certain;
+                    self.questions.insert(key, question);
                 }
                 Change::Fragment(key, mut kept) => {
                     kept.is_certain &= is_certain;

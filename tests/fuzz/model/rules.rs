@@ -31,7 +31,7 @@ pub struct Service {
 }
 
 impl Rule {
-    fn matches(&self, direction: Direction, peer: u32, service: Service) -> bool {
+    pub fn matches(&self, direction: Direction, peer: u32, service: Service) -> bool {
         self.direction == direction
             && self.peer.is_none_or(|named| named == peer)
             && match self.l4 {

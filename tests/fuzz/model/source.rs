@@ -153,6 +153,8 @@ impl Machine {
             || is_broadcast(ip.source)
             || ip.source.is_loopback()
             || ip.destination.is_loopback()
+            // Nor is that routed.
+            || is_multicast(ip.destination)
             || is_multicast(ip.source)
             || is_link_local(ip.source)
             || !self.forwards;

@@ -9,13 +9,13 @@ use super::wire::{Fragment, Ip, TCP, Transport, UDP, is_extension};
 use super::{Arrival, Change, Direction, Endpoint, Judgement, Machine, Must, Program};
 
 /// What is known of a packet when the policy is asked.
-struct Case<'a> {
-    endpoint: &'a Endpoint,
+pub struct Case<'a> {
+    pub endpoint: &'a Endpoint,
     program: Program,
-    direction: Direction,
-    ip: &'a Ip,
-    ports: Ports,
-    arrival: &'a Arrival<'a>,
+    pub direction: Direction,
+    pub ip: &'a Ip,
+    pub ports: Ports,
+    pub arrival: &'a Arrival<'a>,
 }
 
 impl Machine {
@@ -46,7 +46,9 @@ impl Machine {
         let (ip, ports) = (&ip, Ports::of(&ip));
         let case = Case { endpoint, program, direction, ip, ports, arrival };
         let mut judgement = if flows::has_flow(ip) {
-            self.police_flow(&case)
+            let mut judgement = self.police_flow(&case);
+            self.note_question(&case, &mut judgement);
+            judgement
         } else {
             let alone = self.police_alone(&case);
             self.unless_passed_by(endpoint, program, ip, arrival, alone)
@@ -218,7 +220,11 @@ impl Machine {
         } else {
             self.ask(endpoint, (direction, direction), ip, arrival, claimed, service)
         };
-        if is_echo_reply(case.ports) || flows::begins_nothing(ip) {
+        judgement = self.unless_answers(case, claimed, service, judgement);
+        if is_echo_reply(case.ports)
+            || flows::begins_nothing(ip)
+            || judgement.why == "answers a question to many"
+        {
             return judgement;
         }
         let is_audited = judgement.why == "audited";
