@@ -5,7 +5,7 @@ mod lost;
 mod plan;
 mod transaction;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
@@ -211,19 +211,18 @@ pub fn change_each(
         };
         ensure!(!is_second, "two changes of the rules of {whose:?}");
     }
-    let mut endpoints = Vec::new();
-    for id in edits.keys() {
+    let mut endpoints = match of_identities.is_empty() {
+        true => Vec::new(),
+        false => targets::alive(root)?,
+    };
+    endpoints.retain(|it| {
+        edits.contains_key(&it.id) || of_identities.keys().any(|identity| it.carries(*identity))
+    });
+    let there: BTreeSet<EndpointId> = endpoints.iter().map(|it| it.id).collect();
+    for id in edits.keys().filter(|id| !there.contains(id)) {
         let endpoint = Endpoint::read(root, *id)?;
         endpoint.check_alive()?;
         endpoints.push(endpoint);
-    }
-    if !of_identities.is_empty() {
-        let mut others = targets::alive(root)?;
-        others.retain(|it| {
-            !edits.contains_key(&it.id)
-                && of_identities.keys().any(|identity| it.carries(*identity))
-        });
-        endpoints.extend(others);
     }
     transaction::run(root, endpoints, &edits, &of_identities, grace, consent)
 }

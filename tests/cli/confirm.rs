@@ -183,6 +183,23 @@ fn a_change_of_all_nics_that_fails_at_one_leaves_no_clock_at_the_others() {
 }
 
 #[test]
+fn rules_that_nobody_confirms_go_from_a_nic_that_only_audits_too() {
+    let Some(world) = nic() else { return };
+    world.veth("blue");
+    world.cilmark_ok(&format!("{NIC} --policy enforce --yes"));
+    world.cilmark_ok("attach blue --role netdev --policy audit");
+    let add = "policy add host allow ingress from world icmp/8 --confirm";
+    world.cilmark_ok(&format!("{add} {}", within(1000)));
+    assert!(ping(&world));
+    wait_for("the fallback", || !ping(&world));
+    wait_for("that of the other one", || world.status("blue")["confirm_deadline"] == 0);
+    assert_eq!(world.cilmark_json("policy list host"), json!([]));
+    world.cilmark_ok(&format!("{add} 60s"));
+    world.cilmark_ok("confirm host");
+    assert_eq!(world.cilmark_json("policy list blue").as_array().map(Vec::len), Some(1));
+}
+
+#[test]
 fn a_reader_of_traces_leaves_the_clock_alone() {
     let Some(world) = nic() else { return };
     world.cilmark_ok("attach red --role netdev");

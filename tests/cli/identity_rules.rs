@@ -125,6 +125,11 @@ fn what_can_not_be_done_changes_nothing() {
         }
     }
     assert_eq!(before, ["@web", "red", "blue", "green"].map(|whose| rules(&world, whose)));
+    world.cilmark_ok("detach green");
+    world.cilmark_ok(&format!("policy add @web{many}"));
+    let run = world.cilmark("attach green --id 300 --policy enforce --policy-entries 32");
+    run.fails(1, &["31 rules need", "--policy-entries"]);
+    assert_eq!(world.cilmark_json("status").as_array().map(Vec::len), Some(2));
 }
 
 #[test]

@@ -3,16 +3,16 @@
 //! The order is what makes it safe to die at any point: the rules in force are kept and the clock runs
 //! before the new ones count.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use log::warn;
 
 use crate::kernel::sys;
-use crate::model::enforcement::{Confirmation, Fallback, Mode};
+use crate::model::enforcement::{Confirmation, Fallback};
 use crate::model::policy::Policy;
 use crate::model::rule_list::{IdentityRules, RuleList};
 use crate::ops::targets::policy_of;
 use crate::state::pin::Root;
-use crate::state::policy::{PolicyMaps, Slot};
+use crate::state::policy::{PolicyMaps, Slot, put_all_previous, swap_all};
 use crate::state::registry::Endpoint;
 
 /// What is to become of one endpoint's rules.
@@ -38,9 +38,9 @@ pub struct Plan<'a> {
 enum Clock {
     /// It runs on, or stands still.
     AsItIs,
-    /// It is set to this moment of the coarse monotonic clock, in ns. Also where nothing is enforced, if the rules of
-    /// the identity are on trial: they go there, too.
-    Until { ns: u64, everywhere: bool },
+    /// It is set to this moment of the coarse monotonic clock, in ns; also where nothing is enforced, so that the rules are
+    /// the same everywhere.
+    Until(u64),
     /// It stops: somebody has confirmed what it is for.
     Stops,
 }
@@ -53,22 +53,39 @@ pub struct OfIdentity<'a> {
     pub after: &'a IdentityRules,
 }
 
-/// Makes the changes. If one fails all are undone.
+/// Makes the changes, step by step at all endpoints together, since the kernel lets each wait. If one fails all are undone.
 pub fn apply(plans: &[Plan<'_>]) -> Result<()> {
-    for (done, plan) in plans.iter().enumerate() {
-        let made = plan.make();
-        if let Err(error) = made.with_context(|| format!("change {}", plan.endpoint.device)) {
-            undo(&plans[..=done]);
-            return Err(error);
-        }
+    let plans: Vec<&Plan<'_>> = plans.iter().filter(|plan| plan.changes()).collect();
+    let made = make(&plans)
+        .map_err(|(at, error)| error.context(format!("change {}", plans[at].endpoint.device)));
+    if made.is_err() {
+        plans.iter().rev().for_each(|plan| plan.undo());
     }
-    Ok(())
+    made
 }
 
-/// Undoes changes that were made.
-fn undo(plans: &[Plan<'_>]) {
-    plans.iter().rev().for_each(Plan::undo);
+/// The error, and at which of them it was.
+fn make<'a>(plans: &[&Plan<'a>]) -> Result<(), (usize, Error)> {
+    let each = |step: fn(&Plan<'a>) -> Result<()>| {
+        let mut plans = plans.iter().enumerate();
+        plans.try_for_each(|(at, plan)| step(plan).map_err(|error| (at, error)))
+    };
+    let all = |all: All, list: for<'p> fn(&'p Plan<'a>) -> Option<&'p Policy>| {
+        let places: Vec<usize> = (0..plans.len()).filter(|at| list(plans[*at]).is_some()).collect();
+        let lists = places.iter().filter_map(|at| Some((&plans[*at].maps, list(plans[*at])?)));
+        all(&lists.collect::<Vec<_>>()).map_err(|(at, error)| (places[at], error))
+    };
+    each(Plan::settle)?;
+    all(put_all_previous, |plan| plan.previous.as_ref())?;
+    each(Plan::set_clock)?;
+    all(swap_all, |plan| Some(&plan.after).filter(|after| **after != plan.before))?;
+    each(|plan| match plan.clock {
+        Clock::Stops => plan.endpoint.confirm_by(None),
+        _ => Ok(()),
+    })
 }
+
+type All = fn(&[(&PolicyMaps, &Policy)]) -> Result<(), (usize, Error)>;
 
 /// Where the rules that count are.
 pub fn slot_in_force(confirmation: Confirmation) -> Slot {
@@ -145,14 +162,14 @@ impl Plan<'_> {
         let deadline = deadline.filter(|_| is_change);
         let earliest = identitys.into_iter().chain(deadline).min();
         let clock = match earliest {
-            Some(ns) => Clock::Until { ns, everywhere: identitys.is_some() },
+            Some(ns) => Clock::Until(ns),
             None if was_confirmed => Clock::Stops,
             None => Clock::AsItIs,
         };
         let previous = match (falls_back_to_rules, clock) {
             (true, Clock::Stops) => None,
             (true, _) => Some(fallback).filter(|fallback| *fallback != kept),
-            (false, Clock::Until { .. }) => Some(fallback),
+            (false, Clock::Until(_)) => Some(fallback),
             (false, _) => None,
         };
         Ok(Plan { endpoint, confirmation, before, after, previous, kept, clock, maps })
@@ -172,39 +189,25 @@ impl Plan<'_> {
         self.before != self.after || self.previous.is_some() || !matches!(self.clock, Clock::AsItIs)
     }
 
-    fn make(&self) -> Result<()> {
-        if !self.changes() {
-            return Ok(());
-        }
-        if self.confirmation == Confirmation::Over(Fallback::Rules) {
-            // What nobody confirmed must not come back when the clock is reset.
-            self.maps.revert()?;
-            self.endpoint.confirm_by(None)?;
-        }
-        if let Some(previous) = &self.previous {
-            match *previous == self.before {
-                true => self.maps.keep()?,
-                false => self.maps.put_previous(previous)?,
+    /// What nobody confirmed must not come back when the clock is reset.
+    fn settle(&self) -> Result<()> {
+        match self.confirmation {
+            Confirmation::Over(Fallback::Rules) => {
+                self.maps.revert()?;
+                self.endpoint.confirm_by(None)
             }
-        }
-        if let Clock::Until { ns, everywhere } = self.clock {
-            let enforces = self.endpoint.config.modes().contains(&Mode::Enforce);
-            match self.confirmation {
-                Confirmation::Over(Fallback::Audit) => {}
-                Confirmation::Pending(to, _) => self.endpoint.confirm_by(Some((ns, to)))?,
-                Confirmation::None | Confirmation::Over(Fallback::Rules) => {
-                    if enforces || everywhere {
-                        self.endpoint.confirm_by(Some((ns, Fallback::Rules)))?;
-                    }
-                }
-            }
-        }
-        if self.before != self.after {
-            self.maps.swap(&self.after)?;
-        }
-        match self.clock {
-            Clock::Stops => self.endpoint.confirm_by(None),
             _ => Ok(()),
+        }
+    }
+
+    fn set_clock(&self) -> Result<()> {
+        let Clock::Until(ns) = self.clock else { return Ok(()) };
+        match self.confirmation {
+            Confirmation::Over(Fallback::Audit) => Ok(()),
+            Confirmation::Pending(to, _) => self.endpoint.confirm_by(Some((ns, to))),
+            Confirmation::None | Confirmation::Over(Fallback::Rules) => {
+                self.endpoint.confirm_by(Some((ns, Fallback::Rules)))
+            }
         }
     }
 
