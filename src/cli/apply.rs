@@ -52,6 +52,16 @@ impl Args {
     fn told_path(&self) -> String {
         std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone()).display().to_string()
     }
+
+    /// Keeps what counts for good now.
+    fn keep(&self, files: &Files) {
+        if self.device.is_some() || self.prompt.grace() != Grace::Permanent {
+            return;
+        }
+        if let Err(error) = Beside::of(&self.path).keep(files) {
+            log::warn!("a boot with a wrong file will not find this one: {error:#}");
+        }
+    }
 }
 
 pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
@@ -71,7 +81,11 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     if !plan.risks.is_empty() {
         args.prompt.obtain(&plan.risks.join("; "), &args.told_path())?;
     }
-    make(context, &args, &files, &plan)?;
+    match plan.is_empty() {
+        true => output::note("nothing to change"),
+        false => make(context, &args, &files, &plan)?,
+    }
+    args.keep(&files);
     if context.json {
         report::print(context, &plan)?;
     }
@@ -108,21 +122,9 @@ fn make(context: &Context, args: &Args, files: &Files, agreed: &Plan) -> Result<
         done?;
         plan
     };
-    match grace {
-        Grace::Permanent if args.device.is_some() => {}
-        Grace::Permanent => {
-            if let Err(error) = beside.keep(files) {
-                log::warn!("a boot with a wrong file will not find this one: {error:#}");
-            }
-        }
-        Grace::Within(time) => {
-            apply::go_back_after(&context.root, plan.undone(), time, beside)?;
-            let otherwise = "all of it goes back";
-            prompt::remind(&args.told_path(), time, otherwise);
-        }
-    }
-    if plan.is_empty() {
-        output::note("nothing to change");
+    if let Grace::Within(time) = grace {
+        apply::go_back_after(&context.root, plan.undone(), time, beside)?;
+        prompt::remind(&args.told_path(), time, "all of it goes back");
     }
     Ok(())
 }

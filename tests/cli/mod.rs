@@ -2,6 +2,7 @@
 
 mod again;
 mod apply;
+mod apply_property;
 mod arguments;
 mod attach_rules;
 mod bpffs;
@@ -43,3 +44,4 @@ mod spec;
 mod stale;
 mod verdicts;
 mod workload;
+mod wrong_files;

@@ -1,6 +1,7 @@
 //! From what stands in files to what is asked for: names are looked up, rules and prefixes read.
 
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
@@ -18,6 +19,8 @@ pub struct Wanted {
     pub names: BTreeMap<Identity, String>,
     /// Identities of prefixes.
     pub lines: BTreeMap<IpNet, Identity>,
+    /// Where each of these stands.
+    pub line_places: HashMap<IpNet, Rc<str>>,
     /// Rules of identities.
     pub rules: BTreeMap<Identity, Vec<Rule>>,
     /// Endpoints.
@@ -46,8 +49,10 @@ impl Wanted {
         let known = known.map(|(identity, name)| (identity, name.to_owned()));
         let of_file = declared.iter().map(|(identity, name)| (*identity, name.clone()));
         let names = Names::new(known.chain(of_file));
+        let (lines, line_places) = ipcache(documents, &names, lines)?;
         Ok(Wanted {
-            lines: ipcache(documents, &names, lines)?,
+            lines,
+            line_places,
             rules: rules(documents, &names)?,
             endpoints: endpoints(documents, &names)?,
             names: declared,
@@ -99,30 +104,32 @@ fn ipcache(
     documents: &Documents,
     names: &Names,
     files: &[(String, String)],
-) -> Result<BTreeMap<IpNet, Identity>> {
-    let (mut lines, mut places) = (BTreeMap::new(), HashMap::new());
+) -> Result<(BTreeMap<IpNet, Identity>, HashMap<IpNet, Rc<str>>)> {
+    let mut lines = BTreeMap::new();
+    let mut places: HashMap<IpNet, Rc<str>> = HashMap::new();
     for (text, Located { value, place }) in &documents.ipcache {
         let line = parse_prefix(text).and_then(|prefix| Ok((prefix, value.resolve(names)?)));
         let (prefix, identity) = line.with_context(|| place.to_string())?;
         ensure!(identity != Identity::UNKNOWN, "{place}: identity 0 means unknown");
-        if let Some(there) = places.insert(prefix, place.to_string()) {
+        if let Some(there) = places.insert(prefix, place.to_string().into()) {
             bail!("{place}: prefix {} stands at {there}, too", format_prefix(&prefix));
         }
         lines.insert(prefix, identity);
     }
     for (name, text) in files {
-        for (prefix, identity) in parse_ipcache(text, names).with_context(|| name.clone())? {
+        let name: Rc<str> = name.as_str().into();
+        for (prefix, identity) in parse_ipcache(text, names).with_context(|| name.to_string())? {
             if lines.insert(prefix, identity).is_some() {
-                let there = places.get(&prefix).unwrap_or(name);
+                let there = places.get(&prefix).unwrap_or(&name);
                 bail!(
                     "{name}: prefix {} stands there twice, or at {there}, too",
                     format_prefix(&prefix)
                 );
             }
-            places.insert(prefix, name.clone());
+            places.insert(prefix, Rc::clone(&name));
         }
     }
-    Ok(lines)
+    Ok((lines, places))
 }
 
 fn rules(documents: &Documents, names: &Names) -> Result<BTreeMap<Identity, Vec<Rule>>> {

@@ -16,9 +16,10 @@ use crate::model::origin::Origin;
 use crate::model::prefix::format_prefix;
 use crate::model::rule_list::RuleList;
 use crate::model::spec::{EndpointSpec, IdentityRef};
-use crate::ops::attach::{self, Terms};
+use crate::ops::attach::{self, Machine, Terms};
 use crate::ops::rules::at;
 use crate::state::pin::Root;
+use crate::state::registry::Endpoint;
 
 /// What is asked for.
 pub struct Request<'a> {
@@ -123,9 +124,10 @@ impl Plan {
             if let Some((own, owner)) = now.own_lines.get(prefix) {
                 let is_going =
                     |it: &Attached| it.endpoint.id == *owner && it.state.origin == Origin::File;
+                let place = &request.wanted.line_places[prefix];
                 ensure!(
                     own == identity || now.endpoints.iter().any(is_going),
-                    "{} is an address of endpoint {owner} with identity {own}, and the file says {identity}; nothing has \
+                    "{place}: {} is an address of endpoint {owner} with identity {own}, and the file says {identity}; nothing has \
                      changed",
                     format_prefix(prefix)
                 );
@@ -234,13 +236,11 @@ impl Plan {
         let name = &device.name;
         let spec = EndpointSpec { device: name.clone(), rules: None, ..wish.spec.clone() };
         let rules = wish.rules.clone().unwrap_or_default();
-        let (before, is_due, enforced) = match attached {
-            Some(Attached { endpoint, state, is_due }) => {
-                let enforced = endpoint.is_enforcing_nic()?;
-                (Some(state), is_due, enforced)
-            }
-            None => (None, true, false),
+        let (endpoint, before, is_due) = match attached {
+            Some(Attached { endpoint, state, is_due }) => (Some(endpoint), Some(state), is_due),
+            None => (None, None, true),
         };
+        let enforced = endpoint.as_ref().map_or(Ok(false), Endpoint::is_enforcing_nic)?;
         if let Some(state) = before.as_ref().filter(|state| state.origin == Origin::Hook) {
             let origin = state.origin;
             self.notes.push(format!("{name} is a {origin}'s, and stays as it is"));
@@ -249,8 +249,14 @@ impl Plan {
         let mut list = before.as_ref().map(|state| state.rules.clone()).unwrap_or_default();
         list.replace(Origin::File, &rules);
         self.tell_others(name, &list);
-        let is_same =
-            before.as_ref().is_some_and(|state| asks_the_same(&state.spec, &spec, &self.names));
+        let is_same = match before.as_ref().zip(endpoint.as_ref()) {
+            Some((state, endpoint)) => {
+                let id = spec.id.as_ref().map(|id| id.resolve(&self.names)).transpose()?;
+                let identity = Identity(endpoint.config.identity);
+                id.is_none_or(|id| id == identity) && asks_the_same(&state.spec, &spec)
+            }
+            None => false,
+        };
         let is_files = before.as_ref().is_some_and(|state| state.origin == Origin::File);
         let attaches = is_due || !is_same || !is_files;
         let rules_change = before.as_ref().is_none_or(|state| state.rules != list);
@@ -263,6 +269,8 @@ impl Plan {
             let terms =
                 Terms { origin: Origin::File, login_port: self.login_port, ..Terms::default() };
             let outlook = attach::examine(root, &known, &terms)?;
+            // Whatever is wrong with it is told before anything changes.
+            attach::resolve(root, &known, &terms, &Machine::of(&known)?, endpoint.as_ref())?;
             self.notes.extend(outlook.notes);
             self.notes.extend(outlook.warnings);
             let enforces = outlook.role == Role::Netdev && spec.policy.enforce();
@@ -356,16 +364,11 @@ fn numbered(spec: &EndpointSpec, names: &Names) -> Result<Option<IdentityRef>> {
     spec.id.as_ref().map(number).transpose()
 }
 
-/// Whether an endpoint has been asked to be just that: what the machine fills in counts as asked for.
-fn asks_the_same(kept: &EndpointSpec, wanted: &EndpointSpec, names: &Names) -> bool {
-    let identity = |spec: &EndpointSpec| spec.id.as_ref().map(|id| id.resolve(names).ok());
-    let failsafe = match &wanted.failsafe {
-        None => kept.failsafe.clone().filter(|kept| !is_usual(kept)),
-        some => some.clone(),
-    };
-    let kept_failsafe = match &wanted.failsafe {
-        None => failsafe.clone(),
-        Some(_) => kept.failsafe.clone(),
+/// Whether an endpoint has been asked to be just that, whoever it is: what the machine fills in counts as asked for.
+fn asks_the_same(kept: &EndpointSpec, wanted: &EndpointSpec) -> bool {
+    let failsafe = match (&wanted.failsafe, &kept.failsafe) {
+        (None, Some(list)) if is_usual(list) => kept.failsafe.clone(),
+        (wanted, _) => wanted.clone(),
     };
     let filled = EndpointSpec {
         device: kept.device.clone(),
@@ -373,13 +376,10 @@ fn asks_the_same(kept: &EndpointSpec, wanted: &EndpointSpec, names: &Names) -> b
         id: kept.id.clone(),
         endpoint_id: wanted.endpoint_id.or(kept.endpoint_id),
         failsafe,
-        rules: None,
+        rules: kept.rules.clone(),
         ..wanted.clone()
     };
-    let kept = EndpointSpec { failsafe: kept_failsafe, rules: None, ..kept.clone() };
-    wanted.failsafe.is_some() == kept.failsafe.is_some()
-        && identity(&kept) == identity(wanted)
-        && kept == filled
+    wanted.id.is_some() == kept.id.is_some() && filled == *kept
 }
 
 /// Whether a list says what counts without one, beside the port by which an operator has come.

@@ -82,7 +82,7 @@ impl Machine {
     }
 
     /// Whether a packet that no rule allows answers a question; `None` if nobody has asked.
-    pub fn answers(&self, case: &Case<'_>) -> Option<bool> {
+    pub fn answers_a_question(&self, case: &Case<'_>) -> Option<bool> {
         let &Case { endpoint, direction, ip, ports, .. } = case;
         let Ports::Pair { source, destination } = ports else { return None };
         if ip.protocol != UDP {
@@ -106,7 +106,7 @@ impl Machine {
         if judgement.must == Must::Pass && judgement.why != "audited" {
             return judgement;
         }
-        let Some(is_certain) = self.answers(case) else { return judgement };
+        let Some(is_certain) = self.answers_a_question(case) else { return judgement };
         let remote = if direction == Direction::Egress { ip.destination } else { ip.source };
         let peers = self.peers(endpoint, direction, remote, claimed, arrival);
         let denied = |peer: &u32| {
