@@ -61,6 +61,7 @@ fn usage_errors_are_worded_and_have_status_2() {
             "attach red --id 7 --failsafe in:tcp/22",
             "attach red --id 7 --policy-entries 31",
             "attach red blue --id 7",
+            "attach red --keep --foreground",
             "detach",
             "detach red --all",
             "detach id:0",

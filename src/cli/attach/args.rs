@@ -118,7 +118,7 @@ pub struct Flags {
     #[arg(long)]
     pub mount_bpffs: bool,
     /// Show events until Ctrl-C, then detach
-    #[arg(long)]
+    #[arg(long, conflicts_with = "keep")]
     pub foreground: bool,
 }
 
