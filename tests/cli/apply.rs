@@ -228,3 +228,49 @@ fn a_boot_with_a_wrong_file_takes_what_was_confirmed_or_closes_its_nics() {
     world.cilmark(&format!("apply {path} --boot")).fails(1, &["enfroce", "in force"]);
     assert_eq!(state(&world)["rules"], before["rules"]);
 }
+
+#[test]
+fn the_endpoint_of_one_device_is_applied_by_any_of_its_names() {
+    let Some(world) = World::new() else { return };
+    let files = Files::new();
+    world.veth("red");
+    world.veth("blue");
+    world.sh("ip link property add dev red altname the-uplink-of-rack-7");
+    for (in_file, names) in [
+        ("the-uplink-of-rack-7", ["red", "the-uplink-of-rack-7"]),
+        ("red", ["the-uplink-of-rack-7", "red"]),
+        ("r*", ["the-uplink-of-rack-7", "red"]),
+    ] {
+        let text = format!("version = 1\n[[endpoint]]\ndevice = \"{in_file}\"\nid = 300\n");
+        let path = files.write("one.toml", &text);
+        for name in names {
+            world.cilmark_ok(&format!("apply {path} --device blue"));
+            assert_eq!(world.cilmark_json("status"), json!([]), "{in_file}: nothing for blue");
+            world.cilmark_ok(&format!("apply {path} --device {name}"));
+            assert_eq!(world.status(name)["device"], "red", "{in_file} {name}");
+            world.cilmark_ok("detach red");
+        }
+    }
+}
+
+#[test]
+fn a_boot_with_a_wrong_file_closes_the_nic_that_has_come_by_any_of_its_names() {
+    let Some(world) = World::new() else { return };
+    let files = Files::new();
+    world.veth("eth0");
+    world.veth("eth1");
+    world.sh("ip link property add dev eth0 altname the-uplink-of-rack-7
+         ip addr add 192.0.2.1/24 dev eth0 && ip route add default via 192.0.2.254
+         ip addr add 198.51.100.1/24 dev eth1 && ip route add default via 198.51.100.254 metric 9");
+    for in_file in ["eth0", "the-uplink-of-rack-7", "eth?"] {
+        let text = format!("version = 1\n[[endpoint]]\ndevice = \"{in_file}\"\npolcy = 1\n");
+        let path = files.write("ruin.toml", &text);
+        for name in ["eth0", "the-uplink-of-rack-7"] {
+            let run = world.cilmark(&format!("apply {path} --boot --device {name}"));
+            run.fails(1, &["eth0 let in and out what their failsafe ports are for"]);
+            assert_eq!(world.status("eth0")["ingress_policy"], "enforce", "{in_file} {name}");
+            world.cilmark("status eth1").fails(1, &["`eth1` is not attached"]);
+            world.cilmark_ok("detach eth0");
+        }
+    }
+}

@@ -43,9 +43,8 @@ pub fn run(context: &Context, args: &Args) -> Result<()> {
         Ok(None) => {}
         Err(error) => warn!("what was confirmed last: {error:#}"),
     }
-    let mut devices = devices_named(&args.path);
-    devices.retain(|device| args.device.as_ref().is_none_or(|only| device == only));
-    let closed = close_nics(&context.root, &devices)?;
+    let devices = devices_named(&args.path);
+    let closed = close_nics(&context.root, &devices, args.device.as_deref())?;
     if closed.is_empty() {
         bail!(wrong);
     }

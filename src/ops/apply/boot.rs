@@ -3,10 +3,10 @@
 use anyhow::Result;
 use log::warn;
 
+use super::plan::is_called;
 use crate::kernel::{device, netns};
 use crate::model::endpoint::Role;
 use crate::model::enforcement::{Mode, Modes};
-use crate::model::file::Pattern;
 use crate::model::origin::Origin;
 use crate::model::spec::EndpointSpec;
 use crate::ops::attach::{Consent, Machine, Terms, attach};
@@ -14,15 +14,17 @@ use crate::ops::failures::all_of;
 use crate::state::pin::Root;
 use crate::state::registry::Found;
 
-/// Lets the NICs among these, which may be patterns, enforce without a rule. What is attached stays as it is. Which it has
-/// closed.
-pub fn close_nics(root: &Root, devices: &[String]) -> Result<Vec<String>> {
+/// Lets the NICs among these, which may be patterns, enforce without a rule; if one is given, that alone. What is attached
+/// stays as it is. Which it has closed.
+pub fn close_nics(root: &Root, devices: &[String], only: Option<&str>) -> Result<Vec<String>> {
     let mut found = Found::all(root)?;
     all_of(std::mem::take(&mut found.errors))?;
     found.narrow(netns::current()?);
     let mut closed = Vec::new();
     for name in device::names()? {
-        let is_meant = devices.iter().any(|device| Pattern(device).matches(&name));
+        let Some(device) = device::find(&name)? else { continue };
+        let is_meant = devices.iter().any(|text| is_called(&device, text))
+            && only.is_none_or(|only| is_called(&device, only));
         let is_attached = found.endpoints.iter().any(|it| !it.stale && it.device == name);
         let policy = Modes { ingress: Mode::Enforce, egress: Mode::Enforce };
         let spec = EndpointSpec { policy, ..EndpointSpec::new(&name) };

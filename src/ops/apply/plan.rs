@@ -336,8 +336,8 @@ impl Plan {
 fn devices<'a>(request: &Request<'a>, now: &Now) -> Result<BTreeMap<String, &'a file::Endpoint>> {
     let wanted = request.wanted;
     let mut devices = BTreeMap::new();
-    if let Some(device) = request.device {
-        devices.extend(wanted.of_device(device)?.map(|wish| (device.to_owned(), wish)));
+    if let Some(name) = request.device {
+        devices.extend(of_one(wanted, name)?.map(|wish| (name.to_owned(), wish)));
         return Ok(devices);
     }
     let (patterns, named): (Vec<&file::Endpoint>, Vec<_>) =
@@ -356,6 +356,25 @@ fn devices<'a>(request: &Request<'a>, now: &Now) -> Result<BTreeMap<String, &'a 
         }
     }
     Ok(devices)
+}
+
+/// Whether a device goes by this text: its name, an alternative one, or a pattern, which stands for its own name.
+pub(super) fn is_called(device: &Device, text: &str) -> bool {
+    match Pattern(text).is_wild() {
+        true => Pattern(text).matches(&device.name),
+        false if text == device.name => true,
+        false => matches!(device::find(text), Ok(Some(found)) if found.ifindex == device.ifindex),
+    }
+}
+
+/// What files ask of one device, by whichever of its names.
+fn of_one<'a>(wanted: &'a Wanted, name: &str) -> Result<Option<&'a file::Endpoint>> {
+    let Some(device) = device::find(name)? else { return wanted.of_device(name) };
+    let endpoints = || wanted.endpoints.iter().filter(|it| !Pattern(&it.spec.device).is_wild());
+    let named = endpoints()
+        .find(|it| [&device.name, name].contains(&it.spec.device.as_str()))
+        .or_else(|| endpoints().find(|it| is_called(&device, &it.spec.device)));
+    named.map_or_else(|| wanted.of_device(&device.name), |named| Ok(Some(named)))
 }
 
 /// The identity by its number: a name may be one that is still to come.
