@@ -400,6 +400,28 @@ fn a_change_that_is_killed_leaves_each_list_as_it_was_or_is_to_be() {
 }
 
 #[test]
+fn a_confirmation_that_is_killed_is_completed_by_the_next_one() {
+    let Some(world) = three() else { return };
+    let mut completed = 0;
+    for moment in 0..16 {
+        world.cilmark_ok(&format!("policy add @web {WEB} --confirm 60s"));
+        let mut child = start("confirm @web");
+        thread::sleep(Duration::from_millis(2) * moment);
+        let _ = child.kill();
+        let _ = child.wait();
+        let run = world.cilmark("confirm @web");
+        completed += u32::from(run.status == Some(0));
+        assert!(run.status == Some(0) || run.stderr.contains("has nothing to confirm"), "{run:?}");
+        for device in ["red", "blue"] {
+            assert_eq!(rules(&world, device), [of(300, WEB)], "{moment}");
+            assert_eq!(deadline(&world, device), json!(null), "{moment}");
+        }
+        world.cilmark_ok("policy flush @web");
+    }
+    assert!(completed > 0, "none was killed in time");
+}
+
+#[test]
 fn a_pin_that_was_removed_takes_no_rules_with_it() {
     let Some(world) = three() else { return };
     world.cilmark_ok(&format!("policy add @web {WEB}"));
