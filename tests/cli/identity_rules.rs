@@ -162,7 +162,7 @@ fn rules_that_nobody_confirms_go_from_all_that_carry_the_identity_at_once() {
     let Some(world) = three() else { return };
     world.cilmark_ok("attach blue --id 300 --policy audit");
     world.cilmark_ok(&format!("policy add @web {WEB}"));
-    let run = world.cilmark(&format!("policy add @web {SSH} --confirm {}", within(2500)));
+    let run = world.cilmark(&format!("policy add @web {SSH} --confirm {}", within(4000)));
     assert!(run.stderr.contains("`cilmark confirm @web` within"), "{run:?}");
     world.veth("later");
     let run = world.cilmark("attach later --id 300 --policy enforce");

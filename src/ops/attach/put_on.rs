@@ -136,6 +136,8 @@ struct Rules {
 
 struct Change {
     maps: PolicyMaps,
+    /// Nothing is attached yet.
+    is_first: bool,
     /// Where others read them, too: what is to be there again if the programs do not come.
     before: Option<[Policy; 2]>,
     /// Until the programs are there that carry another identity: no more than both lists let pass.
@@ -153,7 +155,10 @@ impl Rules {
             let has_rules = plan.rules.as_ref().is_some_and(|rules| !rules.is_empty())
                 || plan.identity_rules != IdentityRules::default();
             let change = match has_rules {
-                true => Some(Change::new(plan, maps()?, [none.clone(), none])),
+                true => {
+                    let change = Change::new(plan, maps()?, [none.clone(), none]);
+                    Some(Change { is_first: true, ..change })
+                }
                 false => None,
             };
             return Ok(Rules { are_there: false, change });
@@ -182,7 +187,10 @@ impl Rules {
         if let Some(previous) = &change.previous {
             change.maps.put_previous(previous)?;
         }
-        change.maps.swap(change.meanwhile.as_ref().unwrap_or(&change.after))
+        match change.is_first {
+            true => change.maps.swap_unseen(&change.after),
+            false => change.maps.swap(change.meanwhile.as_ref().unwrap_or(&change.after)),
+        }
     }
 
     /// What is to be there when they are.
@@ -219,7 +227,7 @@ impl Change {
             kept.made_of(&own, plan.identity_rules.fallback(), &after)
         });
         let previous = previous.filter(|previous| *previous != kept);
-        Change { maps, before: None, meanwhile: None, after, previous }
+        Change { maps, is_first: false, before: None, meanwhile: None, after, previous }
     }
 }
 
