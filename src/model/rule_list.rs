@@ -187,18 +187,26 @@ mod tests {
 
     #[test]
     fn a_rule_of_two_stays_until_both_have_given_it_up() {
-        use Origin::{Command, File};
+        use Origin::{File, Hook};
         let mut list = list(&[A, B], File);
-        list.add(&rules(&[B, C]), Command);
+        list.add(&rules(&[B, C]), Hook);
         list.replace(File, &rules(&[C]));
-        assert_eq!(
-            shown(&list),
-            [(C.to_owned(), vec![Command, File]), (B.to_owned(), vec![Command])]
-        );
-        list.replace(Command, &[]);
+        assert_eq!(shown(&list), [(C.to_owned(), vec![File, Hook]), (B.to_owned(), vec![Hook])]);
+        list.replace(Hook, &[]);
         assert_eq!(shown(&list), [(C.to_owned(), vec![File])]);
         list.replace(File, &[]);
         assert!(list.is_empty());
+    }
+
+    #[test]
+    fn what_a_command_has_made_is_the_files_once_it_names_it() {
+        let mut list = list(&[A, B], Origin::Command);
+        list.replace(Origin::File, &rules(&[B]));
+        let taken = [(B.to_owned(), vec![Origin::File]), (A.to_owned(), vec![Origin::Command])];
+        assert_eq!(shown(&list), taken);
+        list.add(&rules(&[B]), Origin::Command);
+        list.replace(Origin::File, &rules(&[B]));
+        assert_eq!(shown(&list), taken);
     }
 
     #[test]
