@@ -46,6 +46,11 @@ impl Modes {
         [self.ingress, self.egress]
     }
 
+    /// Of each direction the mode of these or of others that lets less pass.
+    pub fn or_stricter(self, others: Modes) -> Modes {
+        Modes { ingress: self.ingress.max(others.ingress), egress: self.egress.max(others.egress) }
+    }
+
     /// Whether no rule is asked.
     pub fn are_off(self) -> bool {
         self == Modes::default()

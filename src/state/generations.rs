@@ -166,9 +166,13 @@ fn held(note: impl FnOnce(&mut Held)) -> bool {
 /// lock; changes are made in this thread.
 pub fn at_once<T>(root: &Root, changes: impl FnOnce() -> T) -> Result<T> {
     let Some(generations) = Generations::open(root)? else { return Ok(changes()) };
-    generations.begin_remotes();
+    // Whom somebody's changes concern who has died while he made them is told at the end, too.
+    let remotes = match generations.writing().swap(1, Ordering::SeqCst) {
+        0 => Remotes::none(),
+        _ => Remotes::all(),
+    };
     let together = Together(generations);
-    HELD.set(Some(Held { remotes: Remotes::none(), policies: BTreeSet::new() }));
+    HELD.set(Some(Held { remotes, policies: BTreeSet::new() }));
     let done = changes();
     drop(together);
     Ok(done)

@@ -11,6 +11,7 @@ pub mod packet;
 pub mod process;
 pub mod program;
 pub mod random;
+pub mod steps;
 pub mod third_party;
 pub mod traffic;
 pub mod transfer;

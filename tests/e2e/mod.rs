@@ -2,6 +2,7 @@
 
 mod adoption;
 mod adoption_of_datagrams;
+mod apply;
 mod bridge;
 mod confirm;
 mod devices;

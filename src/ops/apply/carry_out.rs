@@ -1,8 +1,9 @@
 //! Makes what differs the same, in an order in which at no moment more passes than before or after.
 //!
 //! Where rules change and identities do, too, no order of the two is safe: the new rules would meet an old identity. So the
-//! rules first become those that are there before and after; then all else changes, and then the rules become what is asked
-//! for. All of that counts as one change for flows that are up.
+//! rules first become those that are there before and after. Then come identities, and endpoints that enforce more, with the
+//! stricter of two modes; then those that enforce less, and others go; and last the rules become what is asked for. All of
+//! that counts as one change for flows that are up.
 
 use std::collections::HashSet;
 
@@ -15,7 +16,7 @@ use crate::kernel::netns;
 use crate::model::enforcement::Grace;
 use crate::model::identity::{Identity, Names};
 use crate::model::origin::Origin;
-use crate::model::rule::{Action, Rule};
+use crate::model::rule::{Action, Direction, L4, Rule};
 use crate::model::rule_list::RuleList;
 use crate::model::spec::EndpointSpec;
 use crate::ops::attach::{self, Consent, Terms};
@@ -38,7 +39,7 @@ pub fn carry_out(root: &Root, plan: &Plan, grace: Grace) -> Result<()> {
     }
     let made = load::create_maps(root, &Sizes::default()).and_then(|()| {
         generations::at_once(root, || {
-            let mut steps = Steps { root, plan, grace, done: Vec::new() };
+            let mut steps = Steps { root, plan, grace, lists: lists(plan), done: Vec::new() };
             let made = steps.make();
             if made.is_err() {
                 steps.undo();
@@ -55,12 +56,19 @@ struct Steps<'a> {
     root: &'a Root,
     plan: &'a Plan,
     grace: Grace,
+    /// Whose rules change.
+    lists: Vec<Lists<'a>>,
     /// What has been done, the last one last.
     done: Vec<Change>,
 }
 
-/// Whose rules, before and after.
-type Lists<'a> = (Owner<'a>, &'a RuleList, &'a RuleList);
+/// Whose rules change, before and after, and meanwhile.
+struct Lists<'a> {
+    owner: Owner<'a>,
+    before: RuleList,
+    meanwhile: RuleList,
+    after: &'a RuleList,
+}
 
 #[derive(Clone, Copy)]
 enum Owner<'a> {
@@ -71,51 +79,53 @@ enum Owner<'a> {
 impl Steps<'_> {
     fn make(&mut self) -> Result<()> {
         let changes = &self.plan.changes;
-        let lists: Vec<Lists<'_>> = changes.iter().filter_map(lists).collect();
-        let moves = changes.iter().any(moves_identities);
-        if moves && !lists.is_empty() {
-            let closed = lists.iter().filter_map(|(owner, before, after)| {
-                let common = common(before, after);
-                (common != **before).then_some((*owner, common))
-            });
-            self.set_rules(&closed.collect::<Vec<_>>())?;
-            // With the last rules of an identity the maps may have gone.
-            load::create_maps(self.root, &Sizes::default())?;
-        }
+        self.set_rules(|list| (list.meanwhile != list.before).then_some(&list.meanwhile))?;
+        // With the last rules of an identity the maps may have gone.
+        load::create_maps(self.root, &Sizes::default())?;
         self.set_names()?;
         self.set_lines()?;
         let endpoints = || {
             changes.iter().filter_map(|change| match change {
-                Change::Endpoint(endpoint) => Some((change, endpoint)),
+                Change::Endpoint(endpoint) => Some((change, &**endpoint)),
                 _ => None,
             })
         };
-        for (change, endpoint) in endpoints().filter(|(_, it)| it.attaches) {
-            self.attach(endpoint, moves)?;
-            self.done.push(change.clone());
+        let attached = || endpoints().filter(|(_, it)| it.attaches);
+        // Nobody relaxes before all have come that are to enforce.
+        for (change, endpoint) in attached() {
+            if let Some(at_first) = endpoint.at_first() {
+                self.attach(endpoint, &at_first)?;
+                self.done.push(change.clone());
+            }
+        }
+        for (change, endpoint) in attached() {
+            if let Some(after) = endpoint.after.as_ref().filter(|_| endpoint.relaxes()) {
+                self.attach(endpoint, after)?;
+                self.done.push(change.clone());
+            }
         }
         for (change, endpoint) in endpoints().filter(|(_, it)| it.after.is_none()) {
             self.detach(endpoint)?;
             self.done.push(change.clone());
         }
-        let last: Vec<(Owner<'_>, RuleList)> =
-            lists.iter().map(|(owner, _, after)| (*owner, (*after).clone())).collect();
-        self.set_rules(&last)
+        self.set_rules(|list| Some(list.after))
     }
 
     /// Undoes what has been done, the last first; reports what can't be.
     fn undo(&mut self) {
-        for change in self.done.iter().rev() {
-            if let Err(error) = self.undo_one(&change.undone()) {
-                warn!("undo what was done: {error:#}");
+        let tell = |what: &str, done: Result<()>| {
+            if let Err(error) = done {
+                warn!("{what}: {error:#}");
             }
+        };
+        // Names say which identity endpoints had.
+        let (names, others): (Vec<&Change>, Vec<&Change>) =
+            self.done.iter().rev().partition(|change| matches!(change, Change::Name(..)));
+        tell("close what is undone", self.set_rules(|list| Some(&list.meanwhile)));
+        for change in names.into_iter().chain(others) {
+            tell("undo what was done", self.undo_one(&change.undone()));
         }
-        let lists = self.plan.changes.iter().filter_map(lists);
-        let before: Vec<(Owner<'_>, RuleList)> =
-            lists.map(|(owner, before, _)| (owner, before.clone())).collect();
-        if let Err(error) = self.set_rules(&before) {
-            warn!("put the rules back: {error:#}");
-        }
+        tell("put the rules back", self.set_rules(|list| Some(&list.before)));
     }
 
     fn undo_one(&self, change: &Change) -> Result<()> {
@@ -123,12 +133,27 @@ impl Steps<'_> {
             Change::Name(identity, _, after) => self.set_name(*identity, after.as_ref()),
             Change::Line(..) => self.rewrite(&[change]),
             Change::Rules(..) => Ok(()),
-            Change::Endpoint(endpoint) if endpoint.after.is_none() => self.detach(endpoint),
-            Change::Endpoint(endpoint) if endpoint.attaches || endpoint.before.is_none() => {
-                self.attach(endpoint, true)
-            }
-            Change::Endpoint(_) => Ok(()),
+            Change::Endpoint(endpoint) => match &endpoint.after {
+                None => self.detach(endpoint),
+                Some(after) => {
+                    self.attach(endpoint, after)?;
+                    self.add_rules_of_others(endpoint, after)
+                }
+            },
         }
+    }
+
+    /// What others had given an endpoint that was detached, and is there again.
+    fn add_rules_of_others(&self, endpoint: &EndpointChange, state: &EndpointState) -> Result<()> {
+        let others = Origin::ALL.iter().copied().filter(|origin| *origin != state.origin);
+        for origin in others.filter(|_| endpoint.before.is_none()) {
+            let rules = rules_of(&state.rules, origin);
+            if let (false, Some(endpoint)) = (rules.is_empty(), self.endpoint(&endpoint.device)?) {
+                let whose = Whose::Endpoint(endpoint.id);
+                rules::replace_of(self.root, whose, origin, rules, Grace::Permanent, true)?;
+            }
+        }
+        Ok(())
     }
 
     fn set_names(&mut self) -> Result<()> {
@@ -182,30 +207,15 @@ impl Steps<'_> {
         ipcache.rewrite(&rewrite, |_| Ok(()))
     }
 
-    /// Attaches with the rules that it is to have, or if identities move and it had some, with those that both have.
-    fn attach(&self, change: &EndpointChange, moves: bool) -> Result<()> {
-        let Some(after) = &change.after else { return Ok(()) };
-        let rules = match &change.before {
-            Some(before) if moves => common(&before.rules, &after.rules),
-            Some(_) => return self.attach_with(change, after, None),
-            None => after.rules.clone(),
-        };
-        self.attach_with(change, after, Some(&rules))
-    }
-
-    fn attach_with(
-        &self,
-        change: &EndpointChange,
-        after: &EndpointState,
-        rules: Option<&RuleList>,
-    ) -> Result<()> {
+    /// Attaches. One that is new has the rules of its identity from the first packet on, too.
+    fn attach(&self, change: &EndpointChange, after: &EndpointState) -> Result<()> {
         let names = Names::default();
-        let files = |rules: &RuleList| -> Vec<String> {
-            let files = rules.made().iter().filter(|made| made.origins.contain(after.origin));
-            files.map(|made| made.rule.text(&names)).collect()
+        let rules = || -> Vec<String> {
+            let rules = first_rules(self.plan, after);
+            rules_of(&rules, after.origin).iter().map(|rule| rule.text(&names)).collect()
         };
-        let rules = rules.filter(|_| change.before.is_none());
-        let spec = EndpointSpec { rules: rules.map(files), ..after.spec.clone() };
+        let spec =
+            EndpointSpec { rules: change.before.is_none().then(rules), ..after.spec.clone() };
         let terms = Terms {
             grace: if spec.policy.enforce() { self.grace } else { Grace::Permanent },
             consent: Consent::Everything,
@@ -237,20 +247,23 @@ impl Steps<'_> {
         Ok(found.endpoints.into_iter().find(|it| it.device == device))
     }
 
-    /// Makes these the rules of whom they are, all in one step or none.
-    fn set_rules(&self, lists: &[(Owner<'_>, RuleList)]) -> Result<()> {
+    /// Gives their rules to those for whom this tells some, all in one step or none.
+    fn set_rules<'b>(
+        &'b self,
+        which: impl Fn(&'b Lists<'b>) -> Option<&'b RuleList>,
+    ) -> Result<()> {
         let mut changes = Vec::new();
-        for (owner, list) in lists {
-            let whose = match owner {
-                Owner::Identity(identity) => Whose::Identity(*identity),
+        for list in &self.lists {
+            let Some(rules) = which(list) else { continue };
+            let whose = match list.owner {
+                Owner::Identity(identity) => Whose::Identity(identity),
                 Owner::Device(device) => match self.endpoint(device)? {
                     Some(endpoint) if !endpoint.stale => Whose::Endpoint(endpoint.id),
                     _ => continue,
                 },
             };
-            let of_file = list.made().iter().filter(|made| made.origins.contain(Origin::File));
-            let of_file: Vec<Rule> = of_file.map(|made| made.rule).collect();
-            changes.push(rules::Change { whose, edit: Edit::Replace(Origin::File, of_file) });
+            let edit = Edit::Replace(Origin::File, rules_of(rules, Origin::File));
+            changes.push(rules::Change { whose, edit });
         }
         if changes.is_empty() {
             return Ok(());
@@ -259,19 +272,73 @@ impl Steps<'_> {
     }
 }
 
-/// The rules that a change is about, of what is there before and after.
-fn lists(change: &Change) -> Option<Lists<'_>> {
+/// The rules that change. Where identities do, too, an endpoint lets in and out meanwhile what it does before and after;
+/// one that gets another identity itself, beside others that do, nothing: what both lists allow may be about others than
+/// before and after.
+fn lists(plan: &Plan) -> Vec<Lists<'_>> {
+    let moves = plan.changes.iter().filter(|change| moves_identities(change)).count();
+    let lists = plan.changes.iter().filter_map(|change| lists_of(plan, change, moves));
+    lists.filter(|it| it.before != *it.after || it.meanwhile != it.before).collect()
+}
+
+fn lists_of<'a>(plan: &Plan, change: &'a Change, moves: usize) -> Option<Lists<'a>> {
+    let meanwhile = |before: &RuleList, after: &RuleList| match moves {
+        0 => before.clone(),
+        _ => common(before, after),
+    };
     match change {
-        Change::Rules(identity, before, after) => {
-            (before != after).then_some((Owner::Identity(*identity), before, after))
-        }
+        Change::Rules(identity, before, after) => Some(Lists {
+            owner: Owner::Identity(*identity),
+            before: before.clone(),
+            meanwhile: meanwhile(before, after),
+            after,
+        }),
         Change::Endpoint(change) => {
-            let (before, after) = change.before.as_ref().zip(change.after.as_ref())?;
-            let lists = (Owner::Device(&change.device), &before.rules, &after.rules);
-            (before.rules != after.rules).then_some(lists)
+            let after = change.after.as_ref()?;
+            let owner = Owner::Device(&change.device);
+            let Some(before) = &change.before else {
+                let before = first_rules(plan, after);
+                return Some(Lists {
+                    owner,
+                    meanwhile: before.clone(),
+                    before,
+                    after: &after.rules,
+                });
+            };
+            let mut meanwhile = meanwhile(&before.rules, &after.rules);
+            if before.identity != after.identity && moves > 1 {
+                meanwhile.add(&NOTHING, Origin::File);
+            }
+            Some(Lists { owner, before: before.rules.clone(), meanwhile, after: &after.rules })
         }
         _ => None,
     }
+}
+
+/// What an endpoint that is attached anew has at first: its own rules, and those that its identity is going to have.
+fn first_rules(plan: &Plan, state: &EndpointState) -> RuleList {
+    let mut rules = state.rules.clone();
+    for change in &plan.changes {
+        match change {
+            Change::Rules(identity, _, after) if *identity == state.identity => {
+                rules.add(&after.rules().collect::<Vec<_>>(), state.origin);
+            }
+            _ => {}
+        }
+    }
+    rules
+}
+
+fn rules_of(list: &RuleList, origin: Origin) -> Vec<Rule> {
+    let made = list.made().iter().filter(|made| made.origins.contain(origin));
+    made.map(|made| made.rule).collect()
+}
+
+/// Lets nobody in or out.
+const NOTHING: [Rule; 2] = [nothing(Direction::Ingress), nothing(Direction::Egress)];
+
+const fn nothing(direction: Direction) -> Rule {
+    Rule { action: Action::Deny, direction, peer: Rule::ANY, l4: L4::Any }
 }
 
 /// Whether somebody's identity becomes another.

@@ -48,6 +48,8 @@ pub struct EndpointState {
     pub spec: EndpointSpec,
     /// Who has attached it.
     pub origin: Origin,
+    /// The identity that the spec names.
+    pub identity: Identity,
     /// Its own rules.
     pub rules: RuleList,
 }
@@ -177,6 +179,26 @@ fn of_rules(
 }
 
 impl EndpointChange {
+    /// What it is first, while others are still to come: it enforces what it does before or after. `None`: it is that
+    /// already.
+    pub fn at_first(&self) -> Option<EndpointState> {
+        let after = self.after.as_ref()?;
+        let Some(before) = &self.before else { return Some(after.clone()) };
+        let policy = before.spec.policy.or_stricter(after.spec.policy);
+        let spec = EndpointSpec { policy, ..after.spec.clone() };
+        let at_first = EndpointState { spec, ..after.clone() };
+        let is_that = EndpointState { rules: after.rules.clone(), ..before.clone() } == at_first;
+        (!self.relaxes() || !is_that).then_some(at_first)
+    }
+
+    /// Whether a direction gets a lower mode.
+    pub fn relaxes(&self) -> bool {
+        let policies = self.before.as_ref().zip(self.after.as_ref());
+        policies.is_some_and(|(before, after)| {
+            before.spec.policy.or_stricter(after.spec.policy) != after.spec.policy
+        })
+    }
+
     fn lines(&self, names: &Names) -> Vec<Line> {
         let modes = |state: &Option<EndpointState>| {
             state.as_ref().map_or_else(Modes::default, |state| state.spec.policy)

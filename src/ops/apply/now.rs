@@ -111,6 +111,7 @@ impl Attached {
             debug!("{error:#}");
             EndpointSpec::new(&endpoint.device)
         });
-        Ok(Attached { endpoint, state: EndpointState { spec, origin, rules }, is_due })
+        let identity = Identity(endpoint.config.identity);
+        Ok(Attached { endpoint, state: EndpointState { spec, origin, identity, rules }, is_due })
     }
 }

@@ -249,14 +249,14 @@ impl Plan {
         let mut list = before.as_ref().map(|state| state.rules.clone()).unwrap_or_default();
         list.replace(Origin::File, &rules);
         self.tell_others(name, &list);
-        let is_same = match before.as_ref().zip(endpoint.as_ref()) {
-            Some((state, endpoint)) => {
-                let id = spec.id.as_ref().map(|id| id.resolve(&self.names)).transpose()?;
-                let identity = Identity(endpoint.config.identity);
-                id.is_none_or(|id| id == identity) && asks_the_same(&state.spec, &spec)
-            }
-            None => false,
+        let identity = match &spec.id {
+            Some(id) => id.resolve(&self.names)?,
+            None => Identity::HOST,
         };
+        // A name may have become another number's.
+        let is_same = before
+            .as_ref()
+            .is_some_and(|state| state.identity == identity && asks_the_same(&state.spec, &spec));
         let is_files = before.as_ref().is_some_and(|state| state.origin == Origin::File);
         let attaches = is_due || !is_same || !is_files;
         let rules_change = before.as_ref().is_none_or(|state| state.rules != list);
@@ -285,7 +285,7 @@ impl Plan {
         } else {
             self.risk(name, enforced, enforced, "");
         }
-        let after = Some(EndpointState { spec, origin: Origin::File, rules: list });
+        let after = Some(EndpointState { spec, origin: Origin::File, identity, rules: list });
         let change = EndpointChange { device: name.clone(), before, after, attaches };
         self.changes.push(Change::Endpoint(Box::new(change)));
         Ok(())
