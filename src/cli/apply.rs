@@ -11,7 +11,7 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 
 use super::attach::ssh_server_port;
 use super::prompt::{self, Prompt};
-use super::{Context, DIFFERS, path_of};
+use super::{Context, DIFFERS, file, path_of};
 use crate::model::enforcement::Grace;
 use crate::ops;
 use crate::ops::apply::files::{Beside, Files};
@@ -68,7 +68,10 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     if args.boot {
         return boot::run(context, &args).map(|()| ExitCode::SUCCESS);
     }
-    let files = Files::read(&args.path)?;
+    let files = match args.path.as_os_str() == "-" {
+        true => Files::of_text("stdin", file::read(&args.path)?)?,
+        false => Files::read(&args.path)?,
+    };
     let plan = planned(context, &args, &files)?;
     report::tell(&plan);
     if args.dry_run {

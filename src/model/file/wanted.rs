@@ -12,6 +12,9 @@ use crate::model::prefix::{format_prefix, parse_ipcache, parse_prefix};
 use crate::model::rule::Rule;
 use crate::model::spec::EndpointSpec;
 
+/// Where prefixes stand.
+pub type Places = HashMap<IpNet, Rc<str>>;
+
 /// What files ask for.
 #[derive(Debug, Default)]
 pub struct Wanted {
@@ -20,7 +23,7 @@ pub struct Wanted {
     /// Identities of prefixes.
     pub lines: BTreeMap<IpNet, Identity>,
     /// Where each of these stands.
-    pub line_places: HashMap<IpNet, Rc<str>>,
+    pub line_places: Places,
     /// Rules of identities.
     pub rules: BTreeMap<Identity, Vec<Rule>>,
     /// Endpoints.
@@ -104,9 +107,9 @@ fn ipcache(
     documents: &Documents,
     names: &Names,
     files: &[(String, String)],
-) -> Result<(BTreeMap<IpNet, Identity>, HashMap<IpNet, Rc<str>>)> {
+) -> Result<(BTreeMap<IpNet, Identity>, Places)> {
     let mut lines = BTreeMap::new();
-    let mut places: HashMap<IpNet, Rc<str>> = HashMap::new();
+    let mut places = Places::new();
     for (text, Located { value, place }) in &documents.ipcache {
         let line = parse_prefix(text).and_then(|prefix| Ok((prefix, value.resolve(names)?)));
         let (prefix, identity) = line.with_context(|| place.to_string())?;

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -31,6 +31,15 @@ impl Files {
             let text = read(&path)?;
             files.push((path.display().to_string(), text));
         }
+        Files::with_lines(files)
+    }
+
+    /// A file whose text somebody has.
+    pub fn of_text(name: &str, text: String) -> Result<Files> {
+        Files::with_lines(vec![(name.to_owned(), text)])
+    }
+
+    fn with_lines(files: Vec<(String, String)>) -> Result<Files> {
         let mut read_lines = Files { files, lines: Vec::new() };
         for located in &read_lines.documents()?.ipcache_files {
             let beside = Path::new(&*located.place.file).parent();
@@ -78,14 +87,7 @@ fn paths(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    let text = match path.as_os_str() == "-" {
-        true => {
-            let mut text = Vec::new();
-            io::stdin().read_to_end(&mut text).context("read stdin")?;
-            text
-        }
-        false => fs::read(path).with_context(|| format!("read {}", path.display()))?,
-    };
+    let text = fs::read(path).with_context(|| format!("read {}", path.display()))?;
     String::from_utf8(text).map_err(|error| {
         let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
             .iter()
