@@ -49,7 +49,7 @@ impl Machine {
             }
             (Some(objection), _) => objection,
             (None, Frame::Ip(ip)) => policed(ip),
-            (None, Frame::Arp(arp)) if self.answers(endpoint, arp) => {
+            (None, Frame::Arp(arp)) if self.answers_arp(endpoint, arp) => {
                 Judgement::new(Must::Redirect, "an ARP request")
             }
             (None, _) => Judgement::pass("ARP"),
@@ -196,7 +196,7 @@ fn program(endpoint: &Endpoint, direction: Direction) -> Program {
 }
 
 impl Machine {
-    fn answers(&self, endpoint: &Endpoint, arp: &wire::Arp) -> bool {
+    fn answers_arp(&self, endpoint: &Endpoint, arp: &wire::Arp) -> bool {
         endpoint.switches.arp_responder
             && arp.is_request
             && !arp.sender.is_unspecified()
