@@ -5,16 +5,19 @@ mod report;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
 use super::attach::ssh_server_port;
 use super::prompt::{self, Prompt};
+use super::time;
 use super::{Context, DIFFERS, file, path_of};
+use crate::kernel::sys;
 use crate::model::enforcement::Grace;
 use crate::ops;
-use crate::ops::apply::files::{Beside, Files};
+use crate::ops::apply::files::{Beside, Files, Standing};
 use crate::ops::apply::{self, Plan, Request, carry_out, plan};
 use crate::output;
 
@@ -85,7 +88,10 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         args.prompt.obtain(&plan.risks.join("; "), &args.told_path())?;
     }
     match plan.is_empty() {
-        true => output::note("nothing to change"),
+        true => {
+            check_nothing_waits(&args, &Beside::of(&args.path))?;
+            output::note("nothing to change");
+        }
         false => make(context, &args, &files, &plan)?,
     }
     args.keep(&files);
@@ -107,27 +113,51 @@ fn planned(context: &Context, args: &Args, files: &Files) -> Result<Plan> {
 /// Makes it so, unless something has changed since somebody agreed to it.
 fn make(context: &Context, args: &Args, files: &Files, agreed: &Plan) -> Result<()> {
     let beside = Beside::of(&args.path);
-    let grace = args.prompt.grace();
-    let plan = {
+    let until = |time: Duration| sys::coarse_ns().saturating_add(time.as_nanos() as u64);
+    let (plan, on_trial) = {
         let _lock = ops::prepare(&context.root, args.mount_bpffs)?;
+        check_nothing_waits(args, &beside)?;
         let plan = planned(context, args, files)?;
-        ensure!(
-            plan.changes == agreed.changes,
-            "something has changed meanwhile, so that other things were to be done; nothing has changed by this"
-        );
-        if grace != Grace::Permanent {
-            beside.try_out(files).context("--confirm keeps what is on trial beside the file")?;
+        if plan.changes != agreed.changes {
+            // Flags answer whatever it is; a person has answered what he was told.
+            ensure!(
+                args.prompt.has_answered() || plan.risks.is_empty(),
+                "something has changed meanwhile, so that other things were to be done; nothing has changed by this"
+            );
+            report::announce(&plan);
+        }
+        let time = args.prompt.confirm.filter(|_| !plan.is_empty());
+        let on_trial = time.map(|time| (time, until(time)));
+        let mut grace = Grace::Permanent;
+        if let Some((time, until_ns)) = on_trial {
+            beside
+                .try_out(files, until_ns)
+                .context("--confirm keeps what is on trial beside the file")?;
+            grace = Grace::Within(time.saturating_add(apply::slack(&plan)));
         }
         let done = carry_out(&context.root, &plan, grace);
-        if done.is_err() && grace != Grace::Permanent {
+        if done.is_err() && on_trial.is_some() {
             beside.remove_trial()?;
         }
         done?;
-        plan
+        (plan, on_trial)
     };
-    if let Grace::Within(time) = grace {
-        apply::go_back_after(&context.root, plan.undone(), time, beside)?;
+    if let Some((time, until_ns)) = on_trial {
+        apply::go_back_at(&context.root, plan.undone(), until_ns, &beside)?;
         prompt::remind(&args.told_path(), time, "all of it goes back");
+    }
+    Ok(())
+}
+
+/// Another apply would leave nobody to put the first one back.
+fn check_nothing_waits(args: &Args, beside: &Beside) -> Result<()> {
+    if let Standing::Waits(left) = beside.standing()? {
+        bail!(
+            "{path} was applied with --confirm and waits: `cilmark confirm {path}` makes that permanent, or it goes back by \
+             itself in {}; then apply again; nothing has changed",
+            time::text(left),
+            path = args.told_path()
+        );
     }
     Ok(())
 }

@@ -2,10 +2,12 @@
 
 use anyhow::{Error, Result, bail, ensure};
 
+use super::apply::Change;
 use super::apply::files::{Beside, Standing};
 use super::identities;
 use super::rules::{self, at};
 use super::targets::{self, Targets};
+use crate::kernel::netns;
 use crate::model::enforcement::{Confirmation, Fallback};
 use crate::model::identity::Identity;
 use crate::state::id_rules::IdRules;
@@ -47,7 +49,7 @@ pub fn confirm(root: &Root, targets: &Targets, netns: Option<u64>) -> Result<Rep
 /// Confirms whatever waits, and then what is on trial beside a file: in this order, so that it can be repeated.
 pub fn confirm_applied(root: &Root, beside: &Beside, netns: u64) -> Result<Report> {
     match beside.standing()? {
-        Standing::Waits => {}
+        Standing::Waits(_) => {}
         Standing::Settled => bail!("no apply of it waits to be confirmed"),
         Standing::Over => bail!("too late: what was applied has gone back; apply it again"),
     }
@@ -65,6 +67,33 @@ pub fn confirm_applied(root: &Root, beside: &Beside, netns: u64) -> Result<Repor
         beside.confirm()?;
     }
     Ok(report)
+}
+
+/// Stops the clocks of what has been put back, since nothing is on trial there any more.
+pub fn stop_clocks(root: &Root, changes: &[Change]) -> Result<()> {
+    let mut devices = Vec::new();
+    for change in changes {
+        match change {
+            Change::Rules(identity, ..) => _ = rules::confirm(root, *identity)?,
+            Change::Endpoint(change) => devices.push(change.device.as_str()),
+            _ => {}
+        }
+    }
+    let netns = netns::current()?;
+    for endpoint in targets::alive(root)? {
+        if endpoint.netns != netns || !devices.contains(&endpoint.device.as_str()) {
+            continue;
+        }
+        match endpoint.confirmation()? {
+            Confirmation::Pending(..) => endpoint.confirm_by(None)?,
+            Confirmation::Over(Fallback::Rules) => {
+                rules::settle(root, &endpoint)?;
+                endpoint.confirm_by(None)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 impl Report {

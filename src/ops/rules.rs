@@ -79,7 +79,7 @@ pub struct Risk {
 }
 
 /// What has come of changes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Reports {
     /// Of identities.
     pub identities: Vec<OfIdentity>,
@@ -203,6 +203,24 @@ pub fn change_each(
     grace: Grace,
     consent: bool,
 ) -> Result<Reports> {
+    let (endpoints, edits, of_identities) = each(root, changes)?;
+    transaction::run(root, endpoints, &edits, &of_identities, grace, consent)
+}
+
+/// Fails if these changes could not be made now; changes nothing.
+pub fn check_each(root: &Root, changes: &[Change]) -> Result<()> {
+    let (endpoints, edits, of_identities) = each(root, changes)?;
+    transaction::check_all(root, endpoints, &edits, &of_identities)
+}
+
+/// Edits, by whose rules they are about.
+type Edits<'a, K> = BTreeMap<K, &'a Edit>;
+
+/// Whom changes concern, and how.
+fn each<'a>(
+    root: &Root,
+    changes: &'a [Change],
+) -> Result<(Vec<Endpoint>, Edits<'a, EndpointId>, Edits<'a, Identity>)> {
     let (mut edits, mut of_identities) = (BTreeMap::new(), BTreeMap::new());
     for Change { whose, edit } in changes {
         let is_second = match whose {
@@ -224,7 +242,7 @@ pub fn change_each(
         endpoint.check_alive()?;
         endpoints.push(endpoint);
     }
-    transaction::run(root, endpoints, &edits, &of_identities, grace, consent)
+    Ok((endpoints, edits, of_identities))
 }
 
 /// Makes these the rules of one who makes rules, of an endpoint or an identity, and leaves those of others.

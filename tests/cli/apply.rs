@@ -1,11 +1,15 @@
 //! `apply` and `export`.
 
+mod trial;
+
 use std::fs;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use crate::common::World;
+use crate::common::steps::Steps;
+use crate::common::traffic::{Connection, HOST, cannot_connect, listen};
 use crate::common::world::wait_for;
 
 /// A directory of the test's own.
@@ -214,7 +218,6 @@ fn a_boot_with_a_wrong_file_takes_what_was_confirmed_or_closes_its_nics() {
     let Some((world, files, path)) = world() else { return };
     let ruin =
         files.write("ruin.toml", "version = 1\n[[endpoint]]\ndevice = \"eth0\"\npolcy = 1\n");
-    world.sh("ip link set eth0 type veth || true");
     let bad = FILE.replace("policy = \"enforce\"", "policy = \"enfroce\"");
     files.write("cilmark.toml", &bad);
     world.cilmark(&format!("apply {ruin} --boot")).fails(1, &["`policy`"]);
@@ -273,4 +276,151 @@ fn a_boot_with_a_wrong_file_closes_the_nic_that_has_come_by_any_of_its_names() {
             world.cilmark_ok("detach eth0");
         }
     }
+}
+
+/// A NIC as far as it counts: a default route leaves by it.
+fn uplink(world: &World) {
+    world.workload("wan", 1);
+    world.sh("ip link set wan down; ip link set wan name eth0; ip link set eth0 up; ip route add default via 10.1.0.10");
+}
+
+#[test]
+fn a_boot_with_a_wrong_file_and_nothing_confirmed_leaves_a_nic_its_failsafe_ports() {
+    let Some(world) = World::new() else { return };
+    uplink(&world);
+    let files = Files::new();
+    let path = files.write(
+        "cilmark.toml",
+        "version = 1\n[[endpoint]]\ndevice = \"eth0\"\npolicy = \"enfroce\"\nrules = [\"allow ingress from any\"]\n",
+    );
+    let [ssh, web] = [22, 5001].map(|port| listen(&world, HOST, port));
+    drop(Connection::open(&world, "wan", &web, "10.1.0.1"));
+    let run = world.cilmark(&format!("apply {path} --boot"));
+    run.fails(1, &["enfroce", "eth0 let in and out what their failsafe ports are for"]);
+    let status = world.status("eth0");
+    assert_eq!((&status["role"], &status["ingress_policy"]), (&json!("netdev"), &json!("enforce")));
+    cannot_connect(&world, "wan", "10.1.0.1", 5001);
+    Connection::open(&world, "wan", &ssh, "10.1.0.1").works();
+    let outside = listen(&world, "wan", 5001);
+    cannot_connect(&world, HOST, "10.1.0.10", 5001);
+    // And the file that is right opens what it names.
+    files.write("cilmark.toml", "version = 1\n[[endpoint]]\ndevice = \"eth0\"\npolicy = \"enforce\"\nrules = [\"allow ingress from any tcp/5001\"]\n");
+    world.cilmark_ok(&format!("apply {path} --boot"));
+    Connection::open(&world, "wan", &web, "10.1.0.1").works();
+    drop(outside);
+}
+
+#[test]
+fn a_failure_in_the_middle_leaves_everything_as_it_was() {
+    let Some((world, files, path)) = world() else { return };
+    world.veth("small");
+    world.cilmark_ok("attach small --id 1234 --policy enforce --policy-entries 32");
+    world.cilmark_ok("policy add small deny ingress from 9");
+    let get = || {
+        let small = world.cilmark_json("policy list small");
+        (state(&world), small, world.cilmark_ok("export --all"))
+    };
+    world.cilmark_ok(&format!("apply {path} --yes"));
+    world.cilmark_ok("policy add ve-b allow ingress from any udp/9");
+    let before = get();
+    // More rules than fit, found when endpoints have come and gone already.
+    let many: Vec<String> =
+        (1..50).map(|port| format!("\"allow ingress from any tcp/{}\"", 8000 + 2 * port)).collect();
+    let text = FILE
+        .replace("web = [", &format!("web = [{}, ", many.join(", ")))
+        .replace("= 300", "= 301")
+        .replace("db = 5678", "other = 5678")
+        .replace("\"db\"", "\"other\"")
+        .replace("egress to db", "egress to other")
+        .replace("device = \"ve-?\"", "device = \"ve-a\"")
+        .replace("\"later\"", "\"ve-b-peer\"\nid = 99");
+    let bad = files.write("bad.toml", &text);
+    world.cilmark(&format!("apply {bad} --yes --prune")).fails(1, &["small", "--policy-entries"]);
+    assert_eq!(get(), before);
+    // And with a device that goes between the plan and its turn.
+    world.veth("later");
+    let text = FILE.replace("= 300", "= 301").replace("\"later\"", "\"later\"\nid = 99");
+    files.write("bad.toml", &text);
+    let mut steps = Steps::start(&format!("apply {bad} --yes"));
+    let is_written = || world.cilmark_json("ipcache get 203.0.113.1")[0]["identity"] == 301;
+    while steps.go_on() && !is_written() {}
+    world.sh("ip link del later");
+    steps.fails("later");
+    assert_eq!(get(), before);
+}
+
+#[test]
+fn whatever_is_no_file_is_told_and_changes_nothing() {
+    let Some((world, files, path)) = world() else { return };
+    let folder = files.0.display().to_string();
+    world.sh(&format!("mkdir {folder}/empty; mkfifo {folder}/fifo"));
+    for (name, told) in [("nowhere", "read"), ("empty", "has no file that is called *.toml")] {
+        let run = world.cilmark(&format!("apply {folder}/{name} --yes"));
+        run.fails(1, &[told, name]);
+        assert_eq!(world.pins(), [""; 0]);
+    }
+    // Lines of another system, and a mark of the byte order before them.
+    let windows = format!("\u{feff}{}", FILE.replace('\n', "\r\n"));
+    let windows = files.write("windows.toml", &windows);
+    world.cilmark_ok(&format!("apply {path} --yes"));
+    let before = state(&world);
+    let run = world.cilmark(&format!("apply {windows} --dry-run"));
+    assert_eq!((run.status, run.stdout.as_str()), (Some(0), ""), "{run:?}");
+    // Large, and for nothing.
+    let large =
+        files.write("large.toml", &format!("version = 1\n{}", "# a comment\n".repeat(900_000)));
+    world.cilmark_ok(&format!("apply {large}"));
+    assert_eq!(state(&world), before);
+    // A pipe has no place beside it.
+    let binary = env!("CARGO_BIN_EXE_cilmark");
+    let run = world.try_sh(&format!("cat {large} | {binary} apply /dev/stdin"));
+    assert!(run.status.success(), "{run:?}");
+    let fifo = format!("cat {large} > {folder}/fifo & {binary} apply {folder}/fifo");
+    assert!(world.try_sh(&fifo).status.success());
+    assert_eq!(state(&world), before);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 8);
+}
+
+#[test]
+fn two_names_of_one_device_are_one_device() {
+    let Some((world, files, _)) = world() else { return };
+    world.sh("ip link property add dev ve-a altname another-name");
+    let entry = |device: &str| format!("[[endpoint]]\ndevice = \"{device}\"\nid = 1234\n");
+    let both = files
+        .write("both.toml", &format!("version = 1\n{}{}", entry("ve-a"), entry("another-name")));
+    world.cilmark(&format!("apply {both}")).fails(1, &["`ve-a` is the device", "both.toml:3:10"]);
+    assert_eq!(world.pins(), [""; 0]);
+    let by_altname =
+        files.write("altname.toml", &format!("version = 1\n{}", entry("another-name")));
+    world.cilmark_ok(&format!("apply {by_altname}"));
+    assert_eq!(world.status("ve-a")["identity"], 1234);
+    let run = world.cilmark(&format!("apply {by_altname} --dry-run --prune"));
+    assert_eq!((run.status, run.stdout.as_str()), (Some(0), ""), "{run:?}");
+    let by_name = files.write("name.toml", &format!("version = 1\n{}", entry("ve-a")));
+    let run = world.cilmark(&format!("apply {by_name} --dry-run --prune"));
+    assert_eq!((run.status, run.stdout.as_str()), (Some(0), ""), "{run:?}");
+}
+
+#[test]
+fn applies_beside_other_commands_end_with_one_of_their_states() {
+    let Some((world, files, path)) = world() else { return };
+    let other =
+        files.write("other.toml", &FILE.replace("tcp/443", "tcp/444").replace("= 300", "= 301"));
+    for _ in 0..3 {
+        let mut running: Vec<_> = [&path, &other, &path, &other]
+            .map(|file| world.start(&format!("apply {file} --yes --prune")))
+            .into();
+        running.push(world.start("policy add @web allow ingress from any udp/9"));
+        running.push(world.start("detach ve-b"));
+        running.push(world.start("attach ve-b --id 1234"));
+        for mut command in running {
+            assert!(command.wait().code().is_some());
+        }
+        let has = world.cilmark_ok("export");
+        assert_eq!(has.contains("tcp/443") as u8 + has.contains("tcp/444") as u8, 1, "{has}");
+        assert_eq!(has.contains("= 301"), has.contains("tcp/444"), "{has}");
+    }
+    world.cilmark_ok(&format!("apply {path} --yes"));
+    let run = world.cilmark(&format!("apply {path} --dry-run"));
+    assert_eq!((run.status, run.stdout.as_str()), (Some(0), ""), "{run:?}");
 }

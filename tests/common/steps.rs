@@ -1,7 +1,7 @@
 //! A command that stands still after each of its changes, so that a test can look what packets meet there, or kill it.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 
 use nix::libc;
@@ -115,11 +115,22 @@ impl Steps {
     }
 
     /// It has to end well.
-    pub fn succeeds(mut self) {
+    pub fn succeeds(self) {
+        let (end, said) = self.end();
+        assert!(matches!(end, WaitStatus::Exited(_, 0)), "{end:?}: {said}");
+    }
+
+    /// It has to fail, and to say why.
+    pub fn fails(self, why: &str) {
+        let (end, said) = self.end();
+        assert!(matches!(end, WaitStatus::Exited(_, 1)) && said.contains(why), "{end:?}: {said}");
+    }
+
+    fn end(mut self) -> (WaitStatus, String) {
         while self.go_on() {}
         let mut said = String::new();
-        _ = std::io::Read::read_to_string(self.child.stderr.as_mut().expect("a pipe"), &mut said);
-        let end = self.end.expect("an end");
-        assert!(matches!(end, WaitStatus::Exited(_, 0)), "{end:?}: {said}");
+        let stderr = self.child.stderr.as_mut().expect("a pipe");
+        stderr.read_to_string(&mut said).expect("what it says");
+        (self.end.expect("an end"), said)
     }
 }

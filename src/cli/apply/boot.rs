@@ -15,7 +15,7 @@ pub fn run(context: &Context, args: &Args) -> Result<()> {
     let _lock = ops::prepare(&context.root, args.mount_bpffs)?;
     let beside = Beside::of(&args.path);
     let wrong = match beside.standing() {
-        Ok(Standing::Waits) => {
+        Ok(Standing::Waits(_)) => {
             output::note("an apply waits to be confirmed; nothing has changed");
             return Ok(());
         }

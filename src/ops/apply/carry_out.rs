@@ -104,6 +104,8 @@ impl Steps<'_> {
                 self.done.push(change.clone());
             }
         }
+        // What is off comes back only as another one.
+        rules::check_each(self.root, &self.changes_of_rules(|list| Some(list.after))?)?;
         for (change, endpoint) in endpoints().filter(|(_, it)| it.after.is_none()) {
             self.detach(endpoint)?;
             self.done.push(change.clone());
@@ -252,6 +254,16 @@ impl Steps<'_> {
         &'b self,
         which: impl Fn(&'b Lists<'b>) -> Option<&'b RuleList>,
     ) -> Result<()> {
+        match self.changes_of_rules(which)? {
+            changes if changes.is_empty() => Ok(()),
+            changes => rules::change_each(self.root, &changes, self.grace, true).map(|_| ()),
+        }
+    }
+
+    fn changes_of_rules<'b>(
+        &'b self,
+        which: impl Fn(&'b Lists<'b>) -> Option<&'b RuleList>,
+    ) -> Result<Vec<rules::Change>> {
         let mut changes = Vec::new();
         for list in &self.lists {
             let Some(rules) = which(list) else { continue };
@@ -265,10 +277,7 @@ impl Steps<'_> {
             let edit = Edit::Replace(Origin::File, rules_of(rules, Origin::File));
             changes.push(rules::Change { whose, edit });
         }
-        if changes.is_empty() {
-            return Ok(());
-        }
-        rules::change_each(self.root, &changes, self.grace, true).map(|_| ())
+        Ok(changes)
     }
 }
 

@@ -7,10 +7,12 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::sys;
 use crate::model::file::{Documents, Source, Wanted};
 use crate::model::identity::Names;
 
@@ -103,6 +105,8 @@ struct Trial {
     files: Files,
     /// Of the kernel that runs: a reboot ends it.
     boot: String,
+    /// Until when somebody has to confirm it, in ns of the coarse monotonic clock.
+    until_ns: u64,
     /// It has gone back.
     is_over: bool,
 }
@@ -117,8 +121,8 @@ pub struct Beside {
 pub enum Standing {
     /// There is none that waits.
     Settled,
-    /// It waits to be confirmed.
-    Waits,
+    /// It waits to be confirmed, for so long.
+    Waits(Duration),
     /// Nobody has confirmed it in time, or before the machine went down.
     Over,
 }
@@ -148,9 +152,10 @@ impl Beside {
         self.remove_trial()
     }
 
-    /// These are on trial.
-    pub fn try_out(&self, files: &Files) -> Result<()> {
-        self.write("trial", &Trial { files: files.clone(), boot: boot()?, is_over: false })
+    /// These are on trial until a moment of the coarse monotonic clock (ns).
+    pub fn try_out(&self, files: &Files, until_ns: u64) -> Result<()> {
+        let trial = Trial { files: files.clone(), boot: boot()?, until_ns, is_over: false };
+        self.write("trial", &trial)
     }
 
     /// How the trial stands.
@@ -158,7 +163,11 @@ impl Beside {
         Ok(match self.read::<Trial>("trial")? {
             None => Standing::Settled,
             Some(trial) if trial.is_over || trial.boot != boot()? => Standing::Over,
-            Some(_) => Standing::Waits,
+            // Who was to put it back may have been killed.
+            Some(trial) => match trial.until_ns.saturating_sub(sys::coarse_ns()) {
+                0 => Standing::Over,
+                left => Standing::Waits(Duration::from_nanos(left)),
+            },
         })
     }
 
@@ -168,11 +177,14 @@ impl Beside {
         self.keep(&trial.files)
     }
 
-    /// The trial is over.
-    pub fn end_trial(&self) -> Result<()> {
+    /// The trial that was until then is over; false if nobody waits for it any more.
+    pub fn end_trial(&self, until_ns: u64) -> Result<bool> {
         match self.read::<Trial>("trial")? {
-            Some(trial) => self.write("trial", &Trial { is_over: true, ..trial }),
-            None => Ok(()),
+            Some(trial) if trial.until_ns == until_ns && !trial.is_over => {
+                self.write("trial", &Trial { is_over: true, ..trial })?;
+                Ok(true)
+            }
+            _ => Ok(false),
         }
     }
 
@@ -201,7 +213,9 @@ impl Beside {
             text => text.with_context(|| format!("read {}", path.display()))?,
         };
         let value = serde_json::from_slice(&text);
-        value.map(Some).with_context(|| format!("{} is not as cilmark writes it", path.display()))
+        value
+            .map(Some)
+            .with_context(|| format!("{} is not as cilmark writes it; remove it", path.display()))
     }
 
     /// All of it or nothing, also if the machine goes down.

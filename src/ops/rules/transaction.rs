@@ -39,7 +39,8 @@ pub fn run(
     grace: Grace,
     consent: bool,
 ) -> Result<Reports> {
-    let done = change(root, &endpoints, edits, of_identities, grace, consent);
+    let done = change(root, &endpoints, edits, of_identities, grace, Some(consent));
+    let done = done.map(Option::unwrap_or_default);
     if of_identities.is_empty() {
         return done;
     }
@@ -47,6 +48,16 @@ pub fn run(
     // The last rules of an identity may be the last that was here.
     detach::remove_unused_root(root)?;
     Ok(done)
+}
+
+/// Fails if the same could not be done; changes nothing.
+pub fn check_all(
+    root: &Root,
+    endpoints: Vec<Endpoint>,
+    edits: &BTreeMap<EndpointId, &Edit>,
+    of_identities: &BTreeMap<Identity, &Edit>,
+) -> Result<()> {
+    change(root, &endpoints, edits, of_identities, Grace::Permanent, None).map(|_| ())
 }
 
 /// Makes the rules of an identity permanent that are on trial; whether there was anything to do. First there, then on all
@@ -86,14 +97,15 @@ fn check(root: &Root, endpoint: &Endpoint) -> Result<()> {
     shared::check(root, endpoint)
 }
 
+/// Without an answer to whether somebody knows of NICs that enforce nothing is done.
 fn change(
     root: &Root,
     endpoints: &[Endpoint],
     edits: &BTreeMap<EndpointId, &Edit>,
     of_identities: &BTreeMap<Identity, &Edit>,
     grace: Grace,
-    consent: bool,
-) -> Result<Reports> {
+    consent: Option<bool>,
+) -> Result<Option<Reports>> {
     let deadline = match grace {
         Grace::Permanent => None,
         Grace::Within(time) => Some(sys::coarse_ns().saturating_add(time.as_nanos() as u64)),
@@ -113,7 +125,7 @@ fn change(
     for endpoint in endpoints {
         check(root, endpoint)?;
         ensure!(
-            consent || !endpoint.is_enforcing_nic()?,
+            consent != Some(false) || !endpoint.is_enforcing_nic()?,
             "{} has begun to enforce its policy meanwhile; nothing has changed",
             endpoint.device
         );
@@ -129,6 +141,9 @@ fn change(
         })?);
     }
     plans.iter().try_for_each(Plan::check)?;
+    if consent.is_none() {
+        return Ok(None);
+    }
     make(root, &identities, &plans)?;
 
     let reports = plans.iter().zip(had).map(|(plan, had)| {
@@ -137,7 +152,8 @@ fn change(
     });
     let reports = reports.collect::<Result<_>>()?;
     let of_identity = |identity: &Identity| identities[identity].report(*identity, endpoints);
-    Ok(Reports { identities: of_identities.keys().map(of_identity).collect(), endpoints: reports })
+    let identities = of_identities.keys().map(of_identity).collect();
+    Ok(Some(Reports { identities, endpoints: reports }))
 }
 
 /// The rules of identities first: whoever is attached later has them, and a command that is repeated finds what it has to
