@@ -16,9 +16,9 @@ use super::time;
 use super::{Context, DIFFERS, file, path_of};
 use crate::kernel::sys;
 use crate::model::enforcement::Grace;
-use crate::ops;
 use crate::ops::apply::files::{Beside, Files, Standing};
 use crate::ops::apply::{self, Plan, Request, carry_out, plan};
+use crate::ops::{self, confirm};
 use crate::output;
 
 #[derive(clap::Args)]
@@ -81,17 +81,15 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         report::print(context, &plan)?;
         return Ok(if plan.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) });
     }
+    let was_left = check_nothing_waits(&args, &Beside::of(&args.path))?;
     if !context.json {
         report::announce(&plan);
     }
     if !plan.risks.is_empty() {
         args.prompt.obtain(&plan.risks.join("; "), &args.told_path())?;
     }
-    match plan.is_empty() {
-        true => {
-            check_nothing_waits(&args, &Beside::of(&args.path))?;
-            output::note("nothing to change");
-        }
+    match plan.is_empty() && !was_left {
+        true => output::note("nothing to change"),
         false => make(context, &args, &files, &plan)?,
     }
     args.keep(&files);
@@ -116,7 +114,7 @@ fn make(context: &Context, args: &Args, files: &Files, agreed: &Plan) -> Result<
     let until = |time: Duration| sys::coarse_ns().saturating_add(time.as_nanos() as u64);
     let (plan, on_trial) = {
         let _lock = ops::prepare(&context.root, args.mount_bpffs)?;
-        check_nothing_waits(args, &beside)?;
+        let was_left = check_nothing_waits(args, &beside)?;
         let plan = planned(context, args, files)?;
         if plan.changes != agreed.changes {
             // Flags answer whatever it is; a person has answered what he was told.
@@ -131,7 +129,7 @@ fn make(context: &Context, args: &Args, files: &Files, agreed: &Plan) -> Result<
         let mut grace = Grace::Permanent;
         if let Some((time, until_ns)) = on_trial {
             beside
-                .try_out(files, until_ns)
+                .try_out(files, until_ns, false)
                 .context("--confirm keeps what is on trial beside the file")?;
             grace = Grace::Within(time.saturating_add(apply::slack(&plan)));
         }
@@ -140,6 +138,13 @@ fn make(context: &Context, args: &Args, files: &Files, agreed: &Plan) -> Result<
             beside.remove_trial()?;
         }
         done?;
+        match on_trial {
+            Some((_, until_ns)) => beside.try_out(files, until_ns, true)?,
+            None if was_left && args.device.is_none() => {
+                confirm::stop_clocks_of_file(&context.root)?;
+            }
+            None => {}
+        }
         (plan, on_trial)
     };
     if let Some((time, until_ns)) = on_trial {
@@ -149,9 +154,10 @@ fn make(context: &Context, args: &Args, files: &Files, agreed: &Plan) -> Result<
     Ok(())
 }
 
-/// Another apply would leave nobody to put the first one back.
-fn check_nothing_waits(args: &Args, beside: &Beside) -> Result<()> {
-    if let Standing::Waits(left) = beside.standing()? {
+/// Another apply would leave nobody to put the first one back. Whether one was that nobody has confirmed.
+fn check_nothing_waits(args: &Args, beside: &Beside) -> Result<bool> {
+    let standing = beside.standing()?;
+    if let Standing::Waits(left) = standing {
         bail!(
             "{path} was applied with --confirm and waits: `cilmark confirm {path}` makes that permanent, or it goes back by \
              itself in {}; then apply again; nothing has changed",
@@ -159,5 +165,5 @@ fn check_nothing_waits(args: &Args, beside: &Beside) -> Result<()> {
             path = args.told_path()
         );
     }
-    Ok(())
+    Ok(matches!(standing, Standing::Over))
 }

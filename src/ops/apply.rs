@@ -15,5 +15,5 @@ pub use boot::close_nics;
 pub use carry_out::carry_out;
 pub use change::{Change, Effect, Line, Sign};
 pub use go_back::{go_back_at, slack};
-pub use now::Now;
+pub use now::{Attached, Now};
 pub use plan::{Plan, Request, plan};

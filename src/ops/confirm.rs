@@ -2,14 +2,15 @@
 
 use anyhow::{Error, Result, bail, ensure};
 
-use super::apply::Change;
 use super::apply::files::{Beside, Standing};
+use super::apply::{Attached, Change, Now};
 use super::identities;
 use super::rules::{self, at};
 use super::targets::{self, Targets};
 use crate::kernel::netns;
 use crate::model::enforcement::{Confirmation, Fallback};
 use crate::model::identity::Identity;
+use crate::model::origin::Origin;
 use crate::state::id_rules::IdRules;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
@@ -71,13 +72,33 @@ pub fn confirm_applied(root: &Root, beside: &Beside, netns: u64) -> Result<Repor
 
 /// Stops the clocks of what has been put back, since nothing is on trial there any more.
 pub fn stop_clocks(root: &Root, changes: &[Change]) -> Result<()> {
-    let mut devices = Vec::new();
-    for change in changes {
-        match change {
-            Change::Rules(identity, ..) => _ = rules::confirm(root, *identity)?,
-            Change::Endpoint(change) => devices.push(change.device.as_str()),
-            _ => {}
-        }
+    let identities = changes.iter().filter_map(|change| match change {
+        Change::Rules(identity, ..) => Some(*identity),
+        _ => None,
+    });
+    let devices = changes.iter().filter_map(|change| match change {
+        Change::Endpoint(change) => Some(change.device.as_str()),
+        _ => None,
+    });
+    stop_clocks_of(root, identities, &devices.collect::<Vec<_>>())
+}
+
+/// Stops the clocks of all that the file has made: they are of an apply that was killed, or of which nobody was left to put
+/// it back.
+pub fn stop_clocks_of_file(root: &Root) -> Result<()> {
+    let now = Now::of(root, netns::current()?)?;
+    let is_files = |it: &&Attached| it.state.origin == Origin::File && !it.endpoint.stale;
+    let devices = now.endpoints.iter().filter(is_files).map(|it| it.endpoint.device.as_str());
+    stop_clocks_of(root, now.rules.keys().copied(), &devices.collect::<Vec<_>>())
+}
+
+fn stop_clocks_of(
+    root: &Root,
+    identities: impl Iterator<Item = Identity>,
+    devices: &[&str],
+) -> Result<()> {
+    for identity in identities {
+        rules::confirm(root, identity)?;
     }
     let netns = netns::current()?;
     for endpoint in targets::alive(root)? {

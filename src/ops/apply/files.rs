@@ -152,10 +152,11 @@ impl Beside {
         self.remove_trial()
     }
 
-    /// These are on trial until a moment of the coarse monotonic clock (ns).
-    pub fn try_out(&self, files: &Files, until_ns: u64) -> Result<()> {
-        let trial = Trial { files: files.clone(), boot: boot()?, until_ns, is_over: false };
-        self.write("trial", &trial)
+    /// These are on trial until a moment of the coarse monotonic clock (ns), as soon as they are in force: nobody waits for
+    /// what a killed command has left.
+    pub fn try_out(&self, files: &Files, until_ns: u64, are_in_force: bool) -> Result<()> {
+        let (files, is_over) = (files.clone(), !are_in_force);
+        self.write("trial", &Trial { files, boot: boot()?, until_ns, is_over })
     }
 
     /// How the trial stands.

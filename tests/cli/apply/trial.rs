@@ -51,10 +51,24 @@ fn rules_go_back_also_if_the_process_is_killed_that_was_to_put_all_back() {
     assert_ne!(state(&world)["ipcache"], before["ipcache"]);
     files.write("cilmark.toml", FILE);
     world.cilmark_ok(&format!("apply {path} --yes"));
-    for key in ["ipcache", "rules", "names"] {
+    for key in ["ipcache", "rules", "names", "status"] {
         assert_eq!(state(&world)[key], before[key]);
     }
-    assert_eq!(world.status("ve-a")["identity"], 1234);
+}
+
+#[test]
+fn a_command_that_is_killed_leaves_no_trial_and_the_next_one_is_for_good() {
+    let Some((world, files, path)) = world() else { return };
+    world.cilmark_ok(&format!("apply {path} --yes"));
+    other(&files);
+    let mut steps = Steps::start(&format!("apply {path} --confirm 2s"));
+    let rules = || world.cilmark_ok("policy list eth0 --json");
+    while steps.go_on() && !rules().contains("tcp/444") {}
+    assert!(rules().contains("tcp/444"));
+    steps.kill();
+    world.cilmark(&format!("confirm {path}")).fails(1, &["too late"]);
+    world.cilmark_ok(&format!("apply {path} --yes"));
+    assert!(rules().contains("tcp/444") && no_clock_runs(&world));
 }
 
 #[test]
