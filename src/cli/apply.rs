@@ -41,8 +41,8 @@ pub struct Args {
     /// Only the endpoint of this device, and the names that it needs
     #[arg(long, value_name = "DEV", conflicts_with_all = ["prune", "confirm"])]
     device: Option<String>,
-    /// For units at boot: ask nobody; if the file is wrong, or was never confirmed, take what was confirmed last, and if
-    /// nothing was, let the NICs that it names enforce with their failsafe ports alone
+    /// For units at boot: ask nobody. If the file is wrong, or nobody confirmed its last `--confirm`, apply what was confirmed
+    /// last; if nothing was, let the NICs that it names enforce with their failsafe ports alone
     #[arg(long, conflicts_with_all = ["dry_run", "confirm"])]
     boot: bool,
     /// Mount a BPF file system if there is none
@@ -58,7 +58,7 @@ impl Args {
 
     /// Keeps what counts for good now.
     fn keep(&self, files: &Files) {
-        if self.device.is_some() || self.prompt.grace() != Grace::Permanent {
+        if self.device.is_some() {
             return;
         }
         if let Err(error) = Beside::of(&self.path).keep(files) {
@@ -76,6 +76,9 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         false => Files::read(&args.path)?,
     };
     let plan = planned(context, &args, &files)?;
+    if let (Some(device), [_, ..]) = (&args.device, plan.absent.as_slice()) {
+        bail!("there is no device {device} here; `ip link` shows those that there are");
+    }
     report::tell(&plan);
     if args.dry_run {
         report::print(context, &plan)?;
@@ -129,7 +132,7 @@ fn make(context: &Context, args: &Args, files: &Files, agreed: &Plan) -> Result<
         let mut grace = Grace::Permanent;
         if let Some((time, until_ns)) = on_trial {
             beside
-                .try_out(files, until_ns, false)
+                .try_out(files, &plan.concerned(), until_ns, false)
                 .context("--confirm keeps what is on trial beside the file")?;
             grace = Grace::Within(time.saturating_add(apply::slack(&plan)));
         }
@@ -139,7 +142,7 @@ fn make(context: &Context, args: &Args, files: &Files, agreed: &Plan) -> Result<
         }
         done?;
         match on_trial {
-            Some((_, until_ns)) => beside.try_out(files, until_ns, true)?,
+            Some((_, until_ns)) => beside.try_out(files, &plan.concerned(), until_ns, true)?,
             None if was_left && args.device.is_none() => {
                 confirm::stop_clocks_of_file(&context.root)?;
             }

@@ -2,7 +2,7 @@
 
 use anyhow::{Error, Result, bail, ensure};
 
-use super::apply::files::{Beside, Standing};
+use super::apply::files::{Beside, Concerned, Standing};
 use super::apply::{Attached, Change, Now};
 use super::identities;
 use super::rules::{self, at};
@@ -11,7 +11,6 @@ use crate::kernel::netns;
 use crate::model::enforcement::{Confirmation, Fallback};
 use crate::model::identity::Identity;
 use crate::model::origin::Origin;
-use crate::state::id_rules::IdRules;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
 
@@ -47,7 +46,8 @@ pub fn confirm(root: &Root, targets: &Targets, netns: Option<u64>) -> Result<Rep
     Ok(report)
 }
 
-/// Confirms whatever waits, and then what is on trial beside a file: in this order, so that it can be repeated.
+/// Confirms what an apply has changed, and then what is on trial beside a file: in this order, so that it can be repeated.
+/// What somebody else tries out goes on waiting.
 pub fn confirm_applied(root: &Root, beside: &Beside, netns: u64) -> Result<Report> {
     match beside.standing()? {
         Standing::Waits(_) => {}
@@ -55,13 +55,16 @@ pub fn confirm_applied(root: &Root, beside: &Beside, netns: u64) -> Result<Repor
         Standing::Over => bail!("too late: what was applied has gone back; apply it again"),
     }
     let mut report = Report { confirmed: Vec::new(), errors: Vec::new() };
-    let identities = IdRules::open(root)?.map(|rules| rules.all()).transpose()?.unwrap_or_default();
-    for (identity, _) in identities.into_iter().filter(|(_, rules)| rules.deadline().is_some()) {
-        report.add(confirm_identity(root, identity).map(|_| String::new()));
+    let Concerned { devices, identities } = beside.concerned()?;
+    for identity in identities.into_iter().map(Identity) {
+        if rules::of_identity(root, identity)?.deadline().is_some() {
+            report.add(confirm_identity(root, identity).map(|_| String::new()));
+        }
     }
-    for endpoint in targets::alive(root)?.iter().filter(|endpoint| endpoint.netns == netns) {
-        if matches!(endpoint.confirmation()?, Confirmation::Pending(..)) {
-            report.add(confirm_one(root, endpoint).map(|()| endpoint.device.clone()));
+    for endpoint in targets::alive(root)? {
+        let is_concerned = endpoint.netns == netns && devices.contains(&endpoint.device);
+        if is_concerned && matches!(endpoint.confirmation()?, Confirmation::Pending(..)) {
+            report.add(confirm_one(root, &endpoint).map(|()| endpoint.device.clone()));
         }
     }
     if report.errors.is_empty() {

@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 use toml::Spanned;
 
 use super::{Located, Pattern, Place};
+use crate::model::endpoint::Role;
 use crate::model::spec::{EndpointSpec, IdentityRef};
 
 /// The version of the format.
@@ -77,16 +78,31 @@ impl Documents {
         Ok(documents)
     }
 
-    /// The devices that a file names which can't be read: what looks like the device of an endpoint.
-    pub fn devices_of_ruin(text: &str) -> Vec<String> {
-        let device = |line: &str| {
-            let value = line.trim_start().strip_prefix("device")?.trim_start().strip_prefix('=')?;
+    /// The devices that a file names which can't be read, and whether it says that they are NICs: what looks like the
+    /// endpoints' lines.
+    pub fn devices_of_ruin(text: &str) -> Vec<(String, bool)> {
+        let value = |line: &str, key: &str| {
+            let value = line.trim_start().strip_prefix(key)?.trim_start().strip_prefix('=')?;
             let (quote, value) = value.trim_start().split_at_checked(1)?;
-            let is_quote = quote == "\"" || quote == "'";
-            let (name, _) = value.split_once(quote)?;
-            (is_quote && !name.is_empty()).then(|| name.to_owned())
+            let (text, _) = value.split_once(quote)?;
+            (["\"", "'"].contains(&quote) && !text.is_empty()).then(|| text.to_owned())
         };
-        text.lines().filter_map(device).collect()
+        let mut devices: Vec<(String, bool)> = Vec::new();
+        // Of the endpoint whose lines these are: what it says of its role may stand before its name.
+        let mut is_nic = false;
+        for line in text.lines() {
+            if line.trim_start().starts_with('[') {
+                is_nic = false;
+            }
+            if let Some(role) = value(line, "role") {
+                is_nic = role == Role::Netdev.to_string();
+                devices.last_mut().into_iter().for_each(|(_, is)| *is |= is_nic);
+            }
+            if let Some(device) = value(line, "device") {
+                devices.push((device, is_nic));
+            }
+        }
+        devices
     }
 
     fn add(&mut self, Source { name, text }: &Source) -> Result<()> {

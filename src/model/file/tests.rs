@@ -125,6 +125,9 @@ fn two_patterns_for_one_device_are_an_error_and_a_name_comes_before() {
 
 #[test]
 fn a_file_that_can_not_be_read_still_names_its_devices() {
-    let text = "version = 1\n[[endpoint]\n device = \"eth0\" # the wire\ndevice='ve-*'\n# device = \"no\"\nx";
-    assert_eq!(Documents::devices_of_ruin(text), ["eth0", "ve-*"]);
+    let text = "version = 1\n[[endpoint]\n device = \"eth0\" # the wire\ndevice='ve-*'\n# device = \"no\"\nx\n\
+                [[endpoint]]\nrole = \"netdev\"\ndevice = \"a\"\n[[endpoint]]\ndevice = \"b\"\nrole = \"netdev\"";
+    let found = Documents::devices_of_ruin(text);
+    let wanted = [("eth0", false), ("ve-*", false), ("a", true), ("b", true)];
+    assert_eq!(found, wanted.map(|(device, is_nic)| (device.to_owned(), is_nic)));
 }

@@ -268,7 +268,7 @@ fn differences(before: &EndpointState, after: &EndpointState) -> String {
         (was, is) if was == is => None,
         (Some(was), Some(is)) => Some(format!("{key} {was} -> {is}")),
         (None, Some(is)) => Some(format!("{key} {is}")),
-        (Some(was), None) => Some(format!("no {key}, was {was}")),
+        (Some(was), None) => Some(format!("{key} not named, was {was}")),
         (None, None) => None,
     };
     let mut texts: Vec<String> = keys.into_iter().filter_map(difference).collect();

@@ -64,8 +64,8 @@ impl Files {
     }
 }
 
-/// The devices that files name, as far as they can be read at all.
-pub fn devices_named(path: &Path) -> Vec<String> {
+/// The devices that files name, and whether these say that they are NICs, as far as they can be read at all.
+pub fn devices_named(path: &Path) -> Vec<(String, bool)> {
     let texts = paths(path).unwrap_or_default().into_iter().filter_map(|path| fs::read(path).ok());
     texts.flat_map(|text| Documents::devices_of_ruin(&String::from_utf8_lossy(&text))).collect()
 }
@@ -99,10 +99,20 @@ fn read(path: &Path) -> Result<String> {
     })
 }
 
+/// What an apply changes that has a clock.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Concerned {
+    /// Devices of endpoints.
+    pub devices: Vec<String>,
+    /// Identities that have rules.
+    pub identities: Vec<u32>,
+}
+
 /// An apply that nobody has confirmed yet.
 #[derive(Serialize, Deserialize)]
 struct Trial {
     files: Files,
+    concerned: Concerned,
     /// Of the kernel that runs: a reboot ends it.
     boot: String,
     /// Until when somebody has to confirm it, in ns of the coarse monotonic clock.
@@ -132,7 +142,11 @@ impl Beside {
     pub fn of(path: &Path) -> Beside {
         // A file that is gone has what was confirmed still.
         let is_special = path.as_os_str() == "-" || path.exists() && !path.is_file();
-        let file = || (!is_special).then(|| path.to_owned());
+        // By whatever links somebody has come.
+        let file = || {
+            let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+            (!is_special).then_some(real)
+        };
         Beside { path: if path.is_dir() { Some(path.join("cilmark")) } else { file() } }
     }
 
@@ -154,9 +168,16 @@ impl Beside {
 
     /// These are on trial until a moment of the coarse monotonic clock (ns), as soon as they are in force: nobody waits for
     /// what a killed command has left.
-    pub fn try_out(&self, files: &Files, until_ns: u64, are_in_force: bool) -> Result<()> {
-        let (files, is_over) = (files.clone(), !are_in_force);
-        self.write("trial", &Trial { files, boot: boot()?, until_ns, is_over })
+    pub fn try_out(
+        &self,
+        files: &Files,
+        concerned: &Concerned,
+        until_ns: u64,
+        are_in_force: bool,
+    ) -> Result<()> {
+        let (files, concerned) = (files.clone(), concerned.clone());
+        let is_over = !are_in_force;
+        self.write("trial", &Trial { files, concerned, boot: boot()?, until_ns, is_over })
     }
 
     /// How the trial stands.
@@ -170,6 +191,11 @@ impl Beside {
                 left => Standing::Waits(Duration::from_nanos(left)),
             },
         })
+    }
+
+    /// Whose clocks run for the trial.
+    pub fn concerned(&self) -> Result<Concerned> {
+        Ok(self.read::<Trial>("trial")?.map(|trial| trial.concerned).unwrap_or_default())
     }
 
     /// What is on trial counts for good.

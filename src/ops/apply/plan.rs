@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::change::{Change, EndpointChange, EndpointState};
+use super::files::Concerned;
 use super::now::{Attached, Now};
 use crate::kernel::device::{self, Device};
 use crate::kernel::netns;
@@ -59,6 +60,19 @@ impl Plan {
     pub fn undone(&self) -> Plan {
         let changes = self.changes.iter().map(Change::undone).collect();
         Plan { changes, login_port: self.login_port, ..Plan::default() }
+    }
+
+    /// What it changes that has a clock.
+    pub fn concerned(&self) -> Concerned {
+        let mut concerned = Concerned::default();
+        for change in &self.changes {
+            match change {
+                Change::Rules(identity, ..) => concerned.identities.push(identity.0),
+                Change::Endpoint(change) => concerned.devices.push(change.device.clone()),
+                Change::Name(..) | Change::Line(..) => {}
+            }
+        }
+        concerned
     }
 
     /// Whether there is nothing to do.
