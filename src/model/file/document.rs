@@ -89,18 +89,14 @@ impl Documents {
         };
         let mut devices: Vec<(String, bool)> = Vec::new();
         // Of the endpoint whose lines these are: what it says of its role may stand before its name.
-        let mut is_nic = false;
+        let (mut is_nic, mut first) = (false, 0);
         for line in text.lines() {
             if line.trim_start().starts_with('[') {
-                is_nic = false;
+                (is_nic, first) = (false, devices.len());
             }
-            if let Some(role) = value(line, "role") {
-                is_nic = role == Role::Netdev.to_string();
-                devices.last_mut().into_iter().for_each(|(_, is)| *is |= is_nic);
-            }
-            if let Some(device) = value(line, "device") {
-                devices.push((device, is_nic));
-            }
+            is_nic |= value(line, "role").is_some_and(|role| role == Role::Netdev.name());
+            devices.extend(value(line, "device").map(|device| (device, false)));
+            devices[first..].iter_mut().for_each(|(_, is)| *is |= is_nic);
         }
         devices
     }

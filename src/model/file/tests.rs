@@ -94,7 +94,7 @@ fn a_mistake_is_told_by_line_and_column_with_what_was_expected() {
         ("version = 1\n[[endpoint]]\ndevice = \"e\"\npolicy = \"x\"", "a.toml:4:10", "`audit`"),
         ("version = 1\n[[endpoint]]\ndevice = \"e\"\nid = -1", "a.toml:4:6", "-1"),
         ("version = 1\n[[endpoint]]\ndevice = \"e\"\nid = \"nix\"", "a.toml:3:10", "`nix`"),
-        ("version = 1\n[[endpoint]]\ndevice = \"e\"\nip = [\"1.2.3\"]", "a.toml:4:7", "IP"),
+        ("version = 1\n[[endpoint]]\ndevice = \"e\"\nip = [\"1.2.3\"]", "a.toml:4:6", "1.2.3"),
         (
             "version = 1\n[[endpoint]]\ndevice = \"e*\"\nendpoint_id = 7",
             "a.toml:3:10",
