@@ -73,7 +73,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
     }
     let files = match args.path.as_os_str() == "-" {
         true => Files::of_text("stdin", file::read(&args.path)?)?,
-        false => Files::read(&args.path)?,
+        false => Files::read(&args.path, args.device.is_none())?,
     };
     let plan = planned(context, &args, &files)?;
     if let (Some(device), [_, ..]) = (&args.device, plan.absent.as_slice()) {
@@ -95,7 +95,10 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         true => output::note("nothing to change"),
         false => make(context, &args, &files, &plan)?,
     }
-    args.keep(&files);
+    // Where nothing changes nobody is cut off, and there is nothing to confirm.
+    if plan.is_empty() || args.prompt.grace() == Grace::Permanent {
+        args.keep(&files);
+    }
     if context.json {
         report::print(context, &plan)?;
     }
@@ -106,8 +109,13 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
 fn planned(context: &Context, args: &Args, files: &Files) -> Result<Plan> {
     let wanted = files.wanted(&context.names()?)?;
     let device = args.device.as_deref();
-    let request =
-        Request { wanted: &wanted, prune: args.prune, device, login_port: ssh_server_port() };
+    let request = Request {
+        wanted: &wanted,
+        prune: args.prune,
+        device,
+        login_port: ssh_server_port(),
+        goes_on: args.boot,
+    };
     plan(&context.root, &request)
 }
 

@@ -16,4 +16,4 @@ pub use carry_out::carry_out;
 pub use change::{Change, Effect, Line, Sign};
 pub use go_back::{go_back_at, slack};
 pub use now::{Attached, Now};
-pub use plan::{Plan, Request, plan};
+pub use plan::{Plan, Request, is_called, plan};

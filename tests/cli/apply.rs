@@ -424,3 +424,34 @@ fn applies_beside_other_commands_end_with_one_of_their_states() {
     let run = world.cilmark(&format!("apply {path} --dry-run"));
     assert_eq!((run.status, run.stdout.as_str()), (Some(0), ""), "{run:?}");
 }
+
+#[test]
+fn a_device_that_can_not_be_what_is_asked_for_keeps_nobody_from_the_rest_at_boot() {
+    let Some((world, files, path)) = world() else { return };
+    let more = "[[endpoint]]\ndevice = \"ve-a-peer\"\npolicy = \"enforce\"\n";
+    files.write("cilmark.toml", &format!("{FILE}{more}"));
+    world.cilmark(&format!("apply {path} --yes")).fails(1, &["ve-a-peer", "needs an identity"]);
+    assert!(world.pins().is_empty(), "{:?}", world.pins());
+    world.cilmark(&format!("apply {path} --boot")).fails(1, &["ve-a-peer", "needs an identity"]);
+    assert_eq!(world.status("eth0")["ingress_policy"], "enforce");
+    assert_eq!(world.status("ve-b")["name"], "web");
+    // And the file that a boot has applied is the last good one.
+    files.write("cilmark.toml", "version = 1\nx");
+    world.cilmark_ok("detach --all");
+    world.cilmark(&format!("apply {path} --boot")).fails(1, &["cilmark.toml:2", "in force"]);
+    assert_eq!(world.status("ve-b")["name"], "web");
+    world.cilmark_ok(&format!("apply {path} --boot --device eth0-peer"));
+}
+
+#[test]
+fn all_devices_of_a_pattern_share_its_prefixes() {
+    let Some(world) = World::new() else { return };
+    let files = Files::new();
+    ["ve-a", "ve-b"].iter().for_each(|device| world.veth(device));
+    let text = "version = 1\n[[endpoint]]\ndevice = \"ve-?\"\nid = 300\nip = [\"10.8.0.0/16\"]\n";
+    let path = files.write("cilmark.toml", text);
+    world.cilmark_ok(&format!("apply {path}"));
+    assert_eq!(world.cilmark_json("status").as_array().unwrap().len(), 2);
+    let run = world.cilmark(&format!("apply {path} --dry-run"));
+    assert_eq!((run.status, run.stdout.as_str()), (Some(0), ""), "{run:?}");
+}

@@ -97,7 +97,7 @@ fn state(world: &World) -> Value {
 
 #[test]
 fn files_one_over_another_come_to_what_the_last_one_alone_comes_to() {
-    const ROUNDS: u64 = 4;
+    const ROUNDS: u64 = 2;
     let Some(world) = World::new() else { return };
     world.sh("mount -t tmpfs etc /etc && mkdir /etc/cilmark");
     DEVICES.iter().for_each(|device| world.veth(device));

@@ -299,7 +299,7 @@ impl Way<'_> {
 
 #[test]
 fn a_file_that_is_applied_or_killed_while_it_is_opens_nothing_and_cuts_nothing() {
-    const KILLS: usize = 3;
+    const KILLS: usize = 2;
     let Some(watched) = Watched::new() else { return };
     let world = &watched.world;
     let [before, after] = [&watched.before, &watched.after].map(|file| {

@@ -33,6 +33,9 @@ fn a_guest_that_makes_its_own_addresses_is_held_to_its_prefix() {
          ip -n red addr add fd00:1::5054:ff:fe12:3456/64 dev eth0 mngtmpaddr valid_lft 3600 preferred_lft 1800
          ip -n red addr add 10.1.0.77/24 dev eth0");
     wait_for("a temporary address", || !temporary(&world).is_empty());
+    wait_for("all to be certain of their addresses", || {
+        world.sh("ip -n red -6 addr show dev eth0 tentative").is_empty()
+    });
     let mut own = temporary(&world);
     own.extend(
         ["fd00:1::5054:ff:fe12:3456", "fd00:1::10", "10.1.0.10", "10.1.0.77"].map(str::to_owned),

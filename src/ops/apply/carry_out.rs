@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use log::warn;
 
 use super::change::{Change, EndpointChange, EndpointState};
@@ -30,21 +30,22 @@ use crate::state::pin::Root;
 use crate::state::registry::{Endpoint, Found, shared};
 
 /// Makes the changes. If one fails those that were made are undone. The caller holds the root's lock, and somebody has
-/// agreed to the plan's risks.
-pub fn carry_out(root: &Root, plan: &Plan, grace: Grace) -> Result<()> {
+/// agreed to the plan's risks. If the plan goes on past devices that fail, these are returned.
+pub fn carry_out(root: &Root, plan: &Plan, grace: Grace) -> Result<Vec<(String, Error)>> {
     check_room()?;
     shared::check_all_held(root)?;
     if plan.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let made = load::create_maps(root, &Sizes::default()).and_then(|()| {
         generations::at_once(root, || {
-            let mut steps = Steps { root, plan, grace, lists: lists(plan), done: Vec::new() };
+            let (lists, done, failed) = (lists(plan), Vec::new(), Vec::new());
+            let mut steps = Steps { root, plan, grace, lists, done, failed };
             let made = steps.make();
             if made.is_err() {
                 steps.undo();
             }
-            made
+            made.map(|()| steps.failed)
         })?
     });
     let made = detach::leave_nothing_of_a_failure(root, made);
@@ -60,6 +61,8 @@ struct Steps<'a> {
     lists: Vec<Lists<'a>>,
     /// What has been done, the last one last.
     done: Vec<Change>,
+    /// Devices that could not be attached, if that keeps nobody from the rest.
+    failed: Vec<(String, Error)>,
 }
 
 /// Whose rules change, before and after, and meanwhile.
@@ -93,14 +96,16 @@ impl Steps<'_> {
         let attached = || endpoints().filter(|(_, it)| it.attaches);
         // Nobody relaxes before all have come that are to enforce.
         for (change, endpoint) in attached() {
-            if let Some(at_first) = endpoint.at_first() {
-                self.attach(endpoint, &at_first)?;
+            if let Some(at_first) = endpoint.at_first()
+                && self.attach_or_go_on(endpoint, &at_first)?
+            {
                 self.done.push(change.clone());
             }
         }
         for (change, endpoint) in attached() {
-            if let Some(after) = endpoint.after.as_ref().filter(|_| endpoint.relaxes()) {
-                self.attach(endpoint, after)?;
+            if let Some(after) = endpoint.after.as_ref().filter(|_| endpoint.relaxes())
+                && self.attach_or_go_on(endpoint, after)?
+            {
                 self.done.push(change.clone());
             }
         }
@@ -111,6 +116,17 @@ impl Steps<'_> {
             self.done.push(change.clone());
         }
         self.set_rules(|list| Some(list.after))
+    }
+
+    /// Whether it is attached now; if it is not, that is an error unless the plan goes on.
+    fn attach_or_go_on(&mut self, change: &EndpointChange, after: &EndpointState) -> Result<bool> {
+        match self.attach(change, after) {
+            Err(error) if self.plan.goes_on => {
+                self.failed.push((change.device.clone(), error));
+                Ok(false)
+            }
+            attached => attached.map(|()| true),
+        }
     }
 
     /// Undoes what has been done, the last first; reports what can't be.

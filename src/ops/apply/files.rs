@@ -26,14 +26,17 @@ pub struct Files {
 }
 
 impl Files {
-    /// Reads a file, or all `*.toml` of a directory.
-    pub fn read(path: &Path) -> Result<Files> {
+    /// Reads a file, or all `*.toml` of a directory; `has_lines`: with what they load.
+    pub fn read(path: &Path, has_lines: bool) -> Result<Files> {
         let mut files = Vec::new();
         for path in paths(path)? {
             let text = read(&path)?;
             files.push((path.display().to_string(), text));
         }
-        Files::with_lines(files)
+        match has_lines {
+            true => Files::with_lines(files),
+            false => Ok(Files { files, lines: Vec::new() }),
+        }
     }
 
     /// A file whose text somebody has.

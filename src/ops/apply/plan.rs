@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Error, Result, bail, ensure};
 
 use super::change::{Change, EndpointChange, EndpointState};
 use super::files::Concerned;
@@ -14,7 +14,7 @@ use crate::model::enforcement::{Failsafe, FailsafeList};
 use crate::model::file::{self, Pattern, Wanted};
 use crate::model::identity::{Identity, Names};
 use crate::model::origin::Origin;
-use crate::model::prefix::format_prefix;
+use crate::model::prefix::{format_prefix, is_host};
 use crate::model::rule_list::RuleList;
 use crate::model::spec::{EndpointSpec, IdentityRef};
 use crate::ops::attach::{self, Machine, Terms};
@@ -32,6 +32,8 @@ pub struct Request<'a> {
     pub device: Option<&'a str>,
     /// The port of the SSH server by which the operator has come.
     pub login_port: Option<u16>,
+    /// What is wrong with a device keeps nobody from the rest: at boot, where nobody is there to mend it.
+    pub goes_on: bool,
 }
 
 /// What is to be done.
@@ -41,6 +43,10 @@ pub struct Plan {
     pub changes: Vec<Change>,
     /// Devices that are not there: left for later.
     pub absent: Vec<String>,
+    /// Devices that can't be what is asked for, and why, if that keeps nobody from the rest.
+    pub failed: Vec<(String, Error)>,
+    /// What fails while the changes are made keeps nobody from the rest either.
+    pub goes_on: bool,
     /// What the files have made and no longer ask for, and stays.
     pub left: Vec<String>,
     /// What others have made that the operator may not have thought of, a sentence each.
@@ -84,7 +90,8 @@ impl Plan {
 /// Compares. Whatever is wrong with what is asked for is an error, and nothing has changed.
 pub fn plan(root: &Root, request: &Request<'_>) -> Result<Plan> {
     let now = Now::of(root, netns::current()?)?;
-    let mut plan = Plan { login_port: request.login_port, ..Plan::default() };
+    let (login_port, goes_on) = (request.login_port, request.goes_on);
+    let mut plan = Plan { login_port, goes_on, ..Plan::default() };
     plan.add_names(request, &now);
     plan.names = plan.names_after(&now);
     if request.device.is_none() {
@@ -212,8 +219,13 @@ impl Plan {
                 .position(|it| !it.endpoint.stale && it.endpoint.ifindex == device.ifindex);
             let attached = at.map(|at| there.swap_remove(at));
             self.places.insert(device.name.clone(), place.to_string());
-            self.add_endpoint(root, wish, &device, attached)
-                .with_context(|| format!("{place}: {name}"))?;
+            let added = self
+                .add_endpoint(root, wish, &device, attached)
+                .with_context(|| format!("{place}: {name}"));
+            match added {
+                Err(error) if request.goes_on => self.failed.push((device.name.clone(), error)),
+                added => added?,
+            }
         }
         if request.device.is_some() {
             return Ok(());
@@ -248,7 +260,12 @@ impl Plan {
         attached: Option<Attached>,
     ) -> Result<()> {
         let name = &device.name;
-        let spec = EndpointSpec { device: name.clone(), rules: None, ..wish.spec.clone() };
+        let mut spec = EndpointSpec { device: name.clone(), rules: None, ..wish.spec.clone() };
+        if Pattern(&wish.spec.device).is_wild() {
+            // All that match have these prefixes, and have to share them.
+            let (prefixes, hosts) = spec.ip.into_iter().partition(|ip| !is_host(ip));
+            (spec.ip, spec.shared_ip) = (hosts, [spec.shared_ip, prefixes].concat());
+        }
         let rules = wish.rules.clone().unwrap_or_default();
         let (endpoint, before, is_due) = match attached {
             Some(Attached { endpoint, state, is_due }) => (Some(endpoint), Some(state), is_due),
@@ -373,7 +390,7 @@ fn devices<'a>(request: &Request<'a>, now: &Now) -> Result<BTreeMap<String, &'a 
 }
 
 /// Whether a device goes by this text: its name, an alternative one, or a pattern, which stands for its own name.
-pub(super) fn is_called(device: &Device, text: &str) -> bool {
+pub fn is_called(device: &Device, text: &str) -> bool {
     match Pattern(text).is_wild() {
         true => Pattern(text).matches(&device.name),
         false if text == device.name => true,
