@@ -296,7 +296,8 @@ impl Plan {
         }
         if attaches {
             // Names and lines that are still to come do not matter to whether the device can be what is asked for.
-            let known = EndpointSpec { id: numbered(&spec, &self.names)?, ..spec.clone() };
+            let id = spec.id.as_ref().map(|_| IdentityRef::Number(identity));
+            let known = EndpointSpec { id, ..spec.clone() };
             let terms =
                 Terms { origin: Origin::File, login_port: self.login_port, ..Terms::default() };
             let outlook = attach::examine(root, &known, &terms)?;
@@ -406,12 +407,6 @@ fn of_one<'a>(wanted: &'a Wanted, name: &str) -> Result<Option<&'a file::Endpoin
         .find(|it| [&device.name, name].contains(&it.spec.device.as_str()))
         .or_else(|| endpoints().find(|it| is_called(&device, &it.spec.device)));
     named.map_or_else(|| wanted.of_device(&device.name), |named| Ok(Some(named)))
-}
-
-/// The identity by its number: a name may be one that is still to come.
-fn numbered(spec: &EndpointSpec, names: &Names) -> Result<Option<IdentityRef>> {
-    let number = |id: &IdentityRef| Ok(IdentityRef::Number(id.resolve(names)?));
-    spec.id.as_ref().map(number).transpose()
 }
 
 /// Whether an endpoint has been asked to be just that, whoever it is: what the machine fills in counts as asked for.
