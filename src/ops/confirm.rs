@@ -3,7 +3,7 @@
 use anyhow::{Error, Result, bail, ensure};
 
 use super::apply::files::{Beside, Concerned, Standing};
-use super::apply::{Attached, Change, Now};
+use super::apply::{Attached, Now};
 use super::identities;
 use super::rules::{self, at};
 use super::targets::{self, Targets};
@@ -73,39 +73,25 @@ pub fn confirm_applied(root: &Root, beside: &Beside, netns: u64) -> Result<Repor
     Ok(report)
 }
 
-/// Stops the clocks of what has been put back, since nothing is on trial there any more.
-pub fn stop_clocks(root: &Root, changes: &[Change]) -> Result<()> {
-    let identities = changes.iter().filter_map(|change| match change {
-        Change::Rules(identity, ..) => Some(*identity),
-        _ => None,
-    });
-    let devices = changes.iter().filter_map(|change| match change {
-        Change::Endpoint(change) => Some(change.device.as_str()),
-        _ => None,
-    });
-    stop_clocks_of(root, identities, &devices.collect::<Vec<_>>())
-}
-
 /// Stops the clocks of all that the file has made: they are of an apply that was killed, or of which nobody was left to put
 /// it back.
 pub fn stop_clocks_of_file(root: &Root) -> Result<()> {
     let now = Now::of(root, netns::current()?)?;
     let is_files = |it: &&Attached| it.state.origin == Origin::File && !it.endpoint.stale;
-    let devices = now.endpoints.iter().filter(is_files).map(|it| it.endpoint.device.as_str());
-    stop_clocks_of(root, now.rules.keys().copied(), &devices.collect::<Vec<_>>())
+    let devices = now.endpoints.iter().filter(is_files).map(|it| it.endpoint.device.clone());
+    let identities = now.rules.keys().map(|identity| identity.0);
+    stop_clocks(root, &Concerned { devices: devices.collect(), identities: identities.collect() })
 }
 
-fn stop_clocks_of(
-    root: &Root,
-    identities: impl Iterator<Item = Identity>,
-    devices: &[&str],
-) -> Result<()> {
+/// Stops the clocks of what has been put back, since nothing is on trial there any more.
+pub fn stop_clocks(root: &Root, concerned: &Concerned) -> Result<()> {
+    let Concerned { devices, identities } = concerned;
     for identity in identities {
-        rules::confirm(root, identity)?;
+        rules::confirm(root, Identity(*identity))?;
     }
     let netns = netns::current()?;
     for endpoint in targets::alive(root)? {
-        if endpoint.netns != netns || !devices.contains(&endpoint.device.as_str()) {
+        if endpoint.netns != netns || !devices.contains(&endpoint.device) {
             continue;
         }
         match endpoint.confirmation()? {

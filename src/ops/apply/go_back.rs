@@ -47,7 +47,7 @@ fn go_back(root: &Root, mut undone: Plan, until_ns: u64, beside: &Beside) -> Res
     }
     leave_to_others(root, &mut undone)?;
     carry_out(root, &undone, Grace::Permanent)?;
-    confirm::stop_clocks(root, &undone.changes)
+    confirm::stop_clocks(root, &undone.concerned())
 }
 
 /// What somebody has changed since then stays.
