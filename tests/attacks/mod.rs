@@ -27,6 +27,7 @@ use crate::common::World;
 use crate::common::packet::Frame;
 use crate::common::traffic::{HOST, listen, udp};
 use crate::common::wire::{Wire, mac, segment};
+use crate::common::world::wait_for;
 
 /// What every policy here allows, over UDP and TCP, where it allows anything.
 const OPEN: u16 = 7000;
@@ -139,6 +140,18 @@ impl Receiver {
     fn datagrams(world: &World, namespace: &str) -> Receiver {
         let socket = |port: u16| udp(world, namespace, &format!("[::]:{port}"));
         Receiver { open: socket(OPEN), closed: socket(CLOSED), servers: Vec::new() }
+    }
+
+    /// Sends until something comes to the open port, and then what is the last to come.
+    fn wait_until_reached(&self, send: impl Fn(), send_last: impl Fn()) {
+        self.open.set_nonblocking(true).expect("do not wait");
+        wait_for("the first datagram", || {
+            send();
+            next(&self.open).is_some()
+        });
+        self.open.set_nonblocking(false).expect("wait");
+        send_last();
+        while next(&self.open).expect("the last datagram arrives") != "last" {}
     }
 
     /// The texts that have come, to the open port first, by the time that `honest` comes there.
