@@ -41,7 +41,7 @@ impl Wanted {
         EndpointSpec {
             role: Some(Role::Container),
             id: Some(IdentityRef::Number(Identity(IDENTITY))),
-            ip: vec![std::net::IpAddr::from(self.address()).into()],
+            ip: vec![std::net::IpAddr::from(self.address()).into()].into(),
             hook: match self.kind {
                 HookKind::Tcx => HookChoice::Tcx,
                 HookKind::Clsact => HookChoice::Clsact,

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::{Context, all_of};
 use crate::model::endpoint::Selector;
-use crate::model::spec::Owner;
+use crate::model::owner::Owner;
 use crate::ops::detach::{self, Request};
 use crate::output;
 

@@ -82,6 +82,11 @@ impl Device {
         self.master.is_some()
     }
 
+    /// Somebody has set it up.
+    pub fn is_up(&self) -> bool {
+        self.is_up
+    }
+
     /// One end of a veth pair.
     pub fn is_veth(&self) -> bool {
         self.kind.as_deref() == Some("veth")

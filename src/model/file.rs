@@ -10,7 +10,7 @@ mod wanted;
 use std::fmt;
 use std::rc::Rc;
 
-pub use document::{Documents, Source};
+pub use document::{Births, Documents, Source};
 pub use pattern::Pattern;
 pub use wanted::{Endpoint, Wanted};
 

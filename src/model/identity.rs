@@ -37,6 +37,8 @@ impl Identity {
     pub const HOST: Identity = Identity(1);
     /// Everybody whom the ipcache does not know.
     pub const WORLD: Identity = Identity(2);
+    /// The first that is free for workloads: what is below is reserved.
+    pub const FIRST_OF_WORKLOADS: Identity = Identity(128);
     /// The largest identity that fits into a mark.
     pub const STAMPABLE_MAX: Identity = Identity(0xff_ffff);
     /// The largest identity that fits into an IPv6 flow label.

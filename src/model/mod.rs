@@ -1,5 +1,6 @@
 //! What cilmark talks about, as pure values: no kernel, no files, no output.
 
+pub mod birth;
 pub mod endpoint;
 pub mod enforcement;
 pub mod file;
@@ -8,9 +9,11 @@ pub mod frame;
 pub mod hook;
 pub mod identity;
 pub mod interval;
+pub mod labels;
 pub mod mac;
 pub mod mark;
 pub mod origin;
+pub mod owner;
 pub mod policy;
 pub mod prefix;
 pub mod protocol;
@@ -21,3 +24,4 @@ pub mod spec;
 pub mod text;
 pub mod time;
 pub mod wire;
+pub mod wish;

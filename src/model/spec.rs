@@ -7,16 +7,19 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Error, Result, bail, ensure};
+use anyhow::{Error, Result, bail};
 use ipnet::{IpNet, Ipv6Net};
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::birth::Birth;
 use super::endpoint::{EndpointId, Role};
 use super::enforcement::{FailsafeList, Modes, VerdictLog};
 use super::identity::{Identity, Names};
+use super::labels::Labels;
 use super::mac::{Mac, WorkloadMac};
-use super::prefix::{own, parse_ipv6_prefix};
+use super::owner::Owner;
+use super::prefix::{format_prefix, own, parse_ipv6_prefix, parse_own};
 use super::serial::{self, is_default, named};
 use super::time::Time;
 
@@ -29,6 +32,12 @@ pub struct EndpointSpec {
     /// Whose it is: the number of a container, say.
     #[serde(default, skip_serializing_if = "is_default")]
     pub owner: Option<Owner>,
+    /// How it came about, if a runtime's hook has attached it. No file has this.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub birth: Option<Birth>,
+    /// Labels of the workload.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub labels: Labels,
     /// What the device is; `None`: what it looks like.
     #[serde(default, skip_serializing_if = "is_default")]
     pub role: Option<Role>,
@@ -39,8 +48,8 @@ pub struct EndpointSpec {
     #[serde(default, skip_serializing_if = "is_default")]
     pub endpoint_id: Option<EndpointId>,
     /// Its addresses, and prefixes of a workload; none: those that a NIC has, and of a workload any.
-    #[serde(default, skip_serializing_if = "is_default", with = "own")]
-    pub ip: Vec<IpNet>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ip: OwnAddresses,
     /// Those that a workload shares with others, whether they stand in `ip` or not.
     #[serde(default, skip_serializing_if = "is_default", with = "own")]
     pub shared_ip: Vec<IpNet>,
@@ -126,10 +135,12 @@ impl EndpointSpec {
         EndpointSpec {
             device: device.into(),
             owner: None,
+            birth: None,
+            labels: Labels::default(),
             role: None,
             id: None,
             endpoint_id: None,
-            ip: Vec::new(),
+            ip: OwnAddresses::default(),
             shared_ip: Vec::new(),
             mac: None,
             workload_mac: None,
@@ -160,12 +171,51 @@ impl EndpointSpec {
     /// All addresses and prefixes that it names, each once.
     pub fn addresses(&self) -> Vec<IpNet> {
         let mut addresses = Vec::new();
-        for own in self.ip.iter().chain(&self.shared_ip) {
+        for own in self.ip.listed.iter().chain(&self.shared_ip) {
             if !addresses.contains(own) {
                 addresses.push(*own);
             }
         }
         addresses
+    }
+}
+
+/// Addresses and prefixes of an endpoint. In JSON and in files a list of text, in which `from-netns` stands for those of the
+/// workload's network namespace, which the hook of a runtime knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnAddresses {
+    /// Those that are named.
+    pub listed: Vec<IpNet>,
+    /// Those of the namespace, too.
+    pub from_netns: bool,
+}
+
+/// How [`OwnAddresses::from_netns`] is written.
+const FROM_NETNS: &str = "from-netns";
+
+impl From<Vec<IpNet>> for OwnAddresses {
+    fn from(listed: Vec<IpNet>) -> OwnAddresses {
+        OwnAddresses { listed, from_netns: false }
+    }
+}
+
+impl Serialize for OwnAddresses {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let word = self.from_netns.then(|| FROM_NETNS.to_owned());
+        to.collect_seq(self.listed.iter().map(format_prefix).chain(word))
+    }
+}
+
+impl<'de> Deserialize<'de> for OwnAddresses {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<OwnAddresses, D::Error> {
+        let mut own = OwnAddresses::default();
+        for text in Vec::<String>::deserialize(from)? {
+            match text == FROM_NETNS {
+                true => own.from_netns = true,
+                false => own.listed.push(parse_own(&text).map_err(D::Error::custom)?),
+            }
+        }
+        Ok(own)
     }
 }
 
@@ -206,60 +256,6 @@ pub enum CtScope {
 }
 
 named!(CtScope, "scope of flows": Global = "global", Local = "local");
-
-/// Text that says whose an endpoint is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Owner(String);
-
-impl Owner {
-    /// The most bytes.
-    pub const MAX: usize = 63;
-
-    /// The text.
-    pub fn get(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for Owner {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Owner> {
-        ensure!(!text.is_empty(), "an owner has a name; leave it out if there is none");
-        ensure!(
-            text.len() <= Owner::MAX,
-            "owner `{text}` has {} bytes; {} are the most",
-            text.len(),
-            Owner::MAX
-        );
-        ensure!(
-            !text.chars().any(char::is_control),
-            "owner `{text}` has a control character in it"
-        );
-        Ok(Owner(text))
-    }
-}
-
-impl FromStr for Owner {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Owner> {
-        Owner::try_from(text.to_owned())
-    }
-}
-
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl From<Owner> for String {
-    fn from(owner: Owner) -> String {
-        owner.0
-    }
-}
 
 /// An identity as somebody has named it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -83,6 +83,11 @@ pub fn is_hidden(c: char) -> bool {
     c.is_control() || turns_or_joins || is_byte(c)
 }
 
+/// The pieces of a text that `;`, `,` or the end of a line separates.
+pub fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    text.split([';', ',', '\n']).map(str::trim).filter(|piece| !piece.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

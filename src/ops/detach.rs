@@ -8,7 +8,7 @@ use log::warn;
 use super::{check_room, targets};
 use crate::kernel::{hooks, netns};
 use crate::model::endpoint::{EndpointId, Role, Scope, Selector};
-use crate::model::spec::Owner;
+use crate::model::owner::Owner;
 use crate::program::attach;
 use crate::state::addresses::Addresses;
 use crate::state::conntrack::Conntrack;

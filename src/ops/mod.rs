@@ -5,6 +5,7 @@ pub mod adoption;
 pub mod again;
 pub mod apply;
 pub mod attach;
+pub mod birth;
 pub mod claim;
 pub mod confirm;
 pub mod conntrack;

@@ -25,7 +25,7 @@ pub fn kept(root: &Root, name: &str) -> Result<EndpointSpec> {
 }
 
 /// With the identity that it has: a name may have become another number's, or nobody's.
-pub(super) fn current(root: &Root, endpoint: &Endpoint, names: &Names) -> Result<EndpointSpec> {
+pub fn current(root: &Root, endpoint: &Endpoint, names: &Names) -> Result<EndpointSpec> {
     let spec = spec::read(root, endpoint)?;
     let identity = Identity(endpoint.config.identity);
     let is_still = |id: &IdentityRef| id.resolve(names).is_ok_and(|resolved| resolved == identity);

@@ -1,7 +1,7 @@
 //! The workload of a network namespace: the device of this host that it is behind, and what it sends from.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::kernel::device::{self, Device, Peer};
 use crate::kernel::netns;
 use crate::model::endpoint::Role;
 use crate::model::mac::{Mac, WorkloadMac};
-use crate::model::spec::EndpointSpec;
+use crate::model::spec::{EndpointSpec, OwnAddresses};
 
 /// Which network namespace.
 #[derive(Debug, Clone)]
@@ -31,8 +31,10 @@ pub struct Workload {
     pub device: Device,
     /// Its own side, and where that is, for messages: `eth0 of process 4711`.
     inside: String,
-    /// The addresses there that it sends from, without link-local ones.
-    addresses: Vec<IpAddr>,
+    /// The addresses there that it sends from, without link-local ones; `None` if nobody can tell yet.
+    addresses: Option<Vec<IpAddr>>,
+    /// What its device is called there, if anybody can tell.
+    pub ifname: Option<String>,
     /// Its MAC; `None` where the device is a port of something that has a MAC of its own.
     mac: Option<Mac>,
 }
@@ -47,6 +49,13 @@ impl fmt::Display for Namespace {
 }
 
 impl Namespace {
+    /// Whether it is that of this host, where the command is.
+    pub fn is_here(&self) -> Result<bool> {
+        let path = self.path()?;
+        let file = fs::metadata(&path).with_context(|| format!("{self}: {}", path.display()))?;
+        Ok(file.ino() == netns::current()?)
+    }
+
     /// Where it can be entered.
     fn path(&self) -> Result<PathBuf> {
         match self {
@@ -86,43 +95,99 @@ impl Namespace {
 pub fn find(namespace: &Namespace, ifname: &str) -> Result<Workload> {
     let path = namespace.other_path()?;
     let home = netns::open()?;
-    let (veth, peer, addresses) = netns::inside(&path, || {
-        let veth = named(ifname)?;
+    let found = netns::inside(&path, || End::of(named(ifname)?, &home));
+    found.with_context(|| namespace.to_string())?.workload(namespace)
+}
+
+/// All of a namespace that can be attached, and why each other device there can't be. Of devices that are down only veths
+/// count, and none that leads nowhere.
+pub fn find_all(namespace: &Namespace) -> Result<(Vec<Workload>, Vec<String>)> {
+    let path = namespace.other_path()?;
+    let home = netns::open()?;
+    let ends = netns::inside(&path, || {
+        let mut ends = Vec::new();
+        for name in device::names()? {
+            let device = device::by_name(&name)?;
+            let leads_nowhere = matches!(device.kind.as_deref(), Some("dummy" | "ifb"));
+            if name != "lo" && !leads_nowhere && (device.is_veth() || device.is_up()) {
+                ends.push(End::of(device, &home));
+            }
+        }
+        Ok(ends)
+    });
+    let (mut workloads, mut others) = (Vec::new(), Vec::new());
+    for end in ends.with_context(|| namespace.to_string())? {
+        match end.and_then(|end| end.workload(namespace)) {
+            Ok(workload) => workloads.push(workload),
+            Err(error) => others.push(format!("{error:#}")),
+        }
+    }
+    Ok((workloads, others))
+}
+
+/// A workload's own end of a veth.
+struct End {
+    veth: Device,
+    peer: Peer,
+    addresses: Vec<IpAddr>,
+}
+
+impl End {
+    /// Of a device of the namespace that the thread is in; `home` is this host's.
+    fn of(veth: Device, home: &File) -> Result<End> {
         check_kind(&veth)?;
-        let peer = device::peer(&veth, &home)?;
+        let peer = device::peer(&veth, home)?;
         let addresses = device::workload_addresses(&veth)?;
-        Ok((veth, peer, addresses))
-    })
-    .with_context(|| namespace.to_string())?;
-    let inside = format!("{} of {namespace}", veth.name);
-    let ifindex = match peer {
-        Peer::There(ifindex) => ifindex,
-        Peer::Beside => bail!(
-            "the other end of {inside} is there, too: it is no way into this network namespace; --ifname names the one \
+        Ok(End { veth, peer, addresses })
+    }
+
+    /// The workload behind it, in this host's namespace.
+    fn workload(self, namespace: &Namespace) -> Result<Workload> {
+        let End { veth, peer, addresses } = self;
+        let inside = format!("{} of {namespace}", veth.name);
+        let ifindex = match peer {
+            Peer::There(ifindex) => ifindex,
+            Peer::Beside => bail!(
+                "the other end of {inside} is there, too: it is no way into this network namespace; --ifname names the one \
              that is"
-        ),
-        Peer::Elsewhere => bail!(
-            "the other end of {inside} is in another network namespace than this one; --netns names where it is"
-        ),
-    };
-    let device = device::by_index(ifindex)?
-        .filter(|device| device.is_the_other_end_of(&veth))
-        .with_context(|| format!("the other end of {inside} has gone meanwhile"))?;
-    let mac = Some(Mac(veth.mac)).filter(|mac| !veth.has_master() && *mac != Mac([0; 6]));
-    Ok(Workload { device, inside, addresses, mac })
+            ),
+            Peer::Elsewhere => bail!(
+                "the other end of {inside} is in another network namespace than this one; --netns names where it is"
+            ),
+        };
+        let device = device::by_index(ifindex)?
+            .filter(|device| device.is_the_other_end_of(&veth))
+            .with_context(|| format!("the other end of {inside} has gone meanwhile"))?;
+        let mac = Some(Mac(veth.mac)).filter(|mac| !veth.has_master() && *mac != Mac([0; 6]));
+        Ok(Workload { device, inside, addresses: Some(addresses), ifname: Some(veth.name), mac })
+    }
 }
 
 impl Workload {
+    /// One that can't be looked into yet, behind this device of this namespace; `name` is for messages.
+    pub fn behind(device: &str, name: &str, mac: Option<Mac>) -> Result<Workload> {
+        let device = device::by_name(device)?;
+        Ok(Workload { device, inside: name.to_owned(), addresses: None, ifname: None, mac })
+    }
+
     /// Fills in what a spec leaves to the workload.
     pub fn complete(&self, spec: &mut EndpointSpec) -> Result<()> {
         self.claim(spec)?;
-        if spec.ip.is_empty() {
+        if spec.ip.listed.is_empty() || spec.ip.from_netns {
+            let addresses = self.addresses.as_deref().unwrap_or_default();
             ensure!(
-                !self.addresses.is_empty(),
-                "{} has no address but perhaps a link-local one; attach when it has, or say --ip ADDR",
+                self.addresses.is_some() || !spec.ip.from_netns,
+                "nobody knows the addresses of {} before it runs; name them in the place of from-netns",
                 self.inside
             );
-            spec.ip = self.addresses.iter().copied().map(IpNet::from).collect();
+            ensure!(
+                self.addresses.is_none() || !addresses.is_empty(),
+                "{} has no address but perhaps a link-local one; attach when it has, or name those that it is going to have",
+                self.inside
+            );
+            let found = addresses.iter().copied().map(IpNet::from);
+            let found = found.filter(|ip| !spec.ip.listed.contains(ip)).collect();
+            spec.ip = OwnAddresses::from([spec.ip.listed.clone(), found].concat());
         }
         spec.workload_mac = spec.workload_mac.or(self.mac.map(WorkloadMac::Only));
         Ok(())

@@ -22,6 +22,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use libbpf_rs::MapHandle;
@@ -39,7 +41,11 @@ use crate::model::endpoint::EndpointId;
 #[derive(Debug, Clone)]
 pub struct Root {
     path: PathBuf,
+    patience: Option<Duration>,
 }
+
+/// How long a wait for another command goes on before it looks again.
+const LOCK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Held while a command changes something below a [`Root`].
 pub struct Lock {
@@ -49,7 +55,12 @@ pub struct Lock {
 impl Root {
     /// Any path; whether it can be used shows when it is.
     pub fn new(path: PathBuf) -> Root {
-        Root { path }
+        Root { path, patience: None }
+    }
+
+    /// The same, for whoever can wait for other commands only so long.
+    pub fn with_patience(&self, patience: Duration) -> Root {
+        Root { patience: Some(patience), ..self.clone() }
     }
 
     /// The directory.
@@ -139,7 +150,7 @@ impl Root {
     /// remove.
     pub fn lock(&self) -> Result<Option<Lock>> {
         loop {
-            let Some(lock) = lock_directory(&self.path, FlockArg::LockExclusive)? else {
+            let Some(lock) = self.wait_for_lock()? else {
                 return Ok(None);
             };
             ensure!(
@@ -152,6 +163,25 @@ impl Root {
             if still_there == Some(lock.file.metadata()?.ino()) {
                 return Ok(Some(lock));
             }
+        }
+    }
+
+    fn wait_for_lock(&self) -> Result<Option<Lock>> {
+        let Some(patience) = self.patience else {
+            return lock_directory(&self.path, FlockArg::LockExclusive);
+        };
+        let deadline = Instant::now() + patience;
+        loop {
+            match lock_directory(&self.path, FlockArg::LockExclusiveNonblock) {
+                Err(error) if error.downcast_ref() == Some(&Errno::EWOULDBLOCK) => ensure!(
+                    Instant::now() < deadline,
+                    "another command has changed what is pinned in {} for {} s; nothing has changed",
+                    self.path.display(),
+                    patience.as_secs()
+                ),
+                locked => return locked,
+            }
+            thread::sleep(LOCK_INTERVAL);
         }
     }
 

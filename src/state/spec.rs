@@ -7,8 +7,11 @@ use anyhow::{Context, Result, ensure};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 
 use crate::kernel::abi::{self, cm_spec, u32_key};
+use crate::model::birth::Birth;
+use crate::model::endpoint::EndpointId;
 use crate::model::origin::Origin;
-use crate::model::spec::{EndpointSpec, Owner};
+use crate::model::owner::Owner;
+use crate::model::spec::EndpointSpec;
 use crate::state::pin::{self, Root};
 use crate::state::registry::Endpoint;
 
@@ -91,6 +94,12 @@ pub fn read(root: &Root, endpoint: &Endpoint) -> Result<EndpointSpec> {
     Ok(kept.spec)
 }
 
+/// What was asked of it last, but for its rules, also where an `attach` has ended half way.
+pub fn told(root: &Root, id: EndpointId) -> Result<Option<EndpointSpec>> {
+    let kept = kept_at(root, id, || format!("detach id:{id} and attach it again"))?;
+    Ok(kept.map(|kept| kept.spec))
+}
+
 /// Whose it is, if that was said, also where an `attach` that gave it to somebody else has ended half way.
 pub fn owner(root: &Root, endpoint: &Endpoint) -> Result<Option<Owner>> {
     Ok(kept(root, endpoint)?.and_then(|kept| kept.spec.owner))
@@ -99,6 +108,12 @@ pub fn owner(root: &Root, endpoint: &Endpoint) -> Result<Option<Owner>> {
 /// Who has made it; what an older cilmark has attached is a command's.
 pub fn origin(root: &Root, endpoint: &Endpoint) -> Result<Origin> {
     Ok(kept(root, endpoint)?.map_or_else(Origin::default, |kept| kept.origin))
+}
+
+/// Whose it is and how it came about, of an endpoint that the hook of a runtime has attached, or nobody has taken over
+/// since.
+pub fn born(root: &Root, id: EndpointId) -> Result<Option<(Owner, Birth)>> {
+    Ok(told(root, id)?.and_then(|spec| spec.owner.zip(spec.birth)))
 }
 
 /// A pinned spec.
@@ -111,16 +126,21 @@ struct Kept {
 
 /// `None` if none is pinned, as with an older cilmark.
 fn kept(root: &Root, endpoint: &Endpoint) -> Result<Option<Kept>> {
-    let (path, hint) = (root.endpoint(endpoint.id).spec(), hint(endpoint));
+    kept_at(root, endpoint.id, || hint(endpoint))
+}
+
+fn kept_at(root: &Root, id: EndpointId, hint: impl Fn() -> String) -> Result<Option<Kept>> {
+    let path = root.endpoint(id).spec();
     let Some(map) = pin::open_map(&path)? else { return Ok(None) };
-    let pieces = read_pieces(&map)
-        .with_context(|| format!("{} is not as this cilmark writes it: {hint}", path.display()))?;
+    let pieces = read_pieces(&map).with_context(|| {
+        format!("{} is not as this cilmark writes it: {}", path.display(), hint())
+    })?;
     let bytes = |piece: &cm_spec| -> Vec<u8> {
         piece.text.iter().take(piece.length.into()).map(|byte| *byte as u8).collect()
     };
     let text: Vec<u8> = pieces.iter().flat_map(bytes).collect();
     let spec = serde_json::from_slice(&text).with_context(|| {
-        format!("{} has a spec that this cilmark does not know: {hint}", path.display())
+        format!("{} has a spec that this cilmark does not know: {}", path.display(), hint())
     })?;
     let origin = pieces.first().map_or(0, |piece| piece.origin);
     let origin = Origin::of_number(origin);

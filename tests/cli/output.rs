@@ -25,7 +25,7 @@ fn status_has_exactly_these_fields() {
         status,
         json!({
             "device": "red", "ifindex": ifindex, "role": "container", "endpoint_id": 1,
-            "identity": 300, "name": null, "owner": null, "ips": ["10.0.0.1"],
+            "identity": 300, "name": null, "owner": null, "birth": null, "labels": {}, "ips": ["10.0.0.1"],
             "hook": hooks()[0],
             "ingress_policy": "off", "egress_policy": "off", "confirm_deadline": null,
             "stale": false, "moved": false, "packets": null, "drops": 0, "workload_mac": null,

@@ -117,7 +117,11 @@ fn what_is_no_workload_is_refused_with_the_reason() {
     is_refused(&world, "--container-netns empty --id 300", &["no network device but lo"]);
     is_refused(&world, "--container-netns red --role netdev --id 300", &["red", "netdev"]);
     world.sh("ip -n red addr flush dev eth0 scope global");
-    is_refused(&world, "--container-netns red --id 300", &["no address", "--ip ADDR"]);
+    is_refused(
+        &world,
+        "--container-netns red --id 300",
+        &["no address", "name those that it is going to have"],
+    );
     world.cilmark_ok("attach --container-netns red --id 300 --ip 10.1.0.10");
 }
 

@@ -16,8 +16,9 @@ use crate::cli::values;
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::enforcement::{FailsafeList, Mode, Modes, VerdictLog};
 use crate::model::mac::{Mac, WorkloadMac};
+use crate::model::owner::Owner;
 use crate::model::prefix::parse_ipv6_prefix;
-use crate::model::spec::{CtScope, EndpointSpec, HookChoice, HostAddresses, IdentityRef, Owner};
+use crate::model::spec::{CtScope, EndpointSpec, HookChoice, HostAddresses, IdentityRef};
 use crate::model::time::Time;
 
 #[derive(clap::Args)]
@@ -141,10 +142,12 @@ impl Args {
         EndpointSpec {
             device: device.to_owned(),
             owner: flags.owner.clone().or(base.owner),
+            birth: base.birth,
+            labels: base.labels,
             role: flags.role.or(base.role),
             id: flags.id.clone().or(base.id),
             endpoint_id: flags.endpoint_id.or(base.endpoint_id),
-            ip: own::over(&flags.own.ip, base.ip),
+            ip: own::over(&flags.own.ip, base.ip.listed).into(),
             shared_ip: own::over(&flags.own.shared_ip, base.shared_ip),
             mac: flags.mac.or(base.mac),
             workload_mac: flags.workload_mac.or(base.workload_mac),

@@ -7,12 +7,15 @@ use serde::Serialize;
 use crate::cli::{policy::describe, time};
 use crate::kernel::hooks::HookKind;
 use crate::kernel::order::Before;
+use crate::model::birth::Birth;
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::enforcement::{Confirmation, Mode};
 use crate::model::identity::{Identity, Names};
+use crate::model::labels::Labels;
 use crate::model::mac::Mac;
+use crate::model::owner::Owner;
 use crate::model::prefix::format_prefix;
-use crate::model::spec::Owner;
+use crate::model::spec::EndpointSpec;
 use crate::ops::again;
 use crate::ops::options::Options;
 use crate::state::pin::Root;
@@ -26,6 +29,9 @@ pub struct Line {
     pub role: Option<Role>,
     /// As `attach --owner` has said it.
     pub owner: Option<Owner>,
+    /// How it came about, if a runtime's hook has attached it.
+    pub birth: Option<Birth>,
+    pub labels: Labels,
     pub endpoint_id: EndpointId,
     pub identity: Identity,
     pub name: Option<String>,
@@ -70,9 +76,26 @@ pub fn options(line: &Line) -> String {
         None => is_checked.then(|| "workload-mac=any".to_owned()),
     };
     let owner = line.owner.as_ref().map(|owner| format!("owner={owner}"));
-    let words = owner.into_iter().chain(mac).chain(line.options.all_words());
+    let labels = line.labels.0.iter().map(|(key, value)| format!("label:{key}={value}"));
+    let words = owner.into_iter().chain(line.birth.iter().flat_map(born)).chain(labels);
+    let words = words.chain(mac).chain(line.options.all_words());
     let words: Vec<String> = words.collect();
     if words.is_empty() { "-".to_owned() } else { words.join(",") }
+}
+
+/// Which runtime has attached it, and who has said what it is.
+fn born(birth: &Birth) -> Vec<String> {
+    let runtime = match &birth.network {
+        Some(network) => format!("runtime={}:{network}", birth.runtime),
+        None => format!("runtime={}", birth.runtime),
+    };
+    let rules = birth.rules_from.iter().map(|from| format!("rules-from={from}"));
+    let sharers = birth.sharers.iter().map(|owner| format!("shared-with={owner}"));
+    [runtime, format!("id-from={}", birth.id_from)]
+        .into_iter()
+        .chain(rules)
+        .chain(sharers)
+        .collect()
 }
 
 /// Reads it.
@@ -81,14 +104,19 @@ pub fn line(root: &Root, endpoint: &Endpoint, names: &Names) -> Result<Line> {
     let identity = Identity(endpoint.config.identity);
     let [ingress_policy, egress_policy] = endpoint.modes_in_force()?;
     let confirmation = endpoint.confirmation()?;
+    let told = spec::told(root, endpoint.id).unwrap_or_else(|error| {
+        debug!("what was asked of endpoint {}: {error:#}", endpoint.id);
+        None
+    });
+    let EndpointSpec { owner, birth, labels, .. } =
+        told.unwrap_or_else(|| EndpointSpec::new(&endpoint.device));
     Ok(Line {
         device: endpoint.device.clone(),
         ifindex: endpoint.ifindex,
         role: endpoint.role(),
-        owner: spec::owner(root, endpoint).unwrap_or_else(|error| {
-            debug!("whose endpoint {} is: {error:#}", endpoint.id);
-            None
-        }),
+        owner,
+        birth,
+        labels,
         endpoint_id: endpoint.id,
         identity,
         name: names.name(identity).map(str::to_owned),

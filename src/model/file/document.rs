@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use super::{Located, Pattern, Place};
 use crate::model::endpoint::Role;
+use crate::model::enforcement::Modes;
 use crate::model::spec::{EndpointSpec, IdentityRef};
 
 /// The version of the format.
@@ -34,8 +35,22 @@ pub struct Documents {
     pub ipcache: BTreeMap<String, Located<IdentityRef>>,
     /// Rules of identities, as they are written.
     pub rules: BTreeMap<String, Located<Vec<Located<String>>>>,
+    /// What is said of all births.
+    pub births: Option<Located<Births>>,
     /// Endpoints, and where each of their rules stands.
     pub endpoints: Vec<(Located<EndpointSpec>, Vec<Place>)>,
+}
+
+/// What counts for a workload that a runtime starts, where nothing else says it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Births {
+    /// The identity; `None`: it is left alone.
+    #[serde(default)]
+    pub default: Option<IdentityRef>,
+    /// What its rules do.
+    #[serde(default)]
+    pub policy: Option<Modes>,
 }
 
 #[derive(Deserialize)]
@@ -50,6 +65,7 @@ struct Toml {
     ipcache: HashMap<Spanned<String>, IdentityRef>,
     #[serde(default)]
     rules: HashMap<Spanned<String>, Vec<Spanned<String>>>,
+    births: Option<Spanned<Births>>,
     #[serde(default)]
     endpoint: Vec<Spanned<EndpointSpec>>,
 }
@@ -131,6 +147,13 @@ impl Documents {
             let rules = rules.into_iter().map(located).collect();
             enter(&mut self.rules, "rules of", located(identity), rules)?;
         }
+        if let Some(births) = toml.births {
+            let place = at(births.span().start);
+            if let Some(known) = &self.births {
+                bail!("{place}: [births] stands at {}, too", known.place);
+            }
+            self.births = Some(Located { value: births.into_inner(), place });
+        }
         for (spec, spans) in toml.endpoint.into_iter().zip(spans.endpoint) {
             let place = at(spans.device.span().start);
             let rules = spans.rules.iter().map(|rule| at(rule.span().start)).collect();
@@ -143,6 +166,10 @@ impl Documents {
         let Located { value: spec, place } = &new;
         let device = &spec.device;
         ensure!(!device.is_empty(), "{place}: the device has no name");
+        ensure!(
+            spec.birth.is_none(),
+            "{place}: `birth` is what a runtime's hook writes, and stands in no file"
+        );
         ensure!(
             spec.endpoint_id.is_none() || !Pattern(device).is_wild(),
             "{place}: `{device}` stands for several devices, which can't all have one endpoint_id"

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 
-use super::{Documents, Located, Pattern, Place};
+use super::{Births, Documents, Located, Pattern, Place};
 use crate::model::identity::{Identity, Names};
 use crate::model::prefix::{format_prefix, parse_ipcache, parse_prefix};
 use crate::model::rule::Rule;
@@ -26,6 +26,8 @@ pub struct Wanted {
     pub line_places: Places,
     /// Rules of identities.
     pub rules: BTreeMap<Identity, Vec<Rule>>,
+    /// What is said of all births.
+    pub births: Births,
     /// Endpoints.
     pub endpoints: Vec<Endpoint>,
 }
@@ -57,6 +59,7 @@ impl Wanted {
             lines,
             line_places,
             rules: rules(documents, &names)?,
+            births: births(documents, &names)?,
             endpoints: endpoints(documents, &names)?,
             names: declared,
         })
@@ -152,6 +155,17 @@ fn rules(documents: &Documents, names: &Names) -> Result<BTreeMap<Identity, Vec<
         all.insert(identity, rules.collect::<Result<_>>()?);
     }
     Ok(all)
+}
+
+fn births(documents: &Documents, names: &Names) -> Result<Births> {
+    let Some(Located { value: births, place }) = &documents.births else {
+        return Ok(Births::default());
+    };
+    if let Some(id) = &births.default {
+        let identity = id.resolve(names).with_context(|| format!("{place}: [births]"))?;
+        ensure!(identity != Identity::UNKNOWN, "{place}: identity 0 means unknown");
+    }
+    Ok(births.clone())
 }
 
 fn endpoints(documents: &Documents, names: &Names) -> Result<Vec<Endpoint>> {

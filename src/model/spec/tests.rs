@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
+use crate::model::birth::Hook;
 use crate::model::enforcement::{FailsafePort, Mode};
 use crate::model::protocol::{TCP, UDP};
 
@@ -68,12 +69,26 @@ fn owner() -> impl Strategy<Value = Owner> {
 }
 
 prop_compose! {
+    fn birth()(
+        hook in select(Hook::ALL),
+        (runtime, id_from) in (".{1,9}", ".{1,9}"),
+        (network, ifname, rules_from) in
+            (option::of(".{1,9}"), option::of(".{1,9}"), option::of(".{1,9}")),
+        sharers in prop::collection::vec(owner(), 0..3),
+    ) -> Birth {
+        Birth { hook, runtime, network, ifname, id_from, rules_from, sharers }
+    }
+}
+
+prop_compose! {
     fn any_spec()(
         (device, owner, role, id) in
             ("\\PC{1,15}", option::of(owner()), option::of(select(Role::ALL)), option::of(identity())),
+        birth in option::of(birth()),
+        labels in prop::collection::btree_map(".{1,9}", ".{0,9}", 0..3),
         (endpoint_id, ip, shared_ip, mac, workload_mac) in (
             option::of((1..=u16::MAX).prop_map(|id| EndpointId::new(id).unwrap())),
-            prop::collection::vec(own(), 0..4),
+            (prop::collection::vec(own(), 0..4), any::<bool>()),
             prop::collection::vec(own(), 0..2),
             option::of(mac()),
             option::of(workload_mac()),
@@ -93,10 +108,12 @@ prop_compose! {
         EndpointSpec {
             device,
             owner,
+            birth,
+            labels: Labels(labels),
             role,
             id,
             endpoint_id,
-            ip,
+            ip: OwnAddresses { listed: ip.0, from_netns: ip.1 },
             shared_ip,
             mac,
             workload_mac,
@@ -176,7 +193,7 @@ fn a_spec_stands_in_files_as_the_documents_say() {
 
 #[test]
 fn what_is_wrong_is_named_with_what_was_expected() {
-    let long = format!(r#""owner": "{}""#, "x".repeat(64));
+    let long = format!(r#""owner": "{}""#, "x".repeat(129));
     for (field, words) in [
         (r#""polcy": "audit""#, &["unknown field `polcy`", "`policy`"][..]),
         (r#""policy": "on""#, &["`on` is not a mode", "`off`, `audit` or `enforce`"]),
@@ -204,7 +221,7 @@ fn what_is_wrong_is_named_with_what_was_expected() {
         (r#""policy_entries": 31"#, &["`31`", "32 to 16777216"]),
         (r#""ct_entries": 16777217"#, &["1 to 16777216"]),
         (r#""owner": """#, &["an owner has a name"]),
-        (&long, &["64 bytes", "63 are the most"]),
+        (&long, &["129 bytes", "128 are the most"]),
         (r#""first": "yes""#, &["a boolean"]),
     ] {
         let error = read(&format!(r#"{{"device": "d", {field}}}"#)).unwrap_err();

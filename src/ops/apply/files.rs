@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use log::warn;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::sys;
@@ -64,6 +65,34 @@ impl Files {
         let source =
             |(name, text): &(String, String)| Source { name: name.clone(), text: text.clone() };
         Documents::parse(&self.files.iter().map(source).collect::<Vec<_>>())
+    }
+}
+
+/// What a file asks for now, but for the lines that it loads: what it says, or, while it can't be read or has gone back, what
+/// was confirmed last. `None` if it is not there.
+pub fn in_force(path: &Path, names: &Names) -> Result<Option<Wanted>> {
+    if !path.try_exists().with_context(|| format!("look for {}", path.display()))? {
+        return Ok(None);
+    }
+    let beside = Beside::of(path);
+    let read = || -> Result<Wanted> {
+        ensure!(
+            !matches!(beside.standing()?, Standing::Over),
+            "{} was applied with --confirm last, and nobody has confirmed it: apply it again",
+            path.display()
+        );
+        Files::read(path, false)?.wanted(names)
+    };
+    let error = match read() {
+        Ok(wanted) => return Ok(Some(wanted)),
+        Err(error) => error,
+    };
+    match beside.confirmed()? {
+        Some(confirmed) => {
+            warn!("what was confirmed last counts, since the file can't: {error:#}");
+            confirmed.wanted(names).map(Some)
+        }
+        None => Err(error),
     }
 }
 

@@ -263,8 +263,8 @@ impl Plan {
         let mut spec = EndpointSpec { device: name.clone(), rules: None, ..wish.spec.clone() };
         if Pattern(&wish.spec.device).is_wild() {
             // All that match have these prefixes, and have to share them.
-            let (prefixes, hosts) = spec.ip.into_iter().partition(|ip| !is_host(ip));
-            (spec.ip, spec.shared_ip) = (hosts, [spec.shared_ip, prefixes].concat());
+            let (prefixes, hosts) = spec.ip.listed.into_iter().partition(|ip| !is_host(ip));
+            (spec.ip.listed, spec.shared_ip) = (hosts, [spec.shared_ip, prefixes].concat());
         }
         let rules = wish.rules.clone().unwrap_or_default();
         let (endpoint, before, is_due) = match attached {
@@ -275,6 +275,12 @@ impl Plan {
         if let Some(state) = before.as_ref().filter(|state| state.origin == Origin::Hook) {
             let origin = state.origin;
             self.notes.push(format!("{name} is a {origin}'s, and stays as it is"));
+            return Ok(());
+        }
+        if wish.spec.ip.from_netns {
+            self.notes.push(format!(
+                "{name} has addresses that only the hook of its runtime knows, and is attached when its workload starts"
+            ));
             return Ok(());
         }
         let mut list = before.as_ref().map(|state| state.rules.clone()).unwrap_or_default();

@@ -1,0 +1,279 @@
+//! A workload gets its identity and its rules before its first packet, by a hook of its runtime, and loses them when it
+//! ends. What is said of it and what counts: [`crate::model::wish`].
+
+mod end;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+pub use end::{End, end, keep_only};
+
+use super::apply::files;
+use super::attach::{self, Terms};
+use super::workload::{self, Namespace, Workload};
+use super::{detach, identities};
+use crate::kernel::device::Device;
+use crate::kernel::netns;
+use crate::model::birth::{self, Hook};
+use crate::model::file::Wanted;
+use crate::model::identity::{Identity, Names};
+use crate::model::origin::Origin;
+use crate::model::owner::Owner;
+use crate::model::prefix::is_host;
+use crate::model::rule::Rule;
+use crate::model::spec::{EndpointSpec, IdentityRef};
+use crate::model::wish::{self, Decided, Said, Wish};
+use crate::state::devices::Devices;
+use crate::state::pin::Root;
+use crate::state::registry::Endpoint;
+use crate::state::spec;
+
+/// How long a hook waits for other commands: its runtime waits for it, and gives it 5 s.
+pub const PATIENCE: Duration = Duration::from_secs(4);
+
+/// A workload that a runtime starts.
+pub struct Birth<'a> {
+    /// By which hook it is told of.
+    pub hook: Hook,
+    /// Whose hook that is, such as `docker`.
+    pub runtime: String,
+    /// By what it is found again when it ends.
+    pub owner: Owner,
+    /// The network by CNI's configuration.
+    pub network: Option<String>,
+    /// What is said of it, the workload's own word first.
+    pub said: Vec<Said>,
+    /// The endpoint that the runtime's configuration asks for, in the place of the file's.
+    pub options: Option<EndpointSpec>,
+    /// The file, which need not be there.
+    pub file: &'a Path,
+}
+
+/// What a workload has of the network.
+pub enum Network {
+    /// This host's own.
+    Host,
+    /// Devices of its own.
+    Own {
+        /// Those that can be attached.
+        interfaces: Vec<Workload>,
+        /// Why each other can't be.
+        others: Vec<String>,
+        /// More may come when no hook is asked any more.
+        is_incomplete: bool,
+    },
+}
+
+impl Network {
+    /// That of a namespace, whose devices may still be to come.
+    pub fn of(namespace: &Namespace, may_come_later: bool) -> Result<Network> {
+        if namespace.is_here()? {
+            return Ok(Network::Host);
+        }
+        let (interfaces, others) = workload::find_all(namespace)?;
+        let is_incomplete = may_come_later && interfaces.is_empty() && others.is_empty();
+        Ok(Network::Own { interfaces, others, is_incomplete })
+    }
+
+    /// One device, if it can be found.
+    pub fn one(workload: Result<Workload>) -> Network {
+        let (interfaces, others) = match workload {
+            Ok(workload) => (vec![workload], Vec::new()),
+            Err(error) => (Vec::new(), vec![format!("{error:#}")]),
+        };
+        Network::Own { interfaces, others, is_incomplete: false }
+    }
+}
+
+/// What has come of it, for each device: `None` for one that is left alone, or shared with a workload of the same identity.
+pub type Attached = (String, Option<attach::Report>);
+
+/// Attaches all interfaces of a workload, or none. Holds the root's lock.
+pub fn attach(root: &Root, birth: &Birth<'_>, network: Network) -> Result<Vec<Attached>> {
+    let known = identities::names(root)?;
+    let wanted = files::in_force(birth.file, &known)?.unwrap_or_default();
+    let names = known.declared().map(|(identity, name)| (identity, name.to_owned()));
+    let of_file = wanted.names.iter().map(|(identity, name)| (*identity, name.clone()));
+    let names = Names::new(names.chain(of_file));
+    let decision = Decision { birth, wanted, known, names };
+    let mut specs = Vec::new();
+    for workload in decision.interfaces(network)? {
+        let spec = decision.spec(&workload).with_context(|| workload.device.name.clone())?;
+        specs.push((workload, spec));
+    }
+    if specs.iter().all(|(_, spec)| spec.is_none()) {
+        return Ok(specs.into_iter().map(|(workload, _)| (workload.device.name, None)).collect());
+    }
+    let _lock = super::prepare(root, false)?;
+    let attached = attach_all(root, birth, specs);
+    detach::leave_nothing_of_a_failure(root, attached)
+}
+
+fn attach_all(
+    root: &Root,
+    birth: &Birth<'_>,
+    specs: Vec<(Workload, Option<EndpointSpec>)>,
+) -> Result<Vec<Attached>> {
+    end::remove_what_is_gone(root)?;
+    let mut attached = Vec::new();
+    for (workload, spec) in specs {
+        let name = workload.device.name.clone();
+        let report = spec.map_or(Ok(None), |spec| attach_one(root, birth, &workload, spec));
+        match report.with_context(|| name.clone()) {
+            Ok(report) => attached.push((name, report)),
+            Err(error) => {
+                end::undo(root, attached.iter().filter_map(|(_, report)| report.as_ref()));
+                return Err(error);
+            }
+        }
+    }
+    Ok(attached)
+}
+
+/// `None` if the device has what it is to have already.
+fn attach_one(
+    root: &Root,
+    birth: &Birth<'_>,
+    workload: &Workload,
+    spec: EndpointSpec,
+) -> Result<Option<attach::Report>> {
+    let terms =
+        Terms { origin: Origin::Hook, ifindex: Some(workload.device.ifindex), ..Terms::default() };
+    let Some((there, owner, born)) = born_there(root, &workload.device)? else {
+        return attach::attach(root, &spec, &terms).map(Some);
+    };
+    if owner != birth.owner {
+        let names = identities::names(root)?;
+        let identity = spec.id.as_ref().map_or(Ok(Identity::UNKNOWN), |id| id.resolve(&names))?;
+        ensure!(
+            there.carries(identity),
+            "its network is that of {owner} too, whose identity is {}, not {}; two workloads that share a network have \
+             one identity",
+            names.label(Identity(there.config.identity)),
+            names.label(identity)
+        );
+        if !born.sharers.contains(&birth.owner) {
+            let mut spec = super::spec::current(root, &there, &names)?;
+            let sharers = [born.sharers.clone(), vec![birth.owner.clone()]].concat();
+            spec.birth = Some(birth::Birth { sharers, ..born });
+            attach::attach(root, &spec, &terms)?;
+        }
+        return Ok(None);
+    }
+    // Of two hooks that are told of it the one counts to which the workload itself says something.
+    let says_nothing = birth.said.first().is_none_or(|said| said.wish.is_empty());
+    if says_nothing && born.hook != birth.hook {
+        return Ok(None);
+    }
+    attach::attach(root, &spec, &terms).map(Some)
+}
+
+/// The endpoint on a device, if a hook has attached it, with its owner.
+fn born_there(root: &Root, device: &Device) -> Result<Option<(Endpoint, Owner, birth::Birth)>> {
+    let netns = netns::current()?;
+    for endpoint in Endpoint::concerning(root, &Devices::read(root)?, netns, device)? {
+        if endpoint.is_on(device, netns)
+            && !endpoint.has_moved()
+            && let Some((owner, born)) = spec::born(root, endpoint.id)?
+        {
+            return Ok(Some((endpoint, owner, born)));
+        }
+    }
+    Ok(None)
+}
+
+/// What is known when it is decided what a workload gets.
+struct Decision<'a> {
+    birth: &'a Birth<'a>,
+    wanted: Wanted,
+    /// The names that are declared.
+    known: Names,
+    /// With those of the file.
+    names: Names,
+}
+
+impl Decision<'_> {
+    /// The interfaces that may get an identity.
+    fn interfaces(&self, network: Network) -> Result<Vec<Workload>> {
+        let birth = self.birth;
+        let is_named = birth.said.iter().any(|said| said.wish.id.is_some())
+            || birth.options.as_ref().is_some_and(|options| options.id.is_some());
+        let is_meant = is_named || self.wanted.births.default.is_some();
+        match network {
+            Network::Host => {
+                ensure!(
+                    !is_named,
+                    "it has an identity, and this host's network: what it sends is the host's; take the identity away, or \
+                     give it a network of its own"
+                );
+                Ok(Vec::new())
+            }
+            Network::Own { is_incomplete: true, .. } if is_meant => bail!(
+                "its network comes only after the last hook before its start, as with a user namespace of its own: start it \
+                 without --userns, or in a network that is there before"
+            ),
+            Network::Own { interfaces, others, .. } => {
+                ensure!(!is_meant || others.is_empty(), "{}", others.join("; "));
+                ensure!(
+                    !is_named || !interfaces.is_empty(),
+                    "it has an identity, and no network device that it could have it for; take the identity away, or give \
+                     it a network"
+                );
+                Ok(interfaces)
+            }
+        }
+    }
+
+    /// What an interface is to have; `None` if it is to be left alone.
+    fn spec(&self, workload: &Workload) -> Result<Option<EndpointSpec>> {
+        let Decision { birth, wanted, known, names } = self;
+        let device = &workload.device.name;
+        let mut said = birth.said.clone();
+        let base = match (&birth.options, wanted.of_device(device)?) {
+            (Some(options), _) => {
+                said.push(Said::by("config", Wish::of_spec(options)));
+                options.clone()
+            }
+            (None, Some(endpoint)) => {
+                said.push(Said::by(endpoint.place.to_string(), Wish::of_spec(&endpoint.spec)));
+                endpoint.spec.clone()
+            }
+            (None, None) => EndpointSpec::new(device),
+        };
+        let births = &wanted.births;
+        let (id, policy) = (births.default.clone(), births.policy);
+        said.push(Said::by("births", Wish { id, policy, ..Wish::default() }));
+        let Some(decided) = wish::decide(&said, base)? else { return Ok(None) };
+        let Decided { mut spec, id, id_from, rules_from } = decided;
+        let identity = id.resolve(names)?;
+        ensure!(
+            identity >= Identity::FIRST_OF_WORKLOADS,
+            "identity {} is reserved, and no workload's: take one from {} on",
+            names.label(identity),
+            Identity::FIRST_OF_WORKLOADS
+        );
+        spec.device = device.clone();
+        workload.complete(&mut spec)?;
+        // All whose devices match a pattern have its prefixes.
+        let (prefixes, hosts) = spec.ip.listed.into_iter().partition(|ip| !is_host(ip));
+        (spec.ip.listed, spec.shared_ip) = (hosts, [spec.shared_ip, prefixes].concat());
+        // The file may name what is not declared yet.
+        let is_known = id.resolve(known).is_ok_and(|it| it == identity);
+        spec.id = Some(if is_known { id } else { IdentityRef::Number(identity) });
+        for rule in spec.rules.iter_mut().flatten() {
+            *rule = Rule::parse(rule, names)?.text(&Names::default());
+        }
+        spec.owner = Some(birth.owner.clone());
+        spec.birth = Some(birth::Birth {
+            hook: birth.hook,
+            runtime: birth.runtime.clone(),
+            network: birth.network.clone(),
+            ifname: workload.ifname.clone(),
+            id_from,
+            rules_from,
+            sharers: Vec::new(),
+        });
+        Ok(Some(spec))
+    }
+}
