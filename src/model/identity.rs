@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use super::wire::CM_IDENTITY_NAME;
@@ -115,6 +115,17 @@ impl Names {
     /// Declared names, by identity.
     pub fn declared(&self) -> impl Iterator<Item = (Identity, &str)> {
         self.by_identity.iter().map(|(identity, name)| (*identity, name.as_str()))
+    }
+
+    /// Fails for an identity that no workload may have.
+    pub fn check_workload(&self, identity: Identity) -> Result<()> {
+        ensure!(
+            identity >= Identity::FIRST_OF_WORKLOADS,
+            "identity {} is reserved, and no workload's: take one from {} on",
+            self.label(identity),
+            Identity::FIRST_OF_WORKLOADS
+        );
+        Ok(())
     }
 
     /// Checks that `name` may be declared for `identity`.

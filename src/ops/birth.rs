@@ -247,12 +247,7 @@ impl Decision<'_> {
         let Some(decided) = wish::decide(&said, base)? else { return Ok(None) };
         let Decided { mut spec, id, id_from, rules_from } = decided;
         let identity = id.resolve(names)?;
-        ensure!(
-            identity >= Identity::FIRST_OF_WORKLOADS,
-            "identity {} is reserved, and no workload's: take one from {} on",
-            names.label(identity),
-            Identity::FIRST_OF_WORKLOADS
-        );
+        names.check_workload(identity)?;
         spec.device = device.clone();
         workload.complete(&mut spec)?;
         // All whose devices match a pattern have its prefixes.

@@ -83,7 +83,8 @@ pub fn export(root: &Root, origins: &BTreeSet<Origin>) -> Result<Export> {
         let id =
             state.spec.id.as_ref().map(|_| reference(Identity(attached.endpoint.config.identity)));
         let device = attached.endpoint.device.clone();
-        endpoint.push(EndpointSpec { device, id, rules, ..state.spec.clone() });
+        // How it came about is no wish.
+        endpoint.push(EndpointSpec { device, id, rules, birth: None, ..state.spec.clone() });
     }
     others.into_iter().for_each(|origin| _ = is_told(&[origin]));
     endpoint.sort_by(|one, other| one.device.cmp(&other.device));

@@ -455,3 +455,19 @@ fn all_devices_of_a_pattern_share_its_prefixes() {
     let run = world.cilmark(&format!("apply {path} --dry-run"));
     assert_eq!((run.status, run.stdout.as_str()), (Some(0), ""), "{run:?}");
 }
+
+#[test]
+fn a_device_whose_addresses_only_a_hook_knows_is_left_to_it() {
+    let (Some(world), files) = (World::new(), Files::new()) else { return };
+    world.veth("ve-a");
+    let of = |ip: &str| {
+        let text = format!("version = 1\n[[endpoint]]\ndevice = \"ve-*\"\nid = 300\nip = [{ip}]\n");
+        files.write("cilmark.toml", &text)
+    };
+    let applied = world.cilmark(&format!("apply {}", of("\"10.0.0.0/8\", \"from-netns\"")));
+    assert_eq!(applied.status, Some(0), "{}", applied.stderr);
+    assert!(applied.stderr.contains("ve-a has addresses that only the hook"), "{}", applied.stderr);
+    assert_eq!(world.cilmark_json("status"), json!([]));
+    world.cilmark_ok(&format!("apply {}", of("\"10.0.0.0/8\"")));
+    assert_eq!(world.status("ve-a")["shared_ip"], json!(["10.0.0.0/8"]));
+}

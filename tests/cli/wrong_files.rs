@@ -40,6 +40,12 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("[rules]\n700 = [\"allow egress to any tcp/0-70000\"]", "3:8", &["70000"]),
     ("[rules]\n700 = [\"allow egress to any icmp/256\"]", "3:8", &["256"]),
     ("[rules]\n700 = []\n0x2bc = []", "", &["identity 700 stand at"]),
+    ("births = \"web\"", "2:10", &["struct Births"]),
+    ("[births]\ndefalt = \"web\"", "3:1", &["unknown field `defalt`", "`policy`"]),
+    ("[births]\ndefault = 0", "3:11", &["unknown"]),
+    ("[births]\ndefault = \"nobody\"", "2:1", &["[births]", "`nobody`"]),
+    ("[births]\ndefault = 2", "2:1", &["identity 2 (world) is reserved", "from 128 on"]),
+    ("[births]\npolicy = \"on\"", "3:10", &["`on` is not a mode"]),
 ];
 
 /// Below an endpoint of red.
@@ -54,6 +60,13 @@ const WRONG_ENDPOINT: &[(&str, &str, &[&str])] = &[
     ("id = 7\npolicy = \"on\"", "5:10", &["`on` is not a", "`enforce`"]),
     ("id = 7\npolicy = { in = \"off\" }", "5:12", &["`ingress`"]),
     ("id = 7\nip = \"10.0.0.1\"", "5:6", &["a sequence"]),
+    (
+        "id = 7\nbirth = { hook = \"cni\", runtime = \"x\", id_from = \"x\" }",
+        "3:10",
+        &["`birth`", "no file"],
+    ),
+    ("id = 7\nip = [\"from_netns\"]", "5:6", &["`from_netns` is neither"]),
+    ("id = 7\nlabels = \"app=web\"", "5:10", &["a map"]),
     ("id = 7\nip = [\"10.0.0\"]", "5:6", &["`10.0.0`", "fd00::/64"]),
     (
         "id = 7\nip = [\"127.0.0.1\"]",

@@ -163,7 +163,7 @@ fn births(documents: &Documents, names: &Names) -> Result<Births> {
     };
     if let Some(id) = &births.default {
         let identity = id.resolve(names).with_context(|| format!("{place}: [births]"))?;
-        ensure!(identity != Identity::UNKNOWN, "{place}: identity 0 means unknown");
+        names.check_workload(identity).with_context(|| format!("{place}: [births]"))?;
     }
     Ok(births.clone())
 }
