@@ -70,6 +70,7 @@ fn end_those(root: &Root, choose: impl Fn(&Owner, &Birth) -> Option<Owner>) -> R
             Err(error) => warn!("{error:#}"),
         }
     }
+    errors.extend(remove_what_is_gone(root).err());
     errors.extend(detach::remove_unused_root(root).err());
     all_of(errors)
 }
