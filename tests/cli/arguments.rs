@@ -116,7 +116,6 @@ fn what_only_the_host_can_refuse_is_worded_and_has_status_1() {
             "attach nic --id 7 --workload-mac any",
             "attach nic --id 7 --router",
             "attach nic --id 7 --trust-marks",
-            "attach red --id 7 --workload-mac 02:00:00:00:00:01",
             "attach tun0 --role container --id 7 --ip 10.0.0.9 --workload-mac 02:00:00:00:00:01",
             "attach red --id 7 --local-delivery",
             "attach tun0 --local-delivery",

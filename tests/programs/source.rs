@@ -401,6 +401,22 @@ fn a_workload_whose_mac_is_known_sends_from_no_other() {
 }
 
 #[test]
+fn a_workload_whose_addresses_nobody_knows_is_held_to_its_mac_all_the_same() {
+    let Some(fixture) = Fixture::new() else { return };
+    let with = |mac| fixture.container(ID).source_mac(mac).load();
+    let [own, other] = [SENDER_MAC, [0x02, 0, 0, 0, 0, 0xab]].map(with);
+    for frame in [
+        Frame::ipv4(OWN4, PEER4).udp(1, 2),
+        Frame::ipv6(OWN6, PEER6).tcp(1, 2),
+        Frame::arp_request(OWN4, PEER4),
+        Frame::ipv6(OWN_LINK_LOCAL, ALL_ROUTERS).router_solicitation(),
+    ] {
+        own.from_container(frame.clone()).passes_unchanged();
+        other.from_container(frame).is_dropped(132);
+    }
+}
+
+#[test]
 fn only_a_router_offers_leases_and_advertises_itself() {
     let Some(fixture) = Fixture::new() else { return };
     let router = fixture.container(ID).address(OWN4).address(OWN6).feature(|on| on.router = true);

@@ -293,7 +293,7 @@ static __always_inline int check_source(struct __sk_buff *skb, struct packet *pk
 
 	if (!packet_has_addresses(pkt))
 		verdict = -CM_DROP_UNKNOWN_L3;
-	else if (has_addresses() && has_foreign_mac(skb))
+	else if (has_foreign_mac(skb))
 		verdict = -CM_DROP_INVALID_SOURCE;
 	else if (has_prefixes())
 		verdict = check_source_by_prefix(skb, pkt);

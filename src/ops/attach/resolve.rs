@@ -237,10 +237,6 @@ fn role(spec: &EndpointSpec, device: &Device) -> Result<(Role, Option<String>)> 
             "--workload-mac is for Ethernet, and packets of {name} have no such header; leave it out for \
              this device"
         );
-        ensure!(
-            !spec.addresses().is_empty(),
-            "--workload-mac is a part of the source check, which begins with --ip ADDR"
-        );
     }
     if spec.local_delivery {
         check_local_delivery(device, role)?;
@@ -428,7 +424,7 @@ fn others(own: &[IpNet]) -> Result<Vec<IpAddr>> {
 }
 
 /// The only MAC that a workload may send from: that of `--workload-mac`, or of its veth's other end as it is now.
-/// `None` if any may be used, as always without addresses.
+/// `None` if any may be used.
 fn source_mac(
     spec: &EndpointSpec,
     device: &Device,
@@ -436,9 +432,10 @@ fn source_mac(
     addresses: &[IpNet],
 ) -> Option<[u8; 6]> {
     match spec.workload_mac {
-        _ if role == Role::Netdev || addresses.is_empty() => None,
+        _ if role == Role::Netdev => None,
         Some(WorkloadMac::Any) => None,
         Some(WorkloadMac::Only(mac)) => Some(mac.0),
+        None if addresses.is_empty() => None,
         None => device::peer_mac(device).unwrap_or_else(|error| {
             debug!("{}: the MAC of its other end: {error:#}", device.name);
             None

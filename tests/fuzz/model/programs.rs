@@ -27,7 +27,6 @@ impl Machine {
         let refuse = |why| Judgement::new(Must::Drop, why);
         let mark = stamp(endpoint.identity) | arrival.mark & NOT_OURS;
         let has_foreign_mac = endpoint.has_ethernet
-            && endpoint.is_bound()
             && endpoint.workload_mac.is_some_and(|mac| arrival.frame[6..12] != mac);
         let objection = match frame {
             _ if has_foreign_mac => Some(refuse("from a foreign MAC")),
