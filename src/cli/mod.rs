@@ -11,6 +11,7 @@ mod event;
 mod explain;
 mod export;
 mod file;
+mod hook;
 mod identity;
 mod ipcache;
 mod mark;
@@ -101,6 +102,8 @@ enum Command {
     Monitor(monitor::Args),
     /// What becomes of one packet, and why; nothing is sent and nothing changed
     Explain(explain::Args),
+    /// What libvirt calls when a workload starts and ends
+    Hook(hook::Args),
     /// The layout of the packet mark, both ways
     #[command(subcommand)]
     Mark(mark::Command),
@@ -135,6 +138,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Metrics(args) => metrics::run(&context, args),
         Command::Monitor(args) => monitor::run(&context, args),
         Command::Explain(args) => return explain::run(&context, args),
+        Command::Hook(args) => hook::run(&context, args),
         Command::Mark(command) => mark::run(&context, command),
     }
     .map(|()| ExitCode::SUCCESS)

@@ -10,6 +10,7 @@ pub mod hook;
 pub mod identity;
 pub mod interval;
 pub mod labels;
+pub mod libvirt;
 pub mod mac;
 pub mod mark;
 pub mod origin;

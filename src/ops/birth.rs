@@ -2,6 +2,7 @@
 //! ends. What is said of it and what counts: [`crate::model::wish`].
 
 mod end;
+pub mod libvirt;
 
 use std::path::Path;
 use std::time::Duration;
@@ -91,6 +92,27 @@ pub type Attached = (String, Option<attach::Report>);
 
 /// Attaches all interfaces of a workload, or none. Holds the root's lock.
 pub fn attach(root: &Root, birth: &Birth<'_>, network: Network) -> Result<Vec<Attached>> {
+    carry_out(root, birth, network, Existing::Replace)
+}
+
+/// The same for a workload that runs already: what it has with its identity is left as it is.
+pub fn attach_missing(root: &Root, birth: &Birth<'_>, network: Network) -> Result<Vec<Attached>> {
+    carry_out(root, birth, network, Existing::Keep)
+}
+
+/// What becomes of an endpoint that the workload has already, with the same identity.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Existing {
+    Replace,
+    Keep,
+}
+
+fn carry_out(
+    root: &Root,
+    birth: &Birth<'_>,
+    network: Network,
+    existing: Existing,
+) -> Result<Vec<Attached>> {
     let known = identities::names(root)?;
     let wanted = files::in_force(birth.file, &known)?.unwrap_or_default();
     let names = known.declared().map(|(identity, name)| (identity, name.to_owned()));
@@ -106,7 +128,7 @@ pub fn attach(root: &Root, birth: &Birth<'_>, network: Network) -> Result<Vec<At
         return Ok(specs.into_iter().map(|(workload, _)| (workload.device.name, None)).collect());
     }
     let _lock = super::prepare(root, false)?;
-    let attached = attach_all(root, birth, specs);
+    let attached = attach_all(root, birth, specs, existing);
     detach::leave_nothing_of_a_failure(root, attached)
 }
 
@@ -114,12 +136,14 @@ fn attach_all(
     root: &Root,
     birth: &Birth<'_>,
     specs: Vec<(Workload, Option<EndpointSpec>)>,
+    existing: Existing,
 ) -> Result<Vec<Attached>> {
     end::remove_what_is_gone(root)?;
     let mut attached = Vec::new();
     for (workload, spec) in specs {
         let name = workload.device.name.clone();
-        let report = spec.map_or(Ok(None), |spec| attach_one(root, birth, &workload, spec));
+        let report =
+            spec.map_or(Ok(None), |spec| attach_one(root, birth, &workload, spec, existing));
         match report.with_context(|| name.clone()) {
             Ok(report) => attached.push((name, report)),
             Err(error) => {
@@ -137,15 +161,16 @@ fn attach_one(
     birth: &Birth<'_>,
     workload: &Workload,
     spec: EndpointSpec,
+    existing: Existing,
 ) -> Result<Option<attach::Report>> {
     let terms =
         Terms { origin: Origin::Hook, ifindex: Some(workload.device.ifindex), ..Terms::default() };
     let Some((there, owner, born)) = born_there(root, &workload.device)? else {
         return attach::attach(root, &spec, &terms).map(Some);
     };
+    let names = identities::names(root)?;
+    let identity = spec.id.as_ref().map_or(Ok(Identity::UNKNOWN), |id| id.resolve(&names))?;
     if owner != birth.owner {
-        let names = identities::names(root)?;
-        let identity = spec.id.as_ref().map_or(Ok(Identity::UNKNOWN), |id| id.resolve(&names))?;
         ensure!(
             there.carries(identity),
             "its network is that of {owner} too, whose identity is {}, not {}; two workloads that share a network have \
@@ -159,6 +184,9 @@ fn attach_one(
             spec.birth = Some(birth::Birth { sharers, ..born });
             attach::attach(root, &spec, &terms)?;
         }
+        return Ok(None);
+    }
+    if existing == Existing::Keep && there.carries(identity) && !there.stale {
         return Ok(None);
     }
     // Of two hooks that are told of it the one counts to which the workload itself says something.
@@ -230,6 +258,9 @@ impl Decision<'_> {
         let Decision { birth, wanted, known, names } = self;
         let device = &workload.device.name;
         let mut said = birth.said.clone();
+        if let (Some(first), Some(ip)) = (said.first_mut(), &workload.said_ip) {
+            first.wish.ip = Some(ip.clone());
+        }
         let base = match (&birth.options, wanted.of_device(device)?) {
             (Some(options), _) => {
                 said.push(Said::by("config", Wish::of_spec(options)));

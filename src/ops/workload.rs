@@ -37,6 +37,21 @@ pub struct Workload {
     pub ifname: Option<String>,
     /// Its MAC; `None` where the device is a port of something that has a MAC of its own.
     mac: Option<Mac>,
+    /// What is said of its addresses, in the place of what is said of all that the workload has.
+    pub said_ip: Option<Vec<IpNet>>,
+}
+
+/// What a runtime tells of a device that nobody can look into yet, or that it is going to change.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// What it is going to be called inside.
+    pub ifname: Option<String>,
+    /// Its MAC, if that is known.
+    pub mac: Option<Mac>,
+    /// The addresses that it is going to have; none if they are not known.
+    pub addresses: Vec<IpAddr>,
+    /// What is said of its addresses, in the place of what is said of all that the workload has.
+    pub said_ip: Option<Vec<IpNet>>,
 }
 
 impl fmt::Display for Namespace {
@@ -159,15 +174,23 @@ impl End {
             .filter(|device| device.is_the_other_end_of(&veth))
             .with_context(|| format!("the other end of {inside} has gone meanwhile"))?;
         let mac = Some(Mac(veth.mac)).filter(|mac| !veth.has_master() && *mac != Mac([0; 6]));
-        Ok(Workload { device, inside, addresses: Some(addresses), ifname: Some(veth.name), mac })
+        Ok(Workload {
+            device,
+            inside,
+            addresses: Some(addresses),
+            ifname: Some(veth.name),
+            mac,
+            said_ip: None,
+        })
     }
 }
 
 impl Workload {
-    /// One that can't be looked into yet, behind this device of this namespace; `name` is for messages.
-    pub fn behind(device: &str, name: &str, mac: Option<Mac>) -> Result<Workload> {
-        let device = device::by_name(device)?;
-        Ok(Workload { device, inside: name.to_owned(), addresses: None, ifname: None, mac })
+    /// One that its runtime tells of, behind this device of this namespace; `name` is for messages.
+    pub fn behind(device: Device, name: &str, told: Told) -> Workload {
+        let Told { ifname, mac, addresses, said_ip } = told;
+        let addresses = Some(addresses).filter(|addresses| !addresses.is_empty());
+        Workload { device, inside: name.to_owned(), addresses, ifname, mac, said_ip }
     }
 
     /// Fills in what a spec leaves to the workload.

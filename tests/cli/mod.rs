@@ -18,6 +18,7 @@ mod explain;
 mod folding;
 mod foreground;
 mod help;
+mod hook_libvirt;
 mod hooks;
 mod identity;
 mod identity_rules;

@@ -1,0 +1,36 @@
+//! `cilmark hook`: what libvirt calls when a guest starts and ends.
+
+mod libvirt;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::builder::{PathBufValueParser, TypedValueParser};
+
+use super::{Context, path_of};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The file, whose endpoints and [births] count for what nobody else says; it need not be there
+    #[arg(
+        long,
+        value_name = "FILE|DIR",
+        value_parser = PathBufValueParser::new().map(path_of),
+        default_value = "/etc/cilmark/cilmark.toml"
+    )]
+    file: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Of libvirt, for guests of QEMU: a script in /etc/libvirt/hooks/qemu.d calls it
+    Libvirt(libvirt::Args),
+}
+
+pub fn run(context: &Context, args: Args) -> Result<()> {
+    match args.command {
+        Command::Libvirt(of) => libvirt::run(context, &args.file, of),
+    }
+}
