@@ -1,6 +1,7 @@
-//! `cilmark hook`: what libvirt calls when a guest starts and ends.
+//! `cilmark hook`: what libvirt and LXC call when a workload starts and ends.
 
 mod libvirt;
+mod lxc;
 
 use std::path::PathBuf;
 
@@ -27,10 +28,13 @@ pub struct Args {
 enum Command {
     /// Of libvirt, for guests of QEMU: a script in /etc/libvirt/hooks/qemu.d calls it
     Libvirt(libvirt::Args),
+    /// Of LXC: lxc.net.N.script.up and lxc.net.N.script.down call it
+    Lxc(lxc::Args),
 }
 
 pub fn run(context: &Context, args: Args) -> Result<()> {
     match args.command {
         Command::Libvirt(of) => libvirt::run(context, &args.file, of),
+        Command::Lxc(of) => lxc::run(context, &args.file, of),
     }
 }

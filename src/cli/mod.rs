@@ -102,7 +102,7 @@ enum Command {
     Monitor(monitor::Args),
     /// What becomes of one packet, and why; nothing is sent and nothing changed
     Explain(explain::Args),
-    /// What libvirt calls when a workload starts and ends
+    /// What libvirt and LXC call when a workload starts and ends
     Hook(hook::Args),
     /// The layout of the packet mark, both ways
     #[command(subcommand)]

@@ -11,6 +11,7 @@ pub mod identity;
 pub mod interval;
 pub mod labels;
 pub mod libvirt;
+pub mod lxc;
 pub mod mac;
 pub mod mark;
 pub mod origin;

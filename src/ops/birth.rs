@@ -3,12 +3,13 @@
 
 mod end;
 pub mod libvirt;
+pub mod lxc;
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-pub use end::{End, end, keep_only};
+pub use end::{End, end, end_device, keep_only};
 
 use super::apply::files;
 use super::attach::{self, Terms};

@@ -193,6 +193,11 @@ impl Workload {
         Workload { device, inside: name.to_owned(), addresses, ifname, mac, said_ip }
     }
 
+    /// The MAC that its device has inside.
+    pub fn mac(&self) -> Option<Mac> {
+        self.mac
+    }
+
     /// Fills in what a spec leaves to the workload.
     pub fn complete(&self, spec: &mut EndpointSpec) -> Result<()> {
         self.claim(spec)?;

@@ -19,6 +19,7 @@ mod folding;
 mod foreground;
 mod help;
 mod hook_libvirt;
+mod hook_lxc;
 mod hooks;
 mod identity;
 mod identity_rules;

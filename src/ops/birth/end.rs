@@ -31,7 +31,7 @@ pub struct End<'a> {
 
 /// Takes off what a workload had; nothing to do is no error. Goes on past a failure. Holds the root's lock.
 pub fn end(root: &Root, end: &End<'_>) -> Result<()> {
-    end_those(root, |owner, birth| {
+    end_those(root, |_, owner, birth| {
         let is_ifname = end.ifname.is_none() || birth.ifname.as_deref() == end.ifname;
         let owners = [owner].into_iter().chain(&birth.sharers);
         let is_meant = is_ifname && birth.hook.shares_owners_with(end.hook);
@@ -40,10 +40,20 @@ pub fn end(root: &Root, end: &End<'_>) -> Result<()> {
     })
 }
 
+/// The same for one device of a workload, by its name on this host: two workloads may have one name where a runtime has
+/// several places for them.
+pub fn end_device(root: &Root, owner: &Owner, hook: Hook, device: &str) -> Result<()> {
+    end_those(root, |id, of, birth| {
+        let is_meant = of == owner && birth.hook == hook;
+        let told = is_meant.then(|| spec::told(root, id).ok().flatten()).flatten();
+        told.filter(|spec| spec.device == device).map(|_| of.clone())
+    })
+}
+
 /// Takes off what CNI has attached to a network, but for these: owner, and name of the device inside. Goes on past a failure.
 /// Holds the root's lock.
 pub fn keep_only(root: &Root, network: &str, alive: &[(String, String)]) -> Result<()> {
-    end_those(root, |owner, birth| {
+    end_those(root, |_, owner, birth| {
         let is_alive = |(of, ifname): &(String, String)| {
             of == owner.get() && birth.ifname.as_ref() == Some(ifname)
         };
@@ -53,14 +63,17 @@ pub fn keep_only(root: &Root, network: &str, alive: &[(String, String)]) -> Resu
 }
 
 /// Of each endpoint that was born takes off the owner that is chosen.
-fn end_those(root: &Root, choose: impl Fn(&Owner, &Birth) -> Option<Owner>) -> Result<()> {
+fn end_those(
+    root: &Root,
+    choose: impl Fn(EndpointId, &Owner, &Birth) -> Option<Owner>,
+) -> Result<()> {
     ops::check_room()?;
     let Some(_lock) = ops::lock(root)? else { return Ok(()) };
     let mut errors = Vec::new();
     for id in root.endpoints()? {
         match spec::born(root, id) {
             Ok(Some((owner, birth))) => {
-                if let Some(ended) = choose(&owner, &birth) {
+                if let Some(ended) = choose(id, &owner, &birth) {
                     let all = [vec![owner], birth.sharers].concat();
                     errors.extend(end_one(root, id, &ended, all).err());
                 }
