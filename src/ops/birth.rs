@@ -1,6 +1,7 @@
 //! A workload gets its identity and its rules before its first packet, by a hook of its runtime, and loses them when it
 //! ends. What is said of it and what counts: [`crate::model::wish`].
 
+mod check;
 mod end;
 pub mod libvirt;
 pub mod lxc;
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+pub use check::{check, check_words};
 pub use end::{End, end, end_device, keep_only};
 
 use super::apply::files;
@@ -114,23 +116,28 @@ fn carry_out(
     network: Network,
     existing: Existing,
 ) -> Result<Vec<Attached>> {
-    let known = identities::names(root)?;
-    let wanted = files::in_force(birth.file, &known)?.unwrap_or_default();
-    let names = known.declared().map(|(identity, name)| (identity, name.to_owned()));
-    let of_file = wanted.names.iter().map(|(identity, name)| (*identity, name.clone()));
-    let names = Names::new(names.chain(of_file));
-    let decision = Decision { birth, wanted, known, names };
-    let mut specs = Vec::new();
-    for workload in decision.interfaces(network)? {
-        let spec = decision.spec(&workload).with_context(|| workload.device.name.clone())?;
-        specs.push((workload, spec));
-    }
+    let specs = specs(root, birth, network)?;
     if specs.iter().all(|(_, spec)| spec.is_none()) {
         return Ok(specs.into_iter().map(|(workload, _)| (workload.device.name, None)).collect());
     }
     let _lock = super::prepare(root, false)?;
     let attached = attach_all(root, birth, specs, existing);
     detach::leave_nothing_of_a_failure(root, attached)
+}
+
+/// What each interface of a workload is to have; `None` for one that is left alone.
+fn specs(
+    root: &Root,
+    birth: &Birth<'_>,
+    network: Network,
+) -> Result<Vec<(Workload, Option<EndpointSpec>)>> {
+    let decision = Decision::of(root, birth)?;
+    let mut specs = Vec::new();
+    for workload in decision.interfaces(network)? {
+        let spec = decision.spec(&workload).with_context(|| workload.device.name.clone())?;
+        specs.push((workload, spec));
+    }
+    Ok(specs)
 }
 
 fn attach_all(
@@ -190,12 +197,16 @@ fn attach_one(
     if existing == Existing::Keep && there.carries(identity) && !there.stale {
         return Ok(None);
     }
-    // Of two hooks that are told of it the one counts to which the workload itself says something.
-    let says_nothing = birth.said.first().is_none_or(|said| said.wish.is_empty());
-    if says_nothing && born.hook != birth.hook {
+    if is_left_to(birth, &born) {
         return Ok(None);
     }
     attach::attach(root, &spec, &terms).map(Some)
+}
+
+/// Of two hooks that are told of a workload the one counts to which that itself says something.
+fn is_left_to(birth: &Birth<'_>, born: &birth::Birth) -> bool {
+    let says_nothing = birth.said.first().is_none_or(|said| said.wish.is_empty());
+    says_nothing && born.hook != birth.hook
 }
 
 /// The endpoint on a device, if a hook has attached it, with its owner.
@@ -222,7 +233,16 @@ struct Decision<'a> {
     names: Names,
 }
 
-impl Decision<'_> {
+impl<'a> Decision<'a> {
+    fn of(root: &Root, birth: &'a Birth<'a>) -> Result<Decision<'a>> {
+        let known = identities::names(root)?;
+        let wanted = files::in_force(birth.file, &known)?.unwrap_or_default();
+        let names = known.declared().map(|(identity, name)| (identity, name.to_owned()));
+        let of_file = wanted.names.iter().map(|(identity, name)| (*identity, name.clone()));
+        let names = Names::new(names.chain(of_file));
+        Ok(Decision { birth, wanted, known, names })
+    }
+
     /// The interfaces that may get an identity.
     fn interfaces(&self, network: Network) -> Result<Vec<Workload>> {
         let birth = self.birth;
@@ -254,6 +274,13 @@ impl Decision<'_> {
         }
     }
 
+    /// Who that is, if that may be a workload.
+    fn identity(&self, id: &IdentityRef) -> Result<Identity> {
+        let identity = id.resolve(&self.names)?;
+        self.names.check_workload(identity)?;
+        Ok(identity)
+    }
+
     /// What an interface is to have; `None` if it is to be left alone.
     fn spec(&self, workload: &Workload) -> Result<Option<EndpointSpec>> {
         let Decision { birth, wanted, known, names } = self;
@@ -278,10 +305,10 @@ impl Decision<'_> {
         said.push(Said::by("births", Wish { id, policy, ..Wish::default() }));
         let Some(decided) = wish::decide(&said, base)? else { return Ok(None) };
         let Decided { mut spec, id, id_from, rules_from } = decided;
-        let identity = id.resolve(names)?;
-        names.check_workload(identity)?;
+        let identity = self.identity(&id)?;
         spec.device = device.clone();
         workload.complete(&mut spec)?;
+        workload.check_expected(&spec)?;
         // All whose devices match a pattern have its prefixes.
         let (prefixes, hosts) = spec.ip.listed.into_iter().partition(|ip| !is_host(ip));
         (spec.ip.listed, spec.shared_ip) = (hosts, [spec.shared_ip, prefixes].concat());

@@ -39,6 +39,8 @@ pub struct Workload {
     mac: Option<Mac>,
     /// What is said of its addresses, in the place of what is said of all that the workload has.
     pub said_ip: Option<Vec<IpNet>>,
+    /// What somebody else says that it sends from.
+    expected: Vec<IpAddr>,
 }
 
 /// What a runtime tells of a device that nobody can look into yet, or that it is going to change.
@@ -64,11 +66,10 @@ impl fmt::Display for Namespace {
 }
 
 impl Namespace {
-    /// Whether it is that of this host, where the command is.
+    /// Whether it is that of this host, where the command is. An error if it is none that can be entered.
     pub fn is_here(&self) -> Result<bool> {
-        let path = self.path()?;
-        let file = fs::metadata(&path).with_context(|| format!("{self}: {}", path.display()))?;
-        Ok(file.ino() == netns::current()?)
+        let there = netns::inside(&self.path()?, netns::current);
+        Ok(there.with_context(|| self.to_string())? == netns::current()?)
     }
 
     /// Where it can be entered.
@@ -181,6 +182,7 @@ impl End {
             ifname: Some(veth.name),
             mac,
             said_ip: None,
+            expected: Vec::new(),
         })
     }
 }
@@ -190,12 +192,39 @@ impl Workload {
     pub fn behind(device: Device, name: &str, told: Told) -> Workload {
         let Told { ifname, mac, addresses, said_ip } = told;
         let addresses = Some(addresses).filter(|addresses| !addresses.is_empty());
-        Workload { device, inside: name.to_owned(), addresses, ifname, mac, said_ip }
+        Workload {
+            device,
+            inside: name.to_owned(),
+            addresses,
+            ifname,
+            mac,
+            said_ip,
+            expected: Vec::new(),
+        }
     }
 
     /// The MAC that its device has inside.
     pub fn mac(&self) -> Option<Mac> {
         self.mac
+    }
+
+    /// The same, of which somebody else says that it sends from these addresses: an endpoint without them is none for it.
+    pub fn expecting(self, expected: Vec<IpAddr>) -> Workload {
+        Workload { expected, ..self }
+    }
+
+    /// Fails if a spec lacks one of the addresses that it is said to send from.
+    pub fn check_expected(&self, spec: &EndpointSpec) -> Result<()> {
+        let own = spec.addresses();
+        for address in &self.expected {
+            ensure!(
+                own.iter().any(|net| net.contains(address)),
+                "{} has address {address} by the runtime's word, and not by its own: what it sends from there would be \
+                 dropped; give it the address, or name the address with `ip`",
+                self.inside
+            );
+        }
+        Ok(())
     }
 
     /// Fills in what a spec leaves to the workload.

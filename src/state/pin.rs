@@ -17,6 +17,7 @@
 //!     ingress  egress    the links (TCX), or the programs (clsact)
 //! ```
 
+use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -51,6 +52,26 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(2);
 pub struct Lock {
     file: Flock<File>,
 }
+
+/// Another command has held the lock for as long as this one could wait.
+#[derive(Debug)]
+pub struct Busy {
+    path: PathBuf,
+    patience: Duration,
+}
+
+impl fmt::Display for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "another command has changed what is pinned in {} for {} s; nothing has changed",
+            self.path.display(),
+            self.patience.as_secs()
+        )
+    }
+}
+
+impl std::error::Error for Busy {}
 
 impl Root {
     /// Any path; whether it can be used shows when it is.
@@ -97,21 +118,8 @@ impl Root {
     /// Makes the directory usable: on bpffs, which is mounted only if `mount_bpffs`.
     pub fn prepare(&self, mount_bpffs: bool) -> Result<()> {
         if !self.on_bpffs()? {
-            let mount_point = self.path.parent().unwrap_or(&self.path);
-            if !mount_bpffs {
-                let hint = match mount_point.exists() {
-                    true if is_empty(mount_point) => format!(
-                        "mount one (`mount -t bpf bpf {}`, or attach with --mount-bpffs), or ",
-                        mount_point.display()
-                    ),
-                    true => String::new(),
-                    false => "attach with --mount-bpffs, or ".to_owned(),
-                };
-                bail!(
-                    "{} is not on a BPF file system; {hint}name another directory with --bpffs",
-                    self.path.display()
-                );
-            }
+            let mount_point = self.mount_point();
+            ensure!(mount_bpffs, self.lack_of_bpffs());
             mount_at(mount_point)?;
             info!("mounted a BPF file system at {}", mount_point.display());
         }
@@ -124,6 +132,32 @@ impl Root {
         })?;
         check_owner(&self.path)?;
         check_owner(&directory)
+    }
+
+    /// Fails if the directory could not be made there, for want of a BPF file system.
+    pub fn check_bpffs(&self) -> Result<()> {
+        ensure!(self.on_bpffs()?, self.lack_of_bpffs());
+        Ok(())
+    }
+
+    fn mount_point(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
+
+    fn lack_of_bpffs(&self) -> String {
+        let mount_point = self.mount_point();
+        let hint = match mount_point.exists() {
+            true if is_empty(mount_point) => format!(
+                "mount one (`mount -t bpf bpf {}`, or attach with --mount-bpffs), or ",
+                mount_point.display()
+            ),
+            true => String::new(),
+            false => "attach with --mount-bpffs, or ".to_owned(),
+        };
+        format!(
+            "{} is not on a BPF file system; {hint}name another directory with --bpffs",
+            self.path.display()
+        )
     }
 
     /// Why an empty answer may be wrong: without a BPF file system here, pins that are elsewhere can't be seen.
@@ -173,12 +207,9 @@ impl Root {
         let deadline = Instant::now() + patience;
         loop {
             match lock_directory(&self.path, FlockArg::LockExclusiveNonblock) {
-                Err(error) if error.downcast_ref() == Some(&Errno::EWOULDBLOCK) => ensure!(
-                    Instant::now() < deadline,
-                    "another command has changed what is pinned in {} for {} s; nothing has changed",
-                    self.path.display(),
-                    patience.as_secs()
-                ),
+                Err(error) if error.downcast_ref() == Some(&Errno::EWOULDBLOCK) => {
+                    ensure!(Instant::now() < deadline, Busy { path: self.path.clone(), patience })
+                }
                 locked => return locked,
             }
             thread::sleep(LOCK_INTERVAL);
