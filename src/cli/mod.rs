@@ -3,6 +3,7 @@
 mod apply;
 mod attach;
 mod before;
+mod cni;
 mod confirm;
 mod conntrack;
 mod context;
@@ -107,6 +108,8 @@ enum Command {
     /// The layout of the packet mark, both ways
     #[command(subcommand)]
     Mark(mark::Command),
+    /// Plugin of the Container Network Interface: a runtime calls it
+    Cni(cni::Args),
 }
 
 /// Exit status of `explain` for a packet that is dropped.
@@ -140,6 +143,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Explain(args) => return explain::run(&context, args),
         Command::Hook(args) => hook::run(&context, args),
         Command::Mark(command) => mark::run(&context, command),
+        Command::Cni(args) => return cni::run(&context, args),
     }
     .map(|()| ExitCode::SUCCESS)
 }

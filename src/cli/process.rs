@@ -14,7 +14,7 @@ use log::LevelFilter;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
-use super::{Cli, Command, metrics, run};
+use super::{Cli, Command, cni, metrics, run};
 use crate::kernel::log as kernel_log;
 use crate::model::text::{self, visible};
 use crate::ops::failures::Failures;
@@ -70,8 +70,11 @@ fn start_logging(verbose: u8) {
 /// The command line; it ends the process with status 2 if there is something wrong with it.
 fn parse() -> Cli {
     // In a text each byte has its place, and so no argument is refused for its bytes.
-    let arguments: Vec<String> =
+    let mut arguments: Vec<String> =
         env::args_os().map(|argument| text::from_bytes(argument.as_bytes())).collect();
+    if arguments.first().is_some_and(|name| cni::is_plugin(name)) {
+        arguments.insert(1, "cni".to_owned());
+    }
     let cli = Cli::try_parse_from(&arguments).unwrap_or_else(|error| {
         // Told once more, of arguments that a terminal may have.
         let shown =

@@ -6,6 +6,7 @@
 
 pub mod abi;
 pub mod device;
+pub mod features;
 pub mod hooks;
 pub(crate) mod insn;
 pub mod ip_rules;

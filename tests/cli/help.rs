@@ -13,7 +13,7 @@ pub fn assert_snapshot(actual: String, name: &str) {
     assert_data_eq!(actual, expected);
 }
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "attach",
     "detach",
     "status",
@@ -26,6 +26,7 @@ const COMMANDS: [&str; 12] = [
     "monitor",
     "explain",
     "mark",
+    "cni",
 ];
 
 fn help(arguments: &[&str]) -> String {
@@ -58,6 +59,7 @@ fn every_subcommand_has_its_help() {
         ("policy", &["add", "del", "list", "flush"]),
         ("conntrack", &["list", "flush"]),
         ("mark", &["encode", "decode"]),
+        ("cni", &["install"]),
     ] {
         let pages: Vec<String> =
             subcommands.iter().map(|subcommand| help(&[command, subcommand, "--help"])).collect();
