@@ -2,8 +2,14 @@
 //! namespace as another plugin has left it.
 
 mod add;
+mod check;
 mod del;
+mod errors;
+mod gc;
 mod install;
+mod packets;
+mod said;
+mod status;
 mod versions;
 
 use std::collections::BTreeMap;

@@ -78,11 +78,14 @@ fn check_one(
 }
 
 fn check_rules(root: &Root, there: &Endpoint, wanted: &EndpointSpec) -> Result<()> {
-    let (id, modes) = (there.id, there.modes_in_force()?);
+    let (id, [ingress, egress]) = (there.id, there.modes_in_force()?);
+    let modes = wanted.policy;
     ensure!(
-        modes == wanted.policy.each(),
-        "the modes of endpoint {id} (ingress, egress) are {modes:?}, and would be {:?}; start the workload anew",
-        wanted.policy.each()
+        (ingress, egress) == (modes.ingress, modes.egress),
+        "the modes of endpoint {id} are {ingress} for ingress and {egress} for egress, and would be {} and {}; start the \
+         workload anew",
+        modes.ingress,
+        modes.egress
     );
     let in_force = rules::in_force(&policy_of(root, there)?, there)?;
     let has: BTreeSet<String> =
