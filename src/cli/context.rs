@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use log::warn;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::model::endpoint::Selector;
 use crate::model::identity::Names;
@@ -20,6 +21,8 @@ pub struct Context {
     pub root: Root,
     /// Data is printed as JSON.
     pub json: bool,
+    /// How many descriptors it may have.
+    pub descriptors: Descriptors,
     /// Of `--netns`, where the process is now: what is elsewhere is left alone.
     pub netns: Option<u64>,
 }
@@ -48,6 +51,28 @@ impl Context {
         {
             warn!("{error:#}");
         }
+    }
+}
+
+/// How many descriptors the process might have when it began.
+pub struct Descriptors(Option<u64>);
+
+impl Descriptors {
+    /// Allows as many as may be: reading a thousand endpoints takes more than a shell allows by default.
+    pub fn raise() -> Descriptors {
+        let Ok((before, most)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+            return Descriptors(None);
+        };
+        // Fewer will do for fewer endpoints.
+        let raised = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+        Descriptors(raised.is_ok().then_some(before))
+    }
+
+    /// As it was, for a program in the place of this one.
+    pub fn restore(&self) -> Result<()> {
+        let Some(before) = self.0 else { return Ok(()) };
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, before, most).context("restore the limit of descriptors")
     }
 }
 

@@ -18,6 +18,7 @@ mod ipcache;
 mod mark;
 mod metrics;
 mod monitor;
+mod oci;
 mod policy;
 mod process;
 mod prompt;
@@ -30,7 +31,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use context::{Context, parse_root, path_of};
+use context::{Context, Descriptors, parse_root, path_of};
 pub use process::main;
 use process::until_interrupted;
 
@@ -103,13 +104,16 @@ enum Command {
     Monitor(monitor::Args),
     /// What becomes of one packet, and why; nothing is sent and nothing changed
     Explain(explain::Args),
-    /// What libvirt and LXC call when a workload starts and ends
-    Hook(hook::Args),
     /// The layout of the packet mark, both ways
     #[command(subcommand)]
     Mark(mark::Command),
     /// Plugin of the Container Network Interface: a runtime calls it
     Cni(cni::Args),
+    /// Identities for containers of Docker, Podman and other OCI runtimes
+    #[command(subcommand)]
+    Oci(oci::Command),
+    /// What libvirt and LXC call when a workload starts and ends
+    Hook(hook::Args),
 }
 
 /// Exit status of `explain` for a packet that is dropped.
@@ -118,13 +122,14 @@ const DROPPED: u8 = 3;
 /// Exit status of `apply --dry-run` if something would change.
 const DIFFERS: u8 = 4;
 
-fn run(cli: Cli) -> Result<ExitCode> {
+fn run(cli: Cli, descriptors: Descriptors) -> Result<ExitCode> {
     if let Some(name) = &cli.global.netns {
         netns::enter(name)?;
     }
     let context = Context {
         root: cli.global.bpffs,
         json: cli.global.json,
+        descriptors,
         netns: cli.global.netns.map(|_| netns::current()).transpose()?,
     };
     match cli.command {
@@ -144,6 +149,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Hook(args) => hook::run(&context, args),
         Command::Mark(command) => mark::run(&context, command),
         Command::Cni(args) => return cni::run(&context, args),
+        Command::Oci(command) => oci::run(&context, command),
     }
     .map(|()| ExitCode::SUCCESS)
 }

@@ -11,10 +11,9 @@ use anyhow::{Context as _, Error, Result};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use log::LevelFilter;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
-use super::{Cli, Command, cni, metrics, run};
+use super::{Cli, Command, Descriptors, cni, metrics, run};
 use crate::kernel::log as kernel_log;
 use crate::model::text::{self, visible};
 use crate::ops::failures::Failures;
@@ -23,10 +22,10 @@ use crate::output;
 /// Runs the command line. Exit status: 0 done, 1 failed, 2 usage, 3 `explain` says drop.
 pub fn main() -> ExitCode {
     let cli = parse();
-    allow_descriptors();
+    let descriptors = Descriptors::raise();
     start_logging(cli.global.verbose);
     kernel_log::forward_libbpf();
-    match run(cli) {
+    match run(cli, descriptors) {
         Ok(status) => status,
         // The reader of our output has seen enough: `cilmark … | head`.
         Err(error) if is_kind(&error, io::ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
@@ -34,14 +33,6 @@ pub fn main() -> ExitCode {
             report(&error);
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Reading a thousand endpoints takes more descriptors than a shell allows by default.
-fn allow_descriptors() {
-    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // Fewer will do for fewer endpoints.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
 }
 

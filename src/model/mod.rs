@@ -15,6 +15,7 @@ pub mod libvirt;
 pub mod lxc;
 pub mod mac;
 pub mod mark;
+pub mod oci;
 pub mod origin;
 pub mod owner;
 pub mod policy;

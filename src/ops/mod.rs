@@ -18,6 +18,7 @@ pub mod identities;
 pub mod ipcache;
 pub mod metrics;
 pub mod monitor;
+pub mod oci;
 pub mod options;
 pub mod plugin;
 pub mod rule_names;

@@ -33,6 +33,7 @@ mod mark;
 mod names;
 mod netns;
 mod nics;
+mod oci;
 mod output;
 mod owned_prefixes;
 mod owner;
