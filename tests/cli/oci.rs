@@ -38,7 +38,6 @@ impl Container {
     /// In the network namespace `netns`, by its path.
     fn new(id: &str, netns: &str) -> Container {
         let bundle = PathBuf::from(format!("{FILES}/bundles/{id}"));
-        fs::create_dir_all(&bundle).expect("make the bundle");
         let namespaces = json!([
             {"type": "pid"},
             {"type": "network", "path": format!("/run/netns/{netns}")},
@@ -68,6 +67,7 @@ impl Container {
     }
 
     fn write_config(&self) {
+        fs::create_dir_all(&self.bundle).expect("make the bundle");
         fs::write(self.bundle.join("config.json"), self.config.to_string()).expect("write it");
     }
 

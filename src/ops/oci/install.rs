@@ -27,6 +27,9 @@ pub struct Docker<'a> {
 
 const RELOAD: &str = "next: systemctl reload docker";
 
+/// At a reload Docker takes what is in the file, and keeps what is no longer in it.
+const RESTART: &str = "next: systemctl restart docker";
+
 impl Docker<'_> {
     /// Adds the runtime.
     pub fn install(&self) -> Result<Report> {
@@ -72,7 +75,7 @@ impl Docker<'_> {
             }
         };
         let left = "containers that were made with it do not start without it; make them again";
-        Ok(vec![what, RELOAD.to_owned(), left.to_owned()])
+        Ok(vec![what, RESTART.to_owned(), left.to_owned()])
     }
 }
 

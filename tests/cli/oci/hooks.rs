@@ -176,6 +176,7 @@ fn a_bundle_or_a_state_that_can_not_be_read_stops_the_start() {
     let container = Container::new("c1", "red").with(id(300));
     let state = container.state("creating");
     hook("createRuntime", &state).fails(1, &["c1", "/mnt/bundles/c1/config.json", "No such file"]);
+    fs::create_dir_all(&container.bundle).unwrap();
     fs::write(container.bundle.join("config.json"), "{").unwrap();
     hook("createRuntime", &state).fails(1, &["c1", "/mnt/bundles/c1/config.json", "EOF"]);
     for state in ["", "{}", "[]"] {

@@ -59,7 +59,7 @@ fn docker_gets_a_runtime_and_loses_it_again() {
     let expected =
         json!({"runtimes": {"cilmark": runtime("/opt/bin/crun")}, "default-runtime": "cilmark"});
     assert_eq!(daemon(), expected);
-    says("--docker --undo", &["removed", DAEMON, reload]);
+    says("--docker --undo", &["removed", DAEMON, "systemctl restart docker"]);
     assert!(!Path::new(DAEMON).exists());
     says("--docker --undo", &["there is no", DAEMON]);
 }

@@ -134,6 +134,7 @@ fn a_bundle_that_it_does_not_understand_is_not_started() {
     let runtime = format!("{FILES}/runc");
     let log = format!("{FILES}/log.json");
     let path = container.bundle.join("config.json");
+    fs::create_dir_all(&container.bundle).unwrap();
     for (config, words) in [
         (None, ["config.json", "No such file"]),
         (Some("{"), ["config.json", "EOF"]),
