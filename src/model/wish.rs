@@ -78,6 +78,9 @@ impl Wish {
     }
 }
 
+/// Who says what the file says of all births.
+pub const BY_DEFAULT: &str = "births";
+
 /// What somebody says, and who: a word that `status` shows, such as `label`.
 #[derive(Debug, Clone)]
 pub struct Said {

@@ -1,6 +1,7 @@
 //! A workload gets its identity and its rules before its first packet, by a hook of its runtime, and loses them when it
 //! ends. What is said of it and what counts: [`crate::model::wish`].
 
+mod born;
 mod check;
 mod end;
 pub mod libvirt;
@@ -10,6 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use born::Born;
 pub use check::{check, check_words};
 pub use end::{End, end, end_device, keep_only};
 
@@ -17,8 +19,6 @@ use super::apply::files;
 use super::attach::{self, Terms};
 use super::workload::{self, Namespace, Workload};
 use super::{detach, identities};
-use crate::kernel::device::Device;
-use crate::kernel::netns;
 use crate::model::birth::{self, Hook};
 use crate::model::file::Wanted;
 use crate::model::identity::{Identity, Names};
@@ -28,10 +28,7 @@ use crate::model::prefix::is_host;
 use crate::model::rule::Rule;
 use crate::model::spec::{EndpointSpec, IdentityRef};
 use crate::model::wish::{self, Decided, Said, Wish};
-use crate::state::devices::Devices;
 use crate::state::pin::Root;
-use crate::state::registry::Endpoint;
-use crate::state::spec;
 
 /// How long a hook waits for other commands: its runtime waits for it, and gives it 5 s.
 pub const PATIENCE: Duration = Duration::from_secs(4);
@@ -52,6 +49,14 @@ pub struct Birth<'a> {
     pub options: Option<EndpointSpec>,
     /// The file, which need not be there.
     pub file: &'a Path,
+}
+
+impl Birth<'_> {
+    /// Whether the workload or its runtime's configuration says which identity it has.
+    fn names_identity(&self) -> bool {
+        self.said.iter().any(|said| said.wish.id.is_some())
+            || self.options.as_ref().is_some_and(|options| options.id.is_some())
+    }
 }
 
 /// What a workload has of the network.
@@ -117,7 +122,7 @@ fn carry_out(
     existing: Existing,
 ) -> Result<Vec<Attached>> {
     let specs = specs(root, birth, network)?;
-    if specs.iter().all(|(_, spec)| spec.is_none()) {
+    if specs.iter().all(|(_, spec)| spec.is_none()) && !is_shared(root, &specs)? {
         return Ok(specs.into_iter().map(|(workload, _)| (workload.device.name, None)).collect());
     }
     let _lock = super::prepare(root, false)?;
@@ -150,8 +155,7 @@ fn attach_all(
     let mut attached = Vec::new();
     for (workload, spec) in specs {
         let name = workload.device.name.clone();
-        let report =
-            spec.map_or(Ok(None), |spec| attach_one(root, birth, &workload, spec, existing));
+        let report = attach_one(root, birth, &workload, spec, existing);
         match report.with_context(|| name.clone()) {
             Ok(report) => attached.push((name, report)),
             Err(error) => {
@@ -163,64 +167,42 @@ fn attach_all(
     Ok(attached)
 }
 
-/// `None` if the device has what it is to have already.
+/// `None` if the device has what it is to have already, or is shared.
 fn attach_one(
     root: &Root,
     birth: &Birth<'_>,
     workload: &Workload,
-    spec: EndpointSpec,
+    spec: Option<EndpointSpec>,
     existing: Existing,
 ) -> Result<Option<attach::Report>> {
-    let terms =
-        Terms { origin: Origin::Hook, ifindex: Some(workload.device.ifindex), ..Terms::default() };
-    let Some((there, owner, born)) = born_there(root, &workload.device)? else {
-        return attach::attach(root, &spec, &terms).map(Some);
-    };
-    let names = identities::names(root)?;
-    let identity = spec.id.as_ref().map_or(Ok(Identity::UNKNOWN), |id| id.resolve(&names))?;
-    if owner != birth.owner {
-        ensure!(
-            there.carries(identity),
-            "its network is that of {owner} too, whose identity is {}, not {}; two workloads that share a network have \
-             one identity",
-            names.label(Identity(there.config.identity)),
-            names.label(identity)
-        );
-        if !born.sharers.contains(&birth.owner) {
-            let mut spec = super::spec::current(root, &there, &names)?;
-            let sharers = [born.sharers.clone(), vec![birth.owner.clone()]].concat();
-            spec.birth = Some(birth::Birth { sharers, ..born });
-            attach::attach(root, &spec, &terms)?;
+    let device = &workload.device;
+    let terms = Terms { origin: Origin::Hook, ifindex: Some(device.ifindex), ..Terms::default() };
+    match (Born::on(root, device)?, spec) {
+        (Some(there), spec) if there.owner != birth.owner => {
+            if let Some(spec) = there.shared(root, birth, spec)? {
+                attach::attach(root, &spec, &terms)?;
+            }
+            Ok(None)
         }
-        return Ok(None);
-    }
-    if existing == Existing::Keep && there.carries(identity) && !there.stale {
-        return Ok(None);
-    }
-    if is_left_to(birth, &born) {
-        return Ok(None);
-    }
-    attach::attach(root, &spec, &terms).map(Some)
-}
-
-/// Of two hooks that are told of a workload the one counts to which that itself says something.
-fn is_left_to(birth: &Birth<'_>, born: &birth::Birth) -> bool {
-    let says_nothing = birth.said.first().is_none_or(|said| said.wish.is_empty());
-    says_nothing && born.hook != birth.hook
-}
-
-/// The endpoint on a device, if a hook has attached it, with its owner.
-fn born_there(root: &Root, device: &Device) -> Result<Option<(Endpoint, Owner, birth::Birth)>> {
-    let netns = netns::current()?;
-    for endpoint in Endpoint::concerning(root, &Devices::read(root)?, netns, device)? {
-        if endpoint.is_on(device, netns)
-            && !endpoint.has_moved()
-            && let Some((owner, born)) = spec::born(root, endpoint.id)?
+        (_, None) => Ok(None),
+        (Some(there), Some(spec))
+            if there.is_left_to(birth)
+                || existing == Existing::Keep && there.is_as_wanted(root, &spec)? =>
         {
-            return Ok(Some((endpoint, owner, born)));
+            Ok(None)
+        }
+        (_, Some(spec)) => attach::attach(root, &spec, &terms).map(Some),
+    }
+}
+
+/// Whether one of these devices is that of another workload, too.
+fn is_shared(root: &Root, specs: &[(Workload, Option<EndpointSpec>)]) -> Result<bool> {
+    for (workload, _) in specs {
+        if Born::on(root, &workload.device)?.is_some() {
+            return Ok(true);
         }
     }
-    Ok(None)
+    Ok(false)
 }
 
 /// What is known when it is decided what a workload gets.
@@ -246,8 +228,7 @@ impl<'a> Decision<'a> {
     /// The interfaces that may get an identity.
     fn interfaces(&self, network: Network) -> Result<Vec<Workload>> {
         let birth = self.birth;
-        let is_named = birth.said.iter().any(|said| said.wish.id.is_some())
-            || birth.options.as_ref().is_some_and(|options| options.id.is_some());
+        let is_named = birth.names_identity();
         let is_meant = is_named || self.wanted.births.default.is_some();
         match network {
             Network::Host => {
@@ -302,7 +283,7 @@ impl<'a> Decision<'a> {
         };
         let births = &wanted.births;
         let (id, policy) = (births.default.clone(), births.policy);
-        said.push(Said::by("births", Wish { id, policy, ..Wish::default() }));
+        said.push(Said::by(wish::BY_DEFAULT, Wish { id, policy, ..Wish::default() }));
         let Some(decided) = wish::decide(&said, base)? else { return Ok(None) };
         let Decided { mut spec, id, id_from, rules_from } = decided;
         let identity = self.identity(&id)?;

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, ensure};
 use ipnet::IpNet;
 
-use super::{Birth, Decision, Network, born_there, is_left_to, specs};
+use super::born::Born;
+use super::{Birth, Decision, Network, specs};
 use crate::model::identity::{Identity, Names};
 use crate::model::rule::Rule;
 use crate::model::spec::EndpointSpec;
@@ -46,9 +47,11 @@ fn check_one(
     workload: &Workload,
     wanted: &EndpointSpec,
 ) -> Result<()> {
-    let (there, owner, born) = born_there(root, &workload.device)?.context(
+    let born = Born::on(root, &workload.device)?.context(
         "it has no endpoint of a hook: somebody has detached it, or attached it by hand; start the workload anew",
     )?;
+    let is_left = born.is_left_to(birth);
+    let Born { endpoint: there, owner, birth: born } = born;
     let id = there.id;
     ensure!(
         !there.stale,
@@ -61,7 +64,7 @@ fn check_one(
         "endpoint {id} is {owner}'s, not {}'s; start the workload anew",
         birth.owner
     );
-    let is_own = owner == birth.owner && !is_left_to(birth, &born);
+    let is_own = owner == birth.owner && !is_left;
     if owner != birth.owner || is_own {
         ensure!(
             there.carries(identity),

@@ -7,14 +7,14 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Network, born_there};
+use super::Network;
+use super::born::Born;
 use crate::kernel::device;
 use crate::model::libvirt::{Domain, Interface, read_interfaces, static_lease};
 use crate::model::mac::Mac;
 use crate::model::owner::Owner;
 use crate::ops::workload::{Told, Workload};
 use crate::state::pin::Root;
-use crate::state::registry::Endpoint;
 
 /// Where libvirt keeps what its networks hand out (src/network/bridge_driver.c). It can't be asked for it: it waits for
 /// its hooks.
@@ -36,9 +36,8 @@ pub fn network(guest: &str, domain: &Domain) -> Network {
 pub fn has_all(root: &Root, guest: &Owner, xml: &str) -> Result<bool> {
     let interfaces = read_interfaces(xml)?;
     for interface in &interfaces {
-        let born = born_there(root, &device::by_name(interface.tap()?)?)?;
-        let is_its =
-            |(endpoint, owner, _): &(Endpoint, Owner, _)| owner == guest && !endpoint.stale;
+        let born = Born::on(root, &device::by_name(interface.tap()?)?)?;
+        let is_its = |born: &Born| born.owner == *guest && !born.endpoint.stale;
         if !born.as_ref().is_some_and(is_its) {
             return Ok(false);
         }

@@ -1,8 +1,10 @@
 //! Containers that share a network: `--network container:X`, and pods.
 
+use std::fs;
+
 use serde_json::json;
 
-use super::{Container, id, world};
+use super::{Container, FILES, id, world};
 
 #[test]
 fn they_have_one_identity_and_it_goes_with_the_last() {
@@ -34,16 +36,78 @@ fn another_identity_is_refused_and_the_first_stays() {
     world.workload("red", 1);
     let first = Container::new("c1", "red").with(id(300));
     first.created();
-    let run = Container::new("c2", "red").with(id(301)).create("");
-    run.fails(1, &["c2", "c1", "300", "301", "one identity"]);
-    // One that names none is in a network that has one.
-    let silent = Container::new("c3", "red");
-    silent.created();
-    let status = world.status("red");
-    assert_eq!((&status["identity"], &status["owner"]), (&json!(300), &json!("c1")), "{status}");
-    Container::new("c2", "red").stopped();
+    let second = Container::new("c2", "red").with(id(301));
+    second.create("").fails(1, &["c2", "c1", "300", "301", "one identity"]);
+    assert_eq!(world.status("red")["identity"], 300);
+    second.stopped();
     assert_eq!(world.status("red")["identity"], 300);
     first.stopped();
+    assert_eq!(world.pins(), [""; 0]);
+}
+
+/// A pod's containers end at any time, and those that say nothing run on with what the others have said.
+#[test]
+fn whoever_names_no_identity_has_that_of_the_others() {
+    let Some(world) = world() else { return };
+    world.workload("red", 1);
+    let [first, silent] = [Container::new("c1", "red").with(id(300)), Container::new("c2", "red")];
+    first.created();
+    silent.created();
+    silent.created();
+    assert_eq!(world.status("red")["birth"]["sharers"], json!(["c2"]));
+    first.stopped();
+    let status = world.status("red");
+    assert_eq!((&status["owner"], &status["identity"]), (&json!("c2"), &json!(300)), "{status}");
+    Container::new("c3", "red").with(id(301)).create("").fails(1, &["c2", "one identity"]);
+    first.created();
     silent.stopped();
+    assert_eq!(world.status("red")["owner"], "c1");
+    first.stopped();
+    assert_eq!(world.pins(), [""; 0]);
+}
+
+/// The first container of a pod names nothing: it only keeps the network.
+#[test]
+fn whoever_names_an_identity_is_before_whoever_has_it_by_default() {
+    let Some(world) = world() else { return };
+    world.workload("red", 1);
+    let file = format!("{FILES}/cilmark.toml");
+    fs::write(&file, "version = 1\n[births]\ndefault = 310\n").unwrap();
+    let [pod, app, other] = [
+        Container::new("c1", "red"),
+        Container::new("c2", "red")
+            .with(json!({"cilmark.id": "300", "cilmark.rules": "allow egress to any"})),
+        Container::new("c3", "red"),
+    ];
+    let create = |container: &Container, identity: u32| {
+        let run = container.create(&format!("--file {file}"));
+        assert_eq!(run.status, Some(0), "{run:?}");
+        assert_eq!(world.status("red")["identity"], identity);
+    };
+    create(&pod, 310);
+    create(&app, 300);
+    create(&app, 300);
+    create(&other, 300);
+    let status = world.status("red");
+    let birth = &status["birth"];
+    assert_eq!(
+        (&status["owner"], &birth["sharers"]),
+        (&json!("c1"), &json!(["c2", "c3"])),
+        "{status}"
+    );
+    assert_eq!(
+        (&birth["id_from"], &birth["rules_from"]),
+        (&json!("annotation"), &json!("annotation"))
+    );
+    for (container, owner) in [(&pod, "c2"), (&app, "c3")] {
+        container.stopped();
+        let status = world.status("red");
+        assert_eq!(
+            (&status["owner"], &status["identity"]),
+            (&json!(owner), &json!(300)),
+            "{status}"
+        );
+    }
+    other.stopped();
     assert_eq!(world.pins(), [""; 0]);
 }
