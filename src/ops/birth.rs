@@ -241,7 +241,7 @@ impl<'a> Decision<'a> {
             }
             Network::Own { is_incomplete: true, .. } if is_meant => bail!(
                 "its network comes only after the last hook before its start, as with a user namespace of its own: start it \
-                 without --userns, or in a network that is there before"
+                 without --userns, in a network that is there before, or by `cilmark oci runtime`, which attaches later"
             ),
             Network::Own { interfaces, others, .. } => {
                 ensure!(!is_meant || others.is_empty(), "{}", others.join("; "));

@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::model::birth::Hook;
 use crate::model::oci::bundle::Bundle;
@@ -50,7 +50,7 @@ fn attach_it(root: &Root, file: &Path, state: &State, moment: Moment) -> Result<
     let of_labels = docker.as_ref().map(Docker::said).transpose()?.flatten();
     let said: Vec<Said> = of_annotations.into_iter().chain(of_labels).collect();
     let network = Network::of(
-        &namespace(state, &bundle)?,
+        &namespace(state, &bundle, moment)?,
         moment == Moment::CreateRuntime && bundle.network_may_come_later(),
     )?;
     let birth = Birth {
@@ -81,15 +81,19 @@ fn owner(state: &State) -> Result<Owner> {
     Owner::try_from(state.id.clone())
 }
 
-fn namespace(state: &State, bundle: &Bundle) -> Result<Namespace> {
-    match (bundle.network_path(), state.pid) {
-        (Some(path), _) => Ok(Namespace::At(path.to_owned())),
-        (None, Some(pid)) if pid != 0 => Ok(Namespace::Of(pid)),
-        (None, _) => bail!(
-            "its state tells neither its process nor its network namespace; only createRuntime and what comes behind it can \
-             attach it"
-        ),
-    }
+/// A path such as `/proc/PID/ns/net` may lead elsewhere by now if it was to be joined when the container was created; while
+/// that is created, its process may be one of the runtime's yet.
+fn namespace(state: &State, bundle: &Bundle, moment: Moment) -> Result<Namespace> {
+    let of_process = state.pid.filter(|pid| *pid != 0).map(Namespace::Of);
+    let named = bundle.network_path().map(|path| Namespace::At(path.to_owned()));
+    let found = match moment {
+        Moment::CreateRuntime => named.or(of_process),
+        Moment::Start => of_process.or(named),
+    };
+    found.context(
+        "its state tells neither its process nor its network namespace; only createRuntime and what comes behind it can attach \
+         it",
+    )
 }
 
 /// What Docker keeps of the container, if it is Docker's. Its directory is not known, but what is in a container that is

@@ -13,7 +13,8 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::common::World;
-use crate::common::process::{Run, cilmark};
+use crate::common::process::{Run, Running, cilmark};
+use crate::common::world::wait_for;
 
 /// Where a test keeps its files, which nobody else sees.
 const FILES: &str = "/mnt";
@@ -111,6 +112,15 @@ fn hook(arguments: &str, state: &str) -> Run {
     let mut command = cilmark(&arguments);
     command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.output().expect("run the hook").into()
+}
+
+/// A process in a namespace.
+fn process(world: &World, namespace: &str) -> Running {
+    let running = world.spawn(&format!("ip netns exec {namespace} sleep 1000"));
+    wait_for("the process", || {
+        world.sh(&format!("ip netns pids {namespace}")).trim() == running.pid().to_string()
+    });
+    running
 }
 
 /// Annotations, or labels, of an identity.

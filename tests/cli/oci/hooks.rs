@@ -5,22 +5,13 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::thread;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
-use super::{Container, FILES, hook, id, world};
-use crate::common::World;
-use crate::common::process::Running;
+use super::{Container, FILES, hook, id, process, world};
 use crate::common::traffic::{HOST, arrives, is_lost, udp};
 use crate::common::world::wait_for;
-
-fn process(world: &World, namespace: &str) -> Running {
-    let running = world.spawn(&format!("ip netns exec {namespace} sleep 1000"));
-    wait_for("the process", || {
-        world.sh(&format!("ip netns pids {namespace}")).trim() == running.pid().to_string()
-    });
-    running
-}
 
 #[test]
 fn a_container_has_its_identity_from_create_runtime_until_poststop() {
@@ -278,6 +269,24 @@ fn nothing_is_left_of_a_device_that_goes_meanwhile() {
         drop(deleted);
         world.sh("ip netns del red");
     }
+}
+
+/// Its runtime would kill it, which says nothing of the reason.
+#[test]
+fn it_gives_up_when_another_command_goes_on_for_long() {
+    let Some(world) = world() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    Container::new("c1", "red").with(id(300)).created();
+    let root = fs::File::open("/sys/fs/bpf/cilmark").unwrap();
+    let lock = Flock::lock(root, FlockArg::LockExclusive).expect("lock it");
+    let blue = Container::new("c2", "blue").with(id(301));
+    blue.create("").fails(1, &["c2", "another command", "nothing has changed"]);
+    // Who gets nothing waits for nobody.
+    Container::new("c3", "blue").created();
+    drop(lock);
+    blue.created();
+    assert_eq!(world.status("blue")["identity"], 301);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{Container, FILES, call, hook, id, world};
+use super::{Container, FILES, call, id, process, world};
 use crate::common::World;
 use crate::common::machine::skip;
 use crate::common::process::Run;
@@ -207,6 +207,23 @@ fn what_is_created_has_its_identity_before_it_starts() {
     }
 }
 
+/// `/proc/PID/ns/net` of a container that is joined may be another process's by then.
+#[test]
+fn at_the_start_the_network_is_that_of_the_process() {
+    let Some(world) = with_stand_in() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    let process = process(&world, "red");
+    let named = json!([{"type": "network", "path": "/run/netns/blue"}]);
+    let container = Container::new("c1", "blue").of(process.pid(), named).with(id(300));
+    container.write_config();
+    fs::write(format!("{FILES}/state.json"), container.state("created")).unwrap();
+    let run = wrapped(Path::new("/"), &format!("{FILES}/runc"), &["start", "c1"]);
+    assert_eq!(run.status, Some(7), "{run:?}");
+    assert_eq!(world.status("red")["owner"], "c1");
+    assert_eq!(world.cilmark_json("status").as_array().unwrap().len(), 1);
+}
+
 #[test]
 fn what_can_not_have_its_identity_is_not_started() {
     let Some(world) = with_stand_in() else { return };
@@ -291,7 +308,6 @@ fn runc_starts_what_has_its_identity_and_nothing_else() {
     let (status, log) = run(&["run", "--detach", "--bundle", &bundle, "c2"]);
     assert!(status == Some(1) && log.contains("no network device"), "{log}");
     assert_eq!(world.pins(), [""; 0]);
-    let _ = hook("poststop", &container.state("stopped"));
 }
 
 fn read_state(text: &str) -> Value {
