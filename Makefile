@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help deps build static demo test fuzz test-vm test-boot test-static test-provision vagrant-validate lint litmus bench bench-against clean
+.PHONY: help deps build static demo test fuzz test-runtimes test-vm test-boot test-static test-provision vagrant-validate lint litmus bench bench-against clean
 # cargo is parallel already, and the order of prerequisites is the order of work.
 .NOTPARALLEL:
 
@@ -45,6 +45,11 @@ fuzz: deps ## make frames and judge them by a model: SECONDS=600 for each target
 	CILMARK_FUZZ_SECONDS=$(or $(SECONDS),600) $(if $(SEED),CILMARK_FUZZ_SEED=$(SEED)) \
 		cargo test --locked $(RUNNER) --test main -- fuzz:: --nocapture --test-threads=2
 
+test-runtimes: ## start workloads by Docker, Podman, containerd, runc, LXC and libvirt, on hosts of their own: FILTER="part of a name"
+	@scripts/deps build test vm runtimes
+	$(UNPRIVILEGED)
+	CILMARK_RUNTIMES=1 cargo test --locked $(RUNNER) --test main -- runtimes::$(FILTER) --test-threads=1
+
 test-vm: ## run the tests on Debian's kernels, emulated: KERNEL=6.1 or 6.12, FILTER="part of a name ..."; without, test-boot too
 	@scripts/deps build test vm
 	scripts/test-vm $(addprefix --kernel ,$(KERNEL)) $(if $(ACCEL),--accel $(ACCEL)) $(if $(LIMIT),--limit $(LIMIT)) $(FILTER)
@@ -73,7 +78,7 @@ lint: ## check formatting, warnings, each C header alone, who calls whom, script
 	@scripts/deps build lint
 	cargo fmt --check
 	$(CLANG_FORMAT) --dry-run --Werror $$(find src/bpf benches -name '*.[ch]')
-	shellcheck --severity=warning $$(grep -rlE '^#!.*sh$$' .ci examples scripts tests/boot)
+	shellcheck --severity=warning $$(grep -rlE '^#!.*sh$$' .ci examples scripts tests/boot tests/runtimes)
 	python3 -B -m unittest discover -q -s scripts -p '*_test.py'
 	scripts/check-headers
 	scripts/check-house

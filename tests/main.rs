@@ -2,7 +2,7 @@
 //! `programs` runs the real programs on single packets (PROG_TEST_RUN), `cli` the command, and
 //! `e2e` sends real packets between network namespaces, as `attacks` does with forged ones.
 //! `vectors` replays what Cilium did. `fuzz` makes frames, for single programs and for real devices, and
-//! judges by a model of what is documented.
+//! judges by a model of what is documented. `runtimes` starts workloads by real container engines.
 
 mod attacks;
 mod cli;
@@ -10,4 +10,5 @@ mod common;
 mod e2e;
 mod fuzz;
 mod programs;
+mod runtimes;
 mod vectors;

@@ -1,0 +1,102 @@
+//! Many containers of Docker at once, and what a start costs.
+
+use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Workload;
+use super::docker::Docker;
+
+const WORKLOADS: u32 = 100;
+const AT_ONCE: u32 = 10;
+/// How often a start is measured.
+const STARTS: u32 = 15;
+
+/// Runs an action for each of them at once.
+fn for_each(workloads: &[Workload], action: impl Fn(&Workload) + Sync) {
+    thread::scope(|scope| {
+        let action = &action;
+        for workload in workloads {
+            scope.spawn(move || action(workload));
+        }
+    });
+}
+
+#[test]
+fn each_of_a_hundred_has_its_own_identity_and_leaves_nothing() {
+    let Some(docker) = Docker::new() else { return };
+    let workloads: Vec<Workload> = (0..WORKLOADS).map(Workload::new).collect();
+    for wave in workloads.chunks(AT_ONCE as usize) {
+        docker.host.forget();
+        for_each(wave, |workload| drop(docker.run(workload, "")));
+        for workload in wave {
+            workload.is_stamped_and_policed(&docker.host);
+        }
+        assert_eq!(docker.host.status().len(), wave.len());
+        // Their addresses and the names of their devices are free for the next ones.
+        for_each(wave, |workload| drop(docker.host.sh(&format!("docker rm -f {}", workload.name))));
+        docker.host.nothing_is_left();
+    }
+}
+
+/// Prints medians, of a debug build: `cargo test --release` measures what users have. What is ours of a start is what
+/// the hook takes longer than `cilmark attach`, and what the runtime takes longer than runc, which Docker calls to create
+/// and to start.
+#[test]
+fn what_a_start_costs() {
+    let Some(docker) = Docker::new() else { return };
+    let workload = Workload::new(1);
+    let run = |labels: &[(&str, String)], options: &str| {
+        let run = docker.run_with(&workload, labels, options);
+        assert_eq!(run.status, Some(0), "{run:?}");
+    };
+    let remove = || drop(docker.host.sh(&format!("docker rm -f {}", workload.name)));
+    let whole = |options: &str| median(|| run(&workload.keys(), options), remove);
+    let (by_runc, by_cilmark) = (whole("--runtime runc"), whole(""));
+
+    // Beside another one: the first makes the maps that all share.
+    docker.run(&Workload::new(2), "");
+    let id = docker.run(&workload, "");
+    let inspect = format!("docker inspect -f '{{{{.State.Pid}}}}' {id}");
+    let pid = docker.host.sh(&inspect).trim().to_owned();
+    let tasks = "/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby";
+    let state = format!(
+        r#"{{"ociVersion": "1.0.2", "id": "{id}", "pid": {pid}, "status": "created", "bundle": "{tasks}/{id}"}}"#
+    );
+    docker.host.write("/var/host/state", &state);
+    let forget = || drop(docker.host.try_sh(&format!("cilmark detach --owner {id}")));
+    let time = |command: &str| {
+        forget();
+        median(|| drop(docker.host.sh(command)), forget)
+    };
+    let hook = time("cilmark oci createRuntime </var/host/state");
+    let (identity, rule) = (workload.identity, workload.rule());
+    let attach = time(&format!(
+        "cilmark attach --pid {pid} --id {identity} --policy enforce --rule '{rule}' --owner {id}"
+    ));
+    let wrapper = time("cilmark oci runtime -- --version");
+    let runc = time("runc --version");
+
+    let own = hook.saturating_sub(attach) + 2 * wrapper.saturating_sub(runc);
+    let line = format!(
+        "docker run takes {by_runc:.0?} by runc and {by_cilmark:.0?} by cilmark; the hook {hook:.1?}, of which `cilmark \
+         attach` {attach:.1?}; a call of the runtime {wrapper:.1?}, of which runc {runc:.1?}: {own:.1?} of a start are \
+         ours\n"
+    );
+    std::io::stderr().write_all(line.as_bytes()).expect("write to stderr");
+}
+
+/// The median time of what is done so often, and undone after each time.
+fn median(action: impl Fn(), undo: impl Fn()) -> Duration {
+    let mut times: Vec<Duration> = (0..STARTS)
+        .map(|_| {
+            let begin = Instant::now();
+            action();
+            let taken = begin.elapsed();
+            undo();
+            taken
+        })
+        .collect();
+    times.sort();
+    times[times.len() / 2]
+}
