@@ -56,7 +56,8 @@ impl Domain {
         let mut keys = BTreeSet::new();
         for node in workload.children().filter(Node::is_element) {
             let key = node.tag_name().name();
-            let value: String = node.children().filter_map(|it| it.text()).collect();
+            let value: String =
+                node.children().filter(Node::is_text).filter_map(|it| it.text()).collect();
             let read = match mac_of(node)? {
                 Some(mac) => self.read_ip_of(mac, key, &value),
                 None => {
@@ -198,4 +199,93 @@ pub fn static_lease(hosts: &str, mac: Mac) -> Option<IpAddr> {
         let mut fields = line.split(',').map(str::trim);
         (fields.next()?.parse::<Mac>().ok()? == mac).then(|| fields.next()?.parse().ok())?
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::identity::Identity;
+    use crate::model::spec::IdentityRef;
+
+    const MAC: &str = "52:54:00:00:00:01";
+
+    fn read(metadata: &str, interfaces: &str) -> Result<Domain> {
+        Domain::read(&format!(
+            "<domain><metadata>{metadata}</metadata><devices>{interfaces}</devices></domain>"
+        ))
+    }
+
+    #[test]
+    fn the_prefix_of_the_namespace_does_not_matter_and_other_namespaces_are_others() {
+        for metadata in [
+            "<cilmark:workload xmlns:cilmark='urn:cilmark'><cilmark:id>501</cilmark:id></cilmark:workload>",
+            "<workload xmlns='urn:cilmark'>\n <id> 501 </id>\n</workload>",
+            "<x:workload xmlns:x='urn:cilmark'><id>501</id><!-- web --></x:workload>",
+            "<a:b xmlns:a='urn:other'><id>7</id></a:b><w:workload xmlns:w='urn:cilmark'><w:id>5<!-- -->01</w:id></w:workload>",
+        ] {
+            let wish = read(metadata, "").unwrap().wish;
+            assert_eq!(wish.id, Some(IdentityRef::Number(Identity(501))), "{metadata}");
+        }
+        let wish =
+            read("<workload><id>7</id></workload><workload xmlns='urn:other'/>", "").unwrap().wish;
+        assert!(wish.is_empty());
+        assert!(Domain::read("<domain/>").unwrap().wish.is_empty());
+    }
+
+    #[test]
+    fn what_would_count_for_nothing_is_an_error() {
+        let of = |content: &str| format!("<workload xmlns='urn:cilmark'>{content}</workload>");
+        let interface = format!("<interface><mac address='{MAC}'/></interface>");
+        for (metadata, word) in [
+            (of("<ID>7</ID>"), "<ID>: there is no such key"),
+            (of("<id/>"), "empty"),
+            (of("<id>7</id><id>8</id>"), "<id> is there twice"),
+            (of("<id><b>7</b></id>"), "elements in it"),
+            (of("<id class='x'>7</id>"), "no attribute `class`"),
+            (of("<id xmlns='urn:x'>7</id>"), "`urn:x`"),
+            (of(&format!("<id mac='{MAC}'>7</id>")), "only <ip>"),
+            (
+                of("<ip mac='52:54:00:00:00:02'>10.0.0.2</ip>"),
+                "no interface has the MAC 52:54:00:00:00:02",
+            ),
+            (of(&format!("<ip>10.0.0.2</ip><ip mac='{MAC}'>10.0.0.3</ip>")), "one interface"),
+            (of(&format!("<ip mac='{MAC}'>10.0.0.2</ip><ip mac='{MAC}'>10.0.0.3</ip>")), "twice"),
+            (of("") + &of(""), "two <workload>"),
+            ("<guest xmlns='urn:cilmark'/>".to_owned(), "is to be <workload>"),
+            ("<workload xmlns='urn:Cilmark:1'/>".to_owned(), "`urn:cilmark`"),
+        ] {
+            let error = format!("{:#}", read(&metadata, &interface).unwrap_err());
+            assert!(error.contains(word), "{metadata}: {error}");
+        }
+        for xml in ["", "<network/>", "<domain>", "<!DOCTYPE d [<!ENTITY e 'x'>]><domain/>"] {
+            assert!(Domain::read(xml).is_err(), "{xml}");
+        }
+    }
+
+    #[test]
+    fn an_interface_has_a_tap_by_its_type_and_target() {
+        let one = |kind: &str, target: &str| {
+            let domain =
+                read("", &format!("<interface type='{kind}'>{target}</interface>")).unwrap();
+            domain.interfaces[0].tap().map(str::to_owned)
+        };
+        for kind in ["network", "bridge", "ethernet"] {
+            assert_eq!(one(kind, "<target dev='vnet0'/>").unwrap(), "vnet0");
+            assert!(one(kind, "").is_err());
+        }
+        for kind in ["direct", "user", "hostdev", "vhostuser", "vdpa", "of-tomorrow"] {
+            assert!(one(kind, "<target dev='vnet0'/>").is_err(), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_static_lease_is_found_by_the_mac_alone() {
+        let hosts = "52:54:00:00:00:09,192.168.122.61,2h\nbyname,192.168.122.62\n52:54:00:00:00:01,192.168.122.60,vm1\n\
+                     id:0:3:0:1:52:54:00:00:00:01,vm1,[fd00:122::60]\n52:54:00:00:00:02,named\n";
+        let lease = |mac: &str| static_lease(hosts, mac.parse().unwrap()).map(|ip| ip.to_string());
+        assert_eq!(lease(MAC).as_deref(), Some("192.168.122.60"));
+        assert_eq!(lease("52:54:00:00:00:09").as_deref(), Some("192.168.122.61"));
+        assert_eq!(lease("52:54:00:00:00:02"), None);
+        assert_eq!(lease("52:54:00:00:00:03"), None);
+    }
 }

@@ -313,3 +313,137 @@ fn unquoted(value: &str) -> &str {
     let inner = |quote| value.strip_prefix(quote)?.strip_suffix(quote);
     inner('"').or_else(|| inner('\'')).unwrap_or(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config> {
+        Config::read("config", text, &|path| {
+            ensure!(path == "/more", "no {path}");
+            Ok(vec![("/more".to_owned(), "lxc.include = /more".to_owned())])
+        })
+    }
+
+    fn ips(net: &Net) -> Vec<String> {
+        net.addresses().iter().map(IpAddr::to_string).collect()
+    }
+
+    #[test]
+    fn the_environment_says_what_the_arguments_said_before() {
+        let new = |kind: &str| {
+            let kind = kind.to_owned();
+            Event::read(
+                |name| {
+                    let value = match name {
+                        "LXC_HOOK_VERSION" => "1",
+                        "LXC_HOOK_SECTION" => "net",
+                        "LXC_HOOK_TYPE" => "up",
+                        "LXC_NET_TYPE" => &kind,
+                        "LXC_NET_PARENT" => "lxcbr0",
+                        "LXC_NET_PEER" => "vethA",
+                        "LXC_PID" => "24",
+                        "LXC_NAME" => "c1",
+                        "LXC_CONFIG_FILE" => "/c1/config",
+                        _ => return None,
+                    };
+                    Some(value.to_owned())
+                },
+                &[],
+            )
+            .unwrap()
+        };
+        let old = |arguments: &str| {
+            let arguments: Vec<String> = arguments.split(' ').map(str::to_owned).collect();
+            let variable = |name: &str| match name {
+                "LXC_PID" => Some("24".to_owned()),
+                "LXC_NAME" => Some("c1".to_owned()),
+                "LXC_CONFIG_FILE" => Some("/c1/config".to_owned()),
+                _ => None,
+            };
+            Event::read(variable, &arguments)
+        };
+        assert_eq!(new("veth"), old("c1 net up veth lxcbr0 vethA").unwrap());
+        assert_eq!(new("macvlan"), old("c1 net up macvlan lxcbr0").unwrap());
+        assert_eq!(new("macvlan").device, None, "it is the name of a veth before");
+        assert_eq!(old("c1 net down veth vethA").unwrap().link, None);
+        for wrong in [
+            "c1",
+            "c1 net up",
+            "c1 lxc start veth vethA",
+            "c1 net up veth",
+            "c1 net later veth vethA",
+        ] {
+            assert!(old(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn lines_are_read_as_lxc_reads_them() {
+        let config = read(
+            "  lxc.net.0.type=veth\n lxc.net.00.link = \"lxcbr0\"\nlxc.net.0.ipv4.address = 10.0.0.2/24 10.0.0.255\n\
+             lxc.net.0.ipv4.address = '10.0.0.3'\n#lxc.net.0.ipv4.address = 10.0.0.4\n\
+             lxc.net.0.ipv6.address = fd00::1\nlxc.net.0.ipv6.address =\nlxc.net.0.ipv6.address = fd00::2/64\n\
+             lxc.net.1.type = veth\nlxc.net.1 =\nlxc.network.type = veth\nlxc.net.0.mtu = 1500\nno line\n",
+        )
+        .unwrap();
+        let net = config.net("vethA", Some("lxcbr0")).unwrap();
+        assert_eq!(ips(&net), ["10.0.0.2", "10.0.0.3", "fd00::2"]);
+        assert!(read("lxc.net.0.type = veth\nlxc.net =").unwrap().nets.is_empty());
+        for wrong in [
+            "lxc.net.0.ipv4.address = web",
+            "lxc.net.x.type = veth",
+            "lxc.include = /none",
+            "lxc.include = /more",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn comments_say_what_cilmark_is_to_know_and_the_last_one_counts() {
+        let config = read(
+            "#cilmark.id=7\n## cilmark.id = \"8\"\n# about cilmark.id = 9\n#\n# cilmarks.id = 1",
+        )
+        .unwrap();
+        let mut wish = Wish::default();
+        wish.set("id", "8").unwrap();
+        assert_eq!(config.wish, wish);
+        for wrong in [
+            "# cilmark.ident = 7",
+            "# cilmark.id",
+            "# cilmark.id =",
+            "# cilmark.net.0.ip = 10.0.0.2",
+            "lxc.net.0.type = veth\n# cilmark.net.0.id = 7",
+            "lxc.net.0.type = veth\n# cilmark.net.x.ip = 10.0.0.2",
+            "lxc.net.0.type = veth\nlxc.net.1.type = veth\n# cilmark.ip = 10.0.0.2",
+            "lxc.net.0.type = veth\n# cilmark.ip = 10.0.0.2\n# cilmark.net.0.ip = 10.0.0.3",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_device_is_of_the_network_that_names_it_or_of_the_only_one_of_its_link() {
+        let text = "lxc.net.0.type = veth\nlxc.net.0.link = a\nlxc.net.0.hwaddr = 02:00:00:00:00:01\n\
+                    lxc.net.1.type = veth\nlxc.net.1.link = b\nlxc.net.1.hwaddr = 02:00:00:00:00:xx\n\
+                    lxc.net.2.type = veth\nlxc.net.2.link = a\nlxc.net.2.veth.pair = named\n\
+                    lxc.net.3.type = macvlan\nlxc.net.3.link = a\n";
+        let config = read(text).unwrap();
+        let hwaddr = |device: &str, link| config.net(device, link).unwrap().hwaddr().unwrap();
+        assert_eq!(hwaddr("vethA", Some("a")), Hwaddr::Set("02:00:00:00:00:01".parse().unwrap()));
+        assert_eq!(hwaddr("vethA", Some("b")), Hwaddr::Random);
+        assert_eq!(hwaddr("named", Some("a")), Hwaddr::AsItIs);
+        assert_eq!(hwaddr("vethA", None), Hwaddr::AsItIs);
+        let more = "lxc.net.4.type = veth\nlxc.net.4.link = a\nlxc.net.4.name = eth4\n";
+        let error = format!(
+            "{:#}",
+            read(&(text.to_owned() + more)).unwrap().net("vethA", Some("a")).unwrap_err()
+        );
+        assert!(error.contains("lxc.net.0.veth.pair and lxc.net.4.veth.pair"), "{error}");
+        let same = read(&more.replace('4', "5").replace("eth5", "eth0")).unwrap();
+        assert_eq!(same.net("vethA", Some("a")).unwrap().name.as_deref(), Some("eth0"));
+        let twins = read(&(more.to_owned() + &more.replace('4', "5"))).unwrap();
+        assert_eq!(twins.net("vethA", Some("a")).unwrap().name, None, "which of both nobody knows");
+    }
+}
