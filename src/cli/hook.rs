@@ -9,6 +9,8 @@ use anyhow::Result;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
 use super::{Context, path_of};
+use crate::kernel::syslog;
+use crate::model::text::visible;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -33,8 +35,14 @@ enum Command {
 }
 
 pub fn run(context: &Context, args: Args) -> Result<()> {
-    match args.command {
+    let done = match args.command {
         Command::Libvirt(of) => libvirt::run(context, &args.file, of),
         Command::Lxc(of) => lxc::run(context, &args.file, of),
-    }
+    };
+    done.inspect_err(|error| log(&format!("{error:#}")))
+}
+
+/// Says it in the system's log, too: LXC hides what its scripts say, and libvirt what those say that succeed.
+fn log(text: &str) {
+    syslog::error(&visible(text));
 }

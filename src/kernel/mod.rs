@@ -2,7 +2,7 @@
 //!
 //! `abi` is the wire format with the C of src/bpf, whose object `skel` holds; `sys` are the calls that libbpf-rs does not
 //! wrap, `insn` what a program is made of. `device`, `netns`, `ip_rules`, `sockets`, `masquerade` and `kernel_flows` look at the host, `netlink` and `rtnetlink` ask it,
-//! `hooks` are those of a device and `order` tells what runs there before ours, `log` passes on what libbpf says. All `unsafe` is in `abi` (what may be read as bytes) and `sys`.
+//! `hooks` are those of a device and `order` tells what runs there before ours, `log` passes on what libbpf says, `syslog` is the system's log. All `unsafe` is in `abi` (what may be read as bytes) and `sys`.
 
 pub mod abi;
 pub mod device;
@@ -20,3 +20,4 @@ pub(crate) mod rtnetlink;
 pub(crate) mod skel;
 pub mod sockets;
 pub mod sys;
+pub mod syslog;

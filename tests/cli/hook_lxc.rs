@@ -1,11 +1,12 @@
 //! `hook lxc`: called as LXC 5 calls the scripts of a network, in its environment.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 
 use serde_json::json;
 
 use crate::common::World;
-use crate::common::process::{Run, Running, cilmark};
+use crate::common::process::{PATIENCE, Run, Running, cilmark};
 use crate::common::traffic::{arrives, is_lost, udp};
 use crate::common::world::wait_for;
 
@@ -211,6 +212,26 @@ fn what_can_have_no_identity_or_is_misspelt_keeps_a_container_from_starting() {
         container.hook("up").fails(1, &["container c1", words[0], words[1]]);
         assert_eq!(world.pins(), [""; 0], "{lines}");
     }
+}
+
+#[test]
+fn what_has_failed_is_in_the_systems_log_since_lxc_does_not_show_it() {
+    let Some(world) = World::new() else { return };
+    world.workload("vethA", 1);
+    let container = Container::new(&world, "vethA", "# cilmark.identity = 501");
+    world.sh("mkdir /run/netns/dev
+              mount -t tmpfs tmpfs /run/netns/dev
+              mknod /run/netns/dev/null c 1 3
+              mount --bind /run/netns/dev /dev");
+    let log = UnixDatagram::bind("/dev/log").unwrap();
+    log.set_read_timeout(Some(PATIENCE)).unwrap();
+    let run = container.hook("up");
+    assert_eq!(run.status, Some(1));
+    let mut bytes = [0; 512];
+    let length = log.recv(&mut bytes).unwrap();
+    let line = String::from_utf8_lossy(&bytes[..length]);
+    assert!(line.starts_with("<27>cilmark["), "{line}");
+    assert!(line.contains("]: container c1: ") && line.contains("cilmark.identity"), "{line}");
 }
 
 #[test]

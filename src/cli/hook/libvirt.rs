@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use log::warn;
 
+use super::log;
 use crate::cli::Context;
 use crate::model::birth::Hook;
 use crate::model::libvirt::Domain;
@@ -65,7 +66,9 @@ fn reconnect(root: &Root, file: &Path, guest: &str, xml: &str) -> Result<()> {
     };
     let Err(error) = attach() else { return Ok(()) };
     ensure!(libvirt::has_all(root, &guest.parse()?, xml)?, error);
-    warn!("guest {guest} keeps what it has: {error:#}");
+    let text = format!("guest {guest} keeps what it has: {error:#}");
+    warn!("{text}");
+    log(&text);
     Ok(())
 }
 
