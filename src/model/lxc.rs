@@ -1,7 +1,7 @@
 //! What LXC tells the scripts of a network, and what a container's configuration says of its networks and of cilmark.
 //!
 //! lxc.container.conf(5) describes both. LXC has no key for what others want to know of a container, so that what is said
-//! of cilmark stands in comments.
+//! of cilmark stands in comments, or in keys that LXC passes over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -168,10 +168,10 @@ pub type Included = (String, String);
 /// The configuration of a container.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Config {
-    /// What its comments say.
+    /// What it says of cilmark.
     pub wish: Wish,
     nets: BTreeMap<u32, Net>,
-    /// What comments say of the addresses of one network.
+    /// What is said of the addresses of one network.
     ips: BTreeMap<u32, Vec<IpNet>>,
 }
 
@@ -215,8 +215,12 @@ impl Config {
         for (number, line) in text.lines().enumerate() {
             let place = || format!("{path}:{}", number + 1);
             let line = line.trim();
-            if let Some(comment) = line.strip_prefix('#') {
-                self.read_comment(comment.trim_start_matches('#').trim()).with_context(place)?;
+            // A key that is none of its own LXC passes over without a word.
+            let said = line.trim_start_matches('#').trim();
+            if said.starts_with("cilmark.") {
+                self.read_said(said).with_context(place)?;
+            }
+            if line.starts_with('#') {
                 continue;
             }
             let Some((key, value)) = line.split_once('=') else { continue };
@@ -232,12 +236,9 @@ impl Config {
         Ok(())
     }
 
-    fn read_comment(&mut self, comment: &str) -> Result<()> {
-        if !comment.starts_with("cilmark.") {
-            return Ok(());
-        }
-        let (key, value) = comment.split_once('=').with_context(|| {
-            format!("`{comment}` has no `=`; `# cilmark.id = web` says an identity")
+    fn read_said(&mut self, line: &str) -> Result<()> {
+        let (key, value) = line.split_once('=').with_context(|| {
+            format!("`{line}` has no `=`; `# cilmark.id = web` says an identity")
         })?;
         let (key, value) = (key.trim(), unquoted(value.trim()));
         let short = key.strip_prefix("cilmark.").unwrap_or(key);
@@ -401,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_say_what_cilmark_is_to_know_and_the_last_one_counts() {
+    fn what_cilmark_is_to_know_stands_in_comments_or_as_a_key_and_the_last_one_counts() {
         let config = read(
             "#cilmark.id=7\n## cilmark.id = \"8\"\n# about cilmark.id = 9\n#\n# cilmarks.id = 1",
         )
@@ -409,8 +410,10 @@ mod tests {
         let mut wish = Wish::default();
         wish.set("id", "8").unwrap();
         assert_eq!(config.wish, wish);
+        assert_eq!(read("# cilmark.id = 7\n cilmark.id = 8").unwrap().wish, wish);
         for wrong in [
             "# cilmark.ident = 7",
+            "cilmark.ident = 7",
             "# cilmark.id",
             "# cilmark.id =",
             "# cilmark.net.0.ip = 10.0.0.2",

@@ -65,7 +65,7 @@ fn reconnect(root: &Root, file: &Path, guest: &str, xml: &str) -> Result<()> {
         birth::attach_missing(root, &birth(file, guest, domain)?, network)
     };
     let Err(error) = attach() else { return Ok(()) };
-    ensure!(libvirt::has_all(root, &guest.parse()?, xml)?, error);
+    ensure!(libvirt::has_all(root, &guest.parse()?, xml).is_ok_and(|has_all| has_all), error);
     let text = format!("guest {guest} keeps what it has: {error:#}");
     warn!("{text}");
     log(&text);
