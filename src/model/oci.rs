@@ -7,11 +7,11 @@ pub mod arguments;
 pub mod bundle;
 pub mod daemon;
 pub mod hooks;
+pub mod image;
 pub mod object;
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context as _, Result, ensure};
+use image::Keys;
 use serde::Deserialize;
 
 use super::wish::{Said, Wish};
@@ -51,7 +51,7 @@ pub struct State {
     pub bundle: String,
     /// Those of `config.json`.
     #[serde(default)]
-    pub annotations: Option<BTreeMap<String, String>>,
+    pub annotations: Option<Keys>,
 }
 
 impl State {
@@ -88,12 +88,22 @@ impl State {
 pub struct Docker {
     #[serde(rename = "Config")]
     config: DockerConfig,
+    #[serde(rename = "Image", default)]
+    image: String,
+    /// Where containerd keeps the images: that of the platform, of which `Image` may list several.
+    #[serde(rename = "ImageManifest", default)]
+    manifest: Option<Descriptor>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Descriptor {
+    digest: String,
 }
 
 #[derive(Debug, Deserialize)]
 struct DockerConfig {
     #[serde(rename = "Labels", default)]
-    labels: Option<BTreeMap<String, String>>,
+    labels: Option<Keys>,
 }
 
 impl Docker {
@@ -102,13 +112,23 @@ impl Docker {
         serde_json::from_str(text).context("it is not as Docker writes it")
     }
 
+    /// The digest of its image: of the configuration or the manifest.
+    pub fn image(&self) -> &str {
+        self.manifest.as_ref().map_or(&self.image, |manifest| &manifest.digest)
+    }
+
+    /// Its labels, of which those that nobody has said are the image's.
+    pub fn labels(&self) -> Option<&Keys> {
+        self.config.labels.as_ref()
+    }
+
     /// What the labels say, if they say anything.
     pub fn said(&self) -> Result<Option<Said>> {
         said("label", &self.config.labels)
     }
 }
 
-fn said(who: &str, keys: &Option<BTreeMap<String, String>>) -> Result<Option<Said>> {
+fn said(who: &str, keys: &Option<Keys>) -> Result<Option<Said>> {
     let keys = keys.iter().flatten().map(|(key, value)| (key.as_str(), value.as_str()));
     let wish = Wish::of_annotations(keys).with_context(|| who.to_owned())?;
     Ok(Some(wish).filter(|wish| !wish.is_empty()).map(|wish| Said::by(who, wish)))

@@ -1,6 +1,7 @@
 //! Containers of OCI runtimes: they get their identity when their network is there and nobody runs in them yet, and lose it
 //! when they are deleted.
 
+mod image;
 pub mod install;
 pub mod runtime;
 mod write;
@@ -13,6 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::model::birth::Hook;
 use crate::model::oci::bundle::Bundle;
+use crate::model::oci::image::{Keys, check, own};
 use crate::model::oci::{Docker, State};
 use crate::model::owner::Owner;
 use crate::model::wish::Said;
@@ -46,6 +48,11 @@ fn attach_it(root: &Root, file: &Path, state: &State, moment: Moment) -> Result<
     let path = Path::new(&state.bundle).join("config.json");
     let read = fs::read_to_string(&path).map_err(Into::into).and_then(|text| Bundle::parse(&text));
     let bundle = read.with_context(|| format!("read {}", path.display()))?;
+    if let Some(annotations) = has_own(state.annotations.as_ref()) {
+        let of_image = image::annotations(Path::new(&state.bundle), &bundle, &state.id);
+        let checked = of_image.and_then(|of_image| check(annotations, &of_image));
+        checked.context("annotation")?;
+    }
     let docker = docker(&bundle, &state.id)?;
     let of_labels = docker.as_ref().map(Docker::said).transpose()?.flatten();
     let said: Vec<Said> = of_annotations.into_iter().chain(of_labels).collect();
@@ -107,14 +114,23 @@ fn docker(bundle: &Bundle, id: &str) -> Result<Option<Docker>> {
         let path = data.join("containers").join(id).join("config.v2.json");
         match fs::read_to_string(&path) {
             Ok(text) => {
-                let docker = Docker::parse(&text);
-                return docker.map(Some).with_context(|| path.display().to_string());
+                let docker = Docker::parse(&text).with_context(|| path.display().to_string())?;
+                if let Some(labels) = has_own(docker.labels()) {
+                    let of_image = image::labels(&data, &docker);
+                    let checked = of_image.and_then(|of_image| check(labels, &of_image));
+                    checked.context("label")?;
+                }
+                return Ok(Some(docker));
             }
             Err(error) if is_missing(&error) => {}
             Err(error) => return Err(error).context(format!("read {}", path.display())),
         }
     }
     Ok(None)
+}
+
+fn has_own(keys: Option<&Keys>) -> Option<&Keys> {
+    keys.filter(|keys| own(keys).next().is_some())
 }
 
 fn is_missing(error: &io::Error) -> bool {

@@ -3,6 +3,7 @@
 mod docker;
 mod hooks;
 mod install;
+mod podman;
 mod runtime;
 mod shared;
 

@@ -68,11 +68,16 @@ impl Bundle {
         namespaces.iter().find(|namespace| namespace.kind == kind)
     }
 
+    /// The directories above its root file system.
+    pub fn above_root(&self) -> impl Iterator<Item = &Path> {
+        self.root.iter().flat_map(|root| Path::new(&root.path).ancestors().skip(1))
+    }
+
     /// Where Docker may keep its data: above the root of the container, which Docker alone names; where the files come
     /// from that it mounts into each container (of another one with `--network container:X`); and where it does by
     /// default.
     pub fn docker_data(&self) -> Vec<PathBuf> {
-        let root = self.root.iter().flat_map(|root| Path::new(&root.path).ancestors().skip(1));
+        let root = self.above_root();
         let mounts = self.mounts.iter().flatten().filter_map(Mount::docker_data);
         let all = root.chain(mounts).chain([Path::new(DOCKER)]);
         let mut data: Vec<PathBuf> = Vec::new();
