@@ -154,7 +154,7 @@ fn included_files_count_where_they_are_included() {
     world.sh("mkdir /run/netns/more.d
               echo '# cilmark.id = 501' >/run/netns/more.d/a.conf
               echo 'lxc.net.0.ipv4.address = 10.1.0.11/24' >/run/netns/more.d/b.conf
-              echo '# cilmark.id = 502' >/run/netns/more.d/c.txt");
+              echo '# cilmark.none = 502' >/run/netns/more.d/c.txt");
     let lines = "lxc.net.0.ipv4.address = 10.1.0.10\nlxc.include = /run/netns/more.d";
     let container = Container::new(&world, "vethA", lines);
     container.succeeds("up");
