@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::builder::{PathBufValueParser, TypedValueParser};
+use nix::unistd::geteuid;
 
 use super::{Context, path_of};
 use crate::kernel::syslog;
@@ -40,6 +41,12 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
         Command::Lxc(of) => lxc::run(context, &args.file, of),
     };
     done.inspect_err(|error| log(&format!("{error:#}")))
+}
+
+/// Whether it is the workload of an ordinary user, whose hooks run as he. He may not attach anything; so what says nothing of
+/// cilmark is left alone.
+fn is_of_a_user() -> bool {
+    !geteuid().is_root()
 }
 
 /// Says it in the system's log, too: LXC hides what its scripts say, and libvirt what those say that succeed.

@@ -1,6 +1,8 @@
 //! `hook libvirt`: called as libvirt 9 calls its hooks, with the XML that it gives them.
 
 use std::fs;
+use std::io::Write as _;
+use std::process::Stdio;
 
 use serde_json::json;
 
@@ -277,6 +279,35 @@ fn a_guest_that_runs_with_all_that_it_needs_is_not_ended_for_what_its_metadata_s
     assert_eq!(world.status("vnet0")["identity"], 501);
     world.cilmark_ok("detach vnet0");
     hook(&world, "reconnect begin", &misspelt).fails(1, &["<identity>"]);
+}
+
+#[test]
+fn of_an_ordinary_users_guests_only_those_do_not_start_that_say_something_of_cilmark() {
+    let Some(world) = World::new() else { return };
+    let _guest = world.machine("vnet0", 1, "tap");
+    let tap = bridged("52:54:00:00:00:01", "vnet0");
+    succeeds(&world, "start begin", &domain(&metadata(&[("id", "501")]), &tap));
+    let as_nobody = |event: &str, xml: &str| -> Run {
+        let arguments: Vec<&str> = event.split(' ').collect();
+        let arguments = [&["hook", "libvirt", "theirs"], &arguments[..], &["-"]].concat();
+        let mut command = world.cilmark_of_a_user(&arguments);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(xml.as_bytes()).unwrap();
+        child.wait_with_output().unwrap().into()
+    };
+    world.sh("chmod 700 /sys/fs/bpf");
+    for event in ["start begin", "reconnect begin", "stopped end", "release end"] {
+        let run = as_nobody(event, &domain("", "<interface type='user'/>"));
+        assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""), "{event}");
+    }
+    as_nobody("start begin", &domain(&metadata(&[("id", "501")]), &tap))
+        .fails(1, &["theirs", "root"]);
+    assert_eq!(world.status("vnet0")["owner"], "vm1");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 
 use serde_json::json;
 
@@ -41,9 +42,13 @@ impl<'a> Container<'a> {
         self.hook_of(when, "veth")
     }
 
-    /// By `lxc.hook.version = 1`.
     fn hook_of(&self, when: &str, kind: &str) -> Run {
-        let mut command = cilmark(&["hook", "lxc", kind, "lxcbr0", &self.device]);
+        let command = cilmark(&["hook", "lxc", kind, "lxcbr0", &self.device]);
+        self.in_environment(command, when, kind).output().unwrap().into()
+    }
+
+    /// By `lxc.hook.version = 1`.
+    fn in_environment(&self, mut command: Command, when: &str, kind: &str) -> Command {
         command.envs([
             ("LXC_NAME", "c1"),
             ("LXC_CONFIG_FILE", &self.config),
@@ -55,7 +60,13 @@ impl<'a> Container<'a> {
             ("LXC_NET_PARENT", "lxcbr0"),
             ("LXC_NET_PEER", &self.device),
         ]);
-        command.output().unwrap().into()
+        command
+    }
+
+    /// As LXC does of an ordinary user's container.
+    fn hook_as_nobody(&self, when: &str) -> Run {
+        let command = self.world.cilmark_of_a_user(&["hook", "lxc"]);
+        self.in_environment(command, when, "veth").output().unwrap().into()
     }
 
     fn succeeds(&self, when: &str) {
@@ -178,6 +189,21 @@ fn a_container_that_nobody_gives_an_identity_is_left_alone() {
     assert_eq!(container.hook_of("up", "macvlan").status, Some(0));
     container.succeeds("down");
     assert_eq!(world.pins(), [""; 0]);
+}
+
+#[test]
+fn of_an_ordinary_users_containers_only_those_do_not_start_that_say_something_of_cilmark() {
+    let Some(world) = World::new() else { return };
+    world.workload("vethA", 1);
+    world.cilmark_ok("identity set 501 web");
+    world.sh("chmod 700 /sys/fs/bpf");
+    let container = Container::new(&world, "vethA", "");
+    for when in ["up", "down"] {
+        let run = container.hook_as_nobody(when);
+        assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""), "{when}");
+    }
+    container.configure("# cilmark.id = 501");
+    container.hook_as_nobody("up").fails(1, &["container c1", "root"]);
 }
 
 #[test]

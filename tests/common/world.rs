@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -101,6 +102,18 @@ impl World {
     pub fn cilmark(&self, arguments: &str) -> Run {
         let arguments: Vec<&str> = arguments.split_whitespace().collect();
         cilmark(&arguments).output().expect("run cilmark").into()
+    }
+
+    /// The command as an ordinary user has it, who may not be able to enter the directory that it was built in.
+    pub fn cilmark_of_a_user(&self, arguments: &[&str]) -> Command {
+        let binary = env!("CARGO_BIN_EXE_cilmark");
+        self.sh(&format!(
+            "touch /run/netns/cilmark.binary
+             mountpoint -q /run/netns/cilmark.binary || mount --bind '{binary}' /run/netns/cilmark.binary"
+        ));
+        let mut command = Command::new("/run/netns/cilmark.binary");
+        command.args(arguments).env_clear().uid(65534).gid(65534);
+        command
     }
 
     /// Starts cilmark and leaves it running; it is killed with the guard.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use log::warn;
 
-use super::log;
+use super::{is_of_a_user, log};
 use crate::cli::Context;
 use crate::model::birth::Hook;
 use crate::model::libvirt::Domain;
@@ -44,7 +44,7 @@ pub fn run(context: &Context, file: &Path, args: Args) -> Result<()> {
             let root = root.with_patience(PATIENCE_FOR_RUNNING);
             xml.and_then(|xml| reconnect(&root, file, &args.guest, &xml))
         }
-        ("stopped" | "release", "end") => end(&root, &args.guest),
+        ("stopped" | "release", "end") if !is_of_a_user() => end(&root, &args.guest),
         _ => Ok(()),
     };
     result.with_context(|| format!("guest {}", args.guest))
@@ -52,6 +52,9 @@ pub fn run(context: &Context, file: &Path, args: Args) -> Result<()> {
 
 fn start(root: &Root, file: &Path, guest: &str, xml: &str) -> Result<()> {
     let domain = Domain::read(xml)?;
+    if is_of_a_user() && domain.wish.is_empty() {
+        return Ok(());
+    }
     let network = libvirt::network(guest, &domain);
     birth::attach(root, &birth(file, guest, domain)?, network)?;
     Ok(())
@@ -61,6 +64,9 @@ fn start(root: &Root, file: &Path, guest: &str, xml: &str) -> Result<()> {
 fn reconnect(root: &Root, file: &Path, guest: &str, xml: &str) -> Result<()> {
     let attach = || {
         let domain = Domain::read(xml)?;
+        if is_of_a_user() && domain.wish.is_empty() {
+            return Ok(Vec::new());
+        }
         let network = libvirt::network(guest, &domain);
         birth::attach_missing(root, &birth(file, guest, domain)?, network)
     };

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use log::warn;
 
+use super::is_of_a_user;
 use crate::cli::Context;
 use crate::model::birth::Hook;
 use crate::model::lxc::Event;
@@ -33,7 +34,8 @@ pub fn run(context: &Context, file: &Path, args: Args) -> Result<()> {
 fn up(root: &Root, file: &Path, event: &Event) -> Result<()> {
     let owner: Owner = event.name.parse()?;
     attach(root, file, event, owner.clone()).inspect_err(|_| {
-        if let Err(error) = lxc::give_up(root, event, &owner) {
+        let given_up = if is_of_a_user() { Ok(()) } else { lxc::give_up(root, event, &owner) };
+        if let Err(error) = given_up {
             warn!("container {}: {error:#}", event.name);
         }
     })
@@ -41,6 +43,9 @@ fn up(root: &Root, file: &Path, event: &Event) -> Result<()> {
 
 fn attach(root: &Root, file: &Path, event: &Event, owner: Owner) -> Result<()> {
     let config = lxc::config(&event.config)?;
+    if is_of_a_user() && config.wish.is_empty() {
+        return Ok(());
+    }
     let network = lxc::network(event, &config);
     let birth = Birth {
         hook: Hook::Lxc,
@@ -56,6 +61,6 @@ fn attach(root: &Root, file: &Path, event: &Event, owner: Owner) -> Result<()> {
 }
 
 fn down(root: &Root, event: &Event) -> Result<()> {
-    let Some(device) = &event.device else { return Ok(()) };
+    let Some(device) = event.device.as_ref().filter(|_| !is_of_a_user()) else { return Ok(()) };
     birth::end_device(root, &event.name.parse()?, Hook::Lxc, device)
 }
