@@ -56,9 +56,9 @@ fn check(root: &Root, at: &Where, config: &[u8]) -> Result<(), Error> {
 
 /// A mistake in the configuration must not keep the plugin from cleaning up, and is told only then.
 fn del(root: &Root, at: &Attachment, config: &[u8]) -> Result<(), Error> {
-    let root = root_of(root, cni::bpffs(config).as_ref());
     let end = End { owner: &at.container, hook: Hook::Cni, ifname: Some(&at.ifname) };
-    birth::end(&root, &end).map_err(|error| failure(Code::Detach, at.to_string(), error))?;
+    let ended = clean_up(root, config, |root| birth::end(root, &end));
+    ended.map_err(|error| failure(Code::Detach, at.to_string(), error))?;
     cni::check_readable(config)?;
     if let Err(Error { msg, details, .. }) = Configuration::parse(config) {
         warn!("{msg}: {details}");
@@ -68,9 +68,24 @@ fn del(root: &Root, at: &Attachment, config: &[u8]) -> Result<(), Error> {
 
 fn gc(root: &Root, config: &[u8]) -> Result<(), Error> {
     let Valid { network, attachments } = Valid::of(config)?;
-    let root = root_of(root, cni::bpffs(config).as_ref());
-    let kept = birth::keep_only(&root, &network, &attachments);
+    let kept = clean_up(root, config, |root| birth::keep_only(root, &network, &attachments));
     kept.map_err(|error| failure(Code::Detach, format!("network {network}"), error))
+}
+
+/// Cleans up where the configuration says that the pins lie; after a reboot there may be no BPF file system any more.
+fn clean_up(
+    root: &Root,
+    config: &[u8],
+    clean: impl FnOnce(&Root) -> Result<(), AnyError>,
+) -> Result<(), AnyError> {
+    let root = root_of(root, cni::bpffs(config).as_ref());
+    match root.blindness()? {
+        None => clean(&root),
+        Some(why) => {
+            warn!("{why}");
+            Ok(())
+        }
+    }
 }
 
 /// The root that a configuration names, or else this; a runtime does not wait for long.

@@ -53,11 +53,13 @@ fn it_works_after_a_reboot_where_nothing_was_ever_pinned() {
     let Some(world) = with_red() else { return };
     ends(&world, &Ask::new("DEL"), &config(json!({"id": 300})));
     let Some(_world) = World::without_bpffs() else { return };
-    assert_eq!(Ask::new("DEL").succeeds(&config(json!({"id": 300}))), None);
-    assert_eq!(
-        Ask::new("DEL").succeeds(&config(json!({"id": 300, "bpffs": "/nowhere/at/all"}))),
-        None
-    );
+    let places =
+        ["/nowhere/at/all", "/run/netns", "/run/netns/cilmark"].map(|at| json!({"bpffs": at}));
+    for keys in [json!({"id": 300})].into_iter().chain(places) {
+        let run = Ask::new("DEL").run(&config(keys));
+        assert_eq!((run.status, run.stdout.as_str()), (Some(0), ""), "{run:?}");
+        assert!(run.stderr.contains("not on a BPF file system"), "{run:?}");
+    }
 }
 
 #[test]
