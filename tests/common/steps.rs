@@ -36,8 +36,13 @@ pub struct Steps {
 impl Steps {
     /// Starts cilmark with arguments that are separated by spaces.
     pub fn start(arguments: &str) -> Steps {
+        Steps::shell(&format!("{} {arguments}", env!("CARGO_BIN_EXE_cilmark")))
+    }
+
+    /// Starts a simple command of the shell.
+    pub fn shell(command: &str) -> Steps {
         // Waits until it is traced.
-        let script = format!("read go; exec {} {arguments}", env!("CARGO_BIN_EXE_cilmark"));
+        let script = format!("read go; exec {command}");
         let mut child = Command::new("sh")
             .args(["-c", &script])
             .env_clear()

@@ -15,6 +15,7 @@ use crate::ops::failures::all_of;
 use crate::ops::{self, detach, identities};
 use crate::state::conntrack::Conntrack;
 use crate::state::devices::Devices;
+use crate::state::layout;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
 use crate::state::spec;
@@ -104,10 +105,13 @@ fn end_one(root: &Root, id: EndpointId, ended: &Owner, owners: Vec<Owner>) -> Re
     attach::attach(root, &spec, &terms).map(|_| ())
 }
 
-/// Takes off endpoints that were born on devices that are gone, whose addresses others may have now. The caller holds the
-/// root's lock.
+/// Takes off endpoints that were born on devices that are gone, whose addresses others may have now, and what is left of
+/// those whose end was killed. The caller holds the root's lock.
 pub fn remove_what_is_gone(root: &Root) -> Result<()> {
     let here = netns::current()?;
+    for id in root.endpoints()? {
+        finish_removal(root, id)?;
+    }
     for (id, at) in Devices::read(root)?.iter() {
         let Some(at) = at.filter(|at| at.netns == here) else { continue };
         if device::by_index(at.ifindex)?.is_none() && matches!(spec::born(root, id), Ok(Some(_))) {
@@ -118,6 +122,16 @@ pub fn remove_what_is_gone(root: &Root) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The spec is the first pin that goes, after the programs: without either nobody can tell any more whose an endpoint was,
+/// and nothing of it does anything.
+fn finish_removal(root: &Root, id: EndpointId) -> Result<()> {
+    if root.endpoint(id).spec().exists() || layout::check_endpoint(root, id).is_err() {
+        return Ok(());
+    }
+    let endpoint = Endpoint::read(root, id)?;
+    if endpoint.has_a_program_there()? { Ok(()) } else { remove(root, &endpoint) }
 }
 
 /// Takes off what has just been attached, since the rest can't be; tells what can't be undone.

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Ask, attached, config, config_in, is_error, with_red};
 use crate::common::World;
+use crate::common::steps::Steps;
 
 fn added() -> Option<World> {
     let world = with_red()?;
@@ -109,4 +110,39 @@ fn the_configuration_says_where_the_pins_lie() {
     assert!(world.pins().contains(&"other/endpoints/1/ingress".to_owned()));
     Ask::new("CHECK").succeeds(&config);
     ends(&world, &Ask::new("DEL"), &config);
+}
+
+#[test]
+fn whatever_was_killed_half_way_it_ends() {
+    let Some(world) = with_red() else { return };
+    let config = config(json!({"id": 300, "policy": "enforce", "rules": ["allow egress to any"]}));
+    std::fs::write("/run/netns/stdin", config.to_string()).expect("write the configuration");
+    let killed_after = |command: &str, changes: usize| -> bool {
+        let mut steps = Steps::shell(&format!(
+            "env CNI_COMMAND={command} CNI_CONTAINERID=c1 CNI_IFNAME=eth0 CNI_NETNS=/run/netns/red {} cni </run/netns/stdin",
+            env!("CARGO_BIN_EXE_cilmark")
+        ));
+        let is_half_way = (0..changes).all(|_| steps.go_on());
+        steps.kill();
+        is_half_way
+    };
+    for (command, every) in [("ADD", 5), ("DEL", 1)] {
+        let mut changes = 1;
+        loop {
+            if command == "DEL" {
+                Ask::new("ADD").succeeds(&config);
+            }
+            let goes_on = killed_after(command, changes);
+            assert_eq!(Ask::new("DEL").succeeds(&config), None);
+            // An empty directory is nobody's, and the next ADD finds it made.
+            let mut left = world.pins();
+            left.retain(|pin| pin != "cilmark");
+            assert_eq!(left, [""; 0], "{command} was killed after {changes} changes");
+            changes += every;
+            if !goes_on {
+                break;
+            }
+        }
+        assert!(changes > 10, "{command} has no more than {changes} changes");
+    }
 }
