@@ -28,7 +28,7 @@ done
 fn with_plugins(keys: &str) -> Option<Host> {
     let host = Host::new()?;
     host.sh("mkdir -p /opt/cni/bin && ln -s /usr/lib/cni/* /opt/cni/bin");
-    host.sh("cilmark cni install --dir /opt/cni/bin");
+    host.sh("cilmark cni install");
     let network = format!(
         r#"{{"cniVersion": "0.4.0", "name": "workloads", "plugins": [
           {{"type": "ptp", "ipam": {{"type": "host-local", "subnet": "10.60.0.0/24", "routes": [{{"dst": "0.0.0.0/0"}}]}}}},

@@ -1,4 +1,4 @@
-//! Docker, whose runtime is cilmark's wrapper of runc: `cilmark oci install --docker` makes it so.
+//! Docker, whose runtime is cilmark's wrapper of runc: `cilmark oci install --docker --default` makes it so.
 
 use super::{Host, Workload};
 use crate::common::process::Run;
@@ -12,7 +12,7 @@ pub struct Docker {
 impl Docker {
     pub fn new() -> Option<Docker> {
         let docker = Docker { host: Host::new()? };
-        docker.host.sh("cilmark oci install --docker");
+        docker.host.sh("cilmark oci install --docker --default");
         docker.start();
         docker.host.sh("tar -C /var/host/image -c . | docker import - workload");
         Some(docker)
@@ -261,7 +261,7 @@ fn undoing_the_installation_leaves_the_daemon_as_it_was() {
     let Some(host) = Host::new() else { return };
     let before = "{\n  \"bip\": \"172.31.0.1/16\"\n}\n";
     host.write("/etc/docker/daemon.json", before);
-    host.sh("cilmark oci install --docker");
+    host.sh("cilmark oci install --docker --default");
     let file = || host.sh("cat /etc/docker/daemon.json");
     assert!(file().contains("172.31.0.1"), "{}", file());
     assert_eq!(host.sh("jq -r '.[\"default-runtime\"]' /etc/docker/daemon.json").trim(), "cilmark");

@@ -100,6 +100,9 @@ first() {
 	# Docker would set kernel.keys.root_maxkeys of the whole machine.
 	mount --bind /proc/sys/kernel /proc/sys/kernel
 	mount -o remount,bind,ro /proc/sys/kernel
+	# In a user namespace proc can be mounted only where a whole one is to be seen already.
+	mkdir /var/host/proc
+	mount -t proc proc /var/host/proc
 	# Of this network namespace, and without what else is mounted there: who sees no AppArmor loads no profile.
 	mount -t sysfs sysfs /sys
 	mount -t cgroup2 cgroup2 /sys/fs/cgroup

@@ -38,7 +38,7 @@ impl Podman {
     /// With a CNI network for each workload, named like it, since what Podman tells of the container has no annotation.
     fn with_cni(workloads: &[&Workload]) -> Option<Podman> {
         let podman = Podman::new("cni")?;
-        podman.host.sh("cilmark cni install --dir /opt/cni/bin");
+        podman.host.sh("mkdir -p /opt/cni/bin; cilmark cni install");
         for (number, workload) in workloads.iter().enumerate() {
             let Workload { name, identity, .. } = workload;
             let rule = workload.rule();
