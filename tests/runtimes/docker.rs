@@ -11,8 +11,12 @@ pub struct Docker {
 
 impl Docker {
     pub fn new() -> Option<Docker> {
+        Docker::with("--default")
+    }
+
+    fn with(options: &str) -> Option<Docker> {
         let docker = Docker { host: Host::new()? };
-        docker.host.sh("cilmark oci install --docker --default");
+        docker.host.sh(&format!("cilmark oci install --docker {options}"));
         docker.start();
         docker.host.sh("tar -C /var/host/image -c . | docker import - workload");
         Some(docker)
@@ -54,6 +58,18 @@ fn the_first_datagram_is_stamped_and_policed() {
     workload.is_stamped_and_policed(&docker.host);
     docker.host.one_endpoint_of(&id);
     docker.remove(&workload);
+}
+
+#[test]
+fn a_container_that_names_the_runtime_is_stamped_beside_one_that_does_not() {
+    let Some(docker) = Docker::with("") else { return };
+    let (named, other) = (Workload::new(1), Workload::new(2));
+    docker.run(&other, "");
+    other.is_left_alone(&docker.host);
+    let id = docker.run(&named, "--runtime cilmark");
+    named.is_stamped_and_policed(&docker.host);
+    docker.host.one_endpoint_of(&id);
+    docker.remove(&named);
 }
 
 #[test]

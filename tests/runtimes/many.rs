@@ -1,14 +1,14 @@
-//! Many containers of Docker at once, and what a start costs.
+//! Many containers at once, and what a start costs.
 
 use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Workload;
 use super::docker::Docker;
+use super::podman::Podman;
+use super::{Host, Workload};
 
-const WORKLOADS: u32 = 100;
-const AT_ONCE: u32 = 10;
+const AT_ONCE: usize = 10;
 /// How often a start is measured.
 const STARTS: u32 = 15;
 
@@ -22,21 +22,44 @@ fn for_each(workloads: &[Workload], action: impl Fn(&Workload) + Sync) {
     });
 }
 
+/// Starts and ends so many, some at once. The next ones get the addresses, and the names of devices, of the last ones.
+fn each_has_its_own_identity(
+    count: u32,
+    host: &Host,
+    start: impl Fn(&Workload) + Sync,
+    end: impl Fn(&Workload) + Sync,
+) {
+    let workloads: Vec<Workload> = (0..count).map(Workload::new).collect();
+    for wave in workloads.chunks(AT_ONCE) {
+        host.forget();
+        for_each(wave, &start);
+        for workload in wave {
+            workload.is_stamped_and_policed(host);
+        }
+        assert_eq!(host.status().len(), wave.len());
+        for_each(wave, &end);
+        host.nothing_is_left();
+    }
+}
+
 #[test]
 fn each_of_a_hundred_has_its_own_identity_and_leaves_nothing() {
     let Some(docker) = Docker::new() else { return };
-    let workloads: Vec<Workload> = (0..WORKLOADS).map(Workload::new).collect();
-    for wave in workloads.chunks(AT_ONCE as usize) {
-        docker.host.forget();
-        for_each(wave, |workload| drop(docker.run(workload, "")));
-        for workload in wave {
-            workload.is_stamped_and_policed(&docker.host);
-        }
-        assert_eq!(docker.host.status().len(), wave.len());
-        // Their addresses and the names of their devices are free for the next ones.
-        for_each(wave, |workload| drop(docker.host.sh(&format!("docker rm -f {}", workload.name))));
-        docker.host.nothing_is_left();
-    }
+    let start = |workload: &Workload| drop(docker.run(workload, ""));
+    let end =
+        |Workload { name, .. }: &Workload| drop(docker.host.sh(&format!("docker rm -f {name}")));
+    each_has_its_own_identity(100, &docker.host, start, end);
+}
+
+/// netavark calls its devices veth0, veth1 and so on, and takes each name again as soon as it is free.
+#[test]
+fn each_of_forty_that_share_the_names_of_their_devices_has_its_own_identity() {
+    let Some(podman) = Podman::with_hooks() else { return };
+    let start = |workload: &Workload| drop(podman.run(workload, ""));
+    let end = |Workload { name, .. }: &Workload| {
+        drop(podman.host.sh(&format!("podman rm -f -t 0 {name}")))
+    };
+    each_has_its_own_identity(40, &podman.host, start, end);
 }
 
 /// Prints medians, of a debug build: `cargo test --release` measures what users have. What is ours of a start is what

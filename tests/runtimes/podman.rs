@@ -15,8 +15,8 @@ runtime = "runc"
 cni_plugin_dirs = ["/usr/lib/cni", "/opt/cni/bin"]
 "#;
 
-struct Podman {
-    host: Host,
+pub struct Podman {
+    pub host: Host,
 }
 
 impl Podman {
@@ -29,7 +29,7 @@ impl Podman {
     }
 
     /// Beside netavark.
-    fn with_hooks() -> Option<Podman> {
+    pub fn with_hooks() -> Option<Podman> {
         let podman = Podman::new("netavark")?;
         podman.host.sh("cilmark oci install --podman");
         Some(podman)
@@ -65,7 +65,7 @@ impl Podman {
     }
 
     /// Starts a workload with its annotations; the container's id.
-    fn run(&self, workload: &Workload, options: &str) -> String {
+    pub fn run(&self, workload: &Workload, options: &str) -> String {
         let run = self.run_with(workload, &workload.keys(), options);
         assert_eq!(run.status, Some(0), "{run:?}");
         run.stdout.trim().to_owned()
