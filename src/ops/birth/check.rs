@@ -10,6 +10,7 @@ use super::{Birth, Decision, Network, specs};
 use crate::model::identity::{Identity, Names};
 use crate::model::rule::Rule;
 use crate::model::spec::EndpointSpec;
+use crate::model::wish;
 use crate::ops::targets::policy_of;
 use crate::ops::workload::Workload;
 use crate::ops::{identities, rules, spec};
@@ -57,27 +58,34 @@ fn check_one(
         !there.stale,
         "endpoint {id} lacks one of its two programs, which somebody has taken off the device; start the workload anew"
     );
-    let names = identities::names(root)?;
-    let identity = wanted.id.as_ref().map_or(Ok(Identity::UNKNOWN), |id| id.resolve(&names))?;
     ensure!(
         owner == birth.owner || born.sharers.contains(&birth.owner),
         "endpoint {id} is {owner}'s, not {}'s; start the workload anew",
         birth.owner
     );
-    let is_own = owner == birth.owner && !is_left;
-    if owner != birth.owner || is_own {
-        ensure!(
-            there.carries(identity),
-            "endpoint {id} has identity {}, and would get {}; start the workload anew",
-            names.label(Identity(there.config.identity)),
-            names.label(identity)
-        );
+    // Another workload of the network, or another hook, may have said what counts for both.
+    let is_own = owner == birth.owner;
+    let by_default = wanted.birth.as_ref().is_some_and(|birth| birth.id_from == wish::BY_DEFAULT);
+    let is_anothers = match is_own {
+        true => is_left || by_default && born.id_from != wish::BY_DEFAULT,
+        false => !birth.names_identity(),
+    };
+    if is_anothers {
+        return Ok(());
     }
-    match is_own {
-        true => check_rules(root, &there, wanted)
-            .and_then(|()| check_addresses(root, &there, wanted, &names)),
-        false => Ok(()),
+    let names = identities::names(root)?;
+    let identity = wanted.id.as_ref().map_or(Ok(Identity::UNKNOWN), |id| id.resolve(&names))?;
+    ensure!(
+        there.carries(identity),
+        "endpoint {id} has identity {}, and would get {}; start the workload anew",
+        names.label(Identity(there.config.identity)),
+        names.label(identity)
+    );
+    if !is_own {
+        return Ok(());
     }
+    check_rules(root, &there, wanted)?;
+    check_addresses(root, &there, wanted, &names)
 }
 
 fn check_rules(root: &Root, there: &Endpoint, wanted: &EndpointSpec) -> Result<()> {

@@ -127,3 +127,51 @@ fn the_parameters_are_those_of_add() {
     let said = Ask::new("CHECK").with("CNI_ARGS", "cilmark.id=301");
     said.fails(&usual(), 101, &["has identity 300", "301"]);
 }
+
+/// Calls the OCI hook of a stage for a container that is in `red`, too.
+fn oci(world: &World, stage: &str, container: &str, annotations: &Value) {
+    let namespaces = json!([{"type": "network", "path": "/run/netns/red"}]);
+    let config = json!({"ociVersion": "1.0.2", "linux": {"namespaces": namespaces}});
+    std::fs::create_dir_all("/run/netns/bundle").expect("make the bundle");
+    std::fs::write("/run/netns/bundle/config.json", config.to_string()).expect("write it");
+    let state = json!({"ociVersion": "1.0.2", "id": container, "status": "creating", "pid": 0,
+        "bundle": "/run/netns/bundle", "annotations": annotations});
+    let run = world.cilmark_with_input(&format!("oci {stage}"), &state.to_string());
+    assert_eq!(run.status, Some(0), "{run:?}");
+}
+
+#[test]
+fn a_container_of_a_pod_takes_nothing_from_it_and_outlives_its_end() {
+    let Some(world) = added() else { return };
+    for annotations in [json!({}), json!({"cilmark.id": "300"})] {
+        oci(&world, "createRuntime", "c2", &annotations);
+        Ask::new("CHECK").succeeds(&usual());
+    }
+    Ask::new("DEL").succeeds(&usual());
+    assert_eq!(
+        (&world.status("red")["identity"], &world.status("red")["owner"]),
+        (&json!(300), &json!("c2"))
+    );
+    oci(&world, "poststop", "c2", &json!({}));
+    assert_eq!(world.pins(), [""; 0]);
+}
+
+#[test]
+fn what_a_container_of_a_pod_names_counts_for_one_that_has_its_identity_by_default() {
+    let Some(world) = with_red() else { return };
+    std::fs::write("/run/netns/cilmark.toml", "version = 1\n[births]\ndefault = 305\n")
+        .expect("write the file");
+    let config = config(json!({"file": "/run/netns/cilmark.toml"}));
+    Ask::new("ADD").succeeds(&config);
+    Ask::new("CHECK").succeeds(&config);
+    oci(
+        &world,
+        "createRuntime",
+        "c2",
+        &json!({"cilmark.id": "300", "cilmark.rules": "allow egress to any"}),
+    );
+    assert_eq!(world.status("red")["identity"], 300);
+    Ask::new("CHECK").succeeds(&config);
+    world.cilmark_ok("detach red");
+    Ask::new("CHECK").fails(&config, 101, &["no endpoint"]);
+}
