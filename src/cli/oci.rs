@@ -49,7 +49,7 @@ pub struct Runtime {
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("whom").required(true).args(["docker", "podman"]))]
 pub struct Install {
-    /// Name the runtime `cilmark` in Docker's daemon.json
+    /// Make `cilmark` the runtime of Docker's containers, in its daemon.json
     #[arg(long)]
     docker: bool,
     /// Put hooks into the directory in which Podman and CRI-O look for them
@@ -58,9 +58,9 @@ pub struct Install {
     /// Take that back
     #[arg(long)]
     undo: bool,
-    /// With --docker: also for containers that name no runtime
+    /// With --docker: only for containers that name it (`docker run --runtime cilmark`); labels of others count for nothing
     #[arg(long, conflicts_with_all = ["podman", "undo"])]
-    default: bool,
+    not_default: bool,
     /// With --docker: the real runtime
     #[arg(long, value_name = "NAME|PATH", default_value = "runc", conflicts_with_all = ["podman", "undo"])]
     runtime: String,
@@ -120,7 +120,7 @@ impl Install {
             let runtime = ["--runtime".to_owned(), self.runtime];
             let options = [root, runtime].concat();
             let file = &path_of(self.daemon_json);
-            let docker = Docker { file, options: &options, is_default: self.default };
+            let docker = Docker { file, options: &options, is_default: !self.not_default };
             return if self.undo { docker.undo() } else { docker.install() };
         }
         let folder = &path_of(self.hooks_dir);

@@ -1,4 +1,4 @@
-//! Docker, whose runtime is cilmark's wrapper of runc: `cilmark oci install --docker --default` makes it so.
+//! Docker, whose runtime is cilmark's wrapper of runc: `cilmark oci install --docker` makes it so.
 
 use super::{Host, Workload};
 use crate::common::process::Run;
@@ -11,7 +11,7 @@ pub struct Docker {
 
 impl Docker {
     pub fn new() -> Option<Docker> {
-        Docker::with("--default")
+        Docker::with("")
     }
 
     fn with(options: &str) -> Option<Docker> {
@@ -62,7 +62,7 @@ fn the_first_datagram_is_stamped_and_policed() {
 
 #[test]
 fn a_container_that_names_the_runtime_is_stamped_beside_one_that_does_not() {
-    let Some(docker) = Docker::with("") else { return };
+    let Some(docker) = Docker::with("--not-default") else { return };
     let (named, other) = (Workload::new(1), Workload::new(2));
     docker.run(&other, "");
     other.is_left_alone(&docker.host);
@@ -277,7 +277,7 @@ fn undoing_the_installation_leaves_the_daemon_as_it_was() {
     let Some(host) = Host::new() else { return };
     let before = "{\n  \"bip\": \"172.31.0.1/16\"\n}\n";
     host.write("/etc/docker/daemon.json", before);
-    host.sh("cilmark oci install --docker --default");
+    host.sh("cilmark oci install --docker");
     let file = || host.sh("cat /etc/docker/daemon.json");
     assert!(file().contains("172.31.0.1"), "{}", file());
     assert_eq!(host.sh("jq -r '.[\"default-runtime\"]' /etc/docker/daemon.json").trim(), "cilmark");

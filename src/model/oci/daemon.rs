@@ -46,7 +46,7 @@ impl Runtime {
     }
 }
 
-/// Puts the runtime into a `daemon.json`, if there is one, and makes it the default; `None` if that is so already.
+/// Puts the runtime into a `daemon.json`, if there is one, and makes it the default, or no longer; `None` if that is so already.
 pub fn add(text: Option<&str>, runtime: &Runtime, is_default: bool) -> Result<Option<String>> {
     let (mut file, indent) = parse(text)?;
     let mut runtimes = file.object("runtimes")?;
@@ -56,18 +56,21 @@ pub fn add(text: Option<&str>, runtime: &Runtime, is_default: bool) -> Result<Op
         file.set("runtimes", runtimes.lines(indent, 1)?);
         is_changed = true;
     }
-    if is_default {
-        match default(&file)? {
-            Some(NAME) => {}
-            Some(other) => bail!(
-                "`default-runtime` is {other} already; take that away, and name it with --runtime if it is to run what cilmark \
-                 is called for"
-            ),
-            None => {
-                file.set("default-runtime", raw(&NAME)?);
-                is_changed = true;
-            }
+    match (default(&file)?, is_default) {
+        (Some(NAME), true) | (None, false) => {}
+        (Some(other), true) => bail!(
+            "`default-runtime` is {other} already; take that away, and name it with --runtime if it is to run what cilmark \
+             is called for; or let it be, by --not-default"
+        ),
+        (None, true) => {
+            file.set("default-runtime", raw(&NAME)?);
+            is_changed = true;
         }
+        (Some(NAME), false) => {
+            file.remove("default-runtime");
+            is_changed = true;
+        }
+        (Some(_), false) => {}
     }
     is_changed.then(|| written(&file, indent)).transpose()
 }

@@ -51,14 +51,16 @@ fn daemon() -> Value {
 fn docker_gets_a_runtime_and_loses_it_again() {
     let Some(_world) = machine() else { return };
     let reload = "systemctl reload docker";
-    says("--docker", &[DAEMON, "--runtime cilmark", reload]);
+    says("--docker --not-default", &[DAEMON, "--runtime cilmark", reload]);
     assert_eq!(daemon(), json!({"runtimes": {"cilmark": runtime("runc")}}));
     assert_eq!(fs::metadata(DAEMON).unwrap().mode() & 0o777, 0o644);
-    says("--docker", &[DAEMON, "already"]);
-    says("--docker --default --runtime /opt/bin/crun", &[DAEMON, reload]);
+    says("--docker --not-default", &[DAEMON, "already"]);
+    says("--docker --runtime /opt/bin/crun", &[DAEMON, reload]);
     let expected =
         json!({"runtimes": {"cilmark": runtime("/opt/bin/crun")}, "default-runtime": "cilmark"});
     assert_eq!(daemon(), expected);
+    says("--docker --not-default --runtime /opt/bin/crun", &[DAEMON, reload]);
+    assert_eq!(daemon().get("default-runtime"), None);
     says("--docker --undo", &["removed", DAEMON, "systemctl restart docker"]);
     assert!(!Path::new(DAEMON).exists());
     says("--docker --undo", &["there is no", DAEMON]);
@@ -74,7 +76,7 @@ fn what_else_docker_is_told_stays_as_it_is_written() {
     fs::set_permissions(format!("{FILES}/daemon.json"), fs::Permissions::from_mode(0o600)).unwrap();
     symlink(format!("{FILES}/daemon.json"), DAEMON).unwrap();
     says("--docker --undo", &["does not name"]);
-    says("--docker --default", &[DAEMON]);
+    says("--docker", &[DAEMON]);
     assert_eq!(
         daemon()["runtimes"],
         json!({"kata": {"path": "/usr/bin/kata"}, "cilmark": runtime("runc")})
@@ -98,7 +100,7 @@ fn what_is_somebody_elses_or_broken_stays_and_is_named() {
         (r#"{"default-runtime": "nvidia"}"#, "nvidia"),
     ] {
         fs::write(DAEMON, file).unwrap();
-        install("--docker --default").fails(1, &[DAEMON, word, "nothing has changed"]);
+        install("--docker").fails(1, &[DAEMON, word, "nothing has changed"]);
         assert_eq!(fs::read_to_string(DAEMON).unwrap(), file);
         assert_eq!(fs::read_dir("/etc/docker").unwrap().count(), 1);
     }
@@ -159,10 +161,10 @@ fn it_is_said_for_whom() {
     for (arguments, word) in [
         ("", "<--docker|--podman>"),
         ("--docker --podman", "cannot be used with"),
-        ("--podman --default", "cannot be used with"),
+        ("--podman --not-default", "cannot be used with"),
         ("--podman --runtime crun", "cannot be used with"),
         ("--docker --hooks-dir /x", "cannot be used with"),
-        ("--docker --undo --default", "cannot be used with"),
+        ("--docker --undo --not-default", "cannot be used with"),
     ] {
         install(arguments).fails(2, &[word]);
     }
