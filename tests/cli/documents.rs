@@ -5,15 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::common::World;
-
-/// The blocks of a language below a heading, up to the next one.
-fn blocks(page: &str, heading: &str, language: &str) -> Vec<String> {
-    let (_, below) = page.split_once(heading).expect("the heading");
-    let below = below.split("\n## ").next().expect("a section");
-    let fence = format!("```{language}\n");
-    let blocks = below.split(fence.as_str()).skip(1);
-    blocks.map(|block| block.split("```").next().expect("its end").to_owned()).collect()
-}
+use crate::common::pages::blocks;
 
 /// A shell in which `cilmark` is the one under test. It ends at the first command that fails.
 fn paste(world: &World, commands: &str) -> String {

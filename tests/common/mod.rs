@@ -8,6 +8,7 @@ pub mod flow;
 pub mod machine;
 pub mod many;
 pub mod packet;
+pub mod pages;
 pub mod process;
 pub mod program;
 pub mod random;

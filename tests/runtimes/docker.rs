@@ -1,6 +1,7 @@
 //! Docker, whose runtime is cilmark's wrapper of runc: `cilmark oci install --docker` makes it so.
 
 use super::{Host, Workload};
+use crate::common::pages::blocks;
 use crate::common::process::Run;
 use crate::common::world::wait_for;
 
@@ -270,6 +271,39 @@ fn it_is_stamped_again_after_a_reboot() {
     workload.is_stamped_and_policed(&docker.host);
     docker.host.one_endpoint_of(&id);
     docker.remove(&workload);
+}
+
+#[test]
+fn two_containers_may_do_one_thing_each_by_pasting() {
+    let Some(host) = Host::new() else { return };
+    host.daemon("dockerd", "docker info");
+    // What a registry would give.
+    host.sh("mkdir -p /var/host/image/etc && echo web >/var/host/image/etc/hostname
+         for name in cat httpd ping wget; do ln -sf busybox /var/host/image/bin/$name; done
+         tar -C /var/host/image -c . | docker import - busybox");
+    let page = include_str!("../../README.md");
+    let blocks = blocks(page, "## Two containers, each allowed one thing", "sh");
+    let [start, _] = blocks.as_slice() else { panic!("{blocks:?}") };
+    // Nothing of systemd runs there.
+    assert!(start.contains("systemctl reload docker"), "{start}");
+    let status = host.sh(&start.replace("systemctl reload docker", "pkill -HUP -x dockerd"));
+    for word in ["1001", "1002", "enforce/enforce", "id-from=label", "rules-from=label"] {
+        assert!(status.contains(word), "no {word} in {status}");
+    }
+    let asked = host.sh("docker exec client wget -qO- http://web/hostname");
+    assert_eq!(asked.trim(), host.sh("docker exec web cat /etc/hostname").trim());
+    for denied in [
+        "docker exec client ping -c1 -W1 web",
+        "docker exec client wget -T1 -qO- http://web:81/",
+        "docker exec web ping -c1 -W1 client",
+    ] {
+        assert_ne!(host.try_sh(denied).status, Some(0), "{denied}");
+    }
+    let monitor = host.try_sh("timeout 1 cilmark monitor").stdout;
+    let hint = "to allow it: cilmark policy add";
+    assert!(monitor.contains("icmp/8") && monitor.contains(hint), "{monitor}");
+    host.sh("docker rm -f web client; docker network rm app");
+    host.nothing_is_left();
 }
 
 #[test]
