@@ -76,19 +76,20 @@ fn there(path: &Path, binary: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(target))
 }
 
-/// Fails if somebody else than root could put another file in the place of this one: runtimes run it as root.
+/// Fails if anybody could put another file in the place of this one: runtimes run it as root. Who is in a group that may is
+/// there by root's will, as in Debian's *staff*, which may write to /usr/local.
 fn check_is_roots(binary: &Path) -> Result<()> {
     const STICKY: u32 = 0o1000;
     let is_roots = |metadata: &Metadata| {
         let mode = metadata.permissions().mode();
-        let is_writable = mode & 0o022 != 0 && !(metadata.is_dir() && mode & STICKY != 0);
+        let is_writable = mode & 0o002 != 0 && !(metadata.is_dir() && mode & STICKY != 0);
         metadata.uid() == 0 && !is_writable
     };
     for part in binary.ancestors() {
         let metadata = fs::metadata(part).with_context(|| format!("look at {}", part.display()))?;
         if !is_roots(&metadata) {
             bail!(
-                "{} can be changed by others than root, and runtimes would run {} as root: copy that to /usr/local/bin \
+                "{} can be changed by users of this host, and runtimes would run {} as root: copy that to /usr/local/bin \
                  and install it from there",
                 part.display(),
                 binary.display()
