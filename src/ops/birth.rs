@@ -191,7 +191,12 @@ fn attach_one(
         {
             Ok(None)
         }
-        (_, Some(spec)) => attach::attach(root, &spec, &terms).map(Some),
+        (there, Some(mut spec)) => {
+            if let (Some(there), Some(birth)) = (there, &mut spec.birth) {
+                birth.network = birth.network.take().or(there.birth.network);
+            }
+            attach::attach(root, &spec, &terms).map(Some)
+        }
     }
 }
 

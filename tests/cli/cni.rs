@@ -159,3 +159,15 @@ fn with_red() -> Option<World> {
     world.workload("red", 1);
     Some(world)
 }
+
+/// Calls the OCI hook of a stage for a container in a network namespace.
+fn oci(world: &World, stage: &str, container: &str, netns: &str, annotations: &Value) {
+    let namespaces = json!([{"type": "network", "path": format!("/run/netns/{netns}")}]);
+    let config = json!({"ociVersion": "1.0.2", "linux": {"namespaces": namespaces}});
+    std::fs::create_dir_all("/run/netns/bundle").expect("make the bundle");
+    std::fs::write("/run/netns/bundle/config.json", config.to_string()).expect("write it");
+    let state = json!({"ociVersion": "1.0.2", "id": container, "status": "creating", "pid": 0,
+        "bundle": "/run/netns/bundle", "annotations": annotations});
+    let run = world.cilmark_with_input(&format!("oci {stage}"), &state.to_string());
+    assert_eq!(run.status, Some(0), "{run:?}");
+}

@@ -58,7 +58,8 @@ pub fn keep_only(root: &Root, network: &str, alive: &[(String, String)]) -> Resu
         let is_alive = |(of, ifname): &(String, String)| {
             of == owner.get() && birth.ifname.as_ref() == Some(ifname)
         };
-        let is_meant = birth.hook == Hook::Cni && birth.network.as_deref() == Some(network);
+        // An OCI hook that was called later, for the same container, keeps the network.
+        let is_meant = birth.network.as_deref() == Some(network);
         (is_meant && !alive.iter().any(is_alive)).then(|| owner.clone())
     })
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Ask, config, with_red};
+use super::{Ask, config, oci, with_red};
 use crate::common::World;
 use crate::common::machine::by_each_hook;
 
@@ -128,23 +128,11 @@ fn the_parameters_are_those_of_add() {
     said.fails(&usual(), 101, &["has identity 300", "301"]);
 }
 
-/// Calls the OCI hook of a stage for a container that is in `red`, too.
-fn oci(world: &World, stage: &str, container: &str, annotations: &Value) {
-    let namespaces = json!([{"type": "network", "path": "/run/netns/red"}]);
-    let config = json!({"ociVersion": "1.0.2", "linux": {"namespaces": namespaces}});
-    std::fs::create_dir_all("/run/netns/bundle").expect("make the bundle");
-    std::fs::write("/run/netns/bundle/config.json", config.to_string()).expect("write it");
-    let state = json!({"ociVersion": "1.0.2", "id": container, "status": "creating", "pid": 0,
-        "bundle": "/run/netns/bundle", "annotations": annotations});
-    let run = world.cilmark_with_input(&format!("oci {stage}"), &state.to_string());
-    assert_eq!(run.status, Some(0), "{run:?}");
-}
-
 #[test]
 fn a_container_of_a_pod_takes_nothing_from_it_and_outlives_its_end() {
     let Some(world) = added() else { return };
     for annotations in [json!({}), json!({"cilmark.id": "300"})] {
-        oci(&world, "createRuntime", "c2", &annotations);
+        oci(&world, "createRuntime", "c2", "red", &annotations);
         Ask::new("CHECK").succeeds(&usual());
     }
     Ask::new("DEL").succeeds(&usual());
@@ -152,7 +140,7 @@ fn a_container_of_a_pod_takes_nothing_from_it_and_outlives_its_end() {
         (&world.status("red")["identity"], &world.status("red")["owner"]),
         (&json!(300), &json!("c2"))
     );
-    oci(&world, "poststop", "c2", &json!({}));
+    oci(&world, "poststop", "c2", "red", &json!({}));
     assert_eq!(world.pins(), [""; 0]);
 }
 
@@ -168,6 +156,7 @@ fn what_a_container_of_a_pod_names_counts_for_one_that_has_its_identity_by_defau
         &world,
         "createRuntime",
         "c2",
+        "red",
         &json!({"cilmark.id": "300", "cilmark.rules": "allow egress to any"}),
     );
     assert_eq!(world.status("red")["identity"], 300);

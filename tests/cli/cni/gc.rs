@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Ask, attached, config_in};
+use super::{Ask, attached, config_in, oci};
 use crate::common::World;
 
 /// Attachments of the network `net`: `one` and `two`, and `three` of another network; `four` is a command's.
@@ -89,4 +89,17 @@ fn it_goes_on_past_a_failure_and_tells_it() {
 fn where_nothing_is_attached_it_has_nothing_to_do() {
     let Some(_world) = World::without_bpffs() else { return };
     assert_eq!(Ask::new("GC").succeeds(&gc(KEY, json!([]))), None);
+}
+
+#[test]
+fn what_an_oci_hook_has_taken_over_is_still_of_its_network() {
+    let Some(world) = with_some() else { return };
+    oci(&world, "createRuntime", "one", "one", &json!({"cilmark.id": "302"}));
+    let birth = world.status("one")["birth"].clone();
+    assert_eq!((&birth["hook"], &birth["network"]), (&json!("oci"), &json!("net")));
+    let valid = json!([{"containerID": "one", "ifname": "eth0"}]);
+    Ask::new("GC").succeeds(&gc(KEY, valid));
+    assert_eq!(attached(&world), ["one", "three", "four"]);
+    Ask::new("GC").succeeds(&gc(KEY, json!([])));
+    assert_eq!(attached(&world), ["three", "four"]);
 }
