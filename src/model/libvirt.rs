@@ -53,6 +53,11 @@ impl Domain {
     }
 
     fn read_wish(&mut self, workload: Node<'_, '_>) -> Result<()> {
+        let text = workload.children().filter(Node::is_text).filter_map(|it| it.text());
+        ensure!(
+            text.collect::<String>().trim().is_empty() && workload.attributes().len() == 0,
+            "<workload> has elements, and neither attributes nor text: <id>web</id> says an identity"
+        );
         let mut keys = BTreeSet::new();
         for node in workload.children().filter(Node::is_element) {
             let key = node.tag_name().name();
@@ -67,6 +72,8 @@ impl Domain {
             };
             read.with_context(|| format!("<{key}>"))?;
         }
+        let is_empty = keys.is_empty() && self.interfaces.iter().all(|it| it.ip.is_none());
+        ensure!(!is_empty, "<workload> says nothing: <id>web</id> in it says an identity");
         let own = self.interfaces.iter().filter(|it| it.ip.is_some()).count();
         ensure!(
             self.wish.ip.is_none() || own == 0 && self.interfaces.len() < 2,
@@ -250,7 +257,11 @@ mod tests {
             ),
             (of(&format!("<ip>10.0.0.2</ip><ip mac='{MAC}'>10.0.0.3</ip>")), "one interface"),
             (of(&format!("<ip mac='{MAC}'>10.0.0.2</ip><ip mac='{MAC}'>10.0.0.3</ip>")), "twice"),
-            (of("") + &of(""), "two <workload>"),
+            (of("<id>7</id>") + &of("<id>8</id>"), "two <workload>"),
+            (of(""), "says nothing"),
+            (of("501"), "neither attributes nor text"),
+            (of("<id>7</id> web"), "neither attributes nor text"),
+            ("<workload id='7' xmlns='urn:cilmark'/>".to_owned(), "neither attributes nor text"),
             ("<guest xmlns='urn:cilmark'/>".to_owned(), "is to be <workload>"),
             ("<workload xmlns='urn:Cilmark:1'/>".to_owned(), "`urn:cilmark`"),
         ] {
