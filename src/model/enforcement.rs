@@ -9,6 +9,7 @@ use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::protocol::{TCP, UDP};
+use super::rule::Direction;
 use super::serial::named;
 use super::wire;
 
@@ -44,6 +45,14 @@ impl Modes {
     /// Ingress, egress.
     pub fn each(self) -> [Mode; 2] {
         [self.ingress, self.egress]
+    }
+
+    /// That of a direction.
+    pub fn of_mut(&mut self, direction: Direction) -> &mut Mode {
+        match direction {
+            Direction::Ingress => &mut self.ingress,
+            Direction::Egress => &mut self.egress,
+        }
     }
 
     /// Of each direction the mode of these or of others that lets less pass.

@@ -108,10 +108,12 @@ pub struct Decided {
     pub id_from: String,
     /// Who has said the rules, if anybody has.
     pub rules_from: Option<String>,
+    /// Whether anybody has said what they do.
+    pub says_policy: bool,
 }
 
-/// What counts of what was said, for an endpoint that is else as `base` says. `None` if nobody says an identity, and the workload is to be left alone. It is an error if the first to speak, the
-/// workload itself, says anything else then.
+/// What counts of what was said, for an endpoint that is else as `base` says. `None` if nobody says an identity, and the
+/// workload is to be left alone. It is an error if the first to speak, the workload itself, says anything else then.
 pub fn decide(said: &[Said], base: EndpointSpec) -> Result<Option<Decided>> {
     fn first<'a, T>(
         said: &'a [Said],
@@ -131,7 +133,8 @@ pub fn decide(said: &[Said], base: EndpointSpec) -> Result<Option<Decided>> {
     };
     let rules = first(said, |wish| wish.rules.as_ref());
     let mut spec = EndpointSpec { id: Some(id.clone()), ..base };
-    if let Some((_, policy)) = first(said, |wish| wish.policy.as_ref()) {
+    let policy = first(said, |wish| wish.policy.as_ref());
+    if let Some((_, policy)) = policy {
         spec.policy = *policy;
     }
     if let Some((_, labels)) = first(said, |wish| wish.labels.as_ref()) {
@@ -146,6 +149,7 @@ pub fn decide(said: &[Said], base: EndpointSpec) -> Result<Option<Decided>> {
         id: id.clone(),
         id_from: id_from.to_owned(),
         rules_from: rules.map(|(by, _)| by.to_owned()),
+        says_policy: policy.is_some(),
     }))
 }
 

@@ -20,6 +20,7 @@ use super::attach::{self, Terms};
 use super::workload::{self, Namespace, Workload};
 use super::{detach, identities};
 use crate::model::birth::{self, Hook};
+use crate::model::enforcement::Mode;
 use crate::model::file::Wanted;
 use crate::model::identity::{Identity, Names};
 use crate::model::origin::Origin;
@@ -290,7 +291,7 @@ impl<'a> Decision<'a> {
         let (id, policy) = (births.default.clone(), births.policy);
         said.push(Said::by(wish::BY_DEFAULT, Wish { id, policy, ..Wish::default() }));
         let Some(decided) = wish::decide(&said, base)? else { return Ok(None) };
-        let Decided { mut spec, id, id_from, rules_from } = decided;
+        let Decided { mut spec, id, id_from, rules_from, says_policy } = decided;
         let identity = self.identity(&id)?;
         spec.device = device.clone();
         workload.complete(&mut spec)?;
@@ -301,8 +302,13 @@ impl<'a> Decision<'a> {
         // The file may name what is not declared yet.
         let is_known = id.resolve(known).is_ok_and(|it| it == identity);
         spec.id = Some(if is_known { id } else { IdentityRef::Number(identity) });
-        for rule in spec.rules.iter_mut().flatten() {
-            *rule = Rule::parse(rule, names)?.text(&Names::default());
+        for text in spec.rules.iter_mut().flatten() {
+            let rule = Rule::parse(text, names)?;
+            *text = rule.text(&Names::default());
+            // Rules that do nothing are not what anybody means who says rules and no more.
+            if !says_policy {
+                *spec.policy.of_mut(rule.direction) = Mode::Enforce;
+            }
         }
         spec.owner = Some(birth.owner.clone());
         spec.birth = Some(birth::Birth {

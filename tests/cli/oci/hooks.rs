@@ -329,3 +329,24 @@ fn a_runtime_that_is_not_root_starts_what_has_no_identity() {
     let (status, stderr) = as_somebody(&Container::new("c1", "red").with(id(300)));
     assert!(status == Some(1) && stderr.contains("is no root of this host"), "{stderr}");
 }
+
+#[test]
+fn rules_of_which_nobody_says_what_they_do_enforce_their_direction() {
+    let Some(world) = world() else { return };
+    world.workload("red", 1);
+    let modes = |rules: &str, policy: Option<&str>| {
+        let mut keys = json!({"cilmark.id": "300", "cilmark.rules": rules});
+        if let Some(policy) = policy {
+            keys["cilmark.policy"] = json!(policy);
+        }
+        let container = Container::new("c1", "red").with(keys);
+        container.created();
+        let status = world.status("red");
+        container.stopped();
+        [status["ingress_policy"].clone(), status["egress_policy"].clone()]
+    };
+    assert_eq!(modes("allow ingress from any tcp/80", None), ["enforce", "off"]);
+    assert_eq!(modes("allow egress to any; deny ingress from 7", None), ["enforce", "enforce"]);
+    assert_eq!(modes("allow egress to any", Some("ingress=audit")), ["audit", "off"]);
+    assert_eq!(modes("allow egress to any", Some("off")), ["off", "off"]);
+}
