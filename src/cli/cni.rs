@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use super::Context;
 use crate::model::cni::{Call, Code, Error, Version};
@@ -53,15 +53,15 @@ fn plugin(context: &Context) -> Result<ExitCode> {
         }
         Err(error) => (Vec::new(), Err(error)),
     };
-    match answer {
-        Ok(Some(answer)) => output::json(&answer)?,
-        Ok(None) => {}
-        Err(error) => {
-            output::json(&error.json(Version::of_errors(&config)))?;
-            return Ok(ExitCode::FAILURE);
-        }
+    let (said, status) = match answer {
+        Ok(answer) => (answer, ExitCode::SUCCESS),
+        Err(error) => (Some(error.json(Version::of_errors(&config))), ExitCode::FAILURE),
+    };
+    if let Some(said) = said {
+        // Elsewhere a reader that has gone has seen enough; a runtime has not heard then what has become of it.
+        output::json(&said).map_err(|error| anyhow!("{error:#}"))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }
 
 /// A person at a terminal has none.

@@ -163,3 +163,17 @@ fn while_another_command_is_at_work_it_is_to_be_tried_later() {
     Ask::new("STATUS").succeeds(&config);
     Ask::new("CHECK").fails(&config, 101, &["no endpoint"]);
 }
+
+#[test]
+fn what_nobody_hears_has_failed_whether_it_worked_or_not() {
+    let Some(world) = with_red() else { return };
+    for id in [json!(300), json!("nobody")] {
+        let mut child = Ask::new("ADD").start(config(json!({"id": id})).to_string().as_bytes());
+        drop(child.stdout.take());
+        let run = Run::from(child.wait_with_output().expect("wait"));
+        assert_eq!(run.status, Some(1), "{run:?}");
+        assert!(run.stderr.contains("write to stdout"), "{run:?}");
+    }
+    Ask::new("DEL").succeeds(&config(json!({"id": 300})));
+    assert_eq!(world.pins(), [""; 0]);
+}
