@@ -64,6 +64,9 @@ pub struct Install {
     /// With --docker: the real runtime
     #[arg(long, value_name = "NAME|PATH", default_value = "runc", conflicts_with_all = ["podman", "undo"])]
     runtime: String,
+    /// Another file than /etc/cilmark/cilmark.toml, in which endpoints and [births] stand
+    #[arg(long, value_name = "FILE", conflicts_with = "undo")]
+    file: Option<PathBuf>,
     /// With --docker: its configuration
     #[arg(
         long,
@@ -115,16 +118,22 @@ fn state() -> Result<State> {
 
 impl Install {
     fn run(self, context: &Context) -> Result<Report> {
+        let file = self.file.map(path_of).map(std::path::absolute).transpose()?;
+        let file = file.map(|file| ["--file".to_owned(), file.display().to_string()]);
         let root = ["--bpffs".to_owned(), context.root.path().display().to_string()];
         if self.docker {
             let runtime = ["--runtime".to_owned(), self.runtime];
-            let options = [root, runtime].concat();
+            let options =
+                [&root[..], file.as_ref().map_or(&[], |file| &file[..]), &runtime].concat();
             let file = &path_of(self.daemon_json);
             let docker = Docker { file, options: &options, is_default: !self.not_default };
             return if self.undo { docker.undo() } else { docker.install() };
         }
         let folder = &path_of(self.hooks_dir);
-        let options = |_: Stage| root.to_vec();
+        let options = |stage| {
+            let file = file.iter().filter(|_| stage == Stage::CreateRuntime).flatten();
+            root.iter().chain(file).cloned().collect()
+        };
         let podman = Podman { folder, options: &options };
         if self.undo { podman.undo() } else { podman.install() }
     }

@@ -13,7 +13,7 @@ pub fn assert_snapshot(actual: String, name: &str) {
     assert_data_eq!(actual, expected);
 }
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "attach",
     "detach",
     "status",
@@ -27,6 +27,7 @@ const COMMANDS: [&str; 13] = [
     "explain",
     "mark",
     "cni",
+    "oci",
 ];
 
 fn help(arguments: &[&str]) -> String {
@@ -60,6 +61,7 @@ fn every_subcommand_has_its_help() {
         ("conntrack", &["list", "flush"]),
         ("mark", &["encode", "decode"]),
         ("cni", &["install"]),
+        ("oci", &["createRuntime", "poststop", "runtime", "install"]),
     ] {
         let pages: Vec<String> =
             subcommands.iter().map(|subcommand| help(&[command, subcommand, "--help"])).collect();

@@ -140,6 +140,34 @@ fn podman_gets_hooks_where_it_looks_and_loses_them_again() {
 }
 
 #[test]
+fn another_file_is_named_to_whoever_reads_it() {
+    let Some(_world) = machine() else { return };
+    let file = format!("{FILES}/cilmark.toml");
+    says(&format!("--docker --file {file}"), &[DAEMON]);
+    let args = daemon()["runtimes"]["cilmark"]["runtimeArgs"].clone();
+    let expected = [
+        "oci",
+        "runtime",
+        "--bpffs",
+        "/sys/fs/bpf/cilmark",
+        "--file",
+        &file,
+        "--runtime",
+        "runc",
+        "--",
+    ];
+    assert_eq!(args, json!(expected));
+    says(&format!("--podman --file {file}"), &["createRuntime"]);
+    let args = |stage: &str| {
+        let path = format!("/usr/share/containers/oci/hooks.d/cilmark-{stage}.json");
+        let hook: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        hook["hook"]["args"].as_array().unwrap()[3..].to_vec()
+    };
+    assert_eq!(args("createRuntime"), ["--bpffs", "/sys/fs/bpf/cilmark", "--file", &file]);
+    assert_eq!(args("poststop"), ["--bpffs", "/sys/fs/bpf/cilmark"]);
+}
+
+#[test]
 fn a_command_that_may_be_gone_tomorrow_is_not_installed() {
     let Some(world) = machine() else { return };
     world.sh("mount -t tmpfs tmp /tmp && cp /usr/local/bin/cilmark /tmp/cilmark");
@@ -165,6 +193,7 @@ fn it_is_said_for_whom() {
         ("--podman --runtime crun", "cannot be used with"),
         ("--docker --hooks-dir /x", "cannot be used with"),
         ("--docker --undo --not-default", "cannot be used with"),
+        ("--docker --undo --file /x", "cannot be used with"),
     ] {
         install(arguments).fails(2, &[word]);
     }
