@@ -273,6 +273,29 @@ fn it_is_stamped_again_after_a_reboot() {
     docker.remove(&workload);
 }
 
+/// Docker gives a container the labels of its image.
+#[test]
+fn an_image_does_not_say_the_identity_of_its_containers() {
+    let Some(docker) = Docker::new() else { return };
+    let workload = Workload::new(1);
+    let Workload { name, identity, .. } = &workload;
+    docker.host.sh(&format!(
+        "tar -C /var/host/image -c . | docker import --change 'LABEL cilmark.id={identity}' - labelled"
+    ));
+    let run = |labels: &str| {
+        let command = workload.command();
+        docker.host.try_sh(&format!("docker run -d --name {name} {labels} labelled {command}"))
+    };
+    let refused = run("");
+    assert!(refused.status != Some(0) && refused.stderr.contains("its image says"), "{refused:?}");
+    docker.remove(&workload);
+    let other = run("--label cilmark.id=777");
+    assert_eq!(other.status, Some(0), "{other:?}");
+    docker.host.one_endpoint_of(other.stdout.trim());
+    assert_eq!(docker.host.status()[0]["identity"], 777);
+    docker.remove(&workload);
+}
+
 #[test]
 fn two_containers_may_do_one_thing_each_by_pasting() {
     let Some(host) = Host::new() else { return };

@@ -143,6 +143,22 @@ fn an_identity_with_a_user_namespace_stops_the_start_and_says_why() {
     podman.host.nothing_is_left();
 }
 
+/// Podman before 4.5.1 gives a container the annotations of its image.
+#[test]
+fn an_image_does_not_say_the_identity_of_its_containers() {
+    let Some(podman) = Podman::with_hooks() else { return };
+    let workload = Workload::new(1);
+    let Workload { name, identity, .. } = &workload;
+    podman.host.sh(&format!(
+        "printf 'FROM workload\n' | podman build --annotation cilmark.id={identity} -t annotated -"
+    ));
+    let command = workload.command();
+    let run = podman.host.try_sh(&format!("podman run -d --name {name} annotated {command}"));
+    assert!(run.status == Some(0) || run.stderr.contains("its image says"), "{run:?}");
+    podman.host.nothing_is_left();
+    podman.host.sh(&format!("podman rm -f -t 0 {name}"));
+}
+
 #[test]
 fn a_container_without_annotations_is_left_alone() {
     let Some(podman) = Podman::with_hooks() else { return };
