@@ -72,7 +72,9 @@ impl Plan {
         match (&self.rules, self.origin) {
             (None, _) => {}
             // Whoever says which rules there shall be says it of all.
-            (Some(rules), Origin::Command) => own.become_those_of(Origin::Command, rules),
+            (Some(rules), origin @ (Origin::Command | Origin::Hook)) => {
+                own.become_those_of(origin, rules);
+            }
             (Some(rules), origin) => own.replace(origin, rules),
         }
         own

@@ -350,3 +350,30 @@ fn rules_of_which_nobody_says_what_they_do_enforce_their_direction() {
     assert_eq!(modes("allow egress to any", Some("ingress=audit")), ["audit", "off"]);
     assert_eq!(modes("allow egress to any", Some("off")), ["off", "off"]);
 }
+
+/// udev may have asked the file for the device before its runtime calls the hook.
+#[test]
+fn what_the_file_has_attached_first_is_the_births_alone_then() {
+    let Some(world) = world() else { return };
+    world.workload("red", 1);
+    let file = format!("{FILES}/cilmark.toml");
+    let text = "version = 1\n[[endpoint]]\ndevice = \"r*\"\nid = 301\npolicy = \"enforce\"\n\
+                rules = [\"allow ingress from any\"]\n";
+    fs::write(&file, text).unwrap();
+    world.cilmark_ok(&format!("apply {file}"));
+    let keys = json!({"cilmark.id": "300", "cilmark.rules": "allow ingress from 302 tcp/80"});
+    let container = Container::new("c1", "red").with(keys);
+    let run = container.create(&format!("--file {file}"));
+    assert_eq!(run.status, Some(0), "{run:?}");
+    let status = world.status("red");
+    assert_eq!(status["identity"], 300);
+    assert_eq!(status["ips"], json!(["10.1.0.10", "fd00:1::10"]));
+    let rules = world.cilmark_json("policy list red");
+    assert_eq!(rules.as_array().unwrap().len(), 1, "{rules}");
+    assert_eq!(rules[0]["rule"], "allow ingress from 302 tcp/80");
+    let applied = world.cilmark(&format!("apply {file} --prune"));
+    assert!(applied.stderr.contains("red is a hook's, and stays as it is"), "{applied:?}");
+    assert_eq!(world.status("red")["identity"], 300);
+    container.stopped();
+    assert_eq!(world.cilmark_json("status"), json!([]));
+}
