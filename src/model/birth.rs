@@ -39,6 +39,9 @@ pub struct Birth {
     /// The network by CNI's configuration.
     #[serde(default, skip_serializing_if = "is_default")]
     pub network: Option<String>,
+    /// The directory of the container's bundle: runtimes that know nothing of each other may give two containers one name.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub bundle: Option<String>,
     /// What the device is called inside.
     #[serde(default, skip_serializing_if = "is_default")]
     pub ifname: Option<String>,

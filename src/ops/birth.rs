@@ -44,6 +44,8 @@ pub struct Birth<'a> {
     pub owner: Owner,
     /// The network by CNI's configuration.
     pub network: Option<String>,
+    /// The directory of its bundle, if it has one.
+    pub bundle: Option<String>,
     /// What is said of it, the workload's own word first.
     pub said: Vec<Said>,
     /// The endpoint that the runtime's configuration asks for, in the place of the file's.
@@ -315,6 +317,7 @@ impl<'a> Decision<'a> {
             hook: birth.hook,
             runtime: birth.runtime.clone(),
             network: birth.network.clone(),
+            bundle: birth.bundle.clone(),
             ifname: workload.ifname.clone(),
             id_from,
             rules_from,

@@ -56,7 +56,7 @@ fn check(root: &Root, at: &Where, config: &[u8]) -> Result<(), Error> {
 
 /// A mistake in the configuration must not keep the plugin from cleaning up, and is told only then.
 fn del(root: &Root, at: &Attachment, config: &[u8]) -> Result<(), Error> {
-    let end = End { owner: &at.container, hook: Hook::Cni, ifname: Some(&at.ifname) };
+    let end = End { owner: &at.container, hook: Hook::Cni, ifname: Some(&at.ifname), bundle: None };
     let ended = clean_up(root, config, |root| birth::end(root, &end));
     ended.map_err(|error| failure(Code::Detach, at.to_string(), error))?;
     cni::check_readable(config)?;
@@ -139,6 +139,7 @@ fn birth_of(owner: Owner, config: &Configuration, said: Vec<Said>) -> Birth<'_> 
         runtime: RUNTIME.to_owned(),
         owner,
         network: Some(config.network.clone()),
+        bundle: None,
         said,
         options: config.options.clone(),
         file: config.file.as_deref().unwrap_or(Path::new(FILE)),

@@ -65,6 +65,7 @@ fn attach_it(root: &Root, file: &Path, state: &State, moment: Moment) -> Result<
         runtime: docker.map_or(state.manager(), |_| "docker").to_owned(),
         owner: owner(state)?,
         network: None,
+        bundle: bundle_path(state),
         said,
         options: None,
         file,
@@ -79,13 +80,21 @@ pub fn end(root: &Root, state: &State) -> Result<()> {
     if is_rootless()? {
         return Ok(());
     }
-    let end = End { owner: &owner, hook: Hook::Oci, ifname: None };
+    let bundle = bundle_path(state);
+    let end = End { owner: &owner, hook: Hook::Oci, ifname: None, bundle: bundle.as_deref() };
     let ended = birth::end(&root.with_patience(birth::PATIENCE), &end);
     ended.with_context(|| format!("container {}", state.id))
 }
 
 fn owner(state: &State) -> Result<Owner> {
     Owner::try_from(state.id.clone())
+}
+
+/// The same by whatever link it is named.
+fn bundle_path(state: &State) -> Option<String> {
+    let path = Path::new(&state.bundle);
+    let path = fs::canonicalize(path).unwrap_or(path.to_owned());
+    path.to_str().filter(|path| !path.is_empty()).map(str::to_owned)
 }
 
 /// A path such as `/proc/PID/ns/net` may lead elsewhere by now if it was to be joined when the container was created; while

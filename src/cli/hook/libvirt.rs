@@ -80,7 +80,7 @@ fn reconnect(root: &Root, file: &Path, guest: &str, xml: &str) -> Result<()> {
 
 fn end(root: &Root, guest: &str) -> Result<()> {
     let owner: Owner = guest.parse()?;
-    birth::end(root, &End { owner: &owner, hook: Hook::Libvirt, ifname: None })
+    birth::end(root, &End { owner: &owner, hook: Hook::Libvirt, ifname: None, bundle: None })
 }
 
 fn birth<'a>(file: &'a Path, guest: &str, domain: Domain) -> Result<Birth<'a>> {
@@ -89,6 +89,7 @@ fn birth<'a>(file: &'a Path, guest: &str, domain: Domain) -> Result<Birth<'a>> {
         runtime: "libvirt".to_owned(),
         owner: guest.parse()?,
         network: None,
+        bundle: None,
         said: vec![Said::by("metadata", domain.wish)],
         options: None,
         file,

@@ -52,6 +52,7 @@ fn attach(root: &Root, file: &Path, event: &Event, owner: Owner) -> Result<()> {
         runtime: "lxc".to_owned(),
         owner,
         network: None,
+        bundle: None,
         said: vec![Said::by("lxc-config", config.wish)],
         options: None,
         file,

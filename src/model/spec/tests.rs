@@ -72,11 +72,11 @@ prop_compose! {
     fn birth()(
         hook in select(Hook::ALL),
         (runtime, id_from) in (".{1,9}", ".{1,9}"),
-        (network, ifname, rules_from) in
-            (option::of(".{1,9}"), option::of(".{1,9}"), option::of(".{1,9}")),
+        (network, bundle) in (option::of(".{1,9}"), option::of(".{1,9}")),
+        (ifname, rules_from) in (option::of(".{1,9}"), option::of(".{1,9}")),
         sharers in prop::collection::vec(owner(), 0..3),
     ) -> Birth {
-        Birth { hook, runtime, network, ifname, id_from, rules_from, sharers }
+        Birth { hook, runtime, network, bundle, ifname, id_from, rules_from, sharers }
     }
 }
 

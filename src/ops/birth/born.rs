@@ -80,8 +80,10 @@ impl Born {
         let mut sharers = born.sharers.clone();
         sharers.retain(|sharer| *sharer != birth.owner);
         sharers.push(birth.owner.clone());
-        let now = if is_same { born } else { spec.birth.take().unwrap_or(born) };
-        spec.birth = Some(birth::Birth { sharers, ..now });
+        let now = if is_same { born.clone() } else { spec.birth.take().unwrap_or(born.clone()) };
+        // By these the owner is found again.
+        let birth::Birth { network, bundle, .. } = born;
+        spec.birth = Some(birth::Birth { sharers, network, bundle, ..now });
         spec.owner = Some(owner);
         Ok(Some(spec))
     }

@@ -28,13 +28,16 @@ pub struct End<'a> {
     pub hook: Hook,
     /// Only this device of it, by its name inside.
     pub ifname: Option<&'a str>,
+    /// The directory of its bundle, if that is told: another one's is another workload.
+    pub bundle: Option<&'a str>,
 }
 
 /// Takes off what a workload had; nothing to do is no error. Goes on past a failure. Holds the root's lock.
 pub fn end(root: &Root, end: &End<'_>) -> Result<()> {
     end_those(root, |_, owner, birth| {
         let is_ifname = end.ifname.is_none() || birth.ifname.as_deref() == end.ifname;
-        let owners = [owner].into_iter().chain(&birth.sharers);
+        let is_bundle = birth.bundle.as_deref().zip(end.bundle).is_none_or(|(one, it)| one == it);
+        let owners = [owner].into_iter().filter(|_| is_bundle).chain(&birth.sharers);
         let is_meant = is_ifname && birth.hook.shares_owners_with(end.hook);
         let mut owners = owners.filter(|it| is_meant && *it == end.owner);
         owners.next().cloned()
@@ -101,6 +104,7 @@ fn end_one(root: &Root, id: EndpointId, ended: &Owner, owners: Vec<Owner>) -> Re
     spec.owner = Some(heir);
     if let Some(birth) = &mut spec.birth {
         birth.sharers = left.collect();
+        birth.bundle = None;
     }
     let terms = Terms { origin: Origin::Hook, ifindex: Some(endpoint.ifindex), ..Terms::default() };
     attach::attach(root, &spec, &terms).map(|_| ())

@@ -1,7 +1,9 @@
 //! The hooks createRuntime and poststop.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
@@ -376,4 +378,39 @@ fn what_the_file_has_attached_first_is_the_births_alone_then() {
     assert_eq!(world.status("red")["identity"], 300);
     container.stopped();
     assert_eq!(world.cilmark_json("status"), json!([]));
+}
+
+/// `ctr` in two namespaces of containerd, runc by two `--root`s.
+#[test]
+fn an_end_is_not_that_of_another_runtimes_container_of_the_same_name() {
+    let Some(world) = world() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    let [first, mut second] =
+        ["red", "blue"].map(|netns| Container::new("web", netns).with(id(300)));
+    second.bundle = PathBuf::from(format!("{FILES}/others/web"));
+    first.created();
+    second.created();
+    second.stopped();
+    assert_eq!(world.status("red")["owner"], "web");
+    second.created();
+    first.stopped();
+    assert_eq!(world.status("blue")["owner"], "web");
+    second.stopped();
+    assert_eq!(world.pins(), [""; 0]);
+}
+
+/// A runtime tells the directory as it found it, and whoever deletes the container may name it otherwise.
+#[test]
+fn a_bundle_is_the_same_by_a_link() {
+    let Some(world) = world() else { return };
+    world.workload("red", 1);
+    let mut container = Container::new("c1", "red").with(id(300));
+    container.created();
+    let link = PathBuf::from(format!("{FILES}/link"));
+    symlink(&container.bundle, &link).expect("link it");
+    container.bundle = link;
+    let run = hook("poststop", &container.state("stopped"));
+    assert_eq!(run.status, Some(0), "{run:?}");
+    assert_eq!(world.pins(), [""; 0]);
 }
