@@ -105,6 +105,8 @@ fn end_one(root: &Root, id: EndpointId, ended: &Owner, owners: Vec<Owner>) -> Re
     if let Some(birth) = &mut spec.birth {
         birth.sharers = left.collect();
         birth.bundle = None;
+        // What CNI lists as valid is what it has attached, and not who lives on in its network.
+        birth.network = None;
     }
     let terms = Terms { origin: Origin::Hook, ifindex: Some(endpoint.ifindex), ..Terms::default() };
     attach::attach(root, &spec, &terms).map(|_| ())

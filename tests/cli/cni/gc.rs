@@ -103,3 +103,20 @@ fn what_an_oci_hook_has_taken_over_is_still_of_its_network() {
     Ask::new("GC").succeeds(&gc(KEY, json!([])));
     assert_eq!(attached(&world), ["three", "four"]);
 }
+
+/// The first container of a pod has ended, and another one runs on in its network: CNI knows nothing of that.
+#[test]
+fn whoever_has_inherited_a_network_stays_whatever_is_listed() {
+    let Some(world) = World::new() else { return };
+    world.workload("one", 1);
+    Ask::of("ADD", "one").succeeds(&config_in("1.1.0", 1, json!({"id": 300})));
+    oci(&world, "createRuntime", "app", "one", &json!({}));
+    oci(&world, "poststop", "one", "one", &json!({}));
+    assert_eq!(world.status("one")["owner"], "app");
+    for valid in [json!([{"containerID": "one", "ifname": "eth0"}]), json!([])] {
+        Ask::new("GC").succeeds(&gc(KEY, valid));
+        assert_eq!(attached(&world), ["one"]);
+    }
+    oci(&world, "poststop", "app", "one", &json!({}));
+    assert_eq!(world.pins(), [""; 0]);
+}
