@@ -106,7 +106,7 @@ impl Names {
             .with_context(|| {
                 format!(
                     "identity `{text}` is neither a number up to {} nor a known name; \
-                     `cilmark identity list` shows the names",
+                     `cilmark identity list` shows the names, `cilmark identity set NUMBER NAME` adds one",
                     u32::MAX
                 )
             })

@@ -348,12 +348,12 @@ pub(super) fn identity(spec: &EndpointSpec, role: Role, names: &Names) -> Result
     );
     ensure!(
         identity <= Identity::STAMPABLE_MAX,
-        "--id {identity} does not fit into a mark: {} is the largest",
+        "identity {identity} does not fit into a mark: {} is the largest",
         Identity::STAMPABLE_MAX
     );
     ensure!(
         !spec.flow_label || identity <= Identity::FLOW_LABEL_MAX,
-        "--id {identity} does not fit into a flow label: {} is the largest; leave out --flow-label",
+        "identity {identity} does not fit into a flow label: {} is the largest; leave out --flow-label",
         Identity::FLOW_LABEL_MAX
     );
     Ok(identity)
