@@ -141,6 +141,11 @@ pub fn read_interfaces(xml: &str) -> Result<Vec<Interface>> {
 }
 
 fn parse(xml: &str) -> Result<Document<'_>> {
+    ensure!(
+        !xml.trim().is_empty(),
+        "there is no XML of the domain on stdin, where libvirt gives it to its hook; by hand: virsh dumpxml GUEST | cilmark \
+         hook libvirt GUEST reconnect begin -"
+    );
     let document = Document::parse(xml).context("the domain's XML")?;
     let root = document.root_element();
     ensure!(
@@ -268,8 +273,14 @@ mod tests {
             let error = format!("{:#}", read(&metadata, &interface).unwrap_err());
             assert!(error.contains(word), "{metadata}: {error}");
         }
-        for xml in ["", "<network/>", "<domain>", "<!DOCTYPE d [<!ENTITY e 'x'>]><domain/>"] {
-            assert!(Domain::read(xml).is_err(), "{xml}");
+        for (xml, word) in [
+            ("\n", "virsh dumpxml"),
+            ("<network/>", "that of a <network>"),
+            ("<domain>", "never closed"),
+            ("<!DOCTYPE d [<!ENTITY e 'x'>]><domain/>", "the domain's XML"),
+        ] {
+            let error = format!("{:#}", Domain::read(xml).unwrap_err());
+            assert!(error.contains(word), "{xml}: {error}");
         }
     }
 

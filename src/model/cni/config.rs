@@ -105,7 +105,12 @@ impl Of<'_> {
     fn own(&self, config: &mut Map<String, Value>) -> Result<Said, Error> {
         let wish = Wish {
             id: take::<IdentityRef>(config, "id", self)?,
-            rules: take::<Vec<String>>(config, "rules", self)?,
+            rules: take::<Vec<String>>(config, "rules", self).map_err(
+                |Error { details, .. }| {
+                    let example = r#"write a list, such as ["allow ingress from any tcp/80"]"#;
+                    wrong(self.key("rules"), format_args!("{details}; {example}"))
+                },
+            )?,
             policy: take::<Modes>(config, "policy", self)?,
             labels: take::<Labels>(config, "labels", self)?,
             ip: None,

@@ -115,7 +115,7 @@ fn a_key_of_ours_that_says_what_cannot_be_is_an_error() {
     for (keys, words) in [
         (json!({"id": {}}), &["`id`"][..]),
         (json!({"id": 0}), &["`id`", "unknown"]),
-        (json!({"id": 300, "rules": "allow egress to any"}), &["`rules`"]),
+        (json!({"id": 300, "rules": "allow egress to any"}), &["`rules`", "write a list"]),
         (json!({"id": 300, "policy": "on"}), &["`policy`", "enforce"]),
         (json!({"id": 300, "policy": {"forward": "enforce"}}), &["`policy`", "forward"]),
         (json!({"id": 300, "labels": ["app"]}), &["`labels`"]),
