@@ -15,7 +15,7 @@ use crate::model::text::visible;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The file, whose endpoints and [births] count for what nobody else says; it need not be there
+    /// The file whose endpoints and [births] count for what nobody else says; it need not be there. Stands before libvirt or lxc
     #[arg(
         long,
         value_name = "FILE|DIR",
@@ -29,9 +29,9 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Of libvirt, for guests of QEMU: a script in /etc/libvirt/hooks/qemu.d calls it
+    /// The hook of libvirt for guests of QEMU: a script in /etc/libvirt/hooks/qemu.d calls it
     Libvirt(libvirt::Args),
-    /// Of LXC: lxc.net.N.script.up and lxc.net.N.script.down call it
+    /// The hook of LXC: lxc.net.N.script.up and lxc.net.N.script.down are set to it
     Lxc(lxc::Args),
 }
 

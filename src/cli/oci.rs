@@ -16,7 +16,7 @@ use crate::output;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// The hook createRuntime: gives a container its identity; its state is on stdin
+    /// The hook createRuntime: gives a container its identity; the container's state is on stdin
     #[command(name = "createRuntime")]
     CreateRuntime(File),
     /// The hook poststop: takes the programs off again; the container's state is on stdin

@@ -13,7 +13,7 @@ pub fn assert_snapshot(actual: String, name: &str) {
     assert_data_eq!(actual, expected);
 }
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "attach",
     "detach",
     "status",
@@ -28,6 +28,7 @@ const COMMANDS: [&str; 14] = [
     "mark",
     "cni",
     "oci",
+    "hook",
 ];
 
 fn help(arguments: &[&str]) -> String {
@@ -62,6 +63,7 @@ fn every_subcommand_has_its_help() {
         ("mark", &["encode", "decode"]),
         ("cni", &["install"]),
         ("oci", &["createRuntime", "poststop", "runtime", "install"]),
+        ("hook", &["libvirt", "lxc"]),
     ] {
         let pages: Vec<String> =
             subcommands.iter().map(|subcommand| help(&[command, subcommand, "--help"])).collect();

@@ -22,15 +22,15 @@ const PATIENCE_FOR_RUNNING: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The guest
+    /// The name of the guest
     #[arg(allow_hyphen_values = true)]
     guest: String,
-    /// What happens to it: of `start`, `reconnect`, `stopped` and `release` something is made, of all else nothing
+    /// What happens to it: `start` and `reconnect` attach, `stopped` and `release` detach, all else does nothing
     operation: String,
     /// `begin` or `end`
     #[arg(allow_hyphen_values = true)]
     suboperation: String,
-    /// What else libvirt says, which does not matter here
+    /// What else libvirt says; it is ignored, and so is an option that stands here
     #[arg(allow_hyphen_values = true)]
     extra: Vec<String>,
 }
