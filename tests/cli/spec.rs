@@ -329,7 +329,7 @@ fn a_clock_goes_on_with_what_is_kept_and_is_nobodys_consent() {
     assert!(!run.stderr.contains("permanent\n"), "{run:?}");
     assert!(left().is_some());
     world.cilmark_ok("confirm nic");
-    let soon = time_for(std::time::Duration::from_millis(300)).as_millis();
+    let soon = time_for(std::time::Duration::from_secs(1)).as_millis();
     world.cilmark_ok(&format!("policy flush nic --confirm {soon}ms"));
     world.cilmark_ok("attach nic --keep");
     wait_for("the rules before", || left() == Some(0));

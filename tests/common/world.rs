@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cilmark::kernel::netns;
 use cilmark::state::pin::Root;
@@ -248,13 +248,16 @@ impl World {
     }
 }
 
-/// Waits until `condition` holds; fails if it takes too long. Polls, because what it waits for
-/// (a process, the kernel) has no other way to tell.
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_micros(500);
+
+/// Waits until `condition` holds; fails if it takes too long. Polls, because what it waits for (a process, the kernel) has
+/// no other way to tell, and leaves the CPU to that meanwhile.
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
-        std::thread::yield_now();
+        std::thread::sleep(POLL);
     }
 }
 
