@@ -23,7 +23,7 @@ impl Docker {
         Some(docker)
     }
 
-    fn start(&self) {
+    pub fn start(&self) {
         self.host.daemon("dockerd", "docker info");
     }
 
@@ -195,7 +195,7 @@ fn is_stamped_again_after_killing(victims: impl Fn(&str) -> String) {
     let id = docker.run(&workload, "--restart always");
     workload.is_stamped_and_policed(&docker.host);
     docker.host.forget();
-    docker.host.sh(&format!("kill -KILL $({})", victims(&id)));
+    docker.host.kill(&victims(&id));
     workload.is_stamped_and_policed(&docker.host);
     docker.host.one_endpoint_of(&id);
     docker.remove(&workload);
@@ -227,9 +227,8 @@ fn it_is_stamped_again_after_the_daemon_was_killed() {
     let workload = Workload::new(1);
     let id = docker.run(&workload, "--restart always");
     workload.is_stamped_and_policed(&docker.host);
-    docker
-        .host
-        .sh("pids=$(pgrep -x dockerd; pgrep -x containerd); kill -KILL $pids; rm /run/docker.pid");
+    docker.host.kill("pgrep -x dockerd; pgrep -x containerd");
+    docker.host.sh("rm -f /run/docker.pid");
     docker.host.forget();
     docker.start();
     workload.is_stamped_and_policed(&docker.host);

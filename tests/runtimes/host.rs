@@ -1,6 +1,7 @@
 //! A host of its own for each test, which `host.sh` makes: it has its own network, mounts, processes and cgroups, and
 //! goes with the test, whatever runs there. Its uplink eth0 leads to 198.51.100.1, where what arrives is noted.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::panic::resume_unwind;
@@ -108,6 +109,13 @@ impl Host {
         wait_for(name, || self.try_sh(answers).status == Some(0));
     }
 
+    /// Kills the processes whose numbers a shell command prints, in this order. The end of one may be that of the next.
+    pub fn kill(&self, victims: &str) {
+        self.sh(&format!(
+            "pids=$({victims}); test -n \"$pids\"; kill -KILL $pids 2>/dev/null || true"
+        ));
+    }
+
     /// Writes a file, in directories that need not be there.
     pub fn write(&self, path: &str, content: &str) {
         let write = r#"mkdir -p "$(dirname "$1")" && printf %s "$2" >"$1""#;
@@ -124,14 +132,11 @@ impl Host {
 
     /// Waits until cilmark has no endpoint and no pin, as before the first workload.
     pub fn nothing_is_left(&self) {
-        let mut status = Vec::new();
-        let left = "find /sys/fs/bpf -mindepth 1 ! -name '*.debug'";
         // Runtimes clean up behind the back of whoever stopped a workload.
-        wait_for("the endpoints to go", || {
-            status = self.status();
-            status.is_empty()
+        wait_for("endpoints and pins to go", || {
+            self.status().is_empty()
+                && self.sh("find /sys/fs/bpf -mindepth 1 ! -name '*.debug'").is_empty()
         });
-        assert_eq!(self.sh(left), "", "without an endpoint");
     }
 
     /// Waits until there is one endpoint, of this owner, on a device that is there.
@@ -182,11 +187,25 @@ impl Host {
     }
 }
 
+/// What a test that fails wants to know: of each mark and port the numbers.
+fn show(what: &str, datagrams: impl Iterator<Item = ((u32, u32), u32)>) {
+    let mut numbers: BTreeMap<(u32, u32), BTreeSet<u32>> = BTreeMap::new();
+    for (of, number) in datagrams {
+        numbers.entry(of).or_default().insert(number);
+    }
+    for ((mark, port), numbers) in numbers {
+        let first: Vec<u32> = numbers.iter().copied().take(8).collect();
+        eprintln!("{what}: mark {mark:#x}, port {port}: {} from {first:?} on", numbers.len());
+    }
+}
+
 impl Drop for Host {
     fn drop(&mut self) {
         if thread::panicking() {
-            let logs = self.try_sh("tail -n 20 /var/host/log/* | cut -c 1-300");
-            eprintln!("{}", logs.stdout);
+            let state = "tail -n 20 /var/host/log/* | cut -c 1-300; find /sys/fs/bpf; cilmark status; cilmark metrics; ip -br link";
+            eprintln!("{}", self.try_sh(state).stdout);
+            show("seen", self.seen().iter().map(|it| ((it.mark, it.port), it.number)));
+            show("arrived", self.arrived().iter().map(|it| ((0, it.0), it.1)));
         }
         // Its end is that of the host.
         drop(self.script.stdin.take());

@@ -135,7 +135,7 @@ fn the_first_datagram_is_stamped_and_policed() {
     host.one_endpoint_of(name);
 
     // The guest has its endpoint for as long as it runs, whoever looks after it.
-    host.sh("kill -KILL $(pgrep -x libvirtd)");
+    host.kill("pgrep -x libvirtd");
     libvirt.start_daemon();
     host.forget();
     workload.goes_on_stamped_and_policed(host);
@@ -146,7 +146,7 @@ fn the_first_datagram_is_stamped_and_policed() {
     host.forget();
     host.sh(&format!("virsh start {name}"));
     workload.is_stamped_and_policed(host);
-    host.sh("kill -KILL $(pgrep -f ^/usr/bin/qemu-system)");
+    host.kill("pgrep -f ^/usr/bin/qemu-system");
     wait_for("its end", || libvirt.is_off(&workload));
     host.nothing_is_left();
 }

@@ -95,7 +95,7 @@ fn nothing_is_left_after_it_was_killed() {
     define(&host, &workload, &workload.keys());
     start(&host, &workload);
     workload.is_stamped_and_policed(&host);
-    host.sh(&format!("kill -KILL $(lxc-info -n {} -p -H)", workload.name));
+    host.kill(&format!("lxc-info -n {} -p -H", workload.name));
     wait_for("its end", || is_stopped(&host, &workload));
     host.nothing_is_left();
 }
@@ -109,9 +109,7 @@ fn it_is_stamped_again_after_its_monitor_was_killed() {
     start(&host, &workload);
     workload.is_stamped_and_policed(&host);
     let Workload { name, .. } = &workload;
-    host.sh(&format!(
-        "kill -KILL $(pgrep -f '[l]xc monitor.* {name}') $(lxc-info -n {name} -p -H)"
-    ));
+    host.kill(&format!("pgrep -f '[l]xc monitor.* {name}'; lxc-info -n {name} -p -H"));
     wait_for("its end", || is_stopped(&host, &workload));
     host.forget();
     start(&host, &workload);

@@ -79,9 +79,10 @@ impl Podman {
         run.stdout.trim().to_owned()
     }
 
-    /// What `podman inspect` says of a container.
-    fn inspect(&self, id: &str, field: &str) -> String {
-        self.host.sh(&format!("podman inspect -f '{{{{{field}}}}}' {id}")).trim().to_owned()
+    /// Kills those of a container that these fields name.
+    fn kill(&self, id: &str, fields: &[&str]) {
+        let fields: String = fields.iter().map(|field| format!("{{{{{field}}}}} ")).collect();
+        self.host.kill(&format!("podman inspect -f '{fields}' {id}"));
     }
 
     /// Ends a workload, of which nothing may be left then.
@@ -202,7 +203,7 @@ fn it_is_stamped_again_after_it_was_killed() {
     let id = podman.run(&workload, "--restart always");
     workload.is_stamped_and_policed(&podman.host);
     podman.host.forget();
-    podman.host.sh(&format!("kill -KILL {}", podman.inspect(&id, ".State.Pid")));
+    podman.kill(&id, &[".State.Pid"]);
     workload.is_stamped_and_policed(&podman.host);
     podman.host.one_endpoint_of(&id);
     podman.remove(&workload);
@@ -216,8 +217,7 @@ fn the_next_start_removes_what_is_left_after_its_monitor_was_killed() {
     let workload = Workload::new(1);
     let id = podman.run(&workload, "");
     workload.is_stamped_and_policed(&podman.host);
-    let monitor = podman.inspect(&id, ".State.ConmonPid");
-    podman.host.sh(&format!("kill -KILL {monitor} {}", podman.inspect(&id, ".State.Pid")));
+    podman.kill(&id, &[".State.ConmonPid", ".State.Pid"]);
     podman.host.sh(&format!("podman rm -f -t 0 {}", workload.name));
     let next = Workload::new(2);
     let id = podman.run(&next, "");
@@ -302,7 +302,7 @@ fn it_is_stamped_by_cni_again_after_it_was_killed() {
     let id = podman.run_by_cni(&workload, "--restart always");
     workload.is_stamped_and_policed(&podman.host);
     podman.host.forget();
-    podman.host.sh(&format!("kill -KILL {}", podman.inspect(&id, ".State.Pid")));
+    podman.kill(&id, &[".State.Pid"]);
     workload.is_stamped_and_policed(&podman.host);
     podman.host.one_endpoint_of(&id);
     podman.remove(&workload);
