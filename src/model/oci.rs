@@ -6,6 +6,7 @@
 pub mod arguments;
 pub mod bundle;
 pub mod daemon;
+pub mod docker;
 pub mod hooks;
 pub mod image;
 pub mod object;
@@ -83,51 +84,6 @@ impl State {
     }
 }
 
-/// What Docker keeps of a container, in `containers/ID/config.v2.json` of its data.
-#[derive(Debug, Deserialize)]
-pub struct Docker {
-    #[serde(rename = "Config")]
-    config: DockerConfig,
-    #[serde(rename = "Image", default)]
-    image: String,
-    /// Where containerd keeps the images: that of the platform, of which `Image` may list several.
-    #[serde(rename = "ImageManifest", default)]
-    manifest: Option<Descriptor>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Descriptor {
-    digest: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct DockerConfig {
-    #[serde(rename = "Labels", default)]
-    labels: Option<Keys>,
-}
-
-impl Docker {
-    /// Of JSON.
-    pub fn parse(text: &str) -> Result<Docker> {
-        serde_json::from_str(text).context("it is not as Docker writes it")
-    }
-
-    /// The digest of its image: of the configuration or the manifest.
-    pub fn image(&self) -> &str {
-        self.manifest.as_ref().map_or(&self.image, |manifest| &manifest.digest)
-    }
-
-    /// Its labels, of which those that nobody has said are the image's.
-    pub fn labels(&self) -> Option<&Keys> {
-        self.config.labels.as_ref()
-    }
-
-    /// What the labels say, if they say anything.
-    pub fn said(&self) -> Result<Option<Said>> {
-        said("label", &self.config.labels)
-    }
-}
-
 fn said(who: &str, keys: &Option<Keys>) -> Result<Option<Said>> {
     let keys = keys.iter().flatten().map(|(key, value)| (key.as_str(), value.as_str()));
     let wish = Wish::of_annotations(keys).with_context(|| who.to_owned())?;
@@ -167,16 +123,6 @@ mod tests {
         let state = State::parse(r#"{"id": "c", "annotations": {"cilmark.polcy": "audit"}}"#);
         let error = format!("{:#}", state.unwrap().said().unwrap_err());
         assert!(error.starts_with("annotation: cilmark.polcy: "), "{error}");
-        let docker = Docker::parse(r#"{"Config": {"Labels": {"cilmark.id": ""}}}"#).unwrap();
-        assert!(format!("{:#}", docker.said().unwrap_err()).starts_with("label: cilmark.id: "));
-    }
-
-    #[test]
-    fn docker_may_have_no_labels_and_has_a_configuration() {
-        for text in [r#"{"Config": {"Labels": null}}"#, r#"{"Config": {}}"#] {
-            assert!(Docker::parse(text).unwrap().said().unwrap().is_none());
-        }
-        assert!(Docker::parse("{}").is_err());
     }
 
     #[test]

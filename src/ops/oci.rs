@@ -13,9 +13,10 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::model::birth::Hook;
+use crate::model::oci::State;
 use crate::model::oci::bundle::Bundle;
+use crate::model::oci::docker::Container;
 use crate::model::oci::image::{Keys, check, own};
-use crate::model::oci::{Docker, State};
 use crate::model::owner::Owner;
 use crate::model::wish::Said;
 use crate::ops::birth::{self, Attached, Birth, End, Network};
@@ -54,7 +55,7 @@ fn attach_it(root: &Root, file: &Path, state: &State, moment: Moment) -> Result<
         checked.context("annotation")?;
     }
     let docker = docker(&bundle, &state.id)?;
-    let of_labels = docker.as_ref().map(Docker::said).transpose()?.flatten();
+    let of_labels = docker.as_ref().map(Container::said).transpose()?.flatten();
     let said: Vec<Said> = of_annotations.into_iter().chain(of_labels).collect();
     let network = Network::of(
         &namespace(state, &bundle, moment)?,
@@ -114,7 +115,7 @@ fn namespace(state: &State, bundle: &Bundle, moment: Moment) -> Result<Namespace
 
 /// What Docker keeps of the container, if it is Docker's. Its directory is not known, but what is in a container that is
 /// Docker's comes from there.
-fn docker(bundle: &Bundle, id: &str) -> Result<Option<Docker>> {
+fn docker(bundle: &Bundle, id: &str) -> Result<Option<Container>> {
     // Else it would name a file elsewhere.
     if id.contains('/') || id.starts_with('.') {
         return Ok(None);
@@ -123,13 +124,14 @@ fn docker(bundle: &Bundle, id: &str) -> Result<Option<Docker>> {
         let path = data.join("containers").join(id).join("config.v2.json");
         match fs::read_to_string(&path) {
             Ok(text) => {
-                let docker = Docker::parse(&text).with_context(|| path.display().to_string())?;
-                if let Some(labels) = has_own(docker.labels()) {
-                    let of_image = image::labels(&data, &docker);
+                let container =
+                    Container::parse(&text).with_context(|| path.display().to_string())?;
+                if let Some(labels) = has_own(container.labels()) {
+                    let of_image = image::labels(&data, &container);
                     let checked = of_image.and_then(|of_image| check(labels, &of_image));
                     checked.context("label")?;
                 }
-                return Ok(Some(docker));
+                return Ok(Some(container));
             }
             Err(error) if is_missing(&error) => {}
             Err(error) => return Err(error).context(format!("read {}", path.display())),

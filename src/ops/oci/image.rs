@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::is_missing;
-use crate::model::oci::Docker;
 use crate::model::oci::bundle::Bundle;
+use crate::model::oci::docker::Container;
 use crate::model::oci::image::{Blob, Keys, stored_image};
 
 /// Where containerd keeps images: its own, and that which Docker starts.
@@ -16,8 +16,8 @@ const CONTENT: &str = "io.containerd.content.v1.content/blobs";
 const CONTAINERD: &str = "/var/lib/containerd";
 
 /// The labels of the image of a container of Docker, whose data is there.
-pub fn labels(data: &Path, docker: &Docker) -> Result<Keys> {
-    let digest = docker.image();
+pub fn labels(data: &Path, container: &Container) -> Result<Keys> {
+    let digest = container.image();
     let blob = blob(data, digest)?;
     match blob.config() {
         None => Ok(blob.labels()),
