@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 pub struct Owner(String);
 
 impl Owner {
-    /// The most bytes.
-    pub const MAX: usize = 128;
+    /// The most bytes: those of a file's name, by which runtimes keep their workloads.
+    pub const MAX: usize = 255;
 
     /// The text.
     pub fn get(&self) -> &str {

@@ -32,8 +32,8 @@ fn status_shows_whose_an_endpoint_is_and_attach_says_when_that_changes() {
 fn an_owner_is_short_text() {
     let Some(world) = World::new() else { return };
     world.veth("red");
-    let [longest, longer] = [128, 129].map(|length| "x".repeat(length));
-    world.cilmark(&format!("attach red --id 300 --owner {longer}")).fails(2, &["129 bytes", "128"]);
+    let [longest, longer] = [255, 256].map(|length| "x".repeat(length));
+    world.cilmark(&format!("attach red --id 300 --owner {longer}")).fails(2, &["256 bytes", "255"]);
     let run = world.cilmark("attach red --id 300 --owner a\u{1}b");
     run.fails(2, &["control character"]);
     assert_eq!(world.pins(), [""; 0]);

@@ -230,10 +230,10 @@ mod tests {
 
     #[test]
     fn names_are_as_the_specification_has_them() {
-        for good in ["a", "4711", "Ab_1.2-x", &"a".repeat(128)] {
+        for good in ["a", "4711", "Ab_1.2-x", &"a".repeat(255)] {
             assert!(add("CNI_CONTAINERID", good).is_ok(), "{good}");
         }
-        for bad in ["-a", ".a", "_a", "a/b", "a b", "ä", "a:b", &"a".repeat(129)] {
+        for bad in ["-a", ".a", "_a", "a/b", "a b", "ä", "a:b", &"a".repeat(256)] {
             is_wrong(add("CNI_CONTAINERID", bad), &["CNI_CONTAINERID: "]);
         }
         for bad in [".", "..", "a/b", "a:b", "a b", "a\tb", "0123456789abcdef"] {

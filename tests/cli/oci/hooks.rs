@@ -159,7 +159,9 @@ fn what_can_not_have_an_identity_does_not_start_with_one() {
     refused(Container::new("c1", "red").with(json!({"cilmark.policy": "enforce"})), words);
     let words = &["cilmark.id", "nobody"];
     refused(Container::new("c1", "red").with(json!({"cilmark.id": "nobody"})), &words[1..]);
-    refused(Container::new(&"x".repeat(129), "red").with(id(300)), &["129 bytes"]);
+    let mut long = Container::new(&"x".repeat(256), "red").with(id(300));
+    long.bundle = PathBuf::from(format!("{FILES}/bundles/long"));
+    refused(long, &["256 bytes"]);
 }
 
 #[test]
@@ -298,7 +300,7 @@ fn poststop_of_somebody_else_takes_nothing_off() {
     Container::new("c1", "red").with(id(300)).created();
     Container::new("c2", "red").stopped();
     // A longer name than any owner has.
-    Container::new(&"x".repeat(129), "red").stopped();
+    Container::new(&"x".repeat(256), "red").stopped();
     assert_eq!(world.status("red")["owner"], "c1");
     // By hand, and not by a hook.
     world.workload("blue", 2);
