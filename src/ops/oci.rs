@@ -39,13 +39,6 @@ pub fn attach(root: &Root, file: &Path, state: &State, moment: Moment) -> Result
 
 fn attach_it(root: &Root, file: &Path, state: &State, moment: Moment) -> Result<Vec<Attached>> {
     let of_annotations = state.said()?;
-    if is_rootless()? {
-        ensure!(
-            of_annotations.is_none(),
-            "it is to have an identity, and its runtime is no root of this host; start it as root"
-        );
-        return Ok(Vec::new());
-    }
     let path = Path::new(&state.bundle).join("config.json");
     let read = fs::read_to_string(&path).map_err(Into::into).and_then(|text| Bundle::parse(&text));
     let bundle = read.with_context(|| format!("read {}", path.display()))?;
@@ -56,6 +49,13 @@ fn attach_it(root: &Root, file: &Path, state: &State, moment: Moment) -> Result<
     }
     let docker = docker(&bundle, &state.id)?;
     let of_labels = docker.as_ref().map(Container::said).transpose()?.flatten();
+    if is_rootless()? {
+        ensure!(
+            of_annotations.is_none() && of_labels.is_none(),
+            "it is to have an identity, and its runtime is no root of this host; start it as root"
+        );
+        return Ok(Vec::new());
+    }
     let said: Vec<Said> = of_annotations.into_iter().chain(of_labels).collect();
     let network = Network::of(
         &namespace(state, &bundle, moment)?,
@@ -134,6 +134,8 @@ fn docker(bundle: &Bundle, id: &str) -> Result<Option<Container>> {
                 return Ok(Some(container));
             }
             Err(error) if is_missing(&error) => {}
+            // Docker's data by default is root's, and so nothing of this container.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_rootless()? => {}
             Err(error) => return Err(error).context(format!("read {}", path.display())),
         }
     }

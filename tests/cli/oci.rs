@@ -8,12 +8,14 @@ mod runtime;
 mod shared;
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::common::World;
+use crate::common::machine::skip;
 use crate::common::process::{Run, Running, cilmark};
 use crate::common::world::wait_for;
 
@@ -77,6 +79,24 @@ impl Container {
     fn create(&self, options: &str) -> Run {
         self.write_config();
         hook(&format!("createRuntime {options}"), &self.state("creating"))
+    }
+
+    /// The same by a runtime that is not root: status and stderr. `None` where there are no user namespaces.
+    fn create_rootless(&self) -> Option<(Option<i32>, String)> {
+        self.write_config();
+        let state = format!("{FILES}/state");
+        fs::write(&state, self.state("creating")).expect("write the state");
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", env!("CARGO_BIN_EXE_cilmark")]);
+        command.args(["oci", "createRuntime"]).arg0("unshare");
+        command.stdin(fs::File::open(state).expect("open the state"));
+        let output = command.output().expect("run unshare");
+        let stderr = String::from_utf8(output.stderr).expect("text");
+        if stderr.starts_with("unshare: ") {
+            skip("user namespaces are not allowed here");
+            return None;
+        }
+        Some((output.status.code(), stderr))
     }
 
     /// Calls it, and it succeeds without a word.

@@ -132,3 +132,16 @@ fn whoever_makes_an_image_does_not_say_the_identity() {
     container.created();
     assert_eq!(world.pins(), [""; 0]);
 }
+
+#[test]
+fn labels_of_a_docker_that_is_not_root_stop_the_start() {
+    let Some(_world) = world() else { return };
+    let data = format!("{FILES}/docker");
+    for (labels, expected) in [(json!({"app": "web"}), Some(0)), (id(300), Some(1))] {
+        let mut container = container(&data, "c1", labels);
+        container.config["root"] = json!({"path": format!("{data}/overlay2/f00/merged")});
+        let Some((status, stderr)) = container.create_rootless() else { return };
+        assert_eq!(status, expected, "{stderr}");
+        assert_eq!(stderr.contains("is no root of this host"), expected == Some(1), "{stderr}");
+    }
+}
