@@ -52,7 +52,8 @@ impl Born {
     }
 
     /// What it is to be when one more workload is in its network: of two that name an identity both name the same, and
-    /// whoever names one is before whoever has it by default. `None` if it is that already.
+    /// whoever names one is before whoever has it by default. Rules and modes are those of the first that says any, so that
+    /// nobody runs without who has said them. `None` if it is that already.
     pub(super) fn shared(
         self,
         root: &Root,
@@ -72,10 +73,12 @@ impl Born {
             names.label(Identity(endpoint.config.identity)),
             names.label(identity.unwrap_or(Identity::UNKNOWN))
         );
-        if is_same && born.sharers.contains(&birth.owner) {
+        let current = ops::spec::current(root, &endpoint, &names)?;
+        let has_rules = born.rules_from.is_some() || !current.policy.are_off();
+        let rules = named.clone().filter(|spec| is_same && !has_rules && says_rules(spec));
+        if is_same && rules.is_none() && born.sharers.contains(&birth.owner) {
             return Ok(None);
         }
-        let current = ops::spec::current(root, &endpoint, &names)?;
         let mut spec = if is_same { current } else { named.unwrap_or(current) };
         let mut sharers = born.sharers.clone();
         sharers.retain(|sharer| *sharer != birth.owner);
@@ -83,8 +86,18 @@ impl Born {
         let now = if is_same { born.clone() } else { spec.birth.take().unwrap_or(born.clone()) };
         // By these the owner is found again.
         let birth::Birth { network, bundle, .. } = born;
-        spec.birth = Some(birth::Birth { sharers, network, bundle, ..now });
+        let mut now = birth::Birth { sharers, network, bundle, ..now };
+        if let Some(EndpointSpec { rules, policy, birth, .. }) = rules {
+            (spec.rules, spec.policy) = (rules, policy);
+            now.rules_from = birth.and_then(|birth| birth.rules_from);
+        }
+        spec.birth = Some(now);
         spec.owner = Some(owner);
         Ok(Some(spec))
     }
+}
+
+/// Whether anything is said of rules, or of what they do.
+fn says_rules(spec: &EndpointSpec) -> bool {
+    !spec.policy.are_off() || spec.birth.as_ref().is_some_and(|birth| birth.rules_from.is_some())
 }

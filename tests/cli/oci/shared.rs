@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Container, FILES, id, world};
 
@@ -109,5 +109,35 @@ fn whoever_names_an_identity_is_before_whoever_has_it_by_default() {
         );
     }
     other.stopped();
+    assert_eq!(world.pins(), [""; 0]);
+}
+
+/// Else who joins would run without rules, though it has said them.
+#[test]
+fn rules_and_modes_are_those_of_the_first_that_says_any() {
+    let Some(world) = world() else { return };
+    world.workload("red", 1);
+    let [first, second, third] = [
+        ("c1", json!({"cilmark.id": "300"})),
+        ("c2", json!({"cilmark.id": "300", "cilmark.rules": "allow egress to any"})),
+        ("c3", json!({"cilmark.id": "300"})),
+    ]
+    .map(|(name, said)| Container::new(name, "red").with(said));
+    let create = |container: &Container, modes: [&str; 2], rules_from: Value| {
+        container.created();
+        let status = world.status("red");
+        let has = [&status["ingress_policy"], &status["egress_policy"]];
+        assert_eq!(has, modes, "{status}");
+        assert_eq!(status["birth"]["rules_from"], rules_from, "{status}");
+    };
+    create(&first, ["off", "off"], json!(null));
+    for _ in 0..2 {
+        create(&second, ["off", "enforce"], json!("annotation"));
+        assert!(world.cilmark_ok("policy list red").contains("allow egress to any"));
+    }
+    create(&third, ["off", "enforce"], json!("annotation"));
+    assert_eq!(world.status("red")["birth"]["sharers"], json!(["c2", "c3"]));
+    assert_eq!(world.status("red")["owner"], "c1");
+    [first, second, third].iter().for_each(Container::stopped);
     assert_eq!(world.pins(), [""; 0]);
 }
