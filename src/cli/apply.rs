@@ -16,6 +16,7 @@ use super::time;
 use super::{Context, DIFFERS, file, path_of};
 use crate::kernel::sys;
 use crate::model::enforcement::Grace;
+use crate::model::file::DEFAULT_FILE;
 use crate::ops::apply::files::{Beside, Files, Standing};
 use crate::ops::apply::{self, Plan, Request, carry_out, plan};
 use crate::ops::{self, confirm};
@@ -27,7 +28,7 @@ pub struct Args {
     #[arg(
         value_name = "FILE|DIR",
         value_parser = PathBufValueParser::new().map(path_of),
-        default_value = "/etc/cilmark/cilmark.toml"
+        default_value = DEFAULT_FILE
     )]
     path: PathBuf,
     /// Only tell what would change; status 4 if something would

@@ -11,6 +11,7 @@ use nix::unistd::geteuid;
 
 use super::{Context, path_of};
 use crate::kernel::syslog;
+use crate::model::file::DEFAULT_FILE;
 use crate::model::text::visible;
 
 #[derive(clap::Args)]
@@ -20,7 +21,7 @@ pub struct Args {
         long,
         value_name = "FILE|DIR",
         value_parser = PathBufValueParser::new().map(path_of),
-        default_value = "/etc/cilmark/cilmark.toml"
+        default_value = DEFAULT_FILE
     )]
     file: PathBuf,
     #[command(subcommand)]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::{Context, file, path_of};
+use crate::model::file::DEFAULT_FILE;
 use crate::model::oci::{Stage, State};
 use crate::model::text;
 use crate::ops::oci::install::{Docker, Podman, Report};
@@ -30,7 +31,7 @@ pub enum Command {
 #[derive(clap::Args)]
 pub struct File {
     /// The file whose endpoints and [births] count for what a container does not say; it need not be there
-    #[arg(long, value_name = "FILE", default_value = "/etc/cilmark/cilmark.toml")]
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
     file: PathBuf,
 }
 

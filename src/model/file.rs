@@ -14,6 +14,9 @@ pub use document::{Births, Documents, Source};
 pub use pattern::Pattern;
 pub use wanted::{Endpoint, Wanted};
 
+/// The file of a host, if no other is named.
+pub const DEFAULT_FILE: &str = "/etc/cilmark/cilmark.toml";
+
 /// Where something stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {

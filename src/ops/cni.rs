@@ -14,12 +14,10 @@ use crate::model::birth::Hook;
 use crate::model::cni::{
     self, Attachment, Call, Code, Configuration, Error, Valid, Version, Where,
 };
+use crate::model::file::DEFAULT_FILE;
 use crate::model::owner::Owner;
 use crate::model::wish::Said;
 use crate::state::pin::{Busy, Root};
-
-/// The file of a host whose configuration names none.
-const FILE: &str = "/etc/cilmark/cilmark.toml";
 
 /// Who calls, as `status` shows it: a plugin is not told its runtime.
 const RUNTIME: &str = "cni";
@@ -142,7 +140,7 @@ fn birth_of(owner: Owner, config: &Configuration, said: Vec<Said>) -> Birth<'_> 
         bundle: None,
         said,
         options: config.options.clone(),
-        file: config.file.as_deref().unwrap_or(Path::new(FILE)),
+        file: config.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE)),
     }
 }
 
