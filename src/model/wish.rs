@@ -124,8 +124,8 @@ pub fn decide(said: &[Said], base: EndpointSpec) -> Result<Option<Decided>> {
     let Some((id_from, id)) = first(said, |wish| wish.id.as_ref()) else {
         if let Some(it) = said.first().filter(|it| !it.wish.is_empty()) {
             bail!(
-                "the workload's {} says something of cilmark, but neither it nor anything else which identity the workload \
-                 has; name it with cilmark.id",
+                "the workload's {} says something of cilmark, but nothing names the workload's identity; name it with \
+                 cilmark.id",
                 it.by
             );
         }
