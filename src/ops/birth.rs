@@ -31,7 +31,7 @@ use crate::model::spec::{EndpointSpec, IdentityRef};
 use crate::model::wish::{self, Decided, Said, Wish};
 use crate::state::pin::Root;
 
-/// How long a hook waits for other commands: its runtime waits for it, and gives it 5 s.
+/// How long a hook waits for other commands while nothing comes of them: its runtime waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(4);
 
 /// A workload that a runtime starts.

@@ -23,6 +23,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -45,28 +46,28 @@ pub struct Root {
     patience: Option<Duration>,
 }
 
-/// How long a wait for another command goes on before it looks again.
-const LOCK_INTERVAL: Duration = Duration::from_millis(2);
+/// How many times its patience somebody waits at most, while others come and go.
+const TURNS: u32 = 15;
 
 /// Held while a command changes something below a [`Root`].
 pub struct Lock {
     file: Flock<File>,
 }
 
-/// Another command has held the lock for as long as this one could wait.
+/// Others have held the lock for as long as this one could wait.
 #[derive(Debug)]
 pub struct Busy {
     path: PathBuf,
-    patience: Duration,
+    waited: Duration,
 }
 
 impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "another command has changed what is pinned in {} for {} s; nothing has changed",
+            "other commands have changed what is pinned in {} for {} s; nothing has changed",
             self.path.display(),
-            self.patience.as_secs()
+            self.waited.as_secs()
         )
     }
 }
@@ -79,7 +80,8 @@ impl Root {
         Root { path, patience: None }
     }
 
-    /// The same, for whoever can wait for other commands only so long.
+    /// The same, for whoever waits for other commands only so long, unless endpoints come and go meanwhile: whatever is
+    /// to be started at once then takes its turn.
     pub fn with_patience(&self, patience: Duration) -> Root {
         Root { patience: Some(patience), ..self.clone() }
     }
@@ -204,16 +206,29 @@ impl Root {
         let Some(patience) = self.patience else {
             return lock_directory(&self.path, FlockArg::LockExclusive);
         };
-        let deadline = Instant::now() + patience;
+        // The kernel has those who wait take turns.
+        let (sender, receiver) = mpsc::channel();
+        let path = self.path.clone();
+        thread::spawn(move || sender.send(lock_directory(&path, FlockArg::LockExclusive)));
+        let begin = Instant::now();
+        let mut endpoints = self.changed();
         loop {
-            match lock_directory(&self.path, FlockArg::LockExclusiveNonblock) {
-                Err(error) if error.downcast_ref() == Some(&Errno::EWOULDBLOCK) => {
-                    ensure!(Instant::now() < deadline, Busy { path: self.path.clone(), patience })
-                }
-                locked => return locked,
+            match receiver.recv_timeout(patience) {
+                Ok(locked) => return locked,
+                Err(RecvTimeoutError::Disconnected) => bail!("lock {}", self.path.display()),
+                Err(RecvTimeoutError::Timeout) => {}
             }
-            thread::sleep(LOCK_INTERVAL);
+            let now = self.changed();
+            let goes_on = now != endpoints && begin.elapsed() < patience * TURNS;
+            ensure!(goes_on, Busy { path: self.path.clone(), waited: begin.elapsed() });
+            endpoints = now;
         }
+    }
+
+    /// When an endpoint has come or gone last.
+    fn changed(&self) -> Option<(i64, i64)> {
+        let endpoints = fs::metadata(self.path.join("endpoints")).ok()?;
+        Some((endpoints.mtime(), endpoints.mtime_nsec()))
     }
 
     /// Keeps other readers of events out: a ring buffer gives each record to one reader only.

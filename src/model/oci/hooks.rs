@@ -7,8 +7,8 @@ use serde_json::value::RawValue;
 use super::Stage;
 use super::object::{Object, raw};
 
-/// How long a runtime waits for a hook, in seconds.
-const TIMEOUT: u32 = 5;
+/// How long a runtime waits for a hook, in seconds: longer than the hook itself does for others to be done.
+const TIMEOUT: u32 = 65;
 
 /// A hook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -111,7 +111,7 @@ mod tests {
     }
 
     fn own(stage: &str) -> Value {
-        json!({"path": "/usr/bin/cilmark", "args": ["cilmark", "oci", stage, "--bpffs", "/x"], "timeout": 5})
+        json!({"path": "/usr/bin/cilmark", "args": ["cilmark", "oci", stage, "--bpffs", "/x"], "timeout": 65})
     }
 
     #[test]

@@ -156,7 +156,7 @@ fn while_another_command_is_at_work_it_is_to_be_tried_later() {
     };
     for (command, child) in ["ADD", "DEL", "GC"].map(start) {
         let run = Run::from(child.wait_with_output().expect("wait"));
-        let error: Value = is_error(&run, 11, &["another command", "nothing has changed"]);
+        let error: Value = is_error(&run, 11, &["other commands", "nothing has changed"]);
         assert_eq!(error["cniVersion"], "1.1.0", "{command}");
     }
     // Who changes nothing waits for nobody.

@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::thread;
+use std::time::Instant;
 
+use cilmark::ops::birth::PATIENCE;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
@@ -283,11 +285,34 @@ fn it_gives_up_when_another_command_goes_on_for_long() {
     let root = fs::File::open("/sys/fs/bpf/cilmark").unwrap();
     let lock = Flock::lock(root, FlockArg::LockExclusive).expect("lock it");
     let blue = Container::new("c2", "blue").with(id(301));
-    blue.create("").fails(1, &["c2", "another command", "nothing has changed"]);
+    blue.create("").fails(1, &["c2", "other commands", "nothing has changed"]);
     // Who gets nothing waits for nobody.
     Container::new("c3", "blue").created();
     drop(lock);
     blue.created();
+    assert_eq!(world.status("blue")["identity"], 301);
+}
+
+/// As when a machine boots and all its containers start.
+#[test]
+fn it_waits_longer_while_others_start_and_end() {
+    let Some(world) = world() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    Container::new("c1", "red").with(id(300)).created();
+    let root = fs::File::open("/sys/fs/bpf/cilmark").unwrap();
+    let lock = Flock::lock(root, FlockArg::LockExclusive).expect("lock it");
+    let begin = Instant::now();
+    let other = "/sys/fs/bpf/cilmark/endpoints/9";
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| Container::new("c2", "blue").with(id(301)).created());
+        // What comes and goes too early is no sign.
+        wait_for("half of its patience", || begin.elapsed() > PATIENCE / 2);
+        fs::create_dir(other).and_then(|()| fs::remove_dir(other)).expect("come and go");
+        wait_for("its patience to be over", || begin.elapsed() > PATIENCE * 5 / 4);
+        assert!(!waits.is_finished(), "it waits on");
+        drop(lock);
+    });
     assert_eq!(world.status("blue")["identity"], 301);
 }
 

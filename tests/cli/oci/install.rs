@@ -128,7 +128,7 @@ fn podman_gets_hooks_where_it_looks_and_loses_them_again() {
         for (stage, file) in ["createRuntime", "poststop"].iter().zip(&files) {
             let hook: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
             let args = ["cilmark", "oci", stage, "--bpffs", "/sys/fs/bpf/cilmark"];
-            let expected = json!({"version": "1.0.0", "hook": {"path": COMMAND, "args": args, "timeout": 5},
+            let expected = json!({"version": "1.0.0", "hook": {"path": COMMAND, "args": args, "timeout": 65},
                 "when": {"always": true}, "stages": [stage]});
             assert_eq!(hook, expected);
         }

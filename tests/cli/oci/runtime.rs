@@ -52,7 +52,7 @@ fn read(path: impl AsRef<Path>) -> Value {
 
 fn own_hook(stage: &str, options: &[&str]) -> Value {
     let args = [&["cilmark", "oci", stage, "--bpffs", "/sys/fs/bpf/cilmark"], options].concat();
-    json!({"path": env!("CARGO_BIN_EXE_cilmark"), "args": args, "timeout": 5})
+    json!({"path": env!("CARGO_BIN_EXE_cilmark"), "args": args, "timeout": 65})
 }
 
 #[test]
