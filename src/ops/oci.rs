@@ -44,7 +44,7 @@ fn attach_it(root: &Root, file: &Path, state: &State, moment: Moment) -> Result<
     let bundle = read.with_context(|| format!("read {}", path.display()))?;
     if let Some(annotations) = has_own(state.annotations.as_ref()) {
         let of_image = image::annotations(Path::new(&state.bundle), &bundle, &state.id);
-        let checked = of_image.and_then(|of_image| check(annotations, &of_image));
+        let checked = of_image.and_then(|all| all.iter().try_for_each(|it| check(annotations, it)));
         checked.context("annotation")?;
     }
     let docker = docker(&bundle, &state.id)?;

@@ -54,6 +54,12 @@ impl Blob {
         Ok(blob)
     }
 
+    /// The annotations of a manifest; `None` of a list of images.
+    pub fn of_manifest(text: &str) -> Result<Option<Keys>> {
+        let blob: Blob = serde_json::from_str(text).context("it is nothing of an image")?;
+        Ok(blob.manifests.is_none().then(|| blob.annotations()))
+    }
+
     /// Of a manifest: the digest of the configuration.
     pub fn config(&self) -> Option<&str> {
         self.config.as_ref()?.digest.as_deref()

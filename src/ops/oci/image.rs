@@ -47,8 +47,9 @@ fn blob(data: &Path, digest: &str) -> Result<Blob> {
     )
 }
 
-/// The annotations of the image of a container of Podman's, or whoever else uses containers/storage; none for others.
-pub fn annotations(bundle_path: &Path, bundle: &Bundle, id: &str) -> Result<Keys> {
+/// The annotations of the image of a container of Podman's, or whoever else uses containers/storage, by each manifest that it
+/// has or had; none for others.
+pub fn annotations(bundle_path: &Path, bundle: &Bundle, id: &str) -> Result<Vec<Keys>> {
     // STORAGE/DRIVER-containers/ID/userdata, and STORAGE/DRIVER/LAYER/merged.
     let of_bundle = bundle_path.ancestors().nth(3);
     let storages: Vec<&Path> = of_bundle.into_iter().chain(bundle.above_root()).collect();
@@ -58,22 +59,34 @@ pub fn annotations(bundle_path: &Path, bundle: &Bundle, id: &str) -> Result<Keys
             let Some(text) = read(&path)? else { continue };
             match stored_image(&text, id).with_context(|| path.display().to_string())? {
                 None => {}
-                Some(image) if image.is_empty() => return Ok(Keys::new()),
+                Some(image) if image.is_empty() => return Ok(Vec::new()),
                 Some(image) => return of_stored(&storages, &image),
             }
         }
     }
-    Ok(Keys::new())
+    Ok(Vec::new())
 }
 
-fn of_stored(storages: &[&Path], image: &str) -> Result<Keys> {
+/// How the names of files begin in which containers/storage keeps `manifest-DIGEST`: `=` and base64.
+const MANIFEST_BY_DIGEST: &str = "=bWFuaWZlc3Qt";
+
+/// An image is what its configuration is: it gets another manifest when it is pulled again, and keeps those before, of which
+/// a container may be made.
+fn of_stored(storages: &[&Path], image: &str) -> Result<Vec<Keys>> {
     ensure!(!image.contains('/') && !image.starts_with('.'), "image `{image}` is no name");
     for folder in folders(storages, "-images")? {
-        let path = folder.join(image).join("manifest");
-        if let Some(text) = read(&path)? {
-            let blob = Blob::parse(&text).with_context(|| path.display().to_string())?;
-            return Ok(blob.annotations());
+        let folder = folder.join(image);
+        let path = folder.join("manifest");
+        let Some(text) = read(&path)? else { continue };
+        let blob = Blob::parse(&text).with_context(|| path.display().to_string())?;
+        let mut all = vec![blob.annotations()];
+        for path in entries(&folder)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let text = if name.starts_with(MANIFEST_BY_DIGEST) { read(&path)? } else { None };
+            let keys = text.map(|text| Blob::of_manifest(&text)).transpose();
+            all.extend(keys.with_context(|| path.display().to_string())?.flatten());
         }
+        return Ok(all);
     }
     bail!("nobody can tell what its image says: there is no manifest of {image} beside it")
 }

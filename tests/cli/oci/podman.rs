@@ -52,3 +52,25 @@ fn whoever_makes_an_image_does_not_say_the_identity() {
         fs::remove_dir_all(format!("{FILES}/storage")).unwrap();
     }
 }
+
+/// Another manifest of the same image came after the container was made of the first, or a list that names it.
+#[test]
+fn what_an_image_has_said_before_counts_as_well() {
+    let Some(world) = world() else { return };
+    world.workload("red", 1);
+    let mut container = Container::new("c1", "red").with(id(300));
+    container.config["root"] = json!({"path": format!("{FILES}/storage/overlay/f00/merged")});
+    write("overlay-containers/containers.json", &json!([{"id": "c1", "image": "f01"}]));
+    let config = json!({"digest": "sha256:f02"});
+    write("overlay-images/f01/manifest", &json!({"config": config}));
+    // manifest-sha256:f03, manifest-sha256:f04
+    let [list, before] =
+        ["wMw==", "wNA=="].map(|end| format!("overlay-images/f01/=bWFuaWZlc3Qtc2hhMjU2OmY{end}"));
+    write(&list, &json!({"manifests": [], "annotations": id(300)}));
+    container.created();
+    container.stopped();
+    write(&before, &json!({"config": config, "annotations": id(300)}));
+    container.is_refused(&world, "", &["annotation: cilmark.id=300", "image"]);
+    write(&before, &json!({"config": config, "annotations": id(301)}));
+    container.created();
+}
