@@ -123,11 +123,13 @@ impl Install {
         let file = file.map(|file| ["--file".to_owned(), file.display().to_string()]);
         let root = ["--bpffs".to_owned(), context.root.path().display().to_string()];
         if self.docker {
+            let real = OsString::from_vec(text::to_bytes(&self.runtime));
             let runtime = ["--runtime".to_owned(), self.runtime];
             let options =
                 [&root[..], file.as_ref().map_or(&[], |file| &file[..]), &runtime].concat();
             let file = &path_of(self.daemon_json);
-            let docker = Docker { file, options: &options, is_default: !self.not_default };
+            let is_default = !self.not_default;
+            let docker = Docker { file, options: &options, runtime: &real, is_default };
             return if self.undo { docker.undo() } else { docker.install() };
         }
         let folder = &path_of(self.hooks_dir);

@@ -12,6 +12,9 @@ use super::prefix::parse_own;
 use super::spec::{EndpointSpec, IdentityRef, OwnAddresses};
 use super::text::pieces;
 
+/// How keys of cilmark begin among those of others.
+pub const PREFIX: &str = "cilmark.";
+
 /// What somebody says of a workload.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wish {
@@ -35,8 +38,12 @@ impl Wish {
     ) -> Result<Wish> {
         let mut wish = Wish::default();
         for (key, value) in annotations {
-            if let Some(short) = key.strip_prefix("cilmark.") {
-                wish.set(short, value).with_context(|| key.to_owned())?;
+            match key.strip_prefix(PREFIX) {
+                Some(short) => wish.set(short, value).with_context(|| key.to_owned())?,
+                None => ensure!(
+                    !is_misspelt(key),
+                    "{key}: keys of cilmark begin with `cilmark.`, such as cilmark.id"
+                ),
             }
         }
         Ok(wish)
@@ -153,6 +160,15 @@ pub fn decide(said: &[Said], base: EndpointSpec) -> Result<Option<Decided>> {
     }))
 }
 
+/// Whether somebody has meant one of our keys: in capitals, or with another separator.
+fn is_misspelt(key: &str) -> bool {
+    const KEYS: [&str; 5] = ["id", "rules", "policy", "labels", "ip"];
+    let lower = key.to_ascii_lowercase();
+    let short =
+        lower.strip_prefix("cilmark").and_then(|rest| rest.strip_prefix(['.', '_', '-', '/']));
+    short.is_some_and(|short| KEYS.contains(&short))
+}
+
 /// `enforce`, or `ingress=enforce,egress=audit`, of which what is not named is off.
 fn modes(text: &str) -> Result<Modes> {
     if !text.contains('=') {
@@ -185,6 +201,18 @@ mod tests {
         let texts = [("io.podman.id", "7"), ("cilmarks", "x"), ("cilmark.id", " web ")];
         let wish = wish(&texts).unwrap();
         assert_eq!(wish, Wish { id: Some(IdentityRef::Name("web".into())), ..Wish::default() });
+    }
+
+    #[test]
+    fn whoever_means_a_key_of_ours_is_told_how_it_is_written() {
+        for key in ["Cilmark.id", "cilmark_id", "cilmark-policy", "CILMARK/RULES", "cilmark.ID"] {
+            let error = format!("{:#}", wish(&[(key, "web")]).unwrap_err());
+            assert!(error.starts_with(key), "{error}");
+        }
+        assert_eq!(
+            wish(&[("cilmark-operator", "x"), ("cilmarks.id", "x")]).unwrap(),
+            Wish::default()
+        );
     }
 
     #[test]

@@ -78,7 +78,7 @@ fn there(path: &Path, binary: &Path) -> Result<Option<PathBuf>> {
 
 /// Fails if anybody could put another file in the place of this one: runtimes run it as root. Who is in a group that may is
 /// there by root's will, as in Debian's *staff*, which may write to /usr/local.
-fn check_is_roots(binary: &Path) -> Result<()> {
+pub fn check_is_roots(binary: &Path) -> Result<()> {
     const STICKY: u32 = 0o1000;
     let is_roots = |metadata: &Metadata| {
         let mode = metadata.permissions().mode();

@@ -11,7 +11,7 @@ use super::{Code, Error, Previous, Version};
 use crate::model::enforcement::Modes;
 use crate::model::labels::Labels;
 use crate::model::spec::{EndpointSpec, IdentityRef};
-use crate::model::wish::{Said, Wish};
+use crate::model::wish::{PREFIX, Said, Wish};
 
 /// What a configuration says, as far as it matters here.
 #[derive(Debug)]
@@ -169,11 +169,15 @@ impl Of<'_> {
     }
 }
 
-/// What keys say that begin with `cilmark.`.
+/// What keys of cilmark say.
 fn wish<'a>(pairs: impl Iterator<Item = (&'a str, &'a Value)>) -> Result<Wish, String> {
     let mut texts = Vec::new();
-    for (key, value) in pairs.filter(|(key, _)| key.starts_with("cilmark.")) {
-        texts.push((key, value.as_str().ok_or_else(|| format!("{key}: {value} is no text"))?));
+    for (key, value) in pairs {
+        match value.as_str() {
+            Some(text) => texts.push((key, text)),
+            None if key.starts_with(PREFIX) => return Err(format!("{key}: {value} is no text")),
+            None => {}
+        }
     }
     Wish::of_annotations(texts).map_err(|error| format!("{error:#}"))
 }

@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::model::wish::PREFIX;
+
 /// Labels or annotations.
 pub type Keys = BTreeMap<String, String>;
 
@@ -24,7 +26,7 @@ pub fn check(keys: &Keys, of_image: &Keys) -> Result<()> {
 
 /// Those of cilmark.
 pub fn own(keys: &Keys) -> impl Iterator<Item = (&String, &String)> {
-    keys.iter().filter(|(key, _)| key.starts_with("cilmark."))
+    keys.iter().filter(|(key, _)| key.starts_with(PREFIX))
 }
 
 /// What is kept under a digest: the configuration of an image, its manifest, or the list of those of several platforms.

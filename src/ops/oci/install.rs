@@ -1,6 +1,7 @@
 //! Makes Docker and Podman call cilmark, and takes that back.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use super::{runtime, write};
 use crate::model::oci::Stage;
 use crate::model::oci::daemon::{self, Left, Runtime};
 use crate::model::oci::hooks::{self, Hook};
+use crate::ops::plugin;
 
 /// What has come of it, a line each.
 pub type Report = Vec<String>;
@@ -21,9 +23,17 @@ pub struct Docker<'a> {
     pub file: &'a Path,
     /// The options of `cilmark oci runtime`.
     pub options: &'a [String],
+    /// The real runtime, which has to be there.
+    pub runtime: &'a OsStr,
     /// Containers have it that name no runtime.
     pub is_default: bool,
 }
+
+/// Where dockerd looks for its configuration.
+pub const DAEMON_FOLDER: &str = "/etc/docker";
+
+/// Where Podman and CRI-O look for hooks.
+pub const HOOKS_FOLDER: &str = "/usr/share/containers/oci/hooks.d";
 
 const RELOAD: &str = "next: systemctl reload docker";
 
@@ -34,6 +44,7 @@ impl Docker<'_> {
     /// Adds the runtime.
     pub fn install(&self) -> Result<Report> {
         let shown = self.file.display();
+        runtime::find(self.runtime).with_context(|| format!("{shown}: nothing has changed"))?;
         let runtime = Runtime::new(&lasting_command()?, self.options)?;
         let text = read(self.file)?;
         let added = daemon::add(text.as_deref(), &runtime, self.is_default);
@@ -41,7 +52,7 @@ impl Docker<'_> {
         let Some(added) = added.with_context(refused)? else {
             return Ok(vec![format!("{shown} names the runtime {} already", daemon::NAME)]);
         };
-        write_with_folder(self.file, &added)?;
+        write_with_folder(self.file, DAEMON_FOLDER, &added)?;
         let what = match self.is_default {
             true => "the runtime cilmark, for all containers that name no other",
             false => {
@@ -100,7 +111,7 @@ impl Podman<'_> {
             match text == Some(wanted.clone()) {
                 true => report.push(format!("{} is there already", path.display())),
                 false => {
-                    write_with_folder(&path, &wanted)?;
+                    write_with_folder(&path, HOOKS_FOLDER, &wanted)?;
                     report
                         .push(format!("wrote {}, for all containers from now on", path.display()));
                 }
@@ -155,6 +166,7 @@ fn lasting_command() -> Result<String> {
         "this command is {command}, which may be gone when a container starts, and none would start then; copy it to \
          /usr/local/bin and call it there; nothing has changed"
     );
+    plugin::check_is_roots(path).context("nothing has changed")?;
     Ok(command)
 }
 
@@ -166,9 +178,16 @@ fn read(path: &Path) -> Result<Option<String>> {
     }
 }
 
-fn write_with_folder(path: &Path, text: &str) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+/// Makes the folder if nobody has named it: a name may be misspelt.
+fn write_with_folder(path: &Path, default: &str, text: &str) -> Result<()> {
+    let folder = path.parent().unwrap_or(path);
+    if folder == Path::new(default) {
+        fs::create_dir_all(folder).with_context(|| format!("make {default}"))?;
     }
+    ensure!(
+        folder.is_dir(),
+        "there is no directory {}; make it, if that is where it looks; nothing has changed",
+        folder.display()
+    );
     write::write(path, text)
 }

@@ -123,7 +123,7 @@ pub fn command() -> Result<String> {
 }
 
 /// Finds the runtime, which must not be this command.
-fn find(runtime: &OsStr) -> Result<PathBuf> {
+pub fn find(runtime: &OsStr) -> Result<PathBuf> {
     let own = fs::metadata("/proc/self/exe").context("look at this command")?;
     let path = match runtime.as_bytes().contains(&b'/') {
         true => PathBuf::from(runtime),

@@ -19,7 +19,8 @@ fn machine() -> Option<World> {
     let world = world()?;
     world.sh(&format!(
         "mount -t tmpfs bin /usr/local/bin && cp {} {COMMAND}
-         mount -t tmpfs etc /etc && mount -t tmpfs share /usr/share",
+         mount -t tmpfs etc /etc && mount -t tmpfs share /usr/share && mount -t tmpfs opt /opt
+         mkdir /opt/bin && for it in /usr/local/bin/runc /opt/bin/crun; do ln -s /bin/true $it; done",
         env!("CARGO_BIN_EXE_cilmark")
     ));
     Some(world)
@@ -117,6 +118,9 @@ fn what_is_somebody_elses_or_broken_stays_and_is_named() {
 #[test]
 fn podman_gets_hooks_where_it_looks_and_loses_them_again() {
     let Some(_world) = machine() else { return };
+    let elsewhere = "--podman --hooks-dir /etc/containers/oci/hooks.d";
+    install(elsewhere).fails(1, &["no directory /etc/containers/oci/hooks.d"]);
+    fs::create_dir_all("/etc/containers/oci/hooks.d").unwrap();
     for (options, folder) in [
         ("", "/usr/share/containers/oci/hooks.d"),
         (" --hooks-dir /etc/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"),
@@ -180,6 +184,19 @@ fn a_command_that_may_be_gone_tomorrow_is_not_installed() {
     world.sh("mv /usr/local/bin/cilmark '/usr/local/bin/my cilmark'");
     let run = call(Command::new("/usr/local/bin/my cilmark").args(["oci", "install", "--docker"]));
     run.fails(1, &["my cilmark", "shell"]);
+    assert_eq!(fs::read_dir("/etc").unwrap().count(), 0);
+}
+
+#[test]
+fn what_would_stop_every_start_is_not_installed() {
+    let Some(world) = machine() else { return };
+    install("--docker --runtime crunn").fails(1, &[DAEMON, "`crunn`", "--runtime names another"]);
+    let elsewhere = "--docker --daemon-json /etc/dokcer/daemon.json";
+    install(elsewhere).fails(1, &["no directory /etc/dokcer", "nothing has changed"]);
+    world.sh("chown 1000 /usr/local/bin/cilmark");
+    for whom in ["--docker", "--podman"] {
+        install(whom).fails(1, &["can be changed by users of this host", "nothing has changed"]);
+    }
     assert_eq!(fs::read_dir("/etc").unwrap().count(), 0);
 }
 
