@@ -141,7 +141,7 @@ fn specs(
 ) -> Result<Vec<(Workload, Option<EndpointSpec>)>> {
     let decision = Decision::of(root, birth)?;
     let mut specs = Vec::new();
-    for workload in decision.interfaces(network)? {
+    for workload in decision.interfaces(root, network)? {
         let spec = decision.spec(&workload).with_context(|| workload.device.name.clone())?;
         specs.push((workload, spec));
     }
@@ -213,6 +213,16 @@ fn is_shared(root: &Root, specs: &[(Workload, Option<EndpointSpec>)]) -> Result<
     Ok(false)
 }
 
+/// Whether all of these have been attached by a hook.
+fn are_born(root: &Root, interfaces: &[Workload]) -> Result<bool> {
+    for workload in interfaces {
+        if Born::on(root, &workload.device)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(!interfaces.is_empty())
+}
+
 /// What is known when it is decided what a workload gets.
 struct Decision<'a> {
     birth: &'a Birth<'a>,
@@ -234,7 +244,7 @@ impl<'a> Decision<'a> {
     }
 
     /// The interfaces that may get an identity.
-    fn interfaces(&self, network: Network) -> Result<Vec<Workload>> {
+    fn interfaces(&self, root: &Root, network: Network) -> Result<Vec<Workload>> {
         let birth = self.birth;
         let is_named = birth.names_identity();
         let is_meant = is_named || self.wanted.births.default.is_some();
@@ -252,7 +262,12 @@ impl<'a> Decision<'a> {
                  without --userns, in a network that is there before, or by `cilmark oci runtime`, which attaches later"
             ),
             Network::Own { interfaces, others, .. } => {
-                ensure!(!is_meant || others.is_empty(), "{}", others.join("; "));
+                // What runs there already may have made others, such as the tun of a VPN, whose packets leave by these.
+                ensure!(
+                    !is_meant || others.is_empty() || are_born(root, &interfaces)?,
+                    "{}",
+                    others.join("; ")
+                );
                 ensure!(
                     !is_named || !interfaces.is_empty(),
                     "it has an identity, and no network device that it could have it for; take the identity away, or give \

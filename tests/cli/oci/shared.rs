@@ -141,3 +141,25 @@ fn rules_and_modes_are_those_of_the_first_that_says_any() {
     [first, second, third].iter().for_each(Container::stopped);
     assert_eq!(world.pins(), [""; 0]);
 }
+
+/// A VPN in one container, which the others use by `--network container:vpn`.
+#[test]
+fn devices_that_the_first_has_made_keep_nobody_from_joining_it() {
+    let Some(world) = world() else { return };
+    world.workload("red", 1);
+    let make = "ip netns exec red ip tuntap add tun0 mode tun && ip -n red link set tun0 up";
+    world.sh(make);
+    let [first, second] = ["c1", "c2"].map(|name| Container::new(name, "red").with(id(300)));
+    first.is_refused(&world, "", &["tun0", "tun or tap"]);
+    world.sh("ip -n red link del tun0");
+    first.created();
+    world.sh(make);
+    second.created();
+    assert_eq!(world.status("red")["birth"]["sharers"], json!(["c2"]));
+    // Of a device that came later nobody has an endpoint.
+    world.sh("ip link add later type veth peer name eth1 netns red && ip -n red link set eth1 up");
+    second.create("").fails(1, &["tun0"]);
+    assert_eq!(world.status("red")["identity"], 300);
+    [first, second].iter().for_each(Container::stopped);
+    assert_eq!(world.pins(), [""; 0]);
+}
