@@ -96,7 +96,9 @@ impl Report {
             Ok(match request {
                 Request::All => true,
                 Request::Stale => endpoint.stale,
-                Request::Of(owner) => spec::owner(root, endpoint)?.as_ref() == Some(*owner),
+                Request::Of(owner) => {
+                    spec::owner(root, endpoint)?.is_some_and(|it| it.is_meant_by(owner))
+                }
                 Request::Named(_) => false,
             })
         };

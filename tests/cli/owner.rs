@@ -83,3 +83,20 @@ fn what_is_stale_goes_at_once_and_what_runs_stays() {
         assert_eq!(attached(&world), ["blue"]);
     });
 }
+
+#[test]
+fn of_a_containers_id_the_digits_that_are_shown_are_enough() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    let id = "0123456789abcdef".repeat(4);
+    world.cilmark_ok(&format!("attach red --id 300 --owner {id}"));
+    assert_eq!(world.status("red")["owner"], id);
+    assert!(
+        world.cilmark_ok("status").contains("owner=0123456789ab "),
+        "{}",
+        world.cilmark_ok("status")
+    );
+    world.cilmark("detach --owner 0123456789a").fails(1, &["0123456789a"]);
+    world.cilmark_ok("detach --owner 0123456789ab");
+    assert!(world.pins().is_empty());
+}

@@ -75,7 +75,7 @@ pub fn options(line: &Line) -> String {
         Some(mac) => Some(format!("workload-mac={mac}")),
         None => is_checked.then(|| "workload-mac=any".to_owned()),
     };
-    let owner = line.owner.as_ref().map(|owner| format!("owner={owner}"));
+    let owner = line.owner.as_ref().map(|owner| format!("owner={}", owner.short()));
     let labels = line.labels.0.iter().map(|(key, value)| format!("label:{key}={value}"));
     let words = owner.into_iter().chain(line.birth.iter().flat_map(born)).chain(labels);
     let words = words.chain(mac).chain(line.options.all_words());
@@ -90,7 +90,7 @@ fn born(birth: &Birth) -> Vec<String> {
         None => format!("runtime={}", birth.runtime),
     };
     let rules = birth.rules_from.iter().map(|from| format!("rules-from={from}"));
-    let sharers = birth.sharers.iter().map(|owner| format!("shared-with={owner}"));
+    let sharers = birth.sharers.iter().map(|owner| format!("shared-with={}", owner.short()));
     [runtime, format!("id-from={}", birth.id_from)]
         .into_iter()
         .chain(rules)
