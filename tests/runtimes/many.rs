@@ -66,6 +66,23 @@ fn each_of_forty_that_share_the_names_of_their_devices_has_its_own_identity() {
     each_has_its_own_identity(40, &podman.host, start, end);
 }
 
+/// Docker starts them all at once when it starts.
+#[test]
+fn each_has_its_own_identity_again_after_a_reboot() {
+    let Some(docker) = Docker::new() else { return };
+    let workloads: Vec<Workload> = (0..40).map(Workload::new).collect();
+    for wave in workloads.chunks(AT_ONCE) {
+        for_each(wave, |workload| drop(docker.run(workload, "--restart always")));
+    }
+    docker.host.forget();
+    docker.host.reboot();
+    docker.start();
+    for workload in &workloads {
+        workload.is_stamped_and_policed(&docker.host);
+    }
+    assert_eq!(docker.host.status().len(), workloads.len());
+}
+
 /// Prints medians, of a debug build: `cargo test --release` measures what users have. What is ours of a start is what
 /// the hook takes longer than `cilmark attach`, and what the runtime takes longer than runc, which Docker calls to create
 /// and to start.
