@@ -69,7 +69,7 @@ impl Born {
         ensure!(
             is_same || born.id_from == wish::BY_DEFAULT,
             "its network is that of {owner} too, whose identity is {}, not {}; two workloads that share a network have \
-             one identity",
+             one identity; if {owner} has ended, and nobody has told, `cilmark detach --owner {owner}`",
             names.label(Identity(endpoint.config.identity)),
             names.label(identity.unwrap_or(Identity::UNKNOWN))
         );

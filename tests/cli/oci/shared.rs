@@ -37,7 +37,7 @@ fn another_identity_is_refused_and_the_first_stays() {
     let first = Container::new("c1", "red").with(id(300));
     first.created();
     let second = Container::new("c2", "red").with(id(301));
-    second.create("").fails(1, &["c2", "c1", "300", "301", "one identity"]);
+    second.create("").fails(1, &["c2", "c1", "300", "301", "one identity", "detach --owner c1"]);
     assert_eq!(world.status("red")["identity"], 300);
     second.stopped();
     assert_eq!(world.status("red")["identity"], 300);
