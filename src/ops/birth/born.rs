@@ -79,7 +79,10 @@ impl Born {
         if is_same && rules.is_none() && born.sharers.contains(&birth.owner) {
             return Ok(None);
         }
-        let mut spec = if is_same { current } else { named.unwrap_or(current) };
+        // Whoever is in the network may have given it addresses since.
+        let (ip, shared_ip) = (current.ip.clone(), current.shared_ip.clone());
+        let spec = if is_same { current } else { named.unwrap_or(current) };
+        let mut spec = EndpointSpec { ip, shared_ip, ..spec };
         let mut sharers = born.sharers.clone();
         sharers.retain(|sharer| *sharer != birth.owner);
         sharers.push(birth.owner.clone());

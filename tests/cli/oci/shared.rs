@@ -85,7 +85,10 @@ fn whoever_names_an_identity_is_before_whoever_has_it_by_default() {
         assert_eq!(world.status("red")["identity"], identity);
     };
     create(&pod, 310);
+    // What runs there gives itself an address; it stays another's.
+    world.sh("ip -n red addr add 10.9.9.9/32 dev eth0");
     create(&app, 300);
+    assert_eq!(world.status("red")["ips"], json!(["10.1.0.10", "fd00:1::10"]));
     create(&app, 300);
     create(&other, 300);
     let status = world.status("red");
