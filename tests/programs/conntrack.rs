@@ -83,7 +83,7 @@ fn an_answer_passes_though_conntrack_is_full_of_flows_in_use() {
         receiver.from_container(answered.clone()).passes();
         sender.to_container(answered.forwarded()).passes();
     };
-    for batch in 0..repetitions(200) {
+    for batch in 0..repetitions(60) {
         let ports = || (0..OPEN_AT_A_TIME).map(|port| (1 + batch * OPEN_AT_A_TIME + port) as u16);
         // One entry without another, since the kernel makes room for an even number at a time.
         sender.from_container(Frame::ip(OWN4, OWN4).segment(batch as u16, 80, "S")).passes();
