@@ -38,7 +38,8 @@ demo: deps build ## show it at work on real packets, in network namespaces of it
 
 test: deps ## run every test (as root, through sudo if need be)
 	$(UNPRIVILEGED)
-	cargo test --locked $(RUNNER)
+	# Some wait for clocks.
+	cargo test --locked $(RUNNER) -- --test-threads=$$(($$(nproc) + 1))
 
 fuzz: deps ## make frames and judge them by a model: SECONDS=600 for each target, SEED=0x... of a finding
 	$(UNPRIVILEGED)

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use born::Born;
 pub use check::{check, check_words};
-pub use end::{End, end, end_device, keep_only};
+pub use end::{End, end, end_device, finish_removals, keep_only};
 
 use super::apply::files;
 use super::attach::{self, Terms};

@@ -20,6 +20,7 @@ use crate::model::rule::{Action, Direction, L4, Rule};
 use crate::model::rule_list::RuleList;
 use crate::model::spec::EndpointSpec;
 use crate::ops::attach::{self, Consent, Terms};
+use crate::ops::birth;
 use crate::ops::rules::{self, Edit, Whose};
 use crate::ops::{check_room, detach};
 use crate::program::load::{self, Sizes};
@@ -35,6 +36,7 @@ pub fn carry_out(root: &Root, plan: &Plan, grace: Grace) -> Result<Vec<(String, 
     check_room()?;
     shared::check_all_held(root)?;
     if plan.is_empty() {
+        birth::finish_removals(root)?;
         return Ok(Vec::new());
     }
     let made = load::create_maps(root, &Sizes::default()).and_then(|()| {
@@ -48,6 +50,8 @@ pub fn carry_out(root: &Root, plan: &Plan, grace: Grace) -> Result<Vec<(String, 
             made.map(|()| steps.failed)
         })?
     });
+    // Last, as others are taken off: before, rules may still be there that their addresses must not meet as somebody else's.
+    let made = made.and_then(|failed| birth::finish_removals(root).map(|()| failed));
     let made = detach::leave_nothing_of_a_failure(root, made);
     detach::remove_unused_root(root)?;
     made

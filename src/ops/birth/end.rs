@@ -116,9 +116,7 @@ fn end_one(root: &Root, id: EndpointId, ended: &Owner, owners: Vec<Owner>) -> Re
 /// those whose end was killed. The caller holds the root's lock.
 pub fn remove_what_is_gone(root: &Root) -> Result<()> {
     let here = netns::current()?;
-    for id in root.endpoints()? {
-        finish_removal(root, id)?;
-    }
+    finish_removals(root)?;
     for (id, at) in Devices::read(root)?.iter() {
         let Some(at) = at.filter(|at| at.netns == here) else { continue };
         if device::by_index(at.ifindex)?.is_none() && matches!(spec::born(root, id), Ok(Some(_))) {
@@ -131,8 +129,13 @@ pub fn remove_what_is_gone(root: &Root) -> Result<()> {
     Ok(())
 }
 
-/// The spec is the first pin that goes, after the programs: without either nobody can tell any more whose an endpoint was,
-/// and nothing of it does anything.
+/// Removes what is left of endpoints whose removal was killed. The spec is the first pin that goes, after the programs:
+/// without either nobody can tell any more whose an endpoint was, and nothing of it does anything. The caller holds the
+/// root's lock.
+pub fn finish_removals(root: &Root) -> Result<()> {
+    root.endpoints()?.into_iter().try_for_each(|id| finish_removal(root, id))
+}
+
 fn finish_removal(root: &Root, id: EndpointId) -> Result<()> {
     if root.endpoint(id).spec().exists() || layout::check_endpoint(root, id).is_err() {
         return Ok(());
