@@ -137,8 +137,8 @@ impl Discovery<'_> {
         Discovery { world, asker, asked, sockets }
     }
 
-    /// Asks whoever there is; the socket, and those that were asked.
-    fn asks(&self) -> Vec<(UdpSocket, &UdpSocket)> {
+    /// Asks whoever there is, when the next one is wanted: an answer has only so long. The socket, and those that were asked.
+    fn asks(&self) -> impl Iterator<Item = (UdpSocket, &UdpSocket)> {
         let End { namespace, device, .. } = self.asker;
         let index = self.world.inside(namespace, || if_nametoindex(device)).expect("the device");
         let group6 = SocketAddrV6::new(SSDP6, 1901, 0, index);
@@ -149,14 +149,14 @@ impl Discovery<'_> {
             (SocketAddr::from((Ipv4Addr::BROADCAST, 1900)), &self.sockets[0]),
             (group6.into(), &self.sockets[1]),
         ];
-        let ask = |(to, asked): (SocketAddr, _)| {
+        let ask = move |(to, asked): (SocketAddr, _)| {
             let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let socket = udp(self.world, namespace, any);
             socket.set_broadcast(true).expect("allow broadcasts");
             socket.send_to(b"who?", to).expect("ask");
             (socket, asked)
         };
-        questions.into_iter().map(ask).collect()
+        questions.into_iter().map(ask)
     }
 
     /// Each question comes, and each answer.
@@ -199,7 +199,7 @@ fn commands_tell_of_a_question_that_waits_for_answers() {
     world.cilmark_ok("attach red --role netdev --policy enforce --failsafe none --adopt 0 --yes");
     world.cilmark_ok("policy add red allow egress to any udp/1900-1901 --yes");
     let discovery = Discovery::new(&world, HERE, THERE);
-    let (asker, _) = &discovery.asks()[0];
+    let (asker, _) = discovery.asks().next().expect("a question");
     let port = asker.local_addr().expect("an address").port();
     let answer = format!("--src 10.1.0.10 --dst 10.1.0.1 --proto udp --sport 1900 --dport {port}");
     let explained = world.cilmark_json(&format!("explain red from {answer}"));
