@@ -6,6 +6,7 @@
 
 mod attacks;
 mod cli;
+mod cluster;
 mod common;
 mod e2e;
 mod fuzz;

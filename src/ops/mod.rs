@@ -7,6 +7,7 @@ pub mod apply;
 pub mod attach;
 pub mod birth;
 pub mod claim;
+pub mod cluster;
 pub mod cni;
 pub mod confirm;
 pub mod conntrack;

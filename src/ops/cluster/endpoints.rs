@@ -1,0 +1,1 @@
+//! What there is on this host to be published.

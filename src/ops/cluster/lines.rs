@@ -1,0 +1,1 @@
+//! Lines of the ipcache that clusters have made.

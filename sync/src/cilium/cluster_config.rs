@@ -1,0 +1,1 @@
+//! What a cluster says of itself (Cilium pkg/clustermesh/types/types.go).

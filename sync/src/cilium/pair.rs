@@ -1,0 +1,1 @@
+//! The value of an address (Cilium pkg/identity/identity.go, IPIdentityPair).

@@ -1,0 +1,1 @@
+//! Lists of keys, a page at a time.

@@ -1,0 +1,1 @@
+//! A number for a set of labels.

@@ -1,0 +1,1 @@
+//! Numbers that nobody uses any more, where no Cilium operator collects them.

@@ -1,0 +1,1 @@
+//! One cluster's etcd, as long as it is configured.

@@ -1,0 +1,1 @@
+//! Who claims which address: without I/O.

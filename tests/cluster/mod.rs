@@ -1,0 +1,1 @@
+//! Hosts that share identities and addresses through a real etcd.
