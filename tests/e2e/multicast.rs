@@ -150,8 +150,12 @@ impl Discovery<'_> {
             (group6.into(), &self.sockets[1]),
         ];
         let ask = move |(to, asked): (SocketAddr, _)| {
-            let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-            let socket = udp(self.world, namespace, any);
+            // A workload with addresses of its own has nothing to say from its link-local one, which comes a while later.
+            let from = match to.is_ipv4() {
+                true => "0.0.0.0:0".to_owned(),
+                false => format!("[{}]:0", self.asker.address6),
+            };
+            let socket = udp(self.world, namespace, &from);
             socket.set_broadcast(true).expect("allow broadcasts");
             socket.send_to(b"who?", to).expect("ask");
             (socket, asked)
