@@ -16,6 +16,7 @@ use crate::model::enforcement::Grace;
 use crate::model::spec::EndpointSpec;
 use crate::ops;
 use crate::ops::attach::{self, Terms};
+use crate::ops::cluster::number::Numbers;
 use crate::ops::{detach, spec};
 
 pub fn run(context: &Context, args: Args) -> Result<()> {
@@ -31,6 +32,7 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
         Some(workload) => workload.complete(&mut spec)?,
         None => {}
     }
+    Numbers::of(&context.root).complete(&mut spec)?;
     if let Some(rules) = args.flags.rules.read(|| context.names())? {
         spec.rules = Some(rules);
     }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::wire::CM_IDENTITY_NAME;
 
 /// A numeric security identity, any `u32`; what fits into a mark has 24 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Identity(pub u32);
 
@@ -37,6 +37,8 @@ impl Identity {
     pub const HOST: Identity = Identity(1);
     /// Everybody whom the ipcache does not know.
     pub const WORLD: Identity = Identity(2);
+    /// A workload whose identity is not known yet.
+    pub const INIT: Identity = Identity(5);
     /// The first that is free for workloads: what is below is reserved.
     pub const FIRST_OF_WORKLOADS: Identity = Identity(128);
     /// The largest identity that fits into a mark.

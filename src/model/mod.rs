@@ -1,6 +1,7 @@
 //! What cilmark talks about, as pure values: no kernel, no files, no output.
 
 pub mod birth;
+pub mod cluster;
 pub mod cni;
 pub mod endpoint;
 pub mod enforcement;

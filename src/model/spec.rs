@@ -35,7 +35,7 @@ pub struct EndpointSpec {
     /// How it came about, if a runtime's hook has attached it. No file has this.
     #[serde(default, skip_serializing_if = "is_default")]
     pub birth: Option<Birth>,
-    /// Labels of the workload.
+    /// Labels of the workload, by which it has its identity in a cluster if `id` does not name one.
     #[serde(default, skip_serializing_if = "is_default")]
     pub labels: Labels,
     /// What the device is; `None`: what it looks like.
@@ -168,6 +168,16 @@ impl EndpointSpec {
         }
     }
 
+    /// Whether its labels make its identity.
+    pub fn has_identity_by_labels(&self) -> bool {
+        matches!(self.id, None | Some(IdentityRef::Labels(_))) && self.labels != Labels::default()
+    }
+
+    /// Whether it is a workload whose labels have no number yet: until it has one, it enforces.
+    pub fn waits_for_number(&self, role: Role) -> bool {
+        role == Role::Container && self.id == Some(IdentityRef::Labels(Identity::INIT))
+    }
+
     /// All addresses and prefixes that it names, each once.
     pub fn addresses(&self) -> Vec<IpNet> {
         let mut addresses = Vec::new();
@@ -264,13 +274,19 @@ pub enum IdentityRef {
     Number(Identity),
     /// By a name, which may be another number's by the time that it is looked up.
     Name(String),
+    /// By its labels, which have this number in the cluster; 5 (init) as long as it is not known. Kept with the endpoint as
+    /// `labels/<number>`.
+    Labels(Identity),
 }
+
+/// How [`IdentityRef::Labels`] begins.
+const BY_LABELS: &str = "labels/";
 
 impl IdentityRef {
     /// Who that is.
     pub fn resolve(&self, names: &Names) -> Result<Identity> {
         match self {
-            IdentityRef::Number(identity) => Ok(*identity),
+            IdentityRef::Number(identity) | IdentityRef::Labels(identity) => Ok(*identity),
             IdentityRef::Name(name) => names.parse(name),
         }
     }
@@ -287,6 +303,9 @@ impl FromStr for IdentityRef {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<IdentityRef> {
+        if let Some(number) = text.strip_prefix(BY_LABELS).and_then(|text| text.parse().ok()) {
+            return Ok(IdentityRef::Labels(Identity(number)));
+        }
         let starts_as_number = text.starts_with(|c: char| c.is_ascii_digit());
         match Identity::from_number_or_reserved(text) {
             Some(identity) if starts_as_number => IdentityRef::number(identity.0),
@@ -301,6 +320,7 @@ impl fmt::Display for IdentityRef {
         match self {
             IdentityRef::Number(identity) => identity.fmt(f),
             IdentityRef::Name(name) => name.fmt(f),
+            IdentityRef::Labels(identity) => write!(f, "{BY_LABELS}{identity}"),
         }
     }
 }
@@ -310,6 +330,7 @@ impl Serialize for IdentityRef {
         match self {
             IdentityRef::Number(identity) => identity.serialize(to),
             IdentityRef::Name(name) => name.serialize(to),
+            IdentityRef::Labels(_) => to.collect_str(self),
         }
     }
 }

@@ -109,9 +109,9 @@ impl Said {
 pub struct Decided {
     /// The endpoint, with identity and rules as they were said.
     pub spec: EndpointSpec,
-    /// Its identity.
-    pub id: IdentityRef,
-    /// Who has said it.
+    /// Its identity; `None` if its labels make it.
+    pub id: Option<IdentityRef>,
+    /// Who has said it, or the labels.
     pub id_from: String,
     /// Who has said the rules, if anybody has.
     pub rules_from: Option<String>,
@@ -119,8 +119,9 @@ pub struct Decided {
     pub says_policy: bool,
 }
 
-/// What counts of what was said, for an endpoint that is else as `base` says. `None` if nobody says an identity, and the
-/// workload is to be left alone. It is an error if the first to speak, the workload itself, says anything else then.
+/// What counts of what was said, for an endpoint that is else as `base` says. If nobody
+/// names the identity, but for all births, the labels make it. `None` if nobody says either, and the workload is to be left alone. It is an
+/// error if the first to speak, the workload itself, says anything else then.
 pub fn decide(said: &[Said], base: EndpointSpec) -> Result<Option<Decided>> {
     fn first<'a, T>(
         said: &'a [Said],
@@ -128,18 +129,22 @@ pub fn decide(said: &[Said], base: EndpointSpec) -> Result<Option<Decided>> {
     ) -> Option<(&'a str, &'a T)> {
         said.iter().find_map(|it| Some((it.by.as_str(), of(&it.wish)?)))
     }
-    let Some((id_from, id)) = first(said, |wish| wish.id.as_ref()) else {
+    let named = said.iter().find(|it| it.wish.id.is_some() && it.by != BY_DEFAULT);
+    let labelled = || said.iter().find(|it| it.wish.labels.is_some());
+    let by_default = || said.iter().find(|it| it.wish.id.is_some());
+    let Some(named) = named.or_else(labelled).or_else(by_default) else {
         if let Some(it) = said.first().filter(|it| !it.wish.is_empty()) {
             bail!(
                 "the workload's {} says something of cilmark, but nothing names the workload's identity; name it with \
-                 cilmark.id",
+                 cilmark.id, or with cilmark.labels on a host of a cluster",
                 it.by
             );
         }
         return Ok(None);
     };
     let rules = first(said, |wish| wish.rules.as_ref());
-    let mut spec = EndpointSpec { id: Some(id.clone()), ..base };
+    let id = named.wish.id.clone();
+    let mut spec = EndpointSpec { id: id.clone(), ..base };
     let policy = first(said, |wish| wish.policy.as_ref());
     if let Some((_, policy)) = policy {
         spec.policy = *policy;
@@ -153,8 +158,8 @@ pub fn decide(said: &[Said], base: EndpointSpec) -> Result<Option<Decided>> {
     spec.rules = Some(rules.map(|(_, rules)| rules.clone()).unwrap_or_default());
     Ok(Some(Decided {
         spec,
-        id: id.clone(),
-        id_from: id_from.to_owned(),
+        id,
+        id_from: named.by.clone(),
         rules_from: rules.map(|(by, _)| by.to_owned()),
         says_policy: policy.is_some(),
     }))
@@ -284,6 +289,22 @@ mod tests {
         assert_eq!(spec.rules.unwrap(), ["allow egress to any"]);
         assert_eq!(spec.policy, Modes::both(Mode::Audit));
         assert_eq!(spec.labels.to_string(), "app=web");
+    }
+
+    #[test]
+    fn labels_make_the_identity_that_nobody_names() {
+        let labels = || Wish { labels: Some("app=web".parse().unwrap()), ..Wish::default() };
+        let by_default = Said::by(BY_DEFAULT, id(200));
+        for (said, expected) in [
+            (vec![Said::by("label", labels()), by_default.clone()], (None, "label")),
+            (vec![Said::by("label", labels()), Said::by("file", id(300))], (Some(300), "file")),
+            (vec![Said::by("label", Wish::default()), by_default], (Some(200), BY_DEFAULT)),
+        ] {
+            let Decided { spec, id, id_from, .. } = decided(&said).unwrap().unwrap();
+            let number = expected.0.map(|number| IdentityRef::Number(Identity(number)));
+            assert_eq!((&id, id_from.as_str()), (&number, expected.1));
+            assert_eq!(spec.id, id);
+        }
     }
 
     #[test]

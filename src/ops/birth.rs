@@ -17,6 +17,7 @@ pub use end::{End, end, end_device, finish_removals, keep_only};
 
 use super::apply::files;
 use super::attach::{self, Terms};
+use super::cluster::number::Numbers;
 use super::workload::{self, Namespace, Workload};
 use super::{detach, identities};
 use crate::model::birth::{self, Hook};
@@ -57,8 +58,9 @@ pub struct Birth<'a> {
 impl Birth<'_> {
     /// Whether the workload or its runtime's configuration says which identity it has.
     fn names_identity(&self) -> bool {
-        self.said.iter().any(|said| said.wish.id.is_some())
-            || self.options.as_ref().is_some_and(|options| options.id.is_some())
+        let names = |wish: &Wish| wish.id.is_some() || wish.labels.is_some();
+        self.said.iter().any(|said| names(&said.wish))
+            || self.options.as_ref().is_some_and(|options| names(&Wish::of_spec(options)))
     }
 }
 
@@ -142,7 +144,7 @@ fn specs(
     let decision = Decision::of(root, birth)?;
     let mut specs = Vec::new();
     for workload in decision.interfaces(root, network)? {
-        let spec = decision.spec(&workload).with_context(|| workload.device.name.clone())?;
+        let spec = decision.spec(root, &workload).with_context(|| workload.device.name.clone())?;
         specs.push((workload, spec));
     }
     Ok(specs)
@@ -286,7 +288,7 @@ impl<'a> Decision<'a> {
     }
 
     /// What an interface is to have; `None` if it is to be left alone.
-    fn spec(&self, workload: &Workload) -> Result<Option<EndpointSpec>> {
+    fn spec(&self, root: &Root, workload: &Workload) -> Result<Option<EndpointSpec>> {
         let Decision { birth, wanted, known, names } = self;
         let device = &workload.device.name;
         let mut said = birth.said.clone();
@@ -309,16 +311,21 @@ impl<'a> Decision<'a> {
         said.push(Said::by(wish::BY_DEFAULT, Wish { id, policy, ..Wish::default() }));
         let Some(decided) = wish::decide(&said, base)? else { return Ok(None) };
         let Decided { mut spec, id, id_from, rules_from, says_policy } = decided;
-        let identity = self.identity(&id)?;
         spec.device = device.clone();
         workload.complete(&mut spec)?;
         workload.check_expected(&spec)?;
         // All whose devices match a pattern have its prefixes.
         let (prefixes, hosts) = spec.ip.listed.into_iter().partition(|ip| !is_host(ip));
         (spec.ip.listed, spec.shared_ip) = (hosts, [spec.shared_ip, prefixes].concat());
-        // The file may name what is not declared yet.
-        let is_known = id.resolve(known).is_ok_and(|it| it == identity);
-        spec.id = Some(if is_known { id } else { IdentityRef::Number(identity) });
+        match id {
+            Some(id) => {
+                let identity = self.identity(&id)?;
+                // The file may name what is not declared yet.
+                let is_known = id.resolve(known).is_ok_and(|it| it == identity);
+                spec.id = Some(if is_known { id } else { IdentityRef::Number(identity) });
+            }
+            None => Numbers::of(root).complete(&mut spec)?,
+        }
         for text in spec.rules.iter_mut().flatten() {
             let rule = Rule::parse(text, names)?;
             *text = rule.text(&Names::default());

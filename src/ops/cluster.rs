@@ -3,6 +3,8 @@
 pub mod endpoints;
 pub mod labels;
 pub mod lines;
+pub mod memory;
+pub mod number;
 
 use std::path::{Path, PathBuf};
 

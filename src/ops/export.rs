@@ -80,8 +80,8 @@ pub fn export(root: &Root, origins: &BTreeSet<Origin>) -> Result<Export> {
             continue;
         }
         let rules = Some(rules_of(&state.rules)).filter(|rules| !rules.is_empty());
-        let id =
-            state.spec.id.as_ref().map(|_| reference(Identity(attached.endpoint.config.identity)));
+        let named = state.spec.id.as_ref().filter(|_| !state.spec.has_identity_by_labels());
+        let id = named.map(|_| reference(Identity(attached.endpoint.config.identity)));
         let device = attached.endpoint.device.clone();
         // How it came about is no wish.
         endpoint.push(EndpointSpec { device, id, rules, birth: None, ..state.spec.clone() });

@@ -29,7 +29,11 @@ pub fn current(root: &Root, endpoint: &Endpoint, names: &Names) -> Result<Endpoi
     let spec = spec::read(root, endpoint)?;
     let identity = Identity(endpoint.config.identity);
     let is_still = |id: &IdentityRef| id.resolve(names).is_ok_and(|resolved| resolved == identity);
-    let id = spec.id.map(|id| if is_still(&id) { id } else { IdentityRef::Number(identity) });
+    let id = spec.id.map(|id| match id {
+        IdentityRef::Labels(_) => IdentityRef::Labels(identity),
+        id if is_still(&id) => id,
+        _ => IdentityRef::Number(identity),
+    });
     Ok(EndpointSpec { id, ..spec })
 }
 

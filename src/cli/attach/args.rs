@@ -15,6 +15,7 @@ use crate::cli::prompt::Prompt;
 use crate::cli::values;
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::enforcement::{FailsafeList, Mode, Modes, VerdictLog};
+use crate::model::labels::Labels;
 use crate::model::mac::{Mac, WorkloadMac};
 use crate::model::owner::Owner;
 use crate::model::prefix::parse_ipv6_prefix;
@@ -28,6 +29,9 @@ pub struct Flags {
     /// The identity, a number or a name; for a NIC 1 (host) if left out
     #[arg(long, value_name = "ID")]
     id: Option<IdentityRef>,
+    /// Labels, such as app=web,tier=front: without --id they make its identity, in the cluster that this host is in
+    #[arg(long, value_name = "KEY=VALUE")]
+    labels: Option<Labels>,
     /// Whose it is, such as the number of a container: `status` shows it, and `detach --owner` finds it
     #[arg(long, value_name = "TEXT")]
     owner: Option<Owner>,
@@ -143,7 +147,7 @@ impl Args {
             device: device.to_owned(),
             owner: flags.owner.clone().or(base.owner),
             birth: base.birth,
-            labels: base.labels,
+            labels: flags.labels.clone().unwrap_or(base.labels),
             role: flags.role.or(base.role),
             id: flags.id.clone().or(base.id),
             endpoint_id: flags.endpoint_id.or(base.endpoint_id),

@@ -18,6 +18,7 @@ use crate::model::prefix::{format_prefix, is_host};
 use crate::model::rule_list::RuleList;
 use crate::model::spec::{EndpointSpec, IdentityRef};
 use crate::ops::attach::{self, Machine, Terms};
+use crate::ops::cluster::number::Numbers;
 use crate::ops::rules::at;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
@@ -195,6 +196,7 @@ impl Plan {
 
     fn add_endpoints(&mut self, root: &Root, request: &Request<'_>, now: Now) -> Result<()> {
         let devices = devices(request, &now)?;
+        let mut numbers = Numbers::of(root);
         let mut ids: BTreeMap<EndpointId, &str> = BTreeMap::new();
         let (mut seen, mut there) = (BTreeMap::new(), now.endpoints);
         for (name, wish) in &devices {
@@ -219,8 +221,11 @@ impl Plan {
                 .position(|it| !it.endpoint.stale && it.endpoint.ifindex == device.ifindex);
             let attached = at.map(|at| there.swap_remove(at));
             self.places.insert(device.name.clone(), place.to_string());
-            let added = self
-                .add_endpoint(root, wish, &device, attached)
+            let mut spec =
+                EndpointSpec { device: device.name.clone(), rules: None, ..wish.spec.clone() };
+            let completed = numbers.complete(&mut spec);
+            let added = completed
+                .and_then(|()| self.add_endpoint(root, (wish, spec), &device, attached))
                 .with_context(|| format!("{place}: {name}"));
             match added {
                 Err(error) if request.goes_on => self.failed.push((device.name.clone(), error)),
@@ -255,12 +260,11 @@ impl Plan {
     fn add_endpoint(
         &mut self,
         root: &Root,
-        wish: &file::Endpoint,
+        (wish, mut spec): (&file::Endpoint, EndpointSpec),
         device: &Device,
         attached: Option<Attached>,
     ) -> Result<()> {
         let name = &device.name;
-        let mut spec = EndpointSpec { device: name.clone(), rules: None, ..wish.spec.clone() };
         if Pattern(&wish.spec.device).is_wild() {
             // All that match have these prefixes, and have to share them.
             let (prefixes, hosts) = spec.ip.listed.into_iter().partition(|ip| !is_host(ip));
@@ -302,7 +306,10 @@ impl Plan {
         }
         if attaches {
             // Names and lines that are still to come do not matter to whether the device can be what is asked for.
-            let id = spec.id.as_ref().map(|_| IdentityRef::Number(identity));
+            let id = spec.id.as_ref().map(|id| match id {
+                IdentityRef::Labels(_) => id.clone(),
+                _ => IdentityRef::Number(identity),
+            });
             let known = EndpointSpec { id, ..spec.clone() };
             let terms =
                 Terms { origin: Origin::File, login_port: self.login_port, ..Terms::default() };

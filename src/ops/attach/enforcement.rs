@@ -10,7 +10,7 @@ use crate::kernel::hooks::HOOKS;
 use crate::kernel::sys;
 use crate::model::endpoint::Role;
 use crate::model::enforcement::{
-    Confirmation, Failsafe, FailsafeList, Fallback, Grace, MAX_FAILSAFE, Mode,
+    Confirmation, Failsafe, FailsafeList, Fallback, Grace, MAX_FAILSAFE, Mode, Modes,
 };
 use crate::model::spec::{CtScope, EndpointSpec};
 use crate::model::time::Time;
@@ -42,9 +42,13 @@ pub fn enforcement(
     (role, replaced): (Role, Option<&Endpoint>),
 ) -> Enforcement {
     let adopts_on = replaced.filter(|endpoint| adopts_on(root, spec, terms, endpoint));
+    let modes = match spec.waits_for_number(role) {
+        true => Modes::both(Mode::Enforce),
+        false => spec.policy,
+    };
     Enforcement {
-        ingress: spec.policy.ingress,
-        egress: spec.policy.egress,
+        ingress: modes.ingress,
+        egress: modes.egress,
         failsafe: match role {
             Role::Netdev => failsafe(spec, terms.login_port),
             Role::Container => Failsafe::default(),

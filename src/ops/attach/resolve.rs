@@ -340,7 +340,9 @@ pub(super) fn identity(spec: &EndpointSpec, role: Role, names: &Names) -> Result
     let identity = match (&spec.id, role) {
         (Some(id), _) => id.resolve(names)?,
         (None, Role::Netdev) => Identity::HOST,
-        (None, Role::Container) => bail!("a container needs an identity: --id ID"),
+        (None, Role::Container) => bail!(
+            "a container needs an identity: --id ID, or --labels KEY=VALUE on a host of a cluster"
+        ),
     };
     ensure!(
         role == Role::Netdev || identity != Identity::HOST,
