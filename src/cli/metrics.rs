@@ -1,7 +1,5 @@
 //! `cilmark metrics`.
 
-mod prometheus;
-
 use anyhow::Result;
 use serde::Serialize;
 
@@ -35,7 +33,7 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
         return output::json(&lines);
     }
     if args.prometheus {
-        return output::lines(&prometheus::text(&lines, &report));
+        return output::lines(&metrics::prometheus(&report));
     }
     let rows: Vec<[String; 5]> = lines
         .iter()
@@ -81,7 +79,7 @@ fn row(usage: &Usage) -> [String; 9] {
         usage.of_class.map(|count| count.to_string());
     [
         usage.map.to_owned(),
-        whose(usage),
+        metrics::owner_of(usage),
         usage.entries().to_string(),
         usage.max_entries.to_string(),
         failsafe,
@@ -90,10 +88,6 @@ fn row(usage: &Usage) -> [String; 9] {
         unanswered,
         over,
     ]
-}
-
-fn whose(usage: &Usage) -> String {
-    usage.owner.map_or("all".to_owned(), |id| format!("id:{id}"))
 }
 
 fn line(metric: &counters::Line) -> Line {

@@ -5,6 +5,7 @@ pub mod labels;
 pub mod lines;
 pub mod memory;
 pub mod number;
+pub mod renumber;
 
 use std::path::{Path, PathBuf};
 

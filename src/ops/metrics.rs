@@ -1,6 +1,9 @@
 //! What all endpoints have counted, and how full the maps of conntrack are.
 
+mod prometheus;
+
 use anyhow::Result;
+pub use prometheus::text as prometheus;
 
 use crate::kernel::abi::cm_counter;
 use crate::model::wire::{
@@ -44,4 +47,9 @@ pub fn metrics(root: &Root) -> Result<Report> {
         usage.extend(maps.usage()?);
     }
     Ok(Report { metrics, usage, displaced, failed })
+}
+
+/// Whose flows they are: `all`, or `id:` and an endpoint's number.
+pub fn owner_of(usage: &Usage) -> String {
+    usage.owner.map_or("all".to_owned(), |id| format!("id:{id}"))
 }

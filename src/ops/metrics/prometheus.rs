@@ -2,21 +2,23 @@
 
 use std::fmt::Write;
 
-use super::{Line, whose};
-use crate::ops::metrics::{Report, by_class};
+use super::{Report, by_class, owner_of};
+use crate::model::wire::{self, CM_DIRECTION_NAMES};
 use crate::state::conntrack::Usage;
+use crate::state::counters::Line;
 
 /// The counters, and how full the maps of conntrack are.
-pub fn text(lines: &[Line], report: &Report) -> String {
-    let usage = &report.usage;
+pub fn text(report: &Report) -> String {
+    let Report { metrics: lines, usage, .. } = report;
     let mut text = String::new();
     for (name, what, value) in [
-        ("cilmark_packets_total", "Packets", (|line| line.packets) as fn(&Line) -> u64),
-        ("cilmark_bytes_total", "Bytes", |line| line.bytes),
+        ("cilmark_packets_total", "Packets", (|line| line.sum.packets) as fn(&Line) -> u64),
+        ("cilmark_bytes_total", "Bytes", |line| line.sum.bytes),
     ] {
         begin(&mut text, name, "counter", &format!("{what} by direction and fate."));
         for line in lines {
-            let Line { direction, name: fate, reason, .. } = line;
+            let direction = wire::name(CM_DIRECTION_NAMES, line.direction).unwrap_or("?");
+            let (fate, reason) = (line.of.name(), line.of.number());
             let labels =
                 format!("direction=\"{direction}\",reason=\"{fate}\",reason_code=\"{reason}\"");
             let _ = writeln!(text, "{name}{{{labels}}} {}", value(line));
@@ -55,5 +57,5 @@ fn begin(text: &mut String, name: &str, kind: &str, help: &str) {
 
 /// The labels of a table of flows.
 fn table_of(usage: &Usage) -> String {
-    format!("map=\"{}\",of=\"{}\"", usage.map, whose(usage))
+    format!("map=\"{}\",of=\"{}\"", usage.map, owner_of(usage))
 }
