@@ -1,6 +1,7 @@
 //! Network devices of the current namespace, by rtnetlink (include/uapi/linux/if_link.h).
 
 mod addresses;
+mod changes;
 mod peer;
 mod routes;
 
@@ -17,8 +18,9 @@ use netlink_packet_route::link::{
 use nix::errno::Errno;
 
 pub use addresses::{addresses, lasting_addresses, local_addresses, workload_addresses};
+pub use changes::Changes;
 pub use peer::{Peer, peer};
-pub use routes::{Route, carries_default_route, route_to};
+pub use routes::{Route, carries_default_route, route_to, with_default_route};
 
 use crate::kernel::rtnetlink::{name_attribute, request};
 use crate::kernel::{masquerade, netns};

@@ -28,6 +28,7 @@ mod interruption;
 mod ipcache;
 mod kernel;
 mod load;
+mod local_endpoints;
 mod lost_pins;
 mod mark;
 mod names;

@@ -1,5 +1,6 @@
 //! Where routes lead.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
@@ -8,7 +9,7 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::Device;
+use super::{Device, by_index};
 use crate::kernel::rtnetlink::request;
 
 /// Whether a default route of either family leaves by the device.
@@ -28,6 +29,31 @@ pub fn carries_default_route(device: &Device) -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// The devices by which default routes of either family leave, in the order of their numbers.
+pub fn with_default_route() -> Result<Vec<Device>> {
+    let mut found = BTreeSet::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut query = RouteMessage::default();
+        query.header.address_family = family;
+        for message in request(RouteNetlinkMessage::GetRoute(query), NLM_F_DUMP)? {
+            if let RouteNetlinkMessage::NewRoute(route) = message
+                && route.header.destination_prefix_length == 0
+                && route.header.kind == RouteType::Unicast
+            {
+                route.attributes.iter().for_each(|attribute| match attribute {
+                    RouteAttribute::Oif(oif) => found.extend([*oif]),
+                    RouteAttribute::MultiPath(hops) => {
+                        found.extend(hops.iter().map(|hop| hop.interface_index));
+                    }
+                    _ => {}
+                });
+            }
+        }
+    }
+    let devices = found.into_iter().map(by_index);
+    Ok(devices.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
 /// Where the routing tables of this namespace lead to an address.
