@@ -1,13 +1,14 @@
 //! The process: one thread that runs the readers and the publisher, answers commands, and tells systemd, the state file and
 //! Prometheus how it is.
 
+pub mod metrics;
+pub mod socket;
 pub mod state;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
-
 use cilmark::state::pin::Root;
 
 /// What the process is started with.

@@ -19,6 +19,7 @@ use crate::model::endpoint::{EndpointId, Role};
 use crate::model::identity::Identity;
 use crate::model::labels::Labels;
 use crate::model::prefix::{hosts, is_host};
+use crate::model::spec::EndpointSpec;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
 use crate::state::spec;
@@ -66,7 +67,7 @@ pub fn read(root: &Root, id: EndpointId) -> Result<Option<LocalEndpoint>> {
         None => Vec::new(),
     };
     let told = spec::told(root, id)?;
-    let is_by_number = told.as_ref().is_none_or(|spec| spec.id.is_some());
+    let is_by_labels = told.as_ref().is_some_and(EndpointSpec::has_identity_by_labels);
     let labels = told.map(|spec| spec.labels).unwrap_or_default();
     Ok(Some(LocalEndpoint {
         id,
@@ -75,7 +76,7 @@ pub fn read(root: &Root, id: EndpointId) -> Result<Option<LocalEndpoint>> {
         identity: Identity(endpoint.config.identity),
         hosts: hosts(&own).collect(),
         prefixes: own.into_iter().filter(|own| !is_host(own)).collect(),
-        is_by_labels: !is_by_number && labels != Labels::default(),
+        is_by_labels,
         labels,
         on_device,
         netns,
