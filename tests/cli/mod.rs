@@ -27,6 +27,7 @@ mod identity_rules;
 mod interruption;
 mod ipcache;
 mod kernel;
+mod labels;
 mod load;
 mod local_endpoints;
 mod lost_pins;

@@ -261,7 +261,7 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn mount_fresh(file_system: &str, at: &str) {
+pub fn mount_fresh(file_system: &str, at: &str) {
     mount(Some(file_system), at, Some(file_system), MsFlags::empty(), None::<&str>)
         .unwrap_or_else(|error| panic!("mount {file_system} at {at}: {error}"));
 }
