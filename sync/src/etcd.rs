@@ -3,19 +3,32 @@
 //! Every answer carries the number of the store; one of another store than the first is [`Error::OtherStore`], since
 //! revisions of one say nothing of another.
 
+mod call;
 mod client_file;
+mod connection;
 mod lease;
 mod list;
 mod messages;
 mod mutex;
 mod watch;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
+use std::rc::Rc;
 
 use anyhow::Result;
+
+use call::Method;
+use connection::Members;
+use list::RANGE;
+use messages::{
+    Compared, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest,
+    RangeResponse, Request, RequestOp, Response, ResponseOp, SortOrder, SortTarget, TxnRequest,
+    TxnResponse,
+};
 
 pub use client_file::ClientFile;
 pub use lease::LeaseId;
@@ -27,7 +40,22 @@ pub type Resolve = BTreeMap<String, IpAddr>;
 
 /// A connection to one store, by whichever of its members answers. Clones share it.
 #[derive(Clone)]
-pub struct Client {}
+pub struct Client {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    members: Members,
+    /// The number of the store that has answered first.
+    store: Cell<Option<u64>>,
+}
+
+const PUT: Method = Method { path: "/etcdserverpb.KV/Put", is_repeatable: false };
+const DELETE: Method = Method { path: "/etcdserverpb.KV/DeleteRange", is_repeatable: false };
+const TRANSACT: Method = Method { path: "/etcdserverpb.KV/Txn", is_repeatable: false };
+
+/// A key that every user of Cilium's roles may read; it need not be there.
+const READABLE: &str = "cilium/.heartbeat";
 
 /// Where an answer comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,35 +154,24 @@ impl Client {
     /// Of a client file as Cilium has them. Nobody is asked yet, so that etcd may be away. Certificates are read again for
     /// each connection.
     pub fn new(file: &Path, resolve: &Resolve) -> Result<Client> {
-        let _ = (file, resolve);
-        todo!()
+        let members = Members::new(ClientFile::read(file)?, resolve)?;
+        Ok(Client { shared: Rc::new(Shared { members, store: Cell::new(None) }) })
     }
 
     /// Forgets which store this is: the next answer says it. Who calls this has taken it that all is new.
     pub fn accept_any_store(&self) {
-        todo!()
+        self.shared.store.set(None);
     }
 
     /// The revision now.
     pub async fn header(&self) -> Result<Header, Error> {
-        todo!()
+        self.get(READABLE).await.map(|(header, _)| header)
     }
 
     /// One key.
     pub async fn get(&self, key: &str) -> Result<(Header, Option<KeyValue>), Error> {
-        let _ = key;
-        todo!()
-    }
-
-    /// All keys with a prefix as they were at one revision, sorted by key, a page at a time. `each` gets a page. The
-    /// header's revision is that of the list: a watch goes on behind it.
-    pub async fn list(
-        &self,
-        prefix: &str,
-        each: impl FnMut(Vec<KeyValue>),
-    ) -> Result<Header, Error> {
-        let _ = (prefix, each);
-        todo!()
+        let (header, found): (_, RangeResponse) = self.call(&RANGE, one(key)).await?;
+        Ok((header, found.kvs.into_iter().next().map(KeyValue::from)))
     }
 
     /// Writes a key.
@@ -164,24 +181,126 @@ impl Client {
         value: impl Into<Vec<u8>>,
         lease: Option<LeaseId>,
     ) -> Result<Header, Error> {
-        let _ = (key, value.into(), lease);
-        todo!()
+        let question = put(key, value.into(), lease);
+        let (header, _): (_, PutResponse) = self.call(&PUT, question).await?;
+        Ok(header)
     }
 
     /// Deletes a key; whether it was there.
     pub async fn delete(&self, key: &str) -> Result<bool, Error> {
-        let _ = key;
-        todo!()
+        let question = DeleteRangeRequest { key: key.into() };
+        let (_, answer): (_, DeleteRangeResponse) = self.call(&DELETE, question).await?;
+        Ok(answer.deleted > 0)
     }
 
-    /// Does `then` if all comparisons hold, `otherwise` if not, in one step.
+    /// Does `then` if all comparisons hold, `otherwise` if not, in one step. After [`Error::Unavailable`] it may have been
+    /// done: nobody asks twice.
     pub async fn transact(
         &self,
         compare: Vec<Compare>,
         then: Vec<Op>,
         otherwise: Vec<Op>,
     ) -> Result<Done, Error> {
-        let _ = (compare, then, otherwise);
-        todo!()
+        let question = TxnRequest {
+            compare: compare.into_iter().map(messages::Compare::from).collect(),
+            success: then.into_iter().map(RequestOp::from).collect(),
+            failure: otherwise.into_iter().map(RequestOp::from).collect(),
+        };
+        let (header, answer): (_, TxnResponse) = self.call(&TRANSACT, question).await?;
+        let found = answer.responses.into_iter().map(found_by).collect();
+        Ok(Done { header, held: answer.succeeded, found })
+    }
+}
+
+fn one(key: &str) -> RangeRequest {
+    RangeRequest { key: key.into(), ..Default::default() }
+}
+
+fn put(key: &str, value: Vec<u8>, lease: Option<LeaseId>) -> PutRequest {
+    PutRequest { key: key.into(), value, lease: lease.map_or(0, |lease| lease.0) }
+}
+
+fn found_by(response: ResponseOp) -> Vec<KeyValue> {
+    match response.response {
+        Some(Response::Range(range)) => range.kvs.into_iter().map(KeyValue::from).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The first key behind all that have this prefix; a zero is behind all keys.
+fn end_of(prefix: &[u8]) -> Vec<u8> {
+    let kept = prefix.iter().rposition(|byte| *byte != u8::MAX);
+    let Some(last) = kept else {
+        return vec![0];
+    };
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    end
+}
+
+/// Without a copy where it is UTF-8.
+fn text_of(key: Vec<u8>) -> String {
+    String::from_utf8(key).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into())
+}
+
+impl From<messages::KeyValue> for KeyValue {
+    fn from(of: messages::KeyValue) -> KeyValue {
+        KeyValue {
+            key: text_of(of.key),
+            value: of.value,
+            created: of.create_revision,
+            modified: of.mod_revision,
+            lease: (of.lease != 0).then_some(LeaseId(of.lease)),
+        }
+    }
+}
+
+impl From<Compare> for messages::Compare {
+    fn from(compare: Compare) -> messages::Compare {
+        use messages::CompareTarget::{Create, Lease, Mod, Version};
+        let (key, target, compared) = match compare {
+            Compare::IsAbsent(key) => (key, Version, Compared::Version(0)),
+            Compare::CreatedAt(key, at) => (key, Create, Compared::CreateRevision(at)),
+            Compare::ModifiedAt(key, at) => (key, Mod, Compared::ModRevision(at)),
+            Compare::HasLease(key, lease) => (key, Lease, Compared::Lease(lease.0)),
+        };
+        messages::Compare {
+            result: messages::CompareResult::Equal as i32,
+            target: target as i32,
+            key: key.into(),
+            compared: Some(compared),
+        }
+    }
+}
+
+impl From<Op> for RequestOp {
+    fn from(op: Op) -> RequestOp {
+        let request = match op {
+            Op::Get(key) => Request::Range(one(&key)),
+            Op::FirstCreated(prefix) => Request::Range(RangeRequest {
+                range_end: end_of(prefix.as_bytes()),
+                key: prefix.into(),
+                limit: 1,
+                sort_order: SortOrder::Ascend as i32,
+                sort_target: SortTarget::Create as i32,
+                ..Default::default()
+            }),
+            Op::Put(key, value, lease) => Request::Put(put(&key, value, lease)),
+            Op::Delete(key) => Request::DeleteRange(DeleteRangeRequest { key: key.into() }),
+        };
+        RequestOp { request: Some(request) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_prefix_is_behind_all_keys_that_have_it() {
+        assert_eq!(end_of(b"a/"), b"a0");
+        assert_eq!(end_of(b"a\xff\xff"), b"b");
+        assert_eq!(end_of(b""), [0]);
+        assert_eq!(end_of(b"\xff"), [0]);
     }
 }

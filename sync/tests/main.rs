@@ -1,1 +1,5 @@
-//! The command `cilmark-sync` by itself. What it does to hosts is tested with the datapath, in `tests/cluster/` of cilmark.
+//! The client of etcd with real ones, each in a network namespace of its own. What cilmark-sync does to hosts is tested
+//! with the datapath, in `tests/cluster/` of cilmark.
+
+mod common;
+mod etcd;

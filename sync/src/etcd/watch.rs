@@ -1,6 +1,28 @@
 //! What becomes of keys.
 
-use super::{Client, Error, Header, KeyValue};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::codegen::tokio_stream::Stream;
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+use super::call::{ANSWER, Failure, grpc, in_time};
+use super::connection::Connection;
+use super::list::RANGE;
+use super::messages::{
+    Event, EventType, RangeRequest, RangeResponse, WatchAsked, WatchCreateRequest,
+    WatchProgressRequest, WatchRequest, WatchResponse,
+};
+use super::{Client, Error, Header, KeyValue, end_of, text_of};
+
+/// A watch that has heard nothing for so long asks whether it still is one; one that is not answered for so long is over.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// What has become of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,22 +49,214 @@ pub struct Watched {
     pub changes: Vec<Change>,
 }
 
-/// A stream of changes of the keys with a prefix.
-pub struct Watch {}
+/// A stream of changes of the keys with a prefix. What nobody reads stays with etcd, but for a megabyte.
+pub struct Watch {
+    client: Client,
+    connection: Connection,
+    questions: mpsc::Sender<WatchRequest>,
+    answers: Streaming<WatchResponse>,
+    /// Changes of a revision of which more may follow.
+    begun: Vec<Change>,
+    /// When the last answer has come.
+    heard: Instant,
+    /// When it was asked since whether it still is a watch.
+    asked: Option<Instant>,
+    is_over: bool,
+}
 
 impl Client {
     /// What becomes of keys with this prefix from a revision on, from a member that has a leader.
+    /// [`Error::Compacted`] also if the store has not come to the revision before: it was set back to a backup.
     pub async fn watch(&self, prefix: &str, from: i64) -> Result<Watch, Error> {
-        let _ = (prefix, from);
-        todo!()
+        let connection = self.shared.members.connection().await?;
+        let opened = open(&connection, prefix, from).await;
+        let (questions, answers, created) = opened.map_err(|failure| {
+            self.leave_after(&connection, failure.cause);
+            failure.error
+        })?;
+        let header = self.header_of(created.header.as_ref())?;
+        if let Some(error) = end_in(&created) {
+            return Err(error);
+        }
+        // A member may be behind the others; their leader is not.
+        if header.revision + 1 < from && self.revision_of(prefix).await? + 1 < from {
+            return Err(Error::Compacted);
+        }
+        Ok(Watch {
+            client: self.clone(),
+            connection,
+            questions,
+            answers,
+            begun: Vec::new(),
+            heard: Instant::now(),
+            asked: None,
+            is_over: false,
+        })
+    }
+
+    /// The revision now, by a key that who may watch a prefix may read.
+    async fn revision_of(&self, prefix: &str) -> Result<i64, Error> {
+        let key = if prefix.is_empty() { vec![0] } else { prefix.into() };
+        let question = RangeRequest { key, count_only: true, ..Default::default() };
+        let (header, _): (_, RangeResponse) = self.call(&RANGE, question).await?;
+        Ok(header.revision)
+    }
+}
+
+type Opened = (mpsc::Sender<WatchRequest>, Streaming<WatchResponse>, WatchResponse);
+
+async fn open(connection: &Connection, prefix: &str, from: i64) -> Result<Opened, Failure> {
+    let create = WatchCreateRequest {
+        key: if prefix.is_empty() { vec![0] } else { prefix.into() },
+        range_end: end_of(prefix.as_bytes()),
+        start_revision: from,
+        progress_notify: true,
+        prev_kv: true,
+        fragment: true,
+    };
+    let (questions, receiver) = mpsc::channel(2);
+    let create = WatchRequest { asked: Some(WatchAsked::Create(create)) };
+    questions.try_send(create).expect("there is room for two");
+    let mut request = Request::new(Questions(receiver));
+    request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
+    let mut grpc = grpc(connection.channel.clone());
+    in_time(ANSWER, async {
+        grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+        let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
+        let codec = ProstCodec::default();
+        let mut answers = grpc.streaming(request, path, codec).await?.into_inner();
+        let created = answers.message().await?.ok_or_else(ended)?;
+        Ok((questions, answers, created))
+    })
+    .await
+}
+
+struct Questions(mpsc::Receiver<WatchRequest>);
+
+impl Stream for Questions {
+    type Item = WatchRequest;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<WatchRequest>> {
+        self.0.poll_recv(context)
     }
 }
 
 impl Watch {
     /// The next changes; none, with a newer revision, from time to time. After an error the watch is over: behind
     /// [`Error::Unavailable`] another one may go on from the last revision, behind [`Error::Compacted`] only a new list
-    /// tells.
+    /// tells. Nothing is lost if the future is dropped.
     pub async fn next(&mut self) -> Result<Watched, Error> {
-        todo!()
+        if self.is_over {
+            return Err(Error::Unavailable("the watch is over".to_owned()));
+        }
+        loop {
+            let answer = self.answer().await;
+            match answer.and_then(|answer| self.told_by(answer)) {
+                Ok(Some(watched)) => return Ok(watched),
+                Ok(None) => {}
+                Err(error) => {
+                    self.is_over = true;
+                    return Err(error);
+                }
+            }
+        }
     }
+
+    async fn answer(&mut self) -> Result<WatchResponse, Error> {
+        loop {
+            let until = self.asked.unwrap_or(self.heard) + QUIET;
+            let failure = match timeout_at(until, self.answers.message()).await {
+                Ok(Ok(Some(answer))) => {
+                    self.heard = Instant::now();
+                    self.asked = None;
+                    return Ok(answer);
+                }
+                Ok(Ok(None)) => Failure::from(ended()),
+                Ok(Err(status)) => Failure::from(status),
+                Err(_) if self.asked.is_none() => {
+                    let asked = Some(WatchAsked::Progress(WatchProgressRequest {}));
+                    // Where there is no room one lies there that was not sent either.
+                    let _ = self.questions.try_send(WatchRequest { asked });
+                    self.asked = Some(Instant::now());
+                    continue;
+                }
+                Err(_) => Failure::from(Status::unavailable("the watch gets no answers any more")),
+            };
+            self.client.leave_after(&self.connection, failure.cause);
+            return Err(failure.error);
+        }
+    }
+
+    /// What an answer tells, if anything.
+    fn told_by(&mut self, answer: WatchResponse) -> Result<Option<Watched>, Error> {
+        let header = self.client.header_of(answer.header.as_ref())?;
+        if let Some(error) = end_in(&answer) {
+            return Err(error);
+        }
+        // What was asked for overtakes changes (etcd before 3.4.25 and 3.5.8, issue 15220): it says that etcd lives, not
+        // how far this watch has come.
+        if answer.watch_id < 0 || answer.created {
+            return Ok(None);
+        }
+        let is_progress = answer.events.is_empty() && !answer.fragment && self.begun.is_empty();
+        self.begun.extend(answer.events.into_iter().filter_map(change_of));
+        // The header has the revision of the store, which may be far ahead of these changes.
+        let last = self.begun.last().map(Change::revision);
+        let (whole, revision) = match last {
+            None if is_progress => (0, header.revision),
+            None => return Ok(None),
+            Some(last) if answer.fragment => {
+                (self.begun.partition_point(|change| change.revision() < last), last - 1)
+            }
+            Some(last) => (self.begun.len(), last),
+        };
+        if whole == 0 && !is_progress {
+            return Ok(None);
+        }
+        let rest = self.begun.split_off(whole);
+        let changes = std::mem::replace(&mut self.begun, rest);
+        Ok(Some(Watched { header: Header { revision, ..header }, changes }))
+    }
+}
+
+impl Change {
+    /// The revision that it was made by.
+    pub fn revision(&self) -> i64 {
+        match self {
+            Change::Put(put) => put.modified,
+            Change::Deleted { revision, .. } => *revision,
+        }
+    }
+}
+
+fn change_of(event: Event) -> Option<Change> {
+    let kind = event.kind();
+    let now = event.kv?;
+    Some(match kind {
+        EventType::Put => Change::Put(now.into()),
+        EventType::Delete => Change::Deleted {
+            key: text_of(now.key),
+            before: event.prev_kv.map(KeyValue::from),
+            revision: now.mod_revision,
+        },
+    })
+}
+
+fn ended() -> Status {
+    Status::unavailable("etcd has ended the watch")
+}
+
+/// Why an answer is the last one, if it is.
+fn end_in(answer: &WatchResponse) -> Option<Error> {
+    if answer.compact_revision != 0 {
+        return Some(Error::Compacted);
+    }
+    answer.canceled.then(|| match answer.cancel_reason.as_str() {
+        why if why.contains("permission denied") => Error::Denied(why.to_owned()),
+        why if why.contains("compacted") => Error::Compacted,
+        why => Error::Unavailable(format!("the watch was cancelled: {why}")),
+    })
 }

@@ -1,0 +1,203 @@
+//! Calls: to another member if one does not answer, and what an answer means.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use prost::Message;
+use tokio::time::timeout;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tonic_prost::ProstCodec;
+
+use super::connection::{Connection, Gone, causes};
+use super::messages::{Answer, ResponseHeader};
+use super::{Client, Error, Header};
+
+/// How long an answer may take to begin.
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long it may take from there to its end.
+const REST: Duration = Duration::from_secs(30);
+
+/// How long a message may be.
+const MESSAGE: usize = 64 << 20;
+
+/// Something that etcd can be asked.
+pub(super) struct Method {
+    pub path: &'static str,
+    /// Asked twice, it comes to the same as once.
+    pub is_repeatable: bool,
+}
+
+/// Why a call has failed.
+pub(super) struct Failure {
+    pub error: Error,
+    pub cause: Cause,
+}
+
+/// What has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The connection, before anything was sent.
+    Connection,
+    /// The member: it may have done what it was asked, or not. Another one may do better.
+    Member,
+    /// The answer is longer than a message may be.
+    Length,
+    /// What was asked.
+    Question,
+}
+
+impl Client {
+    /// Asks whichever member answers.
+    pub(super) async fn call<A: Answer>(
+        &self,
+        method: &Method,
+        question: impl Message + Clone + 'static,
+    ) -> Result<(Header, A), Error> {
+        self.try_call(method, question).await.map_err(|failure| failure.error)
+    }
+
+    /// The same; says what has failed.
+    pub(super) async fn try_call<A: Answer>(
+        &self,
+        method: &Method,
+        question: impl Message + Clone + 'static,
+    ) -> Result<(Header, A), Failure> {
+        let mut attempts = self.shared.members.count() + 1;
+        loop {
+            let connection = self.shared.members.connection().await?;
+            let failure = match ask(connection.channel.clone(), method.path, question.clone()).await
+            {
+                Ok(answer) => return Ok((self.header_of(A::header(&answer))?, answer)),
+                Err(failure) => failure,
+            };
+            self.leave_after(&connection, failure.cause);
+            attempts -= 1;
+            let may_repeat = match failure.cause {
+                Cause::Connection => true,
+                Cause::Member => method.is_repeatable,
+                Cause::Length | Cause::Question => false,
+            };
+            if attempts == 0 || !may_repeat {
+                return Err(failure);
+            }
+        }
+    }
+
+    /// Has the next call go to another member if this one has failed.
+    pub(super) fn leave_after(&self, connection: &Connection, cause: Cause) {
+        if matches!(cause, Cause::Connection | Cause::Member) {
+            self.shared.members.leave(connection);
+        }
+    }
+
+    /// What an answer says of its store; an error if that is another one than the first.
+    pub(super) fn header_of(&self, header: Option<&ResponseHeader>) -> Result<Header, Error> {
+        let header = header.filter(|header| header.cluster_id != 0).ok_or_else(|| {
+            let why = "an answer does not say of which store it is; etcd's grpc-proxy cannot be used, name etcd itself";
+            Error::Other(why.to_owned())
+        })?;
+        let store = self.shared.store.get().unwrap_or(header.cluster_id);
+        if store != header.cluster_id {
+            return Err(Error::OtherStore(header.cluster_id));
+        }
+        self.shared.store.set(Some(store));
+        Ok(Header { store, revision: header.revision })
+    }
+}
+
+async fn ask<A: Answer>(
+    channel: Channel,
+    path: &'static str,
+    question: impl Message + 'static,
+) -> Result<A, Failure> {
+    let mut grpc = grpc(channel);
+    let begin = async {
+        grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+        let codec = ProstCodec::default();
+        grpc.server_streaming(Request::new(question), PathAndQuery::from_static(path), codec).await
+    };
+    let mut answers = in_time(ANSWER, begin).await?.into_inner();
+    let all = async {
+        let answer = answers.message().await?;
+        // The end of the stream is read, too: else it would be reset.
+        answers.message().await?;
+        answer.ok_or_else(|| Status::internal("an answer without a message"))
+    };
+    in_time(REST, all).await
+}
+
+/// A client of a channel that takes long answers.
+pub(super) fn grpc(channel: Channel) -> Grpc<Channel> {
+    Grpc::new(channel).max_decoding_message_size(MESSAGE)
+}
+
+/// Does not wait for a member any longer than that.
+pub(super) async fn in_time<T>(
+    time: Duration,
+    answer: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Failure> {
+    match timeout(time, answer).await {
+        Ok(answer) => answer.map_err(Failure::from),
+        Err(_) => {
+            let why = format!("no answer within {} s", time.as_secs());
+            Err(Failure { error: Error::Unavailable(why), cause: Cause::Member })
+        }
+    }
+}
+
+/// Nothing was sent to anybody.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure { error, cause: Cause::Question }
+    }
+}
+
+/// By etcd's codes and messages (etcd api/v3rpc/rpctypes/error.go).
+impl From<Status> for Failure {
+    fn from(status: Status) -> Failure {
+        if let Some(source) = status.source() {
+            let is_gone = causes(source).any(|cause| cause.is::<Gone>());
+            let why = causes(source).last().map(ToString::to_string).unwrap_or_default();
+            let cause = if is_gone { Cause::Connection } else { Cause::Member };
+            return Failure { error: Error::Unavailable(why), cause };
+        }
+        let text = status.message();
+        let is = |part: &str| text.contains(part);
+        let why = || text.to_owned();
+        let (error, cause) = match status.code() {
+            Code::NotFound if is("lease not found") => (Error::NoLease, Cause::Question),
+            Code::OutOfRange if is("compacted") => (Error::Compacted, Cause::Question),
+            Code::OutOfRange if is("too large") => (Error::Other(why()), Cause::Length),
+            Code::PermissionDenied | Code::Unauthenticated => {
+                (Error::Denied(why()), Cause::Question)
+            }
+            Code::InvalidArgument if is("user name is empty") => {
+                let why = "it wants a user, which is the common name of a client certificate: cert-file, key-file";
+                (Error::Denied(why.to_owned()), Cause::Question)
+            }
+            Code::InvalidArgument if is("invalid user ID") => {
+                (Error::Denied(why()), Cause::Question)
+            }
+            // Somebody has changed users or roles just now.
+            Code::InvalidArgument if is("auth store is old") => {
+                (Error::Unavailable(why()), Cause::Question)
+            }
+            Code::ResourceExhausted if is("too many requests") => {
+                (Error::Unavailable(why()), Cause::Question)
+            }
+            Code::ResourceExhausted if is("database space exceeded") => {
+                let cure = "compact and defragment it, then disarm its alarm (etcdctl)";
+                (Error::Other(format!("{text}; {cure}")), Cause::Question)
+            }
+            Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Aborted => {
+                (Error::Unavailable(why()), Cause::Member)
+            }
+            code => (Error::Other(format!("{code:?}: {text}")), Cause::Question),
+        };
+        Failure { error, cause }
+    }
+}

@@ -1,0 +1,7 @@
+//! What tests are made of.
+
+pub mod directory;
+pub mod machine;
+pub mod server;
+
+pub use server::Etcd;

@@ -1,0 +1,3 @@
+//! The client.
+
+mod keys;
