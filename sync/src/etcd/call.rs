@@ -42,7 +42,9 @@ pub(super) struct Failure {
 pub(super) enum Cause {
     /// The connection, before anything was sent.
     Connection,
-    /// The member: it may have done what it was asked, or not. Another one may do better.
+    /// The connection, later: the member may have done what it was asked, or not.
+    Midway,
+    /// The member, which may have done it, or not. Another one may do better.
     Member,
     /// The answer is longer than a message may be.
     Length,
@@ -66,19 +68,34 @@ impl Client {
         method: &Method,
         question: impl Message + Clone + 'static,
     ) -> Result<(Header, A), Failure> {
-        let mut attempts = self.shared.members.count() + 1;
+        let by = async |connection: &Connection| {
+            ask(connection.channel.clone(), method.path, question.clone()).await
+        };
+        let (answer, _): (A, _) = self.by_a_member(method.is_repeatable, by).await?;
+        Ok((self.header_of(answer.header())?, answer))
+    }
+
+    /// Asks members in turn until one answers, unless one may have done already what is not to be done twice.
+    pub(super) async fn by_a_member<T>(
+        &self,
+        is_repeatable: bool,
+        ask: impl AsyncFn(&Connection) -> Result<T, Failure>,
+    ) -> Result<(T, Connection), Failure> {
+        let members = &self.shared.members;
+        let mut attempts = members.count() + 1;
         loop {
-            let connection = self.shared.members.connection().await?;
-            let failure = match ask(connection.channel.clone(), method.path, question.clone()).await
-            {
-                Ok(answer) => return Ok((self.header_of(A::header(&answer))?, answer)),
-                Err(failure) => failure,
+            let connection = members.connection().await?;
+            let failure = match ask(&connection).await {
+                Ok(answer) => {
+                    connection.has_answered.set(true);
+                    return Ok((answer, connection));
+                }
+                Err(failure) => self.after(&connection, failure),
             };
-            self.leave_after(&connection, failure.cause);
             attempts -= 1;
             let may_repeat = match failure.cause {
                 Cause::Connection => true,
-                Cause::Member => method.is_repeatable,
+                Cause::Midway | Cause::Member => is_repeatable,
                 Cause::Length | Cause::Question => false,
             };
             if attempts == 0 || !may_repeat {
@@ -87,11 +104,22 @@ impl Client {
         }
     }
 
-    /// Has the next call go to another member if this one has failed.
-    pub(super) fn leave_after(&self, connection: &Connection, cause: Cause) {
-        if matches!(cause, Cause::Connection | Cause::Member) {
-            self.shared.members.leave(connection);
+    /// Has the next call go to another member if this one has failed, and says which one has.
+    pub(super) fn after(&self, connection: &Connection, failure: Failure) -> Failure {
+        let members = &self.shared.members;
+        let Failure { error: Error::Unavailable(why), cause } = failure else {
+            return failure;
+        };
+        if matches!(cause, Cause::Length | Cause::Question) {
+            return Failure { error: Error::Unavailable(why), cause };
         }
+        members.leave(connection);
+        // That is how a server refuses a certificate; what it says of it may be lost with the connection.
+        let is_refused = cause != Cause::Member && members.is_refused(connection);
+        let hint =
+            if is_refused { "; does it want a client certificate, or another one?" } else { "" };
+        let why = format!("{}: {why}{hint}", members.address(connection));
+        Failure { error: Error::Unavailable(why), cause }
     }
 
     /// What an answer says of its store; an error if that is another one than the first.
@@ -162,7 +190,7 @@ impl From<Status> for Failure {
         if let Some(source) = status.source() {
             let is_gone = causes(source).any(|cause| cause.is::<Gone>());
             let why = causes(source).last().map(ToString::to_string).unwrap_or_default();
-            let cause = if is_gone { Cause::Connection } else { Cause::Member };
+            let cause = if is_gone { Cause::Connection } else { Cause::Midway };
             return Failure { error: Error::Unavailable(why), cause };
         }
         let text = status.message();

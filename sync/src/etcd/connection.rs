@@ -5,6 +5,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Ready, ready};
 use std::hash::{BuildHasher, RandomState};
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub(super) struct Members {
 #[derive(Clone)]
 pub(super) struct Connection {
     pub channel: Channel,
+    /// Whether it has ever brought an answer.
+    pub has_answered: Rc<Cell<bool>>,
     number: u64,
     member: usize,
 }
@@ -98,23 +101,39 @@ impl Members {
         let mut reasons = Vec::new();
         for _ in 0..self.count() {
             let member = self.next.get();
-            let uri = &self.uris[member];
-            let why = match timeout(CONNECT, self.connect(uri)).await {
+            let why = match timeout(CONNECT, self.connect(&self.uris[member])).await {
                 Ok(Ok(channel)) => {
-                    let connection = Connection { channel, number: self.made.get(), member };
-                    self.made.set(connection.number + 1);
+                    let number = self.made.get();
+                    self.made.set(number + 1);
+                    let connection =
+                        Connection { channel, has_answered: Rc::default(), number, member };
                     *self.current.borrow_mut() = Some(connection.clone());
                     return Ok(connection);
                 }
                 Ok(Err(error)) => format!("{error:#}"),
                 Err(_) => "no answer to the attempt to connect".to_owned(),
             };
-            reasons.push(format!("{}: {why}", uri.authority().map_or("", |one| one.as_str())));
+            reasons.push(format!("{}: {why}", self.address_of(member)));
             self.next.set((member + 1) % self.count());
         }
         let why = reasons.join("; ");
         *self.failed.borrow_mut() = Some((Instant::now(), why.clone()));
         Err(Error::Unavailable(why))
+    }
+
+    /// Whom a connection goes to.
+    pub fn address(&self, connection: &Connection) -> &str {
+        self.address_of(connection.member)
+    }
+
+    /// Whether a connection that is lost was one by TLS that has never brought an answer.
+    pub fn is_refused(&self, connection: &Connection) -> bool {
+        let is_tls = self.uris[connection.member].scheme_str() == Some("https");
+        is_tls && !connection.has_answered.get()
+    }
+
+    fn address_of(&self, member: usize) -> &str {
+        self.uris[member].authority().map_or("", |authority| authority.as_str())
     }
 
     /// Has the next call go to another member, or to the same one by another connection if there is one member.

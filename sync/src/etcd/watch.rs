@@ -68,12 +68,9 @@ impl Client {
     /// What becomes of keys with this prefix from a revision on, from a member that has a leader.
     /// [`Error::Compacted`] also if the store has not come to the revision before: it was set back to a backup.
     pub async fn watch(&self, prefix: &str, from: i64) -> Result<Watch, Error> {
-        let connection = self.shared.members.connection().await?;
-        let opened = open(&connection, prefix, from).await;
-        let (questions, answers, created) = opened.map_err(|failure| {
-            self.leave_after(&connection, failure.cause);
-            failure.error
-        })?;
+        let open = async |connection: &Connection| open(connection, prefix, from).await;
+        let opened = self.by_a_member(true, open).await.map_err(|failure| failure.error)?;
+        let ((questions, answers, created), connection) = opened;
         let header = self.header_of(created.header.as_ref())?;
         if let Some(error) = end_in(&created) {
             return Err(error);
@@ -185,8 +182,7 @@ impl Watch {
                 }
                 Err(_) => Failure::from(Status::unavailable("the watch gets no answers any more")),
             };
-            self.client.leave_after(&self.connection, failure.cause);
-            return Err(failure.error);
+            return Err(self.client.after(&self.connection, failure).error);
         }
     }
 

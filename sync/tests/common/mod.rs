@@ -1,5 +1,6 @@
 //! What tests are made of.
 
+pub mod certificates;
 pub mod directory;
 pub mod machine;
 pub mod server;
