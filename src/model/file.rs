@@ -30,7 +30,7 @@ pub struct Place {
 
 impl Place {
     /// Of a byte of a text.
-    fn of(file: &Rc<str>, text: &str, offset: usize) -> Place {
+    pub fn of(file: &Rc<str>, text: &str, offset: usize) -> Place {
         let before = text.get(..offset).unwrap_or(text);
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
