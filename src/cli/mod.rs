@@ -3,6 +3,7 @@
 mod apply;
 mod attach;
 mod before;
+mod cluster;
 mod cni;
 mod confirm;
 mod conntrack;
@@ -104,6 +105,8 @@ enum Command {
     Monitor(monitor::Args),
     /// What becomes of one packet, and why; nothing is sent and nothing changed
     Explain(explain::Args),
+    /// Share identities and addresses with other hosts, and with Cilium, through etcd
+    Cluster(cluster::Args),
     /// The layout of the packet mark, both ways
     #[command(subcommand)]
     Mark(mark::Command),
@@ -146,6 +149,7 @@ fn run(cli: Cli, descriptors: Descriptors) -> Result<ExitCode> {
         Command::Metrics(args) => metrics::run(&context, args),
         Command::Monitor(args) => monitor::run(&context, args),
         Command::Explain(args) => return explain::run(&context, args),
+        Command::Cluster(args) => cluster::run(&context, args, cli.global.verbose),
         Command::Hook(args) => hook::run(&context, args),
         Command::Mark(command) => mark::run(&context, command),
         Command::Cni(args) => return cni::run(&context, args),

@@ -6,6 +6,7 @@ mod apply_property;
 mod arguments;
 mod attach_rules;
 mod bpffs;
+mod cluster;
 mod cni;
 mod confirm;
 mod conntrack;
