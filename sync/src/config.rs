@@ -1,5 +1,7 @@
 //! `/etc/cilmark/cluster.toml`: which cluster this host is in, and whom it reads.
 
+mod remotes;
+
 use std::fmt::Display;
 use std::fs;
 use std::io::ErrorKind;
@@ -19,6 +21,8 @@ use crate::cilium::accept::Limits;
 use crate::cilium::cluster_config::{LARGEST_MAX, USUAL_MAX};
 use crate::cilium::name;
 use crate::etcd::Resolve;
+
+pub use remotes::Remotes;
 
 /// Where it is unless said otherwise.
 pub const DEFAULT_FILE: &str = "/etc/cilmark/cluster.toml";
