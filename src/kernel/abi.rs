@@ -96,6 +96,12 @@ pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
     unsafe { plain::as_bytes(value) }
 }
 
+/// The same, for the kernel to write to.
+pub fn bytes_of_mut<T: Plain>(value: &mut T) -> &mut [u8] {
+    // SAFETY: `Plain` is implemented above, for types of which every bit pattern is a value.
+    unsafe { plain::as_mut_bytes(value) }
+}
+
 /// A struct from the bytes that the kernel gave, however they are aligned.
 pub fn from_bytes<T: Plain + Default>(bytes: &[u8]) -> Result<T> {
     let mut value = T::default();

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::detach;
 use crate::model::identity::Identity;
+use crate::model::origin::Origin;
 use crate::model::prefix::format_prefix;
 use crate::program::load::{self, Sizes};
 use crate::state::ipcache::{Ipcache, IpcacheLine};
@@ -49,7 +50,14 @@ pub fn list(root: &Root) -> Result<Vec<IpcacheLine>> {
 /// Forgets an address or a prefix.
 pub fn delete(root: &Root, prefix: &IpNet) -> Result<()> {
     shared::check_all_held(root)?;
-    let was_there = Ipcache::open(root)?.map(|ipcache| ipcache.delete(prefix)).transpose()?;
+    let ipcache = Ipcache::open(root)?;
+    let there = ipcache.as_ref().map(|ipcache| ipcache.get(prefix)).transpose()?.flatten();
+    ensure!(
+        there.is_none_or(|line| line.owner.is_some() || line.origin != Origin::Cluster),
+        "{} is a cluster's, which would bring it back; `cilmark ipcache set` says something else of it",
+        format_prefix(prefix)
+    );
+    let was_there = ipcache.map(|ipcache| ipcache.delete(prefix)).transpose()?;
     ensure!(
         was_there == Some(true),
         "{} is not in the ipcache; `cilmark ipcache list` shows what is",
@@ -58,7 +66,8 @@ pub fn delete(root: &Root, prefix: &IpNet) -> Result<()> {
     detach::remove_unused_root(root)
 }
 
-/// Forgets everything but the addresses of attached endpoints; how many lines that were.
+/// Forgets everything but the addresses of attached endpoints; how many lines that were. What is a cluster's comes back
+/// where cilmark-sync runs.
 pub fn flush(root: &Root) -> Result<usize> {
     shared::check_all_held(root)?;
     let flushed = Ipcache::open(root)?.map(|ipcache| ipcache.flush()).transpose()?;

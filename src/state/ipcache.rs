@@ -1,6 +1,7 @@
 //! `cm_ipcache` and `cm_ipcache_cidr` as one table from prefixes to identities, with `cm_ipcache_idx`
 //! beside it.
 
+mod cluster;
 mod index;
 
 use std::cmp::Reverse;
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 use plain::Plain;
 
+pub use cluster::{Applied, ClusterChange};
 pub use index::LEAST_PREFIXES;
 use index::{Change, Index, Said};
 
@@ -317,8 +319,8 @@ impl Ipcache {
         self.hosts.is_empty() && self.prefixes.is_empty()
     }
 
-    /// Adds an endpoint's own address or prefix; the identity that an operator's line gave it until now, if
-    /// that was another one. A line that says the same stays the operator's.
+    /// Adds an endpoint's own address or prefix; the identity that another line gave it until now, if that was another
+    /// one. A line that says the same stays whose it is, but for a cluster's, which goes when the cluster says so.
     pub fn add_own(
         &self,
         prefix: impl Into<IpNet>,
@@ -332,6 +334,9 @@ impl Ipcache {
             ..entry(identity, Some(owner), Origin::default())
         };
         let (entry, lost) = match self.get(prefix)?.filter(|line| line.owner.is_none()) {
+            Some(there) if there.origin == Origin::Cluster => {
+                (own, Some(there.identity).filter(|lost| *lost != identity))
+            }
             Some(there) if there.identity == identity => {
                 let origin = entry(identity, None, there.origin).origin;
                 (cm_ipcache_entry { endpoint_id: 0, origin, ..own }, None)
@@ -514,13 +519,17 @@ fn answer_the_same(one: &cm_ipcache_entry, other: &cm_ipcache_entry) -> bool {
     abi::bytes_of(&one) == abi::bytes_of(&other)
 }
 
-/// Leaves out what is there already, and is made by the same or says what a command would only repeat.
+/// Leaves out what is there already, and is made by the same or says what a command would only repeat. What a cluster has
+/// made goes when the cluster says so: a command makes it its own.
 fn leave_same<K: Plain>(new: &mut Vec<(K, cm_ipcache_entry)>, before: &[(K, cm_ipcache_entry)]) {
     let before = by_key(before);
     new.retain(|(key, new)| {
         let there = before.get(abi::bytes_of(key));
         !there.is_some_and(|there| {
-            answer_the_same(there, new) && (there.origin == new.origin || new.origin == 0)
+            let [is_command, is_cluster] = [(new, Origin::Command), (there, Origin::Cluster)]
+                .map(|(entry, origin)| entry.origin == origin.number());
+            let stays = there.origin == new.origin || (is_command && !is_cluster);
+            answer_the_same(there, new) && stays
         })
     });
 }

@@ -1,6 +1,7 @@
 //! The pinned maps that user space fills and reads, but for the ipcache.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::marker::PhantomData;
 use std::num::NonZero;
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use nix::errno::Errno;
 use plain::Plain;
 
 use crate::kernel::abi::{self, cm_identity, cm_prefix, u32_key};
@@ -60,9 +62,10 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
     }
 
     pub(super) fn get(&self, key: &K) -> Result<Option<V>> {
-        let value = self.handle.lookup(abi::bytes_of(key), MapFlags::ANY);
-        let value = value.with_context(|| format!("read {}", self.label))?;
-        value.map(|bytes| abi::from_bytes(&bytes)).transpose()
+        let mut value = V::default();
+        let is_there =
+            sys::read_element(&self.handle, abi::bytes_of(key), abi::bytes_of_mut(&mut value));
+        Ok(is_there.with_context(|| format!("read {}", self.label))?.then_some(value))
     }
 
     pub(super) fn set(&self, key: &K, value: &V) -> Result<()> {
@@ -97,18 +100,65 @@ impl<K: Plain + Default, V: Plain + Default> TypedMap<K, V> {
 
     pub(super) fn entries(&self) -> Result<Vec<(K, V)>> {
         let mut entries = Vec::new();
+        self.for_each(BATCH, |key, value| entries.push((key, value)))?;
+        Ok(entries)
+    }
+
+    /// The same one by one, of which so many at most are in memory at a time.
+    pub(super) fn for_each(&self, most: usize, mut each: impl FnMut(K, V)) -> Result<()> {
         let mut malformed = Ok(());
-        sys::for_each_batch(&self.handle, BATCH, |keys, values| {
+        sys::for_each_batch(&self.handle, most, |keys, values| {
             let keys = keys.chunks_exact(size_of::<K>());
             for (key, value) in keys.zip(values.chunks_exact(size_of::<V>())) {
                 match (abi::from_bytes(key), abi::from_bytes(value)) {
-                    (Ok(key), Ok(value)) => entries.push((key, value)),
+                    (Ok(key), Ok(value)) => each(key, value),
                     (Err(error), _) | (_, Err(error)) => malformed = Err(error),
                 }
             }
         })
         .with_context(|| format!("read {}", self.label))?;
-        malformed.map(|()| entries)
+        malformed
+    }
+
+    /// Writes all that there is room for; the places of the others.
+    pub(super) fn set_what_fits(&self, entries: &[(K, V)]) -> Result<Vec<usize>> {
+        let mut keys = Vec::with_capacity(size_of_val(entries));
+        let mut values = Vec::with_capacity(entries.len() * size_of::<V>());
+        for (key, value) in entries {
+            keys.extend_from_slice(abi::bytes_of(key));
+            values.extend_from_slice(abi::bytes_of(value));
+        }
+        let write = |from: usize| {
+            let (keys, values) = (&keys[from * size_of::<K>()..], &values[from * size_of::<V>()..]);
+            sys::write_elements(&self.handle, keys, values, (entries.len() - from) as u32)
+        };
+        each_refused(entries.len(), write, has_no_room)
+            .with_context(|| format!("write to {}", self.label))
+    }
+
+    /// Deletes keys; those that are not there are left out.
+    pub(super) fn delete_each(&self, keys: &[K]) -> Result<()> {
+        let bytes: Vec<u8> =
+            keys.iter().flat_map(|key| abi::bytes_of(key).iter().copied()).collect();
+        let delete = |from: usize| {
+            let count = (keys.len() - from) as u32;
+            sys::delete_elements(&self.handle, &bytes[from * size_of::<K>()..], count)
+        };
+        let is_absent = |error: &io::Error| error.raw_os_error() == Some(Errno::ENOENT as i32);
+        each_refused(keys.len(), delete, is_absent)
+            .map(drop)
+            .with_context(|| format!("delete from {}", self.label))
+    }
+
+    /// The kernel's number of the map.
+    pub(super) fn number(&self) -> Result<u32> {
+        let info = self.handle.info().with_context(|| format!("look at {}", self.label))?;
+        Ok(info.info.id)
+    }
+
+    /// How many entries it takes.
+    pub(super) fn room(&self) -> u32 {
+        self.handle.max_entries()
     }
 
     pub(super) fn set_all(
@@ -227,6 +277,33 @@ impl<V: Plain + Default> TypedMap<cm_prefix, V> {
         let own = entries.find(|(other, _)| abi::bytes_of(other) == abi::bytes_of(key));
         Ok(own.map(|(_, value)| value))
     }
+}
+
+/// Does something with many, from one on; what it refuses for a reason that concerns that one alone is left out. The places
+/// of these.
+fn each_refused(
+    count: usize,
+    mut from: impl FnMut(usize) -> (u32, io::Result<()>),
+    is_its_own: impl Fn(&io::Error) -> bool,
+) -> io::Result<Vec<usize>> {
+    let (mut at, mut refused) = (0, Vec::new());
+    while at < count {
+        match from(at) {
+            (_, Ok(())) => break,
+            // The kernel says how many it has done, unless it has not even begun.
+            (done, Err(error)) if is_its_own(&error) && (done as usize) < count - at => {
+                refused.push(at + done as usize);
+                at += done as usize + 1;
+            }
+            (_, Err(error)) => return Err(error),
+        }
+    }
+    Ok(refused)
+}
+
+/// Hash maps say E2BIG, tries ENOSPC.
+fn has_no_room(error: &io::Error) -> bool {
+    [Errno::E2BIG, Errno::ENOSPC].iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
 /// Which of so many writers writes a key: FNV-1a, as good as any.

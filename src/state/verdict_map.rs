@@ -52,6 +52,20 @@ impl<K: Plain + Default, V: Plain + Default> VerdictMap<K, V> {
         self.map.entries()
     }
 
+    /// Each entry, of which so many at most are in memory at a time.
+    pub(super) fn for_each(&self, most: usize, each: impl FnMut(K, V)) -> Result<()> {
+        self.map.for_each(most, each)
+    }
+
+    pub(super) fn number(&self) -> Result<u32> {
+        self.map.number()
+    }
+
+    /// How many entries it takes.
+    pub(super) fn room(&self) -> u32 {
+        self.map.room()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.map.is_empty()
     }

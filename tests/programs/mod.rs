@@ -5,6 +5,7 @@
 
 mod agreement;
 mod arp;
+mod cluster_lines;
 mod conntrack;
 mod dhcp;
 mod events;
