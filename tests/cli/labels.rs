@@ -32,7 +32,7 @@ fn labels_make_no_identity_on_a_host_of_no_cluster() {
 #[test]
 fn with_cilmark_sync_away_labels_have_the_number_that_they_had_last() {
     let Some(world) = host(Some(json!({"app=web,tier=front": 196_701}))) else { return };
-    let run = world.cilmark("attach red --labels tier=front,app=web");
+    let run = world.cilmark("attach red --role container --labels tier=front,app=web");
     assert_eq!(run.status, Some(0), "{run:?}");
     assert!(run.stderr.contains("it gets 196701, which they had last"), "{run:?}");
     assert_eq!(world.status("red")["identity"], 196_701);

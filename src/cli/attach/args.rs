@@ -5,6 +5,7 @@ mod own;
 mod rules;
 mod sizes;
 mod target;
+mod who;
 
 use std::collections::BTreeSet;
 
@@ -15,26 +16,17 @@ use crate::cli::prompt::Prompt;
 use crate::cli::values;
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::enforcement::{FailsafeList, Mode, Modes, VerdictLog};
-use crate::model::labels::Labels;
 use crate::model::mac::{Mac, WorkloadMac};
-use crate::model::owner::Owner;
 use crate::model::prefix::parse_ipv6_prefix;
-use crate::model::spec::{CtScope, EndpointSpec, HookChoice, HostAddresses, IdentityRef};
+use crate::model::spec::{CtScope, EndpointSpec, HookChoice, HostAddresses};
 use crate::model::time::Time;
 
 #[derive(clap::Args)]
 pub struct Flags {
     #[command(flatten)]
     pub target: target::Target,
-    /// The identity, a number or a name; for a NIC 1 (host) if left out
-    #[arg(long, value_name = "ID")]
-    id: Option<IdentityRef>,
-    /// Labels, such as app=web,tier=front: without --id they make its identity, in the cluster that this host is in
-    #[arg(long, value_name = "KEY=VALUE")]
-    labels: Option<Labels>,
-    /// Whose it is, such as the number of a container: `status` shows it, and `detach --owner` finds it
-    #[arg(long, value_name = "TEXT")]
-    owner: Option<Owner>,
+    #[command(flatten)]
+    who: who::Who,
     /// What the device is; by default container for a veth or tap without a default route
     #[arg(long, value_parser = values::role())]
     role: Option<Role>,
@@ -145,11 +137,11 @@ impl Args {
         let mode = |one: Option<Mode>, before| one.or(flags.policy).unwrap_or(before);
         EndpointSpec {
             device: device.to_owned(),
-            owner: flags.owner.clone().or(base.owner),
+            owner: flags.who.owner.clone().or(base.owner),
             birth: base.birth,
-            labels: flags.labels.clone().unwrap_or(base.labels),
+            labels: flags.who.labels.clone().unwrap_or(base.labels),
             role: flags.role.or(base.role),
-            id: flags.id.clone().or(base.id),
+            id: flags.who.id.clone().or(base.id),
             endpoint_id: flags.endpoint_id.or(base.endpoint_id),
             ip: own::over(&flags.own.ip, base.ip.listed).into(),
             shared_ip: own::over(&flags.own.shared_ip, base.shared_ip),

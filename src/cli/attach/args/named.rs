@@ -15,7 +15,8 @@ impl FromArgMatches for Args {
         let named = named.map(str::to_owned).collect();
         let flags = Flags::from_arg_matches(matches)?;
         let is_a_workload = flags.role == Some(Role::Container) || flags.target.is_a_workload();
-        if is_a_workload && flags.id.is_none() && !flags.keep {
+        let has_no_identity = flags.who.id.is_none() && flags.who.labels.is_none();
+        if is_a_workload && has_no_identity && !flags.keep {
             return Err(missing_identity());
         }
         Ok(Args { flags, named })
@@ -29,7 +30,7 @@ impl FromArgMatches for Args {
 
 /// As clap says it of what is always required.
 fn missing_identity() -> Error {
-    let message = "the following required arguments were not provided:\n  --id <ID>";
+    let message = "the following required arguments were not provided:\n  --id <ID>, or --labels <KEY=VALUE> in a cluster";
     let command = Flags::augment_args(Command::new("cilmark attach"));
     let usage = "cilmark attach --id <ID> <DEV|--pid <N>|--container-netns <NAME|PATH>>";
     command.override_usage(usage).error(ErrorKind::MissingRequiredArgument, message)
