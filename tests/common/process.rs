@@ -104,6 +104,16 @@ impl Running {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("send a signal");
     }
 
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("ask for its end")
+    }
+
+    /// The lines on stderr that nobody has asked for yet.
+    pub fn said(&self) -> Vec<String> {
+        self.stderr.try_iter().collect()
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().expect("wait")

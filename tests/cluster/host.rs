@@ -1,0 +1,318 @@
+//! A host of a cluster: a network namespace with a root of its own, workloads behind it, and cilmark-sync.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cilmark::model::origin::Origin;
+use cilmark::ops::cluster::run_directory;
+use cilmark::program::load::{self, Sizes};
+use cilmark::state::ipcache::Ipcache;
+use cilmark::state::pin::Root;
+use ipnet::IpNet;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::lab::Lab;
+use super::store::Store;
+use crate::common::process::{Run, Running};
+use crate::common::world::wait_for;
+
+/// What is asked of a host's cilmark-sync, beside which cluster it is in.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings<'a> {
+    pub lease: &'a str,
+    pub stale: &'a str,
+    /// Further lines of the configuration.
+    pub more: &'a str,
+}
+
+impl Default for Settings<'_> {
+    fn default() -> Self {
+        Settings { lease: "10s", stale: "1h", more: "" }
+    }
+}
+
+/// A host. Its cilmark-sync runs between [`Host::start`] and [`Host::kill`].
+pub struct Host<'lab> {
+    lab: &'lab Lab,
+    /// Its name, its namespace's, its device's on the bridge, and its user's in etcd.
+    pub name: String,
+    number: u8,
+    sync: RefCell<Option<Running>>,
+}
+
+impl<'lab> Host<'lab> {
+    /// A host that shares nothing yet: 10.9.100.N and fd00:9::N, N from 1 to 9.
+    pub fn new(lab: &'lab Lab, number: u8) -> Host<'lab> {
+        let name = format!("h{number}");
+        lab.namespace(&name, &format!("10.9.100.{number}"));
+        lab.world.sh(&format!(
+            "ip -n {name} addr add fd00:9::{number}/64 dev eth0 nodad
+             nsenter --net=/run/netns/{name} sysctl -qw \
+                net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
+        ));
+        let host = Host { lab, name, number, sync: RefCell::default() };
+        host.root().prepare(false).expect("the root");
+        load::create_maps(&host.root(), &Sizes::default()).expect("the maps");
+        host
+    }
+
+    /// The routes to the workloads of others.
+    pub fn route_to(&self, others: &[&Host<'_>]) {
+        for other in others.iter().filter(|other| other.number != self.number) {
+            let (name, number) = (&self.name, other.number);
+            self.lab.world.sh(&format!(
+                "ip -n {name} route add 10.{number}.0.0/16 via 10.9.100.{number}
+                 ip -n {name} -6 route add fd00:{number}::/32 via fd00:9::{number}"
+            ));
+        }
+    }
+
+    /// Where its pins are.
+    pub fn root(&self) -> Root {
+        Root::new(PathBuf::from(format!("/sys/fs/bpf/{}", self.name)))
+    }
+
+    /// Its address between the hosts.
+    pub fn address(&self) -> String {
+        format!("10.9.100.{}", self.number)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.lab.directory(&self.name).join(name)
+    }
+
+    /// Makes it a host of a store's cluster, and a user there.
+    pub fn join(&self, store: &Store<'_>, settings: Settings<'_>) {
+        store.add_user(&self.name, "host");
+        self.configure(store, settings);
+    }
+
+    /// The same of a host that the store knows already.
+    pub fn configure(&self, store: &Store<'_>, settings: Settings<'_>) {
+        store.client_file(&self.name, &self.file("etcd"));
+        fs::create_dir_all(self.file("remotes")).expect("create the remotes' directory");
+        let Settings { lease, stale, more } = settings;
+        let (cluster, id, name) = (&store.cluster, store.number, &self.name);
+        let config = format!(
+            "name = '{cluster}'
+             id = {id}
+             node = '{name}'
+             etcd = 'etcd'
+             remotes = 'remotes'
+             publish = true
+             lease = '{lease}'
+             stale = '{stale}'
+             {more}\n"
+        );
+        fs::write(self.file("cluster.toml"), config).expect("write the configuration");
+    }
+
+    /// Makes it read another cluster, as the user `remote` there.
+    pub fn read(&self, store: &Store<'_>) {
+        store.client_file("remote", &self.file("remotes").join(&store.cluster));
+    }
+
+    /// Makes it read what the KVStoreMesh of a cluster has of another one.
+    pub fn read_cache(&self, store: &Store<'_>, cluster: &str) {
+        store.client_file("local", &self.file("remotes").join(cluster));
+    }
+
+    /// Makes it read that no longer.
+    pub fn read_no_longer(&self, cluster: &str) {
+        fs::remove_file(self.file("remotes").join(cluster)).expect("remove a client file");
+    }
+
+    /// Starts its cilmark-sync, and waits until that says that it is ready.
+    pub fn start(&self) {
+        let socket = self.start_unready();
+        socket.set_nonblocking(true).expect("make the socket non-blocking");
+        let mut message = [0; 4096];
+        wait_for("cilmark-sync to be ready", || {
+            let ended = self.sync.borrow_mut().as_mut().and_then(Running::ended);
+            assert_eq!(ended, None, "cilmark-sync of {} ends", self.name);
+            let Ok(length) = socket.recv(&mut message) else { return false };
+            String::from_utf8_lossy(&message[..length]).lines().any(|line| line == "READY=1")
+        });
+    }
+
+    /// The same, and does not wait. It says by this socket how it is.
+    pub fn start_unready(&self) -> UnixDatagram {
+        let path = self.file("notify");
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => panic!("{error}"),
+            _ => {}
+        }
+        let socket = UnixDatagram::bind(&path).expect("bind the socket of systemd");
+        let binary = Path::new(env!("CARGO_BIN_EXE_cilmark")).with_file_name("cilmark-sync");
+        let running = self.lab.start(&self.name, &binary, |command| {
+            command
+                .env_clear()
+                .env("NOTIFY_SOCKET", &path)
+                .arg("--config")
+                .arg(self.file("cluster.toml"))
+                .arg("--bpffs")
+                .arg(self.root().path());
+        });
+        *self.sync.borrow_mut() = Some(running);
+        socket
+    }
+
+    /// Kills its cilmark-sync.
+    pub fn kill(&self) {
+        drop(self.sync.borrow_mut().take().expect("cilmark-sync runs"));
+    }
+
+    /// Sends its cilmark-sync a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.sync.borrow().as_ref().expect("cilmark-sync runs").signal(signal);
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn stop(&self) {
+        let mut running = self.sync.borrow_mut().take().expect("cilmark-sync runs");
+        running.signal(Signal::SIGTERM);
+        assert!(running.wait().success(), "cilmark-sync fails at its end");
+    }
+
+    /// What it says of itself, if it has said anything yet.
+    pub fn state(&self) -> Option<Value> {
+        let file = run_directory(&self.root()).join("cluster.json");
+        let text = fs::read_to_string(file).ok()?;
+        Some(serde_json::from_str(&text).expect("JSON in cluster.json"))
+    }
+
+    /// What it says of a cluster, if it knows it.
+    pub fn state_of(&self, cluster: &str) -> Option<Value> {
+        let mut state = self.state()?;
+        let clusters = state["clusters"].as_array_mut()?;
+        clusters.iter_mut().find(|it| it["name"] == cluster).map(Value::take)
+    }
+
+    /// Runs cilmark on it, with arguments that are separated by spaces.
+    pub fn cilmark(&self, arguments: &str) -> Run {
+        let binary = env!("CARGO_BIN_EXE_cilmark");
+        let root = self.root();
+        let output = self.lab.world.try_sh(&format!(
+            "exec nsenter --net=/run/netns/{} {binary} --bpffs {} {arguments}",
+            self.name,
+            root.path().display(),
+        ));
+        output.into()
+    }
+
+    /// The same, which must succeed; its stdout.
+    pub fn cilmark_ok(&self, arguments: &str) -> String {
+        let run = self.cilmark(arguments);
+        assert_eq!(run.status, Some(0), "`cilmark {arguments}` on {}: {}", self.name, run.stderr);
+        run.stdout
+    }
+
+    /// A workload behind it: the namespace `hN-wM`, and here the veth `wM`, with 10.N.M.10 and fd00:N:M::10.
+    pub fn workload(&self, number: u8) -> Workload {
+        let (host, of) = (&self.name, self.number);
+        let namespace = format!("{host}-w{number}");
+        let device = format!("w{number}");
+        self.lab.world.sh(&format!(
+            "ip netns add {namespace}
+             ip -n {host} link add {device} type veth peer name eth0 netns {namespace}
+             ip -n {host} addr add 10.{of}.{number}.1/24 dev {device}
+             ip -n {host} addr add fd00:{of}:{number}::1/64 dev {device} nodad
+             ip -n {host} link set {device} up
+             ip -n {namespace} link set lo up
+             ip -n {namespace} addr add 10.{of}.{number}.10/24 dev eth0
+             ip -n {namespace} addr add fd00:{of}:{number}::10/64 dev eth0 nodad
+             ip -n {namespace} link set eth0 up
+             ip -n {namespace} route add default via 10.{of}.{number}.1
+             ip -n {namespace} -6 route add default via fd00:{of}:{number}::1"
+        ));
+        let ends = format!(
+            "ip -n {host} -br link show dev {device}; ip -n {namespace} -br link show dev eth0"
+        );
+        wait_for("the carrier", || self.lab.world.sh(&ends).matches(" UP ").count() == 2);
+        Workload {
+            address: format!("10.{of}.{number}.10"),
+            address6: format!("fd00:{of}:{number}::10"),
+            namespace,
+            device,
+        }
+    }
+
+    /// What clusters have made of its ipcache.
+    pub fn lines(&self) -> Lines {
+        lines(&self.ipcache())
+    }
+
+    /// Its ipcache.
+    pub fn ipcache(&self) -> Ipcache {
+        Ipcache::open(&self.root()).expect("open the ipcache").expect("the maps")
+    }
+
+    /// Waits, so long at most, until clusters have made just this of its ipcache.
+    pub fn comes_to(&self, expected: &Lines, within: Duration) {
+        let ipcache = self.ipcache();
+        let deadline = Instant::now() + within;
+        wait_for("the ipcache", || {
+            let lines = lines(&ipcache);
+            let is_late = Instant::now() > deadline;
+            assert!(
+                !is_late || lines == *expected,
+                "{}: {:#?}",
+                self.name,
+                Difference(&lines, expected)
+            );
+            lines == *expected
+        });
+    }
+}
+
+impl Drop for Host<'_> {
+    fn drop(&mut self) {
+        if let Some(running) = self.sync.get_mut().take().filter(|_| std::thread::panicking()) {
+            eprintln!("cilmark-sync of {} said:\n{}", self.name, running.said().join("\n"));
+        }
+    }
+}
+
+/// A workload behind a host.
+pub struct Workload {
+    pub namespace: String,
+    /// The host's end.
+    pub device: String,
+    pub address: String,
+    pub address6: String,
+}
+
+/// Numbers of prefixes.
+pub type Lines = BTreeMap<IpNet, u32>;
+
+/// What clusters have made of an ipcache.
+pub fn lines(ipcache: &Ipcache) -> Lines {
+    let lines = ipcache.lines().expect("read the ipcache").into_iter();
+    let of_clusters = lines.filter(|line| line.origin == Origin::Cluster && line.owner.is_none());
+    of_clusters.map(|line| (line.prefix, line.identity.0)).collect()
+}
+
+/// Of lines and those that were expected.
+struct Difference<'a>(&'a Lines, &'a Lines);
+
+impl std::fmt::Debug for Difference<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Difference(lines, expected) = self;
+        let without = |these: &Lines, those: &Lines| {
+            let differs = |(prefix, number): &(&IpNet, &u32)| those.get(prefix) != Some(number);
+            let list =
+                these.iter().filter(differs).map(|(prefix, number)| format!("{prefix} {number}"));
+            list.collect::<Vec<_>>()
+        };
+        f.debug_struct("lines")
+            .field("missing", &without(expected, lines))
+            .field("too many", &without(lines, expected))
+            .finish()
+    }
+}
