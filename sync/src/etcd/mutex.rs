@@ -97,9 +97,7 @@ impl Mutex {
 
     /// Gives it up. If that fails it goes with its lease.
     pub async fn unlock(self) -> Result<(), Error> {
-        let delete = vec![Op::Delete(self.key.clone())];
-        self.client.transact(vec![self.is_held()], delete, Vec::new()).await?;
-        Ok(())
+        self.client.delete(&self.key).await.map(drop)
     }
 }
 

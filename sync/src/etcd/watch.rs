@@ -55,8 +55,7 @@ pub struct Watch {
     connection: Connection,
     questions: mpsc::Sender<WatchRequest>,
     answers: Streaming<WatchResponse>,
-    /// Changes of a revision of which more may follow.
-    begun: Vec<Change>,
+    revisions: Revisions,
     /// When the last answer has come.
     heard: Instant,
     /// When it was asked since whether it still is a watch.
@@ -84,7 +83,7 @@ impl Client {
             connection,
             questions,
             answers,
-            begun: Vec::new(),
+            revisions: Revisions::default(),
             heard: Instant::now(),
             asked: None,
             is_over: false,
@@ -192,29 +191,39 @@ impl Watch {
         if let Some(error) = end_in(&answer) {
             return Err(error);
         }
+        let told = self.revisions.of(answer, header.revision);
+        Ok(told
+            .map(|(revision, changes)| Watched { header: Header { revision, ..header }, changes }))
+    }
+}
+
+/// Makes whole revisions of the parts that answers come in.
+#[derive(Default)]
+struct Revisions {
+    /// Changes of a revision of which more may follow.
+    begun: Vec<Change>,
+}
+
+impl Revisions {
+    /// The changes up to a revision, if an answer brings any; none where it says how far the watch has come. The header's
+    /// revision is that of the store, which may be far ahead of the changes.
+    fn of(&mut self, answer: WatchResponse, stored: i64) -> Option<(i64, Vec<Change>)> {
         // What was asked for overtakes changes (etcd before 3.4.25 and 3.5.8, issue 15220): it says that etcd lives, not
         // how far this watch has come.
         if answer.watch_id < 0 || answer.created {
-            return Ok(None);
+            return None;
         }
-        let is_progress = answer.events.is_empty() && !answer.fragment && self.begun.is_empty();
         self.begun.extend(answer.events.into_iter().filter_map(change_of));
-        // The header has the revision of the store, which may be far ahead of these changes.
-        let last = self.begun.last().map(Change::revision);
-        let (whole, revision) = match last {
-            None if is_progress => (0, header.revision),
-            None => return Ok(None),
-            Some(last) if answer.fragment => {
-                (self.begun.partition_point(|change| change.revision() < last), last - 1)
-            }
-            Some(last) => (self.begun.len(), last),
+        let Some(last) = self.begun.last().map(Change::revision) else {
+            return (!answer.fragment).then(|| (stored, Vec::new()));
         };
-        if whole == 0 && !is_progress {
-            return Ok(None);
-        }
+        let (whole, revision) = match answer.fragment {
+            true => (self.begun.partition_point(|change| change.revision() < last), last - 1),
+            false => (self.begun.len(), last),
+        };
         let rest = self.begun.split_off(whole);
         let changes = std::mem::replace(&mut self.begun, rest);
-        Ok(Some(Watched { header: Header { revision, ..header }, changes }))
+        (whole > 0).then_some((revision, changes))
     }
 }
 
@@ -255,4 +264,48 @@ fn end_in(answer: &WatchResponse) -> Option<Error> {
         why if why.contains("compacted") => Error::Compacted,
         why => Error::Unavailable(format!("the watch was cancelled: {why}")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::messages;
+    use super::*;
+
+    /// An answer with a change of each of these revisions.
+    fn answer(revisions: &[i64]) -> WatchResponse {
+        let event = |revision: &i64| {
+            let kv = messages::KeyValue { mod_revision: *revision, ..Default::default() };
+            Event { kv: Some(kv), ..Default::default() }
+        };
+        WatchResponse { events: revisions.iter().map(event).collect(), ..Default::default() }
+    }
+
+    fn told(revisions: &mut Revisions, answer: WatchResponse) -> Option<(i64, Vec<i64>)> {
+        let told = revisions.of(answer, 100);
+        told.map(|(last, changes)| (last, changes.iter().map(Change::revision).collect()))
+    }
+
+    #[test]
+    fn changes_are_told_up_to_their_last_revision_and_not_that_of_the_store() {
+        let revisions = &mut Revisions::default();
+        assert_eq!(told(revisions, answer(&[3, 3, 5])), Some((5, vec![3, 3, 5])));
+    }
+
+    #[test]
+    fn a_revision_of_which_more_may_follow_waits_for_it() {
+        let revisions = &mut Revisions::default();
+        let fragment = |of: &[i64]| WatchResponse { fragment: true, ..answer(of) };
+        assert_eq!(told(revisions, fragment(&[3])), None);
+        assert_eq!(told(revisions, fragment(&[3, 4])), Some((3, vec![3, 3])));
+        assert_eq!(told(revisions, fragment(&[4, 5, 6])), Some((5, vec![4, 4, 5])));
+        assert_eq!(told(revisions, answer(&[6])), Some((6, vec![6, 6])));
+    }
+
+    #[test]
+    fn only_progress_of_the_watch_itself_says_how_far_it_has_come() {
+        let revisions = &mut Revisions::default();
+        assert_eq!(told(revisions, answer(&[])), Some((100, vec![])));
+        assert_eq!(told(revisions, WatchResponse { watch_id: -1, ..answer(&[]) }), None);
+        assert_eq!(told(revisions, WatchResponse { created: true, ..answer(&[]) }), None);
+    }
 }

@@ -1,6 +1,6 @@
 //! Keys, lists and transactions.
 
-use cilmark_sync::etcd::{Compare, Op};
+use cilmark_sync::etcd::{Compare, Error, Op};
 
 use crate::common::Etcd;
 use crate::common::machine::alone;
@@ -54,7 +54,44 @@ fn a_list_comes_in_pages_as_of_one_revision_while_others_write() {
         assert!(keys.iter().map(|(key, _)| key).eq(&wanted));
         assert!(keys.iter().all(|(_, modified)| *modified < before.revision));
         assert_eq!(header, before);
-        assert!(client.header().await.unwrap().revision > header.revision);
+        let now = client.header().await.unwrap();
+        assert!(now.revision > header.revision);
+
+        // A list of which the rest is gone is told.
+        let compact = |_| {
+            etcd.ctl("put q new");
+            etcd.ctl(&format!("compact {}", now.revision + 1));
+        };
+        let told = client.list("p/", compact).await;
+        assert!(matches!(told, Err(Error::Compacted)), "{told:?}");
+    });
+}
+
+#[test]
+fn a_list_of_more_than_a_message_may_have_comes_in_smaller_pages() {
+    const MIB: usize = 1 << 20;
+    alone(async || {
+        let etcd = Etcd::start().await;
+        let client = etcd.client();
+        for number in 0..80 {
+            client.put(&format!("k{number:03}"), vec![number; MIB], None).await.unwrap();
+        }
+        let mut values = Vec::new();
+        client.list("k", |page| values.extend(page.iter().map(|one| one.value[0]))).await.unwrap();
+        assert!(values.into_iter().eq(0..80));
+    });
+}
+
+#[test]
+fn a_list_of_nothing_has_a_revision_and_no_pages() {
+    alone(async || {
+        let etcd = Etcd::start().await;
+        let client = etcd.client();
+        let put = client.put("other", "v", None).await.unwrap();
+        assert_eq!(client.list("k", |_| panic!("a page")).await.unwrap(), put);
+        let mut all = 0;
+        client.list("", |page| all += page.len()).await.unwrap();
+        assert_eq!(all, 1);
     });
 }
 

@@ -89,3 +89,17 @@ fn nobody_at_the_address_is_told_with_the_address() {
         assert!(text.contains("nobody.invalid:2379: "), "{text}");
     });
 }
+
+#[test]
+fn a_call_after_a_restart_is_done_at_once_though_the_connection_is_lost() {
+    alone(async || {
+        let mut etcd = Etcd::start().await;
+        let client = etcd.client();
+        for number in 0..3 {
+            client.put("k", number.to_string(), None).await.unwrap();
+            etcd.start_again();
+            etcd.wait().await;
+        }
+        assert_eq!(client.get("k").await.unwrap().1.unwrap().value, b"2");
+    });
+}
