@@ -56,6 +56,19 @@ class CheckHouse(unittest.TestCase):
         ]:
             self.assertEqual(bool(list(HOUSE.complaints(name, "\n" * lines))), finds, f"{name}: {lines}")
 
+    def test_sync_calls_operations_alone_and_its_formats_nobody(self):
+        for name, text, finds in [
+            ("read/writer.rs", "use cilmark::ops::cluster::lines::Lines;", False),
+            ("read/writer.rs", "use cilmark::state::pin::Root;", False),
+            ("read/writer.rs", "use cilmark::state::ipcache::Ipcache;", True),
+            ("publish.rs", "use cilmark::kernel::netns;", True),
+            ("cilium/pair.rs", "use cilmark::model::identity::Identity;", False),
+            ("cilium/pair.rs", "use std::fs;", True),
+            ("cilium.rs", "tokio::time::sleep(a)", True),
+            ("cli/list.rs", 'println!("a")', True),
+        ]:
+            self.assertEqual(bool(list(HOUSE.sync_complaints(name, text))), finds, text)
+
 
 if __name__ == "__main__":
     unittest.main()
