@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use cilmark::model::endpoint::{EndpointId, Role};
 use cilmark::ops::cluster::endpoints::{Changes, LocalEndpoint, OwnAddresses, of_nics, read};
 
+use cilmark::ops::cluster::memory::{self, Memory};
+
 use crate::common::World;
 use crate::common::machine::by_each_hook;
 use crate::common::world::wait_for;
@@ -50,6 +52,23 @@ fn an_endpoint_tells_its_addresses_and_keeps_its_birth_until_it_is_detached() {
         let [other] = &all(&world)[..] else { panic!("one endpoint") };
         assert_ne!(other.birth, red.birth);
     });
+}
+
+#[test]
+fn labels_make_an_identity_where_no_number_is_named() {
+    let Some(world) = World::new() else { return };
+    world.sh("mount -t tmpfs tmpfs /var/lib");
+    memory::write(&world.root(), &Memory::new()).unwrap();
+    world.veth("red");
+    world.veth("blue");
+    world.cilmark_ok("attach red --labels app=web,tier=front --ip 10.0.0.1");
+    world.cilmark_ok("attach blue --labels app=web --id 300 --ip 10.0.0.2");
+    let told = all(&world);
+    let told: Vec<_> = told.iter().map(|it| (it.device.as_str(), it.is_by_labels)).collect();
+    assert_eq!(told, [("red", true), ("blue", false)]);
+    let [red, blue] = &all(&world)[..] else { panic!("two endpoints") };
+    assert_eq!((red.labels.to_string().as_str(), red.identity.0), ("app=web,tier=front", 5));
+    assert_eq!((blue.labels.to_string().as_str(), blue.identity.0), ("app=web", 300));
 }
 
 #[test]

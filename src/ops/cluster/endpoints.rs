@@ -43,12 +43,12 @@ pub struct LocalEndpoint {
     pub prefixes: Vec<IpNet>,
     /// Its labels.
     pub labels: Labels,
-    /// Its identity is asked for by the labels: no number is.
+    /// Its labels make its identity: nobody has named a number.
     pub is_by_labels: bool,
     /// Of a NIC: those that the kernel has on it now, without link-local and temporary ones.
     pub on_device: Vec<IpAddr>,
     /// Of a NIC: the inode of its network namespace.
-    netns: Option<u64>,
+    pub netns: Option<u64>,
 }
 
 /// An endpoint; `None` if there is none, or nothing of it runs: its device is gone or lies in another namespace than its

@@ -23,6 +23,11 @@ pub const LOCKS: &str = "cilium/state/identities/v1/locks/";
 /// What clusters say of themselves: `<cluster>`.
 pub const CLUSTER_CONFIGS: &str = "cilium/cluster-config/";
 
+/// cilmark's own: who collects unused identities has this lock.
+pub const GARBAGE_LOCK: &str = "cilium/.cilmark-gc";
+/// cilmark's own: `<node>`, and which host that is, so that no two call themselves the same.
+pub const NODES_OF_CILMARK: &str = "cilium/.cilmark-node/";
+
 /// What a cluster says of itself.
 pub fn cluster_config(cluster: &str) -> String {
     format!("{CLUSTER_CONFIGS}{cluster}")

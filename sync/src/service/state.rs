@@ -147,6 +147,9 @@ pub struct Own {
     pub node: String,
     /// Whether it publishes.
     pub is_publishing: bool,
+    /// Why nothing is written now, and what helps.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// Addresses that are in etcd.
     pub published: Vec<Published>,
     /// Addresses that another host has there.

@@ -2,6 +2,7 @@
 
 pub mod certificates;
 pub mod directory;
+pub mod host;
 pub mod machine;
 pub mod server;
 

@@ -1,0 +1,5 @@
+//! What hosts publish in a real etcd.
+
+mod addresses;
+mod endpoints;
+mod presence;
