@@ -37,6 +37,15 @@ struct {
 	__type(value, struct cm_identity);
 } cm_identities SEC(".maps");
 
+/* And their labels, which clusters tell. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 16);
+	__type(key, __u32);
+	__type(value, struct cm_id_labels);
+} cm_id_labels SEC(".maps");
+
 /* And where each endpoint is attached; one that finds no room is looked for by its pins. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -1,11 +1,14 @@
 //! `cilmark identity set|list|del`.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use clap::Subcommand;
 use serde::Serialize;
 
 use super::Context;
 use crate::model::identity::Identity;
+use crate::ops::cluster::labels;
 use crate::ops::{self, identities};
 use crate::output;
 
@@ -19,7 +22,7 @@ pub enum Command {
         /// Letters a-z, digits, - _ . and at most 31 bytes
         name: String,
     },
-    /// Show the declared names
+    /// Show the declared names, and the labels that clusters tell
     List,
     /// Forget the name of an identity
     Del {
@@ -32,7 +35,9 @@ pub enum Command {
 #[derive(Serialize)]
 struct Named<'a> {
     identity: Identity,
-    name: &'a str,
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<&'a str>,
 }
 
 pub fn run(context: &Context, command: Command) -> Result<()> {
@@ -45,14 +50,19 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             identities::set(&context.root, identity, &name)
         }
         Command::List => {
-            let lines: Vec<Named<'_>> =
-                names.declared().map(|(identity, name)| Named { identity, name }).collect();
-            if context.json {
-                return output::json(&lines);
+            let mut lines: BTreeMap<Identity, Named<'_>> = names
+                .declared()
+                .map(|(identity, name)| {
+                    (identity, Named { identity, name: Some(name), labels: None })
+                })
+                .collect();
+            let mut labels = BTreeMap::new();
+            labels::for_each(&context.root, |identity, text| _ = labels.insert(identity, text))?;
+            for (identity, text) in &labels {
+                let nobody = Named { identity: *identity, name: None, labels: None };
+                lines.entry(*identity).or_insert(nobody).labels = Some(text);
             }
-            let rows: Vec<[String; 2]> =
-                lines.iter().map(|line| [line.identity.to_string(), line.name.into()]).collect();
-            output::table(["IDENTITY", "NAME"], &rows)
+            print(context, lines.into_values().collect())
         }
         Command::Del { identity } => {
             let identity = names.parse(&identity)?;
@@ -60,4 +70,20 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             identities::delete(&context.root, identity)
         }
     }
+}
+
+/// Labels have a column where a cluster has told any.
+fn print(context: &Context, lines: Vec<Named<'_>>) -> Result<()> {
+    if context.json {
+        return output::json(&lines);
+    }
+    let rows = lines.iter().map(|line| {
+        let [name, labels] = [line.name, line.labels].map(|it| it.unwrap_or_default().to_owned());
+        [line.identity.to_string(), name, labels]
+    });
+    if lines.iter().any(|line| line.labels.is_some()) {
+        return output::table(["IDENTITY", "NAME", "LABELS"], &rows.collect::<Vec<_>>());
+    }
+    let rows = rows.map(|[identity, name, _]| [identity, name]);
+    output::table(["IDENTITY", "NAME"], &rows.collect::<Vec<_>>())
 }

@@ -54,6 +54,9 @@ struct Line<'a> {
     prefix: String,
     identity: Identity,
     name: Option<&'a str>,
+    /// As a cluster tells them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<String>,
 }
 
 pub fn run(context: &Context, command: Command) -> Result<()> {
@@ -101,6 +104,7 @@ fn print(context: &Context, names: &Names, lines: &[IpcacheLine]) -> Result<()> 
             prefix: format_prefix(&line.prefix),
             identity: line.identity,
             name: names.name(line.identity),
+            labels: names.labels(line.identity),
         })
         .collect();
     if context.json {
@@ -109,7 +113,8 @@ fn print(context: &Context, names: &Names, lines: &[IpcacheLine]) -> Result<()> 
     let rows: Vec<[String; 3]> = lines
         .into_iter()
         .map(|line| {
-            [line.prefix, line.identity.to_string(), line.name.unwrap_or_default().to_owned()]
+            let name = line.name.map(str::to_owned).or(line.labels).unwrap_or_default();
+            [line.prefix, line.identity.to_string(), name]
         })
         .collect();
     output::table(["PREFIX", "IDENTITY", "NAME"], &rows)

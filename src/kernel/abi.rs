@@ -30,6 +30,8 @@ unsafe impl Plain for cm_device {}
 // SAFETY: as above.
 unsafe impl Plain for cm_identity {}
 // SAFETY: as above.
+unsafe impl Plain for cm_id_labels {}
+// SAFETY: as above.
 unsafe impl Plain for cm_spec {}
 // SAFETY: as above.
 unsafe impl Plain for cm_metrics {}

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -73,10 +74,20 @@ impl fmt::Display for Identity {
 }
 
 /// The operator's names for identities, on top of the reserved ones.
-#[derive(Debug, Default, Clone)]
+#[derive(Default, Clone)]
 pub struct Names {
     by_identity: BTreeMap<Identity, String>,
     by_name: HashMap<String, Identity>,
+    labels: Option<Arc<AskLabels>>,
+}
+
+/// Tells the labels of an identity.
+pub type AskLabels = dyn Fn(Identity) -> Option<String> + Send + Sync;
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.by_identity.fmt(f)
+    }
 }
 
 impl Names {
@@ -85,7 +96,17 @@ impl Names {
         let by_identity: BTreeMap<Identity, String> = names.into_iter().collect();
         // Of two identities of one name the lowest has it.
         let by_name = by_identity.iter().rev().map(|(identity, name)| (name.clone(), *identity));
-        Names { by_name: by_name.collect(), by_identity }
+        Names { by_name: by_name.collect(), by_identity, labels: None }
+    }
+
+    /// The same, with the labels that clusters tell: asked for when they are shown.
+    pub fn with_labels(self, labels: Arc<AskLabels>) -> Names {
+        Names { labels: Some(labels), ..self }
+    }
+
+    /// The labels of an identity, as a cluster tells them.
+    pub fn labels(&self, identity: Identity) -> Option<String> {
+        self.labels.as_ref()?(identity)
     }
 
     /// The identity's name, declared or reserved.
@@ -93,11 +114,14 @@ impl Names {
         identity.reserved_name().or_else(|| self.by_identity.get(&identity).map(String::as_str))
     }
 
-    /// `1234 (db)`, or `1234` where there is no name.
+    /// `1234 (db)`; where there is no name its labels, `196701 (app=web)`, or the number alone.
     pub fn label(&self, identity: Identity) -> String {
         match self.name(identity) {
             Some(name) => format!("{identity} ({name})"),
-            None => identity.to_string(),
+            None => match self.labels(identity) {
+                Some(labels) => format!("{identity} ({labels})"),
+                None => identity.to_string(),
+            },
         }
     }
 
@@ -186,6 +210,11 @@ mod tests {
         assert_eq!(names().label(Identity(1234)), "1234 (db)");
         assert_eq!(names().label(Identity(1)), "1 (host)");
         assert_eq!(names().label(Identity(77)), "77");
+        let labels = |identity: Identity| (identity.0 > 1000).then(|| "app=web".to_owned());
+        let names = names().with_labels(Arc::new(labels));
+        for (identity, label) in [(1234, "1234 (db)"), (77, "77"), (196_701, "196701 (app=web)")] {
+            assert_eq!(names.label(Identity(identity)), label);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::state::addresses::Addresses;
 use crate::state::conntrack::Conntrack;
 use crate::state::delivery;
 use crate::state::devices;
+use crate::state::id_labels::IdLabels;
 use crate::state::id_rules::IdRules;
 use crate::state::ipcache::Ipcache;
 use crate::state::layout;
@@ -176,6 +177,7 @@ pub fn remove_unused_root(root: &Root) -> Result<()> {
         || IdRules::open(root)?
             .map_or(Ok(true), |rules| rules.is_empty())
             .map(|is_empty| !is_empty)?
+        || IdLabels::open(root)?.is_some_and(|labels| !labels.is_empty())
         || match Identities::open(root)? {
             Some(identities) => identities.names()?.declared().next().is_some(),
             None => false,

@@ -3,12 +3,21 @@
 use anyhow::{Context, Result, ensure};
 
 use super::detach;
-use crate::model::identity::Identity;
+use crate::model::identity::{Identity, Names};
 use crate::model::origin::Origin;
 use crate::program::load::{self, Sizes};
-use crate::state::maps::Identities;
-pub use crate::state::maps::names;
+use crate::state::id_labels::IdLabels;
+use crate::state::maps::{self, Identities};
 use crate::state::pin::Root;
+
+/// The names of identities, and who they are as clusters tell it; only the reserved ones where nobody has said anything.
+pub fn names(root: &Root) -> Result<Names> {
+    let names = maps::names(root)?;
+    Ok(match IdLabels::open(root)? {
+        Some(labels) => names.with_labels(labels.reader()),
+        None => names,
+    })
+}
 
 /// Names an identity.
 pub fn set(root: &Root, identity: Identity, name: &str) -> Result<()> {

@@ -13,14 +13,15 @@ use libbpf_rs::{MapCore, MapHandle, MapInfo, MapType};
 
 use crate::kernel::abi::{
     cm_address, cm_config, cm_device, cm_endpoint, cm_flow_table, cm_flows4, cm_flows6,
-    cm_frag_ports, cm_frag4_key, cm_frag6_key, cm_generations, cm_id_rule_key, cm_identity,
-    cm_ipcache_entry, cm_metrics, cm_nics, cm_policy_entry, cm_prefix, cm_prefix_owner,
-    cm_stack_flow, u32_key,
+    cm_frag_ports, cm_frag4_key, cm_frag6_key, cm_generations, cm_id_labels, cm_id_rule_key,
+    cm_identity, cm_ipcache_entry, cm_metrics, cm_nics, cm_policy_entry, cm_prefix,
+    cm_prefix_owner, cm_stack_flow, u32_key,
 };
 use crate::kernel::sys;
 use crate::model::endpoint::EndpointId;
 use crate::state::devices;
 use crate::state::generations;
+use crate::state::id_labels;
 use crate::state::pin::{self, Root};
 
 /// A pinned map.
@@ -33,7 +34,7 @@ pub struct Layout {
 }
 
 /// The maps that endpoints share: what goes from a root with the last of them.
-pub const SHARED: [Layout; 21] = [
+pub const SHARED: [Layout; 22] = [
     of::<cm_address, cm_ipcache_entry>("cm_ipcache", MapType::Hash),
     of::<cm_prefix, cm_ipcache_entry>("cm_ipcache_cidr", MapType::LpmTrie),
     of::<u32_key, u32_key>("cm_ipcache_idx", MapType::ArrayOfMaps),
@@ -41,6 +42,7 @@ pub const SHARED: [Layout; 21] = [
     of::<cm_prefix, cm_prefix_owner>("cm_endpoint_net", MapType::LpmTrie),
     of::<u32_key, cm_device>(devices::NAME, MapType::Hash),
     of::<u32_key, cm_identity>("cm_identities", MapType::Hash),
+    of::<u32_key, cm_id_labels>(id_labels::NAME, MapType::Hash),
     of::<cm_id_rule_key, cm_policy_entry>("cm_id_rules", MapType::Hash),
     of::<u32_key, cm_flow_table>("cm_flow_table", MapType::Array),
     of::<u32_key, cm_flows4>("cm_flows4", MapType::Array),

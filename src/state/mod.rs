@@ -16,6 +16,7 @@ pub mod endpoints;
 pub mod events;
 pub mod flow_table;
 pub mod generations;
+pub mod id_labels;
 pub mod id_rules;
 pub mod ipcache;
 pub mod layout;

@@ -7,6 +7,7 @@
 //!   cm_flows4  cm_flows6  cm_frags4  cm_frags6    once there is a policy
 //!   cm_nics  cm_nic_policies                      once a NIC has one
 //!   cm_id_rules                           once an identity has rules
+//!   cm_id_labels                          once a cluster has told the labels of one
 //!   cm_policy_call                        once there is local delivery
 //!   cm_path_flows                         once somebody takes local delivery
 //!   cm_flow_table                         once there is either

@@ -1,5 +1,7 @@
 //! Names of identities: declared, listed, and used wherever an identity is read or printed.
 
+use cilmark::model::identity::Identity;
+use cilmark::ops::cluster::labels;
 use serde_json::json;
 
 use crate::common::World;
@@ -55,4 +57,56 @@ fn names_outlive_the_last_endpoint() {
     assert_eq!(world.cilmark_json("identity list"), json!([{"identity": 300, "name": "db"}]));
     world.cilmark_ok("attach red --id db");
     assert_eq!(world.status("red")["identity"], 300);
+}
+
+#[test]
+fn labels_of_a_cluster_stand_wherever_the_number_does() {
+    let Some(world) = World::new() else { return };
+    let root = world.root();
+    world.veth("red");
+    root.prepare(false).expect("the root");
+    let (web, db) = (Identity(196_701), Identity(196_702));
+    let said = [(web, Some("app=web".to_owned())), (db, Some("app=db,tier=back".to_owned()))];
+    assert_eq!(labels::apply(&root, &said).expect("write the labels"), 0);
+    world.cilmark_ok("identity set 196702 db");
+    world.cilmark_ok("attach red --id 196701 --ip 10.0.0.1");
+    world.cilmark_ok("ipcache set 10.0.0.2 db");
+    world.cilmark_ok("policy add red allow egress to db tcp/5432");
+    world.cilmark_ok("policy add red allow ingress from 196701 tcp/80");
+    assert_eq!(
+        world.cilmark_json("identity list"),
+        json!([
+            {"identity": 196_701, "name": null, "labels": "app=web"},
+            {"identity": 196_702, "name": "db", "labels": "app=db,tier=back"}
+        ])
+    );
+    let list = world.cilmark_ok("identity list");
+    assert!(list.contains("196701          app=web\n196702    db    app=db,tier=back\n"), "{list}");
+    let status = world.status("red");
+    assert_eq!((&status["name"], &status["identity_labels"]), (&json!(null), &json!("app=web")));
+    let text = world.cilmark_ok("status");
+    assert!(text.contains("196701 (app=web)"), "{text}");
+    let lines = world.cilmark_json("ipcache list");
+    assert_eq!((&lines[0]["name"], &lines[0]["labels"]), (&json!(null), &json!("app=web")));
+    assert_eq!(
+        (&lines[1]["name"], &lines[1]["labels"]),
+        (&json!("db"), &json!("app=db,tier=back"))
+    );
+    let rules = world.cilmark_json("policy list red");
+    assert_eq!(rules[1]["rule"], "allow ingress from 196701 tcp/80", "as it is to be written");
+    assert_eq!(rules[1]["peer_labels"], "app=web");
+    let text = world.cilmark_ok("policy list red");
+    assert!(text.contains("from 196701 tcp/80 (app=web)"), "{text}");
+
+    // They keep the root, as names do, and go one by one.
+    world.cilmark_ok("identity del db");
+    world.cilmark_ok("ipcache del 10.0.0.2");
+    world.cilmark_ok("detach red");
+    assert!(root.map("cm_id_labels").exists());
+    let other = [(web, None), (db, Some("app=other".to_owned()))];
+    assert_eq!(labels::apply(&root, &other).expect("write the labels"), 0);
+    let expected = json!([{"identity": 196_702, "name": null, "labels": "app=other"}]);
+    assert_eq!(world.cilmark_json("identity list"), expected);
+    labels::apply(&root, &[(db, None)]).expect("forget them");
+    assert!(!root.path().exists());
 }

@@ -8,6 +8,7 @@
 
 enum cm_map_limit {
 	CM_IDENTITY_NAME = 31,
+	CM_ID_LABELS_TEXT = 512,
 	CM_SPEC_TEXT = 248, /* of one piece */
 	CM_NICS = 16, /* of a root, that have a policy */
 };
@@ -472,6 +473,11 @@ struct cm_identity {
 	__u8 origin; /* enum cm_origin */
 };
 
+/* cm_id_labels: identity (__u32) -> cm_id_labels. What a cluster says who it is, as people read it. */
+struct cm_id_labels {
+	char text[CM_ID_LABELS_TEXT]; /* zero-terminated; what is longer is cut off */
+};
+
 /*
  * cm_spec: number of the piece (__u32) -> cm_spec. What an endpoint was asked to be, a text of JSON in as many pieces
  * as it takes. It counts while the programs that run are those that were loaded with this configuration.
@@ -516,5 +522,6 @@ _Static_assert(sizeof(struct cm_nic) == 176, "map value without padding");
 _Static_assert(sizeof(struct cm_nics) == 16 + CM_NICS * 176, "map value without padding");
 _Static_assert(sizeof(struct cm_spec) == 256, "map value without padding");
 _Static_assert(sizeof(struct cm_identity) == 32, "map value without padding");
+_Static_assert(sizeof(struct cm_id_labels) == 512, "map value without padding");
 
 #endif

@@ -7,6 +7,7 @@ use crate::cli::{Context, time};
 use crate::kernel::abi::cm_metrics;
 use crate::model::enforcement::{Confirmation, Fallback};
 use crate::model::identity::{Identity, Names};
+use crate::model::rule::Rule;
 use crate::model::spec::IdentityRef;
 use crate::ops::rules;
 use crate::ops::targets::{self, Targets};
@@ -20,11 +21,23 @@ struct Line {
     /// The endpoint's own have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<Identity>,
+    /// What a cluster says who the rule is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_labels: Option<String>,
 }
 
 impl Line {
     fn of(rule: String, counted: &cm_metrics, identity: Option<Identity>) -> Line {
-        Line { rule, packets: counted.packets, bytes: counted.bytes, identity }
+        let (packets, bytes) = (counted.packets, counted.bytes);
+        Line { rule, packets, bytes, identity, peer_labels: None }
+    }
+
+    /// For people.
+    fn text(&self) -> String {
+        match &self.peer_labels {
+            Some(labels) => format!("{} ({labels})", self.rule),
+            None => self.rule.clone(),
+        }
     }
 }
 
@@ -69,13 +82,16 @@ fn print(
     others: Vec<Line>,
     names: &Names,
 ) -> Result<()> {
-    let line = |it: &rules::list::Line| Line::of(it.rule.text(names), &it.counted, it.identity);
+    let line = |it: &rules::list::Line| Line {
+        peer_labels: names.labels(it.rule.peer).filter(|_| it.rule.peer != Rule::ANY),
+        ..Line::of(it.rule.text(names), &it.counted, it.identity)
+    };
     let rules: Vec<Line> = rules.iter().map(line).collect();
     if context.json {
         return output::json(&rules);
     }
     let of_identities = rules.iter().any(|line| line.identity.is_some());
-    let cells = |line: Line| [line.rule, line.packets.to_string(), line.bytes.to_string()];
+    let cells = |line: Line| [line.text(), line.packets.to_string(), line.bytes.to_string()];
     let lines = rules.into_iter().chain(others);
     if of_identities {
         let row = |line: Line| {

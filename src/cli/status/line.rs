@@ -35,6 +35,9 @@ pub struct Line {
     pub endpoint_id: EndpointId,
     pub identity: Identity,
     pub name: Option<String>,
+    /// What a cluster says who that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity_labels: Option<String>,
     pub ips: Vec<String>,
     pub hook: HookKind,
     pub ingress_policy: Mode,
@@ -120,6 +123,7 @@ pub fn line(root: &Root, endpoint: &Endpoint, names: &Names) -> Result<Line> {
         endpoint_id: endpoint.id,
         identity,
         name: names.name(identity).map(str::to_owned),
+        identity_labels: names.labels(identity),
         ips: endpoint.addresses().iter().map(format_prefix).collect(),
         hook: endpoint.kind,
         ingress_policy,

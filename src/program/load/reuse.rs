@@ -79,6 +79,7 @@ pub fn share_maps(
     } else {
         maps.cm_devices.set_autocreate(false).context("leave out the devices")?;
     }
+    maps.cm_id_labels.set_autocreate(false).context("leave out the labels of identities")?;
     maps.cm_id_rules.set_autocreate(false).context("leave out the rules of identities")?;
     share_map(&mut maps.cm_metrics, shared, None)?;
     share_map(&mut maps.cm_stats, shared, None)?;
