@@ -35,6 +35,8 @@ pub fn run(context: &Context, args: Args, verbose: u8) -> Result<()> {
     let program = find()?;
     context.descriptors.restore()?;
     let mut command = process::Command::new(&program);
+    // So its help says `cilmark cluster`.
+    command.arg0("cilmark");
     command.arg("--bpffs").arg(context.root.path());
     command.args(context.json.then_some("--json"));
     command.args((0..verbose).map(|_| "--verbose"));

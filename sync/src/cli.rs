@@ -1,8 +1,156 @@
 //! The command line of `cilmark-sync`, and of `cilmark cluster`, which runs it.
 
+mod doctor;
+mod init;
+mod leave;
+mod list;
+mod process;
+mod state;
+mod status;
+mod sweep;
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Runs the command line.
-pub fn main() -> ExitCode {
-    todo!()
+use anyhow::{Context as _, Result, ensure};
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+
+use cilmark::state::pin::Root;
+
+use crate::config::DEFAULT_FILE;
+use crate::service;
+
+pub use process::main;
+
+/// Shares cilmark's identities and addresses with other hosts, and with Cilium, through etcd
+///
+/// Without a command it is the service: it reads clusters into the ipcache, publishes this host's endpoints, and answers
+/// `cilmark attach --labels`.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, infer_subcommands = false)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    /// Serve metrics to Prometheus here; a port alone is of loopback
+    #[arg(long, value_name = "ADDR:PORT|PORT", value_parser = parse_listen)]
+    listen: Option<SocketAddr>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Args)]
+struct Global {
+    /// The cluster that this host is in
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+    /// Directory of the pins, on a BPF file system
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        value_parser = PathBufValueParser::new().try_map(parse_root),
+        env = "CILMARK_BPFFS",
+        default_value = "/sys/fs/bpf/cilmark"
+    )]
+    bpffs: Root,
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Log more to stderr; twice for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Share identities and addresses with other hosts, and with Cilium, through etcd
+    #[command(subcommand)]
+    Cluster(Cluster),
+}
+
+#[derive(Subcommand)]
+enum Cluster {
+    /// Make this host one of a cluster: check its etcd, and write the configuration
+    Init(init::Args),
+    /// How the clusters are that are read, and what this host publishes
+    Status,
+    /// Addresses of clusters, whose they are, and what does not count
+    List(list::Args),
+    /// Ask the clusters' etcds whether all is as Cilium and cilmark take it
+    Doctor(doctor::Args),
+    /// Withdraw what this host has published, and end the service
+    Leave,
+    /// Let go what is held of a cluster: its lines that would have gone at once
+    Sweep(sweep::Args),
+}
+
+/// What every command gets.
+struct Context {
+    config: PathBuf,
+    root: Root,
+    json: bool,
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    let Global { config, bpffs: root, json, .. } = cli.global;
+    let Some(Command::Cluster(command)) = cli.command else {
+        let options = service::Options { config, root, listen: cli.listen };
+        return service::run(options).map(|()| ExitCode::SUCCESS);
+    };
+    let context = Context { config, root, json };
+    match command {
+        Cluster::Init(args) => init::run(&context, args),
+        Cluster::Status => status::run(&context),
+        Cluster::List(args) => list::run(&context, args),
+        Cluster::Doctor(args) => return doctor::run(&context, args),
+        Cluster::Leave => leave::run(&context),
+        Cluster::Sweep(args) => sweep::run(&context, &args),
+    }
+    .map(|()| ExitCode::SUCCESS)
+}
+
+fn parse_root(path: PathBuf) -> Result<Root> {
+    ensure!(path.is_absolute(), "not an absolute path");
+    Ok(Root::new(path))
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr> {
+    match text.parse() {
+        Ok(port) => Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)),
+        Err(_) => text.parse().context("expected a port, such as 9965, or an address with one"),
+    }
+}
+
+/// The command line; an error is one of usage.
+fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let cli = Cli::try_parse_from(arguments)?;
+    if let (Some(_), Some(_)) = (&cli.listen, &cli.command) {
+        return Err(clap::Error::raw(
+            clap::error::ErrorKind::ArgumentConflict,
+            "the argument '--listen' is for the service, and cannot be used with a command\n",
+        ));
+    }
+    Ok(cli)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_alone_is_of_loopback() {
+        for (text, address) in [
+            ("9965", "127.0.0.1:9965"),
+            ("192.0.2.1:9965", "192.0.2.1:9965"),
+            ("[::]:80", "[::]:80"),
+        ] {
+            assert_eq!(parse_listen(text).unwrap().to_string(), address);
+        }
+        for text in ["", "65536", "localhost:80", "192.0.2.1", ":80", "::1"] {
+            assert!(parse_listen(text).is_err(), "{text}");
+        }
+    }
 }

@@ -11,8 +11,11 @@
 pub mod cilium;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod etcd;
 pub mod identities;
 pub mod publish;
 pub mod read;
 pub mod service;
+pub mod setup;
+pub mod withdraw;

@@ -10,10 +10,16 @@ use cilmark::model::identity::Identity;
 
 /// All of Cilium's keys.
 pub const ALL: &str = "cilium/";
+/// What a cluster is: its addresses, identities, nodes and services.
+pub const STATE: &str = "cilium/state/";
+/// cilmark's own keys begin like this, which Cilium does not read.
+pub const OF_CILMARK: &str = "cilium/.cilmark-";
 /// Written every minute, so that readers see that somebody is there; RFC 3339.
 pub const HEARTBEAT: &str = "cilium/.heartbeat";
 /// Addresses of a cluster in its own etcd.
 pub const ADDRESSES: &str = "cilium/state/ip/v1/default/";
+/// All that makes identities: numbers, users and locks.
+pub const STATE_OF_IDENTITIES: &str = "cilium/state/identities/v1/";
 /// Identities: a number each, and its labels.
 pub const IDENTITIES: &str = "cilium/state/identities/v1/id/";
 /// Who uses which: `<labels>/<node>`, and the number.

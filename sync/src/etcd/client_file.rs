@@ -93,7 +93,7 @@ impl ClientFile {
 
     /// What is in a file that this one names. Paths are those of the pod that Cilium mounts it into: what is not there
     /// is looked for beside this file by its base name.
-    pub(super) fn contents(&self, path: &Path) -> Result<Vec<u8>> {
+    pub fn contents(&self, path: &Path) -> Result<Vec<u8>> {
         let named = self.directory.join(path);
         let beside = path.file_name().map(|name| self.directory.join(name));
         let read = match (fs::read(&named), beside) {

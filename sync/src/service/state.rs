@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::cilium::accept::Refusal;
+use crate::cilium::range::Range;
 use cilmark::model::identity::Identity;
 use cilmark::ops::cluster::run_directory;
 use cilmark::state::pin::Root;
@@ -30,6 +31,8 @@ pub struct State {
     pub started: Timestamp,
     /// What it was configured by.
     pub config: PathBuf,
+    /// How many clusters the mesh may have, by which numbers of identities tell their cluster.
+    pub max_clusters: u16,
     /// What this host says.
     pub own: Own,
     /// The own cluster first, then the others by name.
@@ -249,6 +252,12 @@ impl State {
     pub fn own_cluster(&self) -> Option<&Cluster> {
         self.clusters.iter().find(|cluster| cluster.is_own)
     }
+
+    /// The cluster whose range an identity is in; none for those below 256, which are the same everywhere.
+    pub fn cluster_of(&self, identity: Identity) -> Option<&Cluster> {
+        let is_its = |id| Range::of(id, self.max_clusters).contains(identity.0);
+        self.clusters.iter().find(|cluster| cluster.id.is_some_and(is_its))
+    }
 }
 
 fn read(file: &Path) -> Result<Option<State>> {
@@ -294,7 +303,8 @@ mod tests {
         };
         let own = Own { node: "n1".into(), ..Own::default() };
         let config = "/etc/cilmark/cluster.toml".into();
-        State { written: now, pid: 1, started: now, config, own, clusters: vec![cluster] }
+        let clusters = vec![cluster];
+        State { written: now, pid: 1, started: now, config, max_clusters: 255, own, clusters }
     }
 
     #[test]
@@ -307,5 +317,14 @@ mod tests {
     #[test]
     fn the_own_cluster_is_found() {
         assert_eq!(state().own_cluster().unwrap().name, "edge");
+    }
+
+    #[test]
+    fn a_number_tells_its_cluster() {
+        let state = state();
+        for (number, name) in [(7 << 16, Some("edge")), (8 << 16, None), (6, None)] {
+            let found = state.cluster_of(Identity(number)).map(|it| it.name.as_str());
+            assert_eq!(found, name, "{number}");
+        }
     }
 }

@@ -1,0 +1,179 @@
+//! `cilmark cluster list`.
+
+use anyhow::{Result, bail};
+use cilmark::model::identity::{Identity, Names};
+use cilmark::ops::cluster::lines::Lines;
+use cilmark::ops::identities;
+use cilmark::output::{self, JsonList, Table};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::Context;
+use super::state::{read, rest};
+use crate::cilium::accept::Refusal;
+use crate::service::state::{self, Cluster, State};
+
+#[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("which").args(["stale", "held", "refused"]))]
+pub struct Args {
+    /// Only of this one
+    cluster: Option<String>,
+    /// Only lines whose publisher was cut off, and when they go
+    #[arg(long)]
+    stale: bool,
+    /// Only lines that would have gone at once
+    #[arg(long)]
+    held: bool,
+    /// Keys that do not count, and why
+    #[arg(long)]
+    refused: bool,
+}
+
+/// A line of the ipcache that a cluster has made. Identities below 256 are the same everywhere, and tell no cluster.
+#[derive(Serialize)]
+struct Address<'a> {
+    address: IpNet,
+    identity: Identity,
+    name: Option<&'a str>,
+    cluster: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Stale<'a> {
+    cluster: &'a str,
+    address: IpNet,
+    until: Timestamp,
+}
+
+#[derive(Serialize)]
+struct Held<'a> {
+    cluster: &'a str,
+    address: IpNet,
+}
+
+#[derive(Serialize)]
+struct Refused<'a> {
+    cluster: &'a str,
+    key: &'a str,
+    reason: Refusal,
+}
+
+pub fn run(context: &Context, args: Args) -> Result<()> {
+    let state = read(context)?;
+    let clusters = select(&state, args.cluster.as_deref())?;
+    match args {
+        Args { stale: true, .. } => stale(context, &clusters),
+        Args { held: true, .. } => held(context, &clusters),
+        Args { refused: true, .. } => refused(context, &clusters),
+        Args { cluster, .. } => addresses(context, &state, cluster.as_deref()),
+    }
+}
+
+fn select<'a>(state: &'a State, name: Option<&str>) -> Result<Vec<&'a Cluster>> {
+    let is_asked = |it: &&Cluster| name.is_none_or(|name| it.name == name);
+    let found: Vec<&Cluster> = state.clusters.iter().filter(is_asked).collect();
+    if let (Some(name), true) = (name, found.is_empty()) {
+        let known: Vec<&str> = state.clusters.iter().map(|it| it.name.as_str()).collect();
+        bail!("cluster `{name}` is not read; these are: {}", known.join(", "));
+    }
+    Ok(found)
+}
+
+/// From the ipcache itself, which is what counts for packets.
+fn addresses(context: &Context, state: &State, only: Option<&str>) -> Result<()> {
+    let names = identities::names(&context.root)?;
+    let mut lines = Vec::new();
+    Lines::of(&context.root).for_each(|net, identity| lines.push((net, identity)))?;
+    lines.sort_unstable();
+    let shown = lines.into_iter().map(|(address, identity)| {
+        let cluster = state.cluster_of(identity).map(|it| it.name.as_str());
+        Address { address, identity, name: names.name(identity), cluster }
+    });
+    let shown = shown.filter(|it| only.is_none() || it.cluster == only);
+    match context.json {
+        true => as_json(shown),
+        false => as_table(shown, &names),
+    }
+}
+
+fn as_json(lines: impl Iterator<Item: Serialize>) -> Result<()> {
+    let mut list = JsonList::default();
+    for line in lines {
+        list.push(&line)?;
+    }
+    list.end()
+}
+
+fn as_table<'a>(lines: impl Iterator<Item = Address<'a>>, names: &Names) -> Result<()> {
+    let mut table = Table::new(["ADDRESS", "IDENTITY", "CLUSTER"]);
+    for Address { address, identity, cluster, .. } in lines {
+        table.push([&address, &names.label(identity), &cluster.unwrap_or("-")]);
+    }
+    table.print()
+}
+
+fn stale(context: &Context, clusters: &[&Cluster]) -> Result<()> {
+    let now = Timestamp::now();
+    let lines = clusters.iter().flat_map(|cluster| {
+        let of =
+            |it: &state::Stale| Stale { cluster: &cluster.name, address: it.net, until: it.until };
+        cluster.stale.named.iter().map(of)
+    });
+    if context.json {
+        return as_json(lines);
+    }
+    let mut table = Table::new(["CLUSTER", "ADDRESS", "GOES IN"]);
+    for line in lines {
+        table.push([&line.cluster, &line.address, &rest(line.until, now)]);
+    }
+    table.print()?;
+    tell_of_more(clusters, |it| (it.stale.named.len(), it.stale.count));
+    Ok(())
+}
+
+fn held(context: &Context, clusters: &[&Cluster]) -> Result<()> {
+    let lines = clusters.iter().flat_map(|cluster| {
+        cluster.held.named.iter().map(|it| Held { cluster: &cluster.name, address: *it })
+    });
+    if context.json {
+        return as_json(lines);
+    }
+    let mut table = Table::new(["CLUSTER", "ADDRESS"]);
+    for line in lines {
+        table.push([&line.cluster, &line.address]);
+    }
+    table.print()?;
+    tell_of_more(clusters, |it| (it.held.named.len(), it.held.count));
+    Ok(())
+}
+
+fn refused<'a>(context: &Context, clusters: &[&'a Cluster]) -> Result<()> {
+    let lines = clusters.iter().flat_map(|cluster| {
+        let of = |it: &'a state::Refused| Refused {
+            cluster: &cluster.name,
+            key: &it.key,
+            reason: it.reason,
+        };
+        cluster.refused_keys.iter().map(of)
+    });
+    if context.json {
+        return as_json(lines);
+    }
+    let mut table = Table::new(["CLUSTER", "KEY", "WHY"]);
+    for line in lines {
+        table.push([&line.cluster, &line.key, &line.reason]);
+    }
+    table.print()?;
+    tell_of_more(clusters, |it| (it.refused_keys.len(), it.refused.values().sum()));
+    Ok(())
+}
+
+fn tell_of_more(clusters: &[&Cluster], counts: impl Fn(&Cluster) -> (usize, usize)) {
+    for cluster in clusters {
+        let (named, count) = counts(cluster);
+        if named < count {
+            output::note(&format!("{}: {named} of {count} are named", cluster.name));
+        }
+    }
+}

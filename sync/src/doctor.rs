@@ -1,0 +1,130 @@
+//! Whether all is as Cilium and cilmark take it: a finding for each condition.
+
+mod certificate;
+mod keys_of;
+mod own;
+mod process;
+mod reading;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use cilmark::state::pin::Root;
+use serde::Serialize;
+
+use crate::config::Config;
+
+/// What was found of one condition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub verdict: Verdict,
+    /// The cluster, or `this host`.
+    pub of: String,
+    /// The condition.
+    pub check: &'static str,
+    /// What is.
+    pub says: String,
+    /// What helps.
+    pub cure: Option<String>,
+}
+
+/// How bad something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// It works, but somebody should look at it.
+    Warning,
+    /// It does not work.
+    Problem,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Verdict::Ok => "ok",
+            Verdict::Warning => "warning",
+            Verdict::Problem => "PROBLEM",
+        })
+    }
+}
+
+/// What is to be examined.
+pub struct Asked<'a> {
+    /// The configuration.
+    pub config: &'a Path,
+    /// The root whose process tells how it is.
+    pub root: &'a Root,
+    /// Only this cluster.
+    pub only: Option<&'a str>,
+    /// Whether the process answers.
+    pub is_running: bool,
+}
+
+/// Findings of one thing.
+struct Findings {
+    of: String,
+    all: Vec<Finding>,
+}
+
+impl Findings {
+    fn of(name: &str) -> Findings {
+        Findings { of: name.to_owned(), all: Vec::new() }
+    }
+
+    fn ok(&mut self, check: &'static str, says: impl Into<String>) {
+        self.add(Verdict::Ok, check, says.into(), None);
+    }
+
+    fn warning(&mut self, check: &'static str, says: impl Into<String>, cure: &str) {
+        self.add(Verdict::Warning, check, says.into(), Some(cure));
+    }
+
+    fn problem(&mut self, check: &'static str, says: impl Into<String>, cure: &str) {
+        self.add(Verdict::Problem, check, says.into(), Some(cure));
+    }
+
+    fn add(&mut self, verdict: Verdict, check: &'static str, says: String, cure: Option<&str>) {
+        let cure = cure.map(str::to_owned);
+        self.all.push(Finding { verdict, of: self.of.clone(), check, says, cure });
+    }
+}
+
+/// Asks the clusters' etcds; nothing is changed. An error is one of the configuration.
+pub async fn examine(asked: &Asked<'_>) -> Result<Vec<Finding>> {
+    let config = Config::read(asked.config)?;
+    let remotes = config.remotes()?;
+    if let Some(only) = asked.only
+        && only != config.name
+        && !remotes.files.contains_key(only)
+    {
+        let known: Vec<&str> = [config.name.as_str()]
+            .into_iter()
+            .chain(remotes.files.keys().map(String::as_str))
+            .collect();
+        bail!("cluster `{only}` is not configured; these are: {}", known.join(", "));
+    }
+    let is_asked = |name: &str| asked.only.is_none_or(|only| only == name);
+    let mut findings = process::examine(asked, &config, &remotes);
+    let mut numbers = BTreeMap::new();
+    let own = std::iter::once((&config.name, &config.etcd));
+    for (name, file) in own.chain(&remotes.files).filter(|(name, _)| is_asked(name)) {
+        let mut of = Findings::of(name);
+        let number = reading::examine(&mut of, &config, name, file).await;
+        if let Some(id) = number
+            && let Some(other) = numbers.insert(id, name.clone())
+        {
+            of.problem(
+                "number",
+                format!("it has number {id}, as cluster {other} has"),
+                "give one of them another number; until then the second one is not read",
+            );
+        }
+        findings.extend(of.all);
+    }
+    Ok(findings)
+}
