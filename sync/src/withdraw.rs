@@ -8,23 +8,24 @@ use crate::config::Config;
 use crate::etcd::{Client, Compare, Error, KeyValue, LeaseId, Op};
 use crate::service::state::Lease;
 
-/// Ends this host's leases, and deletes what else it has written; how many keys are gone. Of a lease that is over there is
-/// nothing left.
+/// Deletes what this host has written, and ends its leases; how many keys are gone. Of a lease that is over there is nothing
+/// left.
 pub async fn withdraw(config: &Config, leases: &[Lease]) -> Result<usize> {
     let client = Client::new(&config.etcd, &config.resolve)?;
     let own = own_keys(&client, &config.node).await?;
-    for lease in leases {
-        match client.revoke(LeaseId(lease.id)).await {
-            Ok(()) | Err(Error::NoLease) => {}
-            Err(error) => return Err(error).context("end a lease"),
-        }
-    }
-    // What was written under a lease that nobody remembers. Whoever has written it anew since keeps it.
+    // While their leases live: readers take keys that go with a lease for those of a host that was cut off. Whoever has
+    // written one anew since keeps it.
     for key in &own {
         let is_same = Compare::ModifiedAt(key.key.clone(), key.modified);
         let delete = Op::Delete(key.key.clone());
         let done = client.transact(vec![is_same], vec![delete], vec![]).await;
         done.with_context(|| format!("delete {}", key.key))?;
+    }
+    for lease in leases {
+        match client.revoke(LeaseId(lease.id)).await {
+            Ok(()) | Err(Error::NoLease) => {}
+            Err(error) => return Err(error).context("end a lease"),
+        }
     }
     Ok(own.len())
 }

@@ -1,4 +1,4 @@
-//! Endpoints whose labels have got a number that they do not carry yet: those that were born while nobody knew it.
+//! Endpoints whose labels have another number than they carry: those that were born while nobody knew it.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -13,38 +13,38 @@ use cilmark::ops::cluster::renumber;
 use cilmark::state::pin::Root;
 use log::{info, warn};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::identities::allocator::Allocator;
 use crate::publish::Here;
 
-/// How long somebody waits for other commands of the root.
+/// How long it waits for other commands of the root.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// How long it takes until it is tried again, where it has failed.
+/// How long until it is tried again, where it has failed.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Gives endpoints the number of their labels, whenever either changes. To be run on a [`tokio::task::LocalSet`].
 pub async fn run(root: Root, allocator: Rc<Allocator>, mut here: watch::Receiver<Rc<Here>>) {
-    let mut numbers = allocator.changes();
+    let mut numbers = allocator.numbers();
     let mut told = BTreeSet::new();
     loop {
-        let now = here.borrow_and_update().clone();
-        numbers.borrow_and_update();
+        let endpoints = here.borrow_and_update().clone();
+        let held = numbers.borrow_and_update().clone();
         let mut has_failed = false;
-        for endpoint in now.local.endpoints.iter().filter(|it| it.is_by_labels) {
-            let Some(number) = allocator.number(&endpoint.labels) else { continue };
-            if number == endpoint.identity {
+        for endpoint in endpoints.local.endpoints.iter().filter(|it| it.is_by_labels) {
+            let number = held.get(&endpoint.labels.to_string()).copied();
+            let Some(number) = number.filter(|number| *number != endpoint.identity) else {
                 continue;
-            }
+            };
             let (id, device) = (endpoint.id, &endpoint.device);
             match attach(&root, id, endpoint.labels.clone(), number).await {
-                Ok(true) => info!("{device}: its labels are {number}"),
+                Ok(true) => info!("{device} has identity {number} now, by its labels"),
                 Ok(false) => {}
                 Err(error) => {
                     has_failed = true;
-                    // Once: it is tried every few seconds.
+                    // It is tried every few seconds, and told once.
                     if told.insert((id, number)) {
-                        warn!("{device} goes on with {}: {error:#}", endpoint.identity);
+                        warn!("{device} goes on with identity {}: {error:#}", endpoint.identity);
                     }
                 }
             }
@@ -55,13 +55,12 @@ pub async fn run(root: Root, allocator: Rc<Allocator>, mut here: watch::Receiver
                 changed = numbers.changed() => changed.is_ok(),
             }
         };
-        let changed = match has_failed {
+        let goes_on = match has_failed {
             true => timeout(AGAIN, changed).await.unwrap_or(true),
             false => changed.await,
         };
-        if !changed {
-            // Nobody tells any more: the process ends.
-            sleep(Duration::MAX).await;
+        if !goes_on {
+            return;
         }
     }
 }
