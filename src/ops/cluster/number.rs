@@ -16,8 +16,10 @@ use crate::model::labels::Labels;
 use crate::model::spec::{EndpointSpec, IdentityRef};
 use crate::state::pin::Root;
 
-/// How long cilmark-sync may take to answer: whoever starts a workload waits for it.
+/// How long cilmark-sync may take to tell a number: whoever starts a workload waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same for whatever else it is asked, which may take it several answers of etcd.
+const MORE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where cilmark-sync of a root answers.
 pub fn socket(root: &Root) -> PathBuf {
@@ -92,9 +94,13 @@ impl Numbers<'_> {
 /// Asks cilmark-sync of a root.
 pub fn ask(root: &Root, request: &Request) -> Result<Answer> {
     let path = socket(root);
+    let patience = match request {
+        Request::Allocate(_) => PATIENCE,
+        Request::Sweep(_) | Request::Leave => MORE_PATIENCE,
+    };
     let asked = || -> io::Result<String> {
         let mut stream = UnixStream::connect(&path)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut line = serde_json::to_string(request)?;
         line.push('\n');
