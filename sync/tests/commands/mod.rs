@@ -1,5 +1,7 @@
 //! `cilmark cluster …`: what it makes of etcd, of files and of the service's socket.
 
+mod doctor;
+mod doctor_tls;
 mod init;
 mod leave;
 mod list;
