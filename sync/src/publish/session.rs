@@ -102,7 +102,9 @@ impl<'a> Session<'a> {
         let mut is_news = true;
         loop {
             if std::mem::take(&mut is_news) {
-                self.settle(&wanted.borrow_and_update().clone()).await?;
+                // What is borrowed of the channel holds up who sends, which is on this thread.
+                let now = wanted.borrow_and_update().clone();
+                self.settle(&now).await?;
             }
             let quiet = self.leases.due().min(again).min(self.presence.due());
             tokio::select! {
