@@ -151,6 +151,16 @@ impl OwnAddresses {
         OwnAddresses::of(&endpoints.collect::<Vec<_>>())
     }
 
+    /// The addresses.
+    pub fn hosts(&self) -> &HashSet<IpAddr> {
+        &self.hosts
+    }
+
+    /// The prefixes of endpoints.
+    pub fn prefixes(&self) -> &[IpNet] {
+        &self.prefixes
+    }
+
     /// Whether an address is one of them, or a prefix lies in one of an endpoint. A shorter prefix says nothing of the
     /// addresses in it that are named.
     pub fn contain(&self, prefix: &IpNet) -> bool {

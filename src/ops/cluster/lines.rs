@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use crate::model::identity::Identity;
 use crate::ops::detach;
 use crate::program::load::{self, Sizes};
+use crate::state::generations::Generations;
 use crate::state::ipcache::Ipcache;
 pub use crate::state::ipcache::{Applied, ClusterChange};
 use crate::state::pin::Root;
@@ -39,10 +40,15 @@ impl Lines {
         ipcache.map_or(Ok(()), |ipcache| ipcache.for_each_of_cluster(each))
     }
 
-    /// The identity of a prefix's own line, if a cluster has made that.
-    pub fn get(&self, prefix: &IpNet) -> Result<Option<Identity>> {
+    /// The same of others' lines, too: `None` for these in place of the identity.
+    pub fn for_each_of_all(&self, each: impl FnMut(IpNet, Option<Identity>)) -> Result<()> {
         let ipcache = Ipcache::open(&self.root)?;
-        ipcache.map_or(Ok(None), |ipcache| ipcache.get_of_cluster(prefix))
+        ipcache.map_or(Ok(()), |ipcache| ipcache.for_each_of_all(each))
+    }
+
+    /// Grows with whatever verdicts follow from, whoever has changed it; `None` if there is nothing yet.
+    pub fn changes(&self) -> Result<Option<u32>> {
+        Ok(Generations::open(&self.root)?.map(|generations| generations.changes()))
     }
 
     /// What somebody who died has begun is over; the caller holds the root's lock.

@@ -84,20 +84,22 @@ impl Ipcache {
 
     /// Each line that clusters have made.
     pub fn for_each_of_cluster(&self, mut each: impl FnMut(IpNet, Identity)) -> Result<()> {
+        self.for_each_of_all(|prefix, identity| {
+            if let Some(identity) = identity {
+                each(prefix, identity);
+            }
+        })
+    }
+
+    /// The same of others' lines, too: `None` for these in place of the identity.
+    pub fn for_each_of_all(&self, mut each: impl FnMut(IpNet, Option<Identity>)) -> Result<()> {
         let mut tell = |prefix: Option<IpNet>, entry: cm_ipcache_entry| {
-            if let Some(prefix) = prefix.filter(|_| is_clusters(&entry)) {
-                each(prefix, Identity(entry.identity));
+            if let Some(prefix) = prefix {
+                each(prefix, is_clusters(&entry).then_some(Identity(entry.identity)));
             }
         };
         self.hosts.for_each(CHUNK, |key, entry| tell(key.to_ip().map(IpNet::from), entry))?;
         self.prefixes.for_each(CHUNK, |key, entry| tell(key.to_net(), entry))
-    }
-
-    /// The identity of the line of exactly this prefix, if a cluster has made it.
-    pub fn get_of_cluster(&self, prefix: &IpNet) -> Result<Option<Identity>> {
-        let line = self.get(prefix)?;
-        let line = line.filter(|line| line.owner.is_none() && line.origin == Origin::Cluster);
-        Ok(line.map(|line| line.identity))
     }
 
     /// The kernel's number of the map of addresses: of another one nothing is known.

@@ -125,7 +125,8 @@ impl Table {
         }
     }
 
-    fn cluster_of(&self, identity: Identity) -> Number {
+    /// Whose identity it is; 0 if all may have it.
+    pub fn cluster_of(&self, identity: Identity) -> Number {
         let numbers = 1..=self.max_clusters;
         match identity.0 {
             reserved if reserved < FIRST_OF_CLUSTERS => UNKNOWN,
@@ -293,6 +294,21 @@ impl Table {
     pub fn get(&self, prefix: &IpNet) -> Option<(Number, Identity)> {
         let claim = self.families.get(prefix)?;
         (claim.state != State::Nobody).then_some((claim.cluster, Identity(claim.identity)))
+    }
+
+    /// How many prefixes are to have an identity.
+    pub fn len(&self) -> usize {
+        self.families.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many prefixes are to be changed in the ipcache.
+    pub fn changed(&self) -> usize {
+        self.families.changed()
     }
 
     /// Whether the ipcache is to be changed.

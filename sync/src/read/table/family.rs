@@ -168,6 +168,15 @@ impl Families {
         self.v4.changed.is_empty() && self.v6.changed.is_empty() && self.nets.changed.is_empty()
     }
 
+    /// With those that are about to go.
+    pub(super) fn len(&self) -> usize {
+        self.v4.claims.len() + self.v6.claims.len() + self.nets.claims.len()
+    }
+
+    pub(super) fn changed(&self) -> usize {
+        self.v4.changed.len() + self.v6.changed.len() + self.nets.changed.len()
+    }
+
     pub(super) fn changed_nets(&self) -> usize {
         self.nets.changed.len()
     }
