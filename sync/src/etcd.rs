@@ -38,21 +38,18 @@ pub use watch::{Change, Watch, Watched};
 /// Addresses of names that no resolver knows, such as `c1.mesh.cilium.io`.
 pub type Resolve = BTreeMap<String, IpAddr>;
 
-/// A connection to one store, by whichever of its members answers. Clones share it.
+/// A connection to one store, by whichever of its members answers. Clones share it, but each is told by itself when another
+/// store answers.
 #[derive(Clone)]
 pub struct Client {
-    shared: Rc<Shared>,
-}
-
-struct Shared {
-    members: Members,
+    members: Rc<Members>,
     /// The number of the store that has answered first.
     store: Cell<Option<u64>>,
 }
 
-const PUT: Method = Method { path: "/etcdserverpb.KV/Put", is_repeatable: false };
-const DELETE: Method = Method { path: "/etcdserverpb.KV/DeleteRange", is_repeatable: false };
-const TRANSACT: Method = Method { path: "/etcdserverpb.KV/Txn", is_repeatable: false };
+const PUT: Method = Method::once("/etcdserverpb.KV/Put");
+const DELETE: Method = Method::once("/etcdserverpb.KV/DeleteRange");
+const TRANSACT: Method = Method::once("/etcdserverpb.KV/Txn");
 
 /// A key that every user of Cilium's roles may read; it need not be there.
 const READABLE: &str = "cilium/.heartbeat";
@@ -155,12 +152,12 @@ impl Client {
     /// each connection.
     pub fn new(file: &Path, resolve: &Resolve) -> Result<Client> {
         let members = Members::new(ClientFile::read(file)?, resolve)?;
-        Ok(Client { shared: Rc::new(Shared { members, store: Cell::new(None) }) })
+        Ok(Client { members: Rc::new(members), store: Cell::new(None) })
     }
 
-    /// Forgets which store this is: the next answer says it. Who calls this has taken it that all is new.
+    /// Forgets which store this is, for this clone: the next answer says it. Who calls this has taken it that all is new.
     pub fn accept_any_store(&self) {
-        self.shared.store.set(None);
+        self.store.set(None);
     }
 
     /// The revision now.

@@ -15,7 +15,7 @@ use super::connection::{Connection, Gone, causes};
 use super::messages::{Answer, ResponseHeader};
 use super::{Client, Error, Header};
 
-/// How long an answer may take to begin.
+/// How long an answer may take to begin, most of the time.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long it may take from there to its end.
@@ -29,6 +29,20 @@ pub(super) struct Method {
     pub path: &'static str,
     /// Asked twice, it comes to the same as once.
     pub is_repeatable: bool,
+    /// How long an answer may take to begin.
+    pub answer: Duration,
+}
+
+impl Method {
+    /// One that changes nothing, or the same each time.
+    pub const fn repeatable(path: &'static str) -> Method {
+        Method { path, is_repeatable: true, answer: ANSWER }
+    }
+
+    /// One that must not be asked again while it may have been done.
+    pub const fn once(path: &'static str) -> Method {
+        Method { path, is_repeatable: false, answer: ANSWER }
+    }
 }
 
 /// Why a call has failed.
@@ -69,7 +83,7 @@ impl Client {
         question: impl Message + Clone + 'static,
     ) -> Result<(Header, A), Failure> {
         let by = async |connection: &Connection| {
-            ask(connection.channel.clone(), method.path, question.clone()).await
+            ask(connection.channel.clone(), method, question.clone()).await
         };
         let (answer, _): (A, _) = self.by_a_member(method.is_repeatable, by).await?;
         Ok((self.header_of(answer.header())?, answer))
@@ -81,7 +95,7 @@ impl Client {
         is_repeatable: bool,
         ask: impl AsyncFn(&Connection) -> Result<T, Failure>,
     ) -> Result<(T, Connection), Failure> {
-        let members = &self.shared.members;
+        let members = &self.members;
         let mut attempts = members.count() + 1;
         loop {
             let connection = members.connection().await?;
@@ -106,7 +120,7 @@ impl Client {
 
     /// Has the next call go to another member if this one has failed, and says which one has.
     pub(super) fn after(&self, connection: &Connection, failure: Failure) -> Failure {
-        let members = &self.shared.members;
+        let members = &self.members;
         let Failure { error: Error::Unavailable(why), cause } = failure else {
             return failure;
         };
@@ -125,30 +139,31 @@ impl Client {
     /// What an answer says of its store; an error if that is another one than the first.
     pub(super) fn header_of(&self, header: Option<&ResponseHeader>) -> Result<Header, Error> {
         let header = header.filter(|header| header.cluster_id != 0).ok_or_else(|| {
-            let why = "an answer does not say of which store it is; etcd's grpc-proxy cannot be used, name etcd itself";
+            let why = "an answer does not say of which store it is (some versions of etcd's grpc-proxy do that; name etcd itself)";
             Error::Other(why.to_owned())
         })?;
-        let store = self.shared.store.get().unwrap_or(header.cluster_id);
+        let store = self.store.get().unwrap_or(header.cluster_id);
         if store != header.cluster_id {
             return Err(Error::OtherStore(header.cluster_id));
         }
-        self.shared.store.set(Some(store));
+        self.store.set(Some(store));
         Ok(Header { store, revision: header.revision })
     }
 }
 
 async fn ask<A: Answer>(
     channel: Channel,
-    path: &'static str,
+    method: &Method,
     question: impl Message + 'static,
 ) -> Result<A, Failure> {
     let mut grpc = grpc(channel);
     let begin = async {
         grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
         let codec = ProstCodec::default();
-        grpc.server_streaming(Request::new(question), PathAndQuery::from_static(path), codec).await
+        let path = PathAndQuery::from_static(method.path);
+        grpc.server_streaming(Request::new(question), path, codec).await
     };
-    let mut answers = in_time(ANSWER, begin).await?.into_inner();
+    let mut answers = in_time(method.answer, begin).await?.into_inner();
     let all = async {
         let answer = answers.message().await?;
         // The end of the stream is read, too: else it would be reset.
@@ -227,5 +242,51 @@ impl From<Status> for Failure {
             code => (Error::Other(format!("{code:?}: {text}")), Cause::Question),
         };
         Failure { error, cause }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ClientFile, Members};
+    use super::*;
+
+    fn client() -> Client {
+        let file = ClientFile::parse("endpoints: [http://h]", "/".into()).unwrap();
+        let members = Members::new(file, &Default::default()).unwrap();
+        Client { members: members.into(), store: Default::default() }
+    }
+
+    #[test]
+    fn an_answer_that_does_not_say_of_which_store_it_is_is_none() {
+        let client = client();
+        let nameless = ResponseHeader { cluster_id: 0, revision: 1 };
+        for header in [None, Some(&nameless)] {
+            let error = client.header_of(header).unwrap_err();
+            assert!(matches!(&error, Error::Other(why) if why.contains("grpc-proxy")), "{error}");
+        }
+        let header = ResponseHeader { cluster_id: 7, revision: 1 };
+        assert_eq!(client.header_of(Some(&header)).unwrap(), Header { store: 7, revision: 1 });
+    }
+
+    #[test]
+    fn etcds_codes_and_messages_are_what_they_say() {
+        let of = |code, text: &str| Failure::from(Status::new(code, text));
+        let is_repeated = |failure: Failure| failure.cause == Cause::Member;
+        let no_leader = of(Code::Unavailable, "etcdserver: no leader");
+        assert!(matches!(no_leader.error, Error::Unavailable(_)) && is_repeated(no_leader));
+        let busy = of(Code::ResourceExhausted, "etcdserver: too many requests");
+        assert!(matches!(busy.error, Error::Unavailable(_)) && !is_repeated(busy));
+        let full = of(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded");
+        assert!(matches!(full.error, Error::Other(why) if why.contains("compact")));
+        let user = of(Code::InvalidArgument, "etcdserver: user name is empty");
+        assert!(matches!(user.error, Error::Denied(why) if why.contains("common name")));
+        let token = of(Code::Unauthenticated, "etcdserver: invalid auth token");
+        assert!(matches!(token.error, Error::Denied(_)));
+        let compacted = "etcdserver: mvcc: required revision has been compacted";
+        assert!(matches!(of(Code::OutOfRange, compacted).error, Error::Compacted));
+        let future = "etcdserver: mvcc: required revision is a future revision";
+        assert!(matches!(of(Code::OutOfRange, future).error, Error::Other(_)));
+        let lease = "etcdserver: requested lease not found";
+        assert!(matches!(of(Code::NotFound, lease).error, Error::NoLease));
     }
 }

@@ -52,7 +52,7 @@ impl ClientFile {
             .with_context(|| format!("etcd client file {}", path.display()))
     }
 
-    fn parse(text: &str, directory: PathBuf) -> Result<ClientFile> {
+    pub(super) fn parse(text: &str, directory: PathBuf) -> Result<ClientFile> {
         let keys: Keys = serde_saphyr::from_str(text)?;
         ensure!(
             !keys.insecure_skip_tls_verify,

@@ -16,10 +16,10 @@ use super::{Client, Error};
 #[serde(transparent)]
 pub struct LeaseId(pub i64);
 
-const GRANT: Method = Method { path: "/etcdserverpb.Lease/LeaseGrant", is_repeatable: false };
-const REVOKE: Method = Method { path: "/etcdserverpb.Lease/LeaseRevoke", is_repeatable: false };
-const KEEP: Method = Method { path: "/etcdserverpb.Lease/LeaseKeepAlive", is_repeatable: true };
-const REST: Method = Method { path: "/etcdserverpb.Lease/LeaseTimeToLive", is_repeatable: true };
+const GRANT: Method = Method::once("/etcdserverpb.Lease/LeaseGrant");
+const REVOKE: Method = Method::once("/etcdserverpb.Lease/LeaseRevoke");
+const KEEP: Method = Method::repeatable("/etcdserverpb.Lease/LeaseKeepAlive");
+const REST: Method = Method::repeatable("/etcdserverpb.Lease/LeaseTimeToLive");
 
 impl Client {
     /// A lease that lasts so long, in whole seconds, unless it is kept.

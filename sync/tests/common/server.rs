@@ -23,7 +23,7 @@ key-file: /var/lib/etcd-secrets/client.key
 pub struct Etcd {
     /// Its data, its certificates, and the files of its clients.
     pub directory: Directory,
-    child: Child,
+    running: Running,
     ip: String,
     scheme: &'static str,
     /// All but where its data is and the store's token.
@@ -103,8 +103,8 @@ impl Etcd {
             arguments.push("--election-timeout=100".to_owned());
         }
         arguments.extend(more.iter().map(|one| (*one).to_owned()));
-        let child = start(&arguments, &directory.path().join("0"), 0);
-        Etcd { directory, child, ip, scheme, arguments, store: 0 }
+        let running = start(&arguments, &directory.path().join("0"), 0);
+        Etcd { directory, running, ip, scheme, arguments, store: 0 }
     }
 
     /// Where its client finds it.
@@ -157,14 +157,13 @@ impl Etcd {
 
     /// Ends it at once.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.running.kill();
     }
 
     /// Ends it, and starts it again with the data that it has.
     pub fn start_again(&mut self) {
         self.kill();
-        self.child = start(&self.arguments, &self.data(), self.store);
+        self.running = start(&self.arguments, &self.data(), self.store);
     }
 
     /// Ends it, and starts another store in its place.
@@ -180,25 +179,40 @@ impl Etcd {
 
     /// Stops it, connections and all, or has it go on.
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).expect("send a signal");
+        kill(Pid::from_raw(self.running.0.id() as i32), signal).expect("send a signal");
     }
 }
 
-fn start(arguments: &[String], data: &Path, store: u32) -> Child {
+fn start(arguments: &[String], data: &Path, store: u32) -> Running {
     let made = fs::DirBuilder::new().mode(0o700).recursive(true).create(data);
     made.expect("make a directory");
-    // It ends with the test's thread, however that ends.
-    Command::new("setpriv")
-        .args(["--pdeathsig=KILL", "etcd"])
-        .args(arguments)
-        .arg(format!("--data-dir={}", data.display()))
-        .arg(format!("--initial-cluster-token={store}"))
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("run etcd")
+    let mut etcd = Command::new("etcd");
+    etcd.args(arguments);
+    etcd.arg(format!("--data-dir={}", data.display()));
+    etcd.arg(format!("--initial-cluster-token={store}"));
+    Running::start(&etcd)
 }
 
-impl Drop for Etcd {
+/// A process that ends with this guard.
+pub struct Running(Child);
+
+impl Running {
+    /// It ends with the test's thread, too, however that ends.
+    fn start(command: &Command) -> Running {
+        let mut wrapped = Command::new("setpriv");
+        wrapped.arg("--pdeathsig=KILL").arg(command.get_program()).args(command.get_args());
+        // What it has to say is not about the claim.
+        wrapped.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Running(wrapped.spawn().expect("run setpriv"))
+    }
+
+    fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
     }

@@ -29,9 +29,14 @@ fn another_store_in_the_place_of_the_first_is_told_until_it_is_accepted() {
         assert!(matches!(client.watch("k", 1).await, Err(Error::OtherStore(it)) if it == number));
         assert!(matches!(client.list("k", |_| panic!("a page")).await, Err(Error::OtherStore(_))));
         assert!(matches!(client.get("k").await, Err(Error::OtherStore(_))));
+        let other = client.clone();
         client.accept_any_store();
         assert_eq!(client.header().await.unwrap().store, number);
         assert_eq!(client.get("k").await.unwrap().1, None);
+        // Who has the other clone has something to forget, too.
+        assert!(matches!(other.get("k").await, Err(Error::OtherStore(_))));
+        other.accept_any_store();
+        other.get("k").await.unwrap();
     });
 }
 
