@@ -30,7 +30,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         let rows: Vec<[String; 4]> = findings
             .iter()
             .map(|it| {
-                let cure = it.cure.as_deref().map(|cure| format!(": {cure}")).unwrap_or_default();
+                let cure = it.cure.as_deref().map(|cure| format!("; {cure}")).unwrap_or_default();
                 let says = format!("{}{cure}", it.says);
                 [it.verdict.to_string(), it.of.clone(), it.check.to_owned(), says]
             })

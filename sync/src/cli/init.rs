@@ -66,9 +66,11 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
         }
     })?;
     output::lines(&format!(
-        "\nUsers and roles of etcd, as its root. A role is made once, a user for each host and each reader; the\n\
-         user is the common name (CN) of the certificate.\n\n{}\n",
-        roles.join("\n")
+        "\nUsers and roles of etcd, as its root; a user is the common name (CN) of a certificate.\n\
+         Once for the cluster:\n{}\n\
+         For this host:\n{}\n",
+        roles.cluster.join("\n"),
+        roles.host.join("\n"),
     ))?;
-    output::line("Next: systemctl enable --now cilmark-sync, then `cilmark cluster doctor`.")
+    output::lines("\nNext: systemctl enable --now cilmark-sync, then `cilmark cluster doctor`.")
 }

@@ -104,7 +104,7 @@ fn count(refused: &mut Refused, reason: Refusal, key: String) {
 }
 
 fn tell(findings: &mut Findings, what: &'static str, good: usize, refused: &Refused) {
-    findings.ok(what, format!("{good} count"));
+    findings.ok(what, format!("{good} that count"));
     for (reason, (count, key)) in refused {
         let says = format!("{count} do not count, such as {key}: {reason}");
         findings.warning(what, says, "whoever writes them has to write them otherwise");

@@ -271,8 +271,8 @@ fn other_clusters_are_examined_as_readers_meet_them() {
         };
         says("c1", "ok", "cluster-config", "number 1, identities 65536 to 131071");
         says("c1", "ok", "canary", "cilium/synced/c1/cilium/cache/ip/v1");
-        says("c1", "ok", "identities", "1 count");
-        says("c1", "ok", "addresses", "1 count");
+        says("c1", "ok", "identities", "1 that count");
+        says("c1", "ok", "addresses", "1 that count");
         says("c2", "problem", "number", "it has number 1, as cluster c1 has");
         says("c3", "problem", "connection", "etcd does not answer");
         says("this host", "warning", "remotes", "edge is left out");

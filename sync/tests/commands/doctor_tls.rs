@@ -21,8 +21,10 @@ async fn with_roles(authority: &Authority) -> (Etcd, Directory) {
     let arguments =
         format!("init edge --id 7 --node h1 --etcd {}", as_user(&etcd, authority, "root"));
     let told = cluster(&file, &format!("{arguments} --json")).json();
-    for command in told["commands"].as_array().unwrap() {
-        etcd.ctl(command.as_str().unwrap().strip_prefix("etcdctl ").unwrap());
+    for of in ["cluster", "host"] {
+        for command in told["commands"][of].as_array().unwrap() {
+            etcd.ctl(command.as_str().unwrap().strip_prefix("etcdctl ").unwrap());
+        }
     }
     fs::remove_file(file).unwrap();
     (etcd, directory)
