@@ -4,4 +4,5 @@
 mod commands;
 mod common;
 mod etcd;
+mod identities;
 mod publish;

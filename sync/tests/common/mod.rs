@@ -1,5 +1,6 @@
 //! What tests are made of.
 
+pub mod allocators;
 pub mod certificates;
 pub mod directory;
 pub mod host;

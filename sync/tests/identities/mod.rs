@@ -1,0 +1,5 @@
+//! Numbers for labels, in a real etcd.
+
+mod allocation;
+mod garbage;
+mod holding;
