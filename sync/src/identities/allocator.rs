@@ -171,6 +171,18 @@ impl Allocator {
         self.numbers.subscribe()
     }
 
+    /// Gives up all that is held; how many keys that were. The process ends behind this.
+    pub async fn withdraw(&self) -> Result<usize, etcd::Error> {
+        let own: Vec<LeaseId> = self.leases.lock().await.ids().collect();
+        let held = self.sets.borrow().users();
+        let mut deleted = 0;
+        for key in held.keys() {
+            deleted += usize::from(self.give_up(key, &own).await?);
+            self.sets.borrow_mut().forget(key);
+        }
+        Ok(deleted)
+    }
+
     /// Adds how it stands.
     pub fn fill(&self, own: &mut Own) {
         let away = self.away.borrow().clone();

@@ -40,7 +40,8 @@ pub(super) async fn run(reading: Rc<Reading>) {
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        let mut wanted = BTreeMap::from([(reading.config.name.clone(), reading.config.etcd.clone())]);
+        let mut wanted =
+            BTreeMap::from([(reading.config.name.clone(), reading.config.etcd.clone())]);
         match reading.config.remotes() {
             Ok(remotes) => {
                 wanted.extend(remotes.files);

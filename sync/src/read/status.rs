@@ -87,7 +87,8 @@ impl Status {
         let mut refused = self.refused.counts();
         if let Some(number) = number {
             let lines = of.table.stale_lines(number).take(NAMED);
-            stale.named = lines.map(|(net, until)| Stale { net, until: moment(until, now) }).collect();
+            stale.named =
+                lines.map(|(net, until)| Stale { net, until: moment(until, now) }).collect();
             held.named = of.table.held_lines(number).take(NAMED).collect();
             let own = of.writer.hidden_of(&of.table, number);
             if own > 0 {

@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{sleep, timeout};
 
-use super::table::{Number, Table};
 use super::Reading;
+use super::table::{Number, Table};
 
 /// Between two flushes.
 const BETWEEN_FLUSHES: Duration = Duration::from_millis(100);

@@ -44,11 +44,7 @@ pub fn text(state: &State) -> String {
             "Lines that another cluster says, too, which wins.",
             Box::new(|it| Some(it.shadowed as f64)),
         ),
-        (
-            "stale",
-            "Lines whose publisher was cut off.",
-            Box::new(|it| Some(it.stale.count as f64)),
-        ),
+        ("stale", "Lines whose publisher was cut off.", Box::new(|it| Some(it.stale.count as f64))),
         ("held", "Lines that the guard holds.", Box::new(|it| Some(it.held.count as f64))),
     ];
     for (name, help, value) in &of_clusters {

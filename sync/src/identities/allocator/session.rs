@@ -256,20 +256,24 @@ impl Allocator {
         let unwanted = self.sets.borrow().unwanted();
         let own: Vec<LeaseId> = self.leases.lock().await.ids().collect();
         for key in &unwanted {
-            let user = keys::user(key, &self.config.node);
-            let (_, found) = self.client.get(&user).await?;
-            let lease = found.and_then(|found| found.lease);
-            let is_own = |lease: &LeaseId| own.contains(lease);
-            if let Some(lease) = lease.filter(is_own) {
-                let guard = vec![Compare::HasLease(user.clone(), lease)];
-                self.client.transact(guard, vec![Op::Delete(user)], Vec::new()).await?;
-            }
+            self.give_up(key, &own).await?;
             self.sets.borrow_mut().forget(key);
         }
         if !unwanted.is_empty() {
             self.tell();
         }
         Ok(())
+    }
+
+    /// This node uses a number no more; whether etcd has had it from this host.
+    pub(super) async fn give_up(&self, key: &str, own: &[LeaseId]) -> Result<bool, Error> {
+        let user = keys::user(key, &self.config.node);
+        let (_, found) = self.client.get(&user).await?;
+        let lease = found.and_then(|found| found.lease);
+        let Some(lease) = lease.filter(|lease| own.contains(lease)) else { return Ok(false) };
+        let guard = vec![Compare::HasLease(user.clone(), lease)];
+        let done = self.client.transact(guard, vec![Op::Delete(user)], Vec::new()).await?;
+        Ok(done.held)
     }
 
     /// A lease with room, which is remembered before anything goes with it.
