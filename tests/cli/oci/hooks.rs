@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Container, FILES, hook, id, process, world};
 use crate::common::traffic::{HOST, arrives, is_lost, udp};
-use crate::common::world::wait_for;
+use crate::common::world::{mount_fresh, wait_for};
 
 #[test]
 fn a_container_has_its_identity_from_create_runtime_until_poststop() {
@@ -37,6 +37,34 @@ fn a_container_has_its_identity_from_create_runtime_until_poststop() {
     container.stopped();
     assert_eq!(world.pins(), [""; 0]);
     container.stopped();
+}
+
+#[test]
+fn labels_make_the_identity_that_nobody_names_on_a_host_of_a_cluster() {
+    let Some(world) = world() else { return };
+    world.workload("red", 1);
+    mount_fresh("tmpfs", "/var/lib");
+    let container =
+        Container::new("c1", "red").with(json!({"cilmark.labels": "app=web,tier=front"}));
+    container.create("").fails(1, &["app=web,tier=front", "in none"]);
+    fs::create_dir("/var/lib/cilmark").unwrap();
+    let numbers = json!({"app=web,tier=front": 196_701}).to_string();
+    fs::write("/var/lib/cilmark/identities.json", numbers).unwrap();
+    let starts = |container: &Container| {
+        let run = container.create("");
+        assert!(run.status == Some(0) && run.stderr.contains("had last"), "{run:?}");
+    };
+    starts(&container);
+    let status = world.status("red");
+    assert_eq!(status["identity"], 196_701, "{status}");
+    assert_eq!(status["birth"]["id_from"], "annotation", "{status}");
+    // With the same labels in its network another one has the same identity.
+    let other = Container::new("c2", "red").with(json!({"cilmark.labels": "tier=front,app=web"}));
+    starts(&other);
+    assert_eq!(world.status("red")["owner"], "c1");
+    container.stopped();
+    other.stopped();
+    assert_eq!(world.pins(), [""; 0]);
 }
 
 #[test]
