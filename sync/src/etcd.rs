@@ -1,4 +1,5 @@
-//! A client of etcd's API version 3 (etcd api/etcdserverpb/rpc.proto), of the part that Cilium's format takes.
+//! A client of etcd's API version 3 (etcd api/etcdserverpb/rpc.proto), of the part that Cilium's format takes. etcd is 3.4 or
+//! newer, which answers when a watch asks whether it still is one.
 //!
 //! Every answer carries the number of the store; one of another store than the first is [`Error::OtherStore`], since
 //! revisions of one say nothing of another.

@@ -121,12 +121,14 @@ impl Client {
     /// Has the next call go to another member if this one has failed, and says which one has.
     pub(super) fn after(&self, connection: &Connection, failure: Failure) -> Failure {
         let members = &self.members;
-        let Failure { error: Error::Unavailable(why), cause } = failure else {
-            return failure;
+        let cause = failure.cause;
+        let why = match failure.error {
+            Error::Unavailable(why) if !matches!(cause, Cause::Length | Cause::Question) => why,
+            error => {
+                connection.has_answered.set(true);
+                return Failure { error, cause };
+            }
         };
-        if matches!(cause, Cause::Length | Cause::Question) {
-            return Failure { error: Error::Unavailable(why), cause };
-        }
         members.leave(connection);
         // That is how a server refuses a certificate; what it says of it may be lost with the connection.
         let is_refused = cause != Cause::Member && members.is_refused(connection);

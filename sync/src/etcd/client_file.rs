@@ -60,7 +60,7 @@ impl ClientFile {
              etcd's certificate as trusted-ca-file"
         );
         ensure!(
-            keys.username.is_none() && keys.password.is_none(),
+            [keys.username, keys.password].iter().flatten().all(String::is_empty),
             "username and password are not supported; a user is the common name of a client certificate (cert-file and \
              key-file, and etcd with --client-cert-auth)"
         );
@@ -149,7 +149,7 @@ mod tests {
              trusted-ca-file: /var/lib/cilium/clustermesh/common-etcd-client-ca.crt\n\
              cert-file: /var/lib/cilium/clustermesh/common-etcd-client.crt\n\
              key-file: /var/lib/cilium/clustermesh/common-etcd-client.key\n\
-             dial-timeout: 5\n",
+             username: ''\ndial-timeout: 5\n",
         )
         .unwrap();
         assert_eq!(file.endpoints, ["https://c1.mesh.cilium.io:32379"]);

@@ -68,11 +68,13 @@ fn a_lock_is_lost_with_its_lease_and_what_it_guards_is_not_done_then() {
             client.transact(vec![lock.is_held()], vec![put], Vec::new()).await.unwrap().held
         };
         assert!(write("held").await);
+        // Where Cilium's agents and their garbage collector look for it.
+        let key = client.get(&format!("locks/a/{:x}", lease.0)).await.unwrap().1.unwrap();
+        assert_eq!((key.value.as_slice(), key.lease), (&b""[..], Some(lease)));
         client.revoke(lease).await.unwrap();
         let next = Mutex::lock(&client, "locks/a", leased(&client).await, PATIENCE).await.unwrap();
         assert!(!write("lost").await);
         assert_eq!(client.get("k").await.unwrap().1.unwrap().value, b"held");
-        // It is not the other one's lock that is given up.
         let other = next.is_held();
         lock.unlock().await.unwrap();
         assert!(client.transact(vec![other], Vec::new(), Vec::new()).await.unwrap().held);
