@@ -1,11 +1,11 @@
 //! `cilmark cluster list`.
 
 use anyhow::{Result, bail};
-use cilmark::model::identity::{Identity, Names};
+use cilmark::model::identity::Identity;
+use cilmark::model::prefix::format_prefix;
 use cilmark::ops::cluster::lines::Lines;
 use cilmark::ops::identities;
 use cilmark::output::{self, JsonList, Table};
-use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -33,23 +33,25 @@ pub struct Args {
 /// A line of the ipcache that a cluster has made. Identities below 256 are the same everywhere, and tell no cluster.
 #[derive(Serialize)]
 struct Address<'a> {
-    address: IpNet,
+    prefix: String,
     identity: Identity,
     name: Option<&'a str>,
+    /// As the cluster tells them.
+    labels: Option<String>,
     cluster: Option<&'a str>,
 }
 
 #[derive(Serialize)]
 struct Stale<'a> {
     cluster: &'a str,
-    address: IpNet,
+    prefix: String,
     until: Timestamp,
 }
 
 #[derive(Serialize)]
 struct Held<'a> {
     cluster: &'a str,
-    address: IpNet,
+    prefix: String,
 }
 
 #[derive(Serialize)]
@@ -86,14 +88,18 @@ fn addresses(context: &Context, state: &State, only: Option<&str>) -> Result<()>
     let mut lines = Vec::new();
     Lines::of(&context.root).for_each(|net, identity| lines.push((net, identity)))?;
     lines.sort_unstable();
-    let shown = lines.into_iter().map(|(address, identity)| {
-        let cluster = state.cluster_of(identity).map(|it| it.name.as_str());
-        Address { address, identity, name: names.name(identity), cluster }
+    let cluster_of = |identity| state.cluster_of(identity).map(|it| it.name.as_str());
+    lines.retain(|(_, identity)| only.is_none() || cluster_of(*identity) == only);
+    let shown = lines.into_iter().map(|(net, identity)| Address {
+        prefix: format_prefix(&net),
+        identity,
+        name: names.name(identity),
+        labels: names.labels(identity),
+        cluster: cluster_of(identity),
     });
-    let shown = shown.filter(|it| only.is_none() || it.cluster == only);
     match context.json {
         true => as_json(shown),
-        false => as_table(shown, &names),
+        false => as_table(shown),
     }
 }
 
@@ -105,10 +111,11 @@ fn as_json(lines: impl Iterator<Item: Serialize>) -> Result<()> {
     list.end()
 }
 
-fn as_table<'a>(lines: impl Iterator<Item = Address<'a>>, names: &Names) -> Result<()> {
-    let mut table = Table::new(["ADDRESS", "IDENTITY", "CLUSTER"]);
-    for Address { address, identity, cluster, .. } in lines {
-        table.push([&address, &names.label(identity), &cluster.unwrap_or("-")]);
+fn as_table<'a>(lines: impl Iterator<Item = Address<'a>>) -> Result<()> {
+    let mut table = Table::new(["PREFIX", "IDENTITY", "NAME", "CLUSTER"]);
+    for Address { prefix, identity, name, labels, cluster } in lines {
+        let name = name.or(labels.as_deref()).unwrap_or_default();
+        table.push([&prefix, &identity, &name, &cluster.unwrap_or("-")]);
     }
     table.print()
 }
@@ -116,16 +123,19 @@ fn as_table<'a>(lines: impl Iterator<Item = Address<'a>>, names: &Names) -> Resu
 fn stale(context: &Context, clusters: &[&Cluster]) -> Result<()> {
     let now = Timestamp::now();
     let lines = clusters.iter().flat_map(|cluster| {
-        let of =
-            |it: &state::Stale| Stale { cluster: &cluster.name, address: it.net, until: it.until };
+        let of = |it: &state::Stale| Stale {
+            cluster: &cluster.name,
+            prefix: format_prefix(&it.net),
+            until: it.until,
+        };
         cluster.stale.named.iter().map(of)
     });
     if context.json {
         return as_json(lines);
     }
-    let mut table = Table::new(["CLUSTER", "ADDRESS", "GOES IN"]);
+    let mut table = Table::new(["CLUSTER", "PREFIX", "GOES IN"]);
     for line in lines {
-        table.push([&line.cluster, &line.address, &rest(line.until, now)]);
+        table.push([&line.cluster, &line.prefix, &rest(line.until, now)]);
     }
     table.print()?;
     tell_of_more(clusters, |it| (it.stale.named.len(), it.stale.count));
@@ -134,14 +144,18 @@ fn stale(context: &Context, clusters: &[&Cluster]) -> Result<()> {
 
 fn held(context: &Context, clusters: &[&Cluster]) -> Result<()> {
     let lines = clusters.iter().flat_map(|cluster| {
-        cluster.held.named.iter().map(|it| Held { cluster: &cluster.name, address: *it })
+        cluster
+            .held
+            .named
+            .iter()
+            .map(|it| Held { cluster: &cluster.name, prefix: format_prefix(it) })
     });
     if context.json {
         return as_json(lines);
     }
-    let mut table = Table::new(["CLUSTER", "ADDRESS"]);
+    let mut table = Table::new(["CLUSTER", "PREFIX"]);
     for line in lines {
-        table.push([&line.cluster, &line.address]);
+        table.push([&line.cluster, &line.prefix]);
     }
     table.print()?;
     tell_of_more(clusters, |it| (it.held.named.len(), it.held.count));

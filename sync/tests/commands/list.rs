@@ -16,6 +16,8 @@ fn write_lines(lines: &[(&str, u32)]) {
     let root = root();
     let _lock = cilmark::ops::prepare(&root, false).unwrap();
     IpcacheLines::of(&root).apply(&changes, None).unwrap();
+    let labels = [(Identity(458_753), Some("app=web".to_owned()))];
+    cilmark::ops::cluster::labels::apply(&root, &labels).unwrap();
 }
 
 #[test]
@@ -33,15 +35,21 @@ fn addresses_are_told_with_the_cluster_whose_range_they_are_in() {
         let list = cluster(&file, "list").ok();
         let rows: Vec<Vec<&str>> =
             list.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(rows[1], ["10.0.0.1/32", "6", "(remote-node)", "-"]);
-        assert_eq!(rows[2], ["10.0.0.2/32", "458753", "edge"]);
-        assert_eq!(rows[3], ["10.1.0.1/32", "65537", "c1"]);
+        assert_eq!(rows[1], ["10.0.0.1", "6", "remote-node", "-"]);
+        assert_eq!(rows[2], ["10.0.0.2", "458753", "app=web", "edge"]);
+        assert_eq!(rows[3], ["10.1.0.1", "65537", "c1"]);
         assert_eq!(rows[4], ["fd00::/64", "458754", "edge"]);
         let json = cluster(&file, "list edge --json").json();
         assert_eq!(json.as_array().unwrap().len(), 2);
         assert_eq!(
             json[0],
-            json!({"address": "10.0.0.2/32", "identity": 458_753, "name": null, "cluster": "edge"})
+            json!({
+                "prefix": "10.0.0.2",
+                "identity": 458_753,
+                "name": null,
+                "labels": "app=web",
+                "cluster": "edge",
+            })
         );
     });
 }
@@ -51,7 +59,7 @@ fn without_an_ipcache_there_is_nothing_to_list() {
     on_fresh_machine(async || {
         let file = Directory::new().path().join("none");
         write_state(vec![ready("c1", 1)], Own::default());
-        assert_eq!(cluster(&file, "list").ok(), "ADDRESS  IDENTITY  CLUSTER\n");
+        assert_eq!(cluster(&file, "list").ok(), "PREFIX  IDENTITY  NAME  CLUSTER\n");
         assert_eq!(cluster(&file, "list --json").json(), json!([]));
     });
 }
@@ -72,10 +80,10 @@ fn what_is_stale_held_or_refused_is_named() {
         write_state(vec![troubled, ready("c2", 2)], Own::default());
         let stale = cluster(&file, "list --stale");
         assert_eq!(stale.stderr, "");
-        assert!(stale.ok().ends_with("c1       10.1.0.1/32  10m\n"));
+        assert!(stale.ok().ends_with("c1       10.1.0.1  10m\n"));
         let held = cluster(&file, "list c1 --held");
         assert_eq!(held.stderr, "c1: 1 of 200 are named\n");
-        assert!(held.ok().ends_with("c1       10.1.0.2/32\n"));
+        assert!(held.ok().ends_with("c1       10.1.0.2\n"));
         let refused = cluster(&file, "list --refused").ok();
         assert!(refused.contains("cilium/k  the key says another address than the value"));
         let refused = cluster(&file, "list --refused --json").json();
