@@ -2,7 +2,8 @@
 //! `programs` runs the real programs on single packets (PROG_TEST_RUN), `cli` the command, and
 //! `e2e` sends real packets between network namespaces, as `attacks` does with forged ones.
 //! `vectors` replays what Cilium did. `fuzz` makes frames, for single programs and for real devices, and
-//! judges by a model of what is documented. `runtimes` starts workloads by real container engines.
+//! judges by a model of what is documented. `runtimes` starts workloads by real container engines. `cluster` has hosts that
+//! share identities and addresses through real etcds, which fail.
 
 mod attacks;
 mod cli;

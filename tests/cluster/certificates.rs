@@ -1,9 +1,9 @@
 //! Certificates as Cilium's chart makes them: etcd takes a client's common name as its user.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
@@ -19,8 +19,8 @@ const OF_SERVER: [&str; 5] = [
 /// Whom all of a lab believe, and the directory with what it has signed: `ca.crt`, and `NAME.crt` and `NAME.key`.
 pub struct Authority {
     directory: PathBuf,
-    issuer: RefCell<Issuer<'static, KeyPair>>,
-    signed: RefCell<BTreeMap<String, Subject>>,
+    issuer: Mutex<Issuer<'static, KeyPair>>,
+    signed: Mutex<BTreeMap<String, Subject>>,
 }
 
 #[derive(Clone)]
@@ -33,8 +33,8 @@ impl Authority {
     /// A new one.
     pub fn new(directory: &Path) -> Authority {
         fs::create_dir_all(directory).expect("create the directory of certificates");
-        let issuer = RefCell::new(issuer(directory));
-        Authority { directory: directory.into(), issuer, signed: RefCell::default() }
+        let issuer = Mutex::new(issuer(directory));
+        Authority { directory: directory.into(), issuer, signed: Mutex::default() }
     }
 
     /// A server's certificate, with the names that Cilium's have, and these addresses.
@@ -52,8 +52,8 @@ impl Authority {
     /// Makes all anew in the same files, its own certificate, too: nothing that was signed before is believed by who reads
     /// them now.
     pub fn rotate(&self) {
-        *self.issuer.borrow_mut() = issuer(&self.directory);
-        let signed = self.signed.borrow().clone();
+        *self.issuer.lock().expect("not poisoned") = issuer(&self.directory);
+        let signed = self.signed.lock().expect("not poisoned").clone();
         for (name, subject) in signed {
             self.sign(&name, subject);
         }
@@ -62,10 +62,11 @@ impl Authority {
     fn sign(&self, name: &str, subject: Subject) {
         let key = KeyPair::generate().expect("a key");
         let params = params(&subject);
-        let certificate = params.signed_by(&key, &*self.issuer.borrow()).expect("sign");
+        let certificate =
+            params.signed_by(&key, &*self.issuer.lock().expect("not poisoned")).expect("sign");
         fs::write(self.key_file(name), key.serialize_pem()).expect("write a key");
         fs::write(self.certificate_file(name), certificate.pem()).expect("write a certificate");
-        self.signed.borrow_mut().insert(name.to_owned(), subject);
+        self.signed.lock().expect("not poisoned").insert(name.to_owned(), subject);
     }
 
     /// Its own certificate.

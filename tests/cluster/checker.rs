@@ -6,7 +6,7 @@
 //! Cilium's order, one number for a set of labels.
 
 mod pair;
-mod spoilings;
+pub mod spoilings;
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ const IDENTITIES: &str = "cilium/state/identities/v1";
 
 /// What else there may be, with a lease.
 const OTHERS: [&str; 5] = [
-    "cilium/.heartbeat",
+    "cilium/.",
     "cilium/cluster-config/",
     "cilium/synced/",
     "cilium/state/identities/v1/value/",
@@ -215,7 +215,7 @@ impl Reader<'_> {
             answer.owe(Why::Node, key);
         } else if OTHERS.iter().any(|prefix| key.starts_with(prefix)) {
             leased(answer);
-        } else if !key.starts_with("cilium/.") {
+        } else {
             answer.owe(Why::UnknownKey, key);
         }
     }

@@ -30,18 +30,25 @@ pub enum Op {
     Delete(String),
 }
 
+pub const ETCDCTL: &str = "/usr/bin/etcdctl";
+
 /// As many changes etcd takes in a transaction, unless it is told otherwise.
 const MOST_OPS: usize = 128;
 
 impl Store<'_> {
     /// A command that has to be completed by what it is to do.
     pub fn etcdctl(&self) -> Command {
+        self.etcdctl_of(&self.running())
+    }
+
+    /// The same, for members that listen there.
+    pub fn etcdctl_of(&self, endpoints: &[String]) -> Command {
         let authority = &self.lab.authority;
-        let mut command = Command::new("/usr/bin/etcdctl");
+        let mut command = Command::new(ETCDCTL);
         command
             .env_clear()
             .env("ETCDCTL_API", "3")
-            .env("ETCDCTL_ENDPOINTS", self.running().join(","))
+            .env("ETCDCTL_ENDPOINTS", endpoints.join(","))
             .env("ETCDCTL_CACERT", authority.authority_file())
             .env("ETCDCTL_CERT", authority.certificate_file("root"))
             .env("ETCDCTL_KEY", authority.key_file("root"));

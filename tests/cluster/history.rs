@@ -2,16 +2,19 @@
 //! the other.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use cilmark::state::pin::Root;
 use ipnet::IpNet;
 use serde_json::Value;
 
 use super::checker::{self, Range};
-use super::client;
+use super::client::{self, ETCDCTL};
 use super::host::{Host, Lines, lines};
 use super::store::Store;
 use crate::common::process::Running;
@@ -19,6 +22,8 @@ use crate::common::world::wait_for;
 
 /// How often ipcaches are read.
 const PERIOD: Duration = Duration::from_millis(2);
+/// How long `etcdctl watch` may say nothing.
+const SILENCE: Duration = Duration::from_secs(3);
 /// The key whose coming tells that all before it has come.
 const END: &str = "the end of the history";
 
@@ -33,7 +38,6 @@ pub struct Step {
 
 /// The addresses of a store, from now on.
 pub struct History {
-    range: Range,
     steps: Arc<Mutex<Vec<Step>>>,
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -42,16 +46,14 @@ pub struct History {
 impl History {
     /// Follows a store from its first revision on.
     pub fn of(store: &Store<'_>) -> History {
-        let mut command = store.etcdctl();
-        command.args(["-w", "json", "watch", "--prefix", "--rev=1", "--", ""]);
-        let running = Running::start(&mut command);
         let range = Range::of(store.number, 255);
         let (steps, is_over) = (Arc::default(), Arc::default());
+        let watch = Watch::of(store);
         let follow = {
             let (steps, is_over) = (Arc::clone(&steps), Arc::clone(&is_over));
-            move || follow(&running, &range, &steps, &is_over)
+            move || follow(watch, range, &steps, &is_over)
         };
-        History { range, steps, is_over, thread: Some(thread::spawn(follow)) }
+        History { steps, is_over, thread: Some(thread::spawn(follow)) }
     }
 
     /// All until now.
@@ -63,9 +65,9 @@ impl History {
         std::mem::take(&mut *self.steps.lock().expect("the steps"))
     }
 
-    /// What a store says now, as a reader of this cluster takes it.
-    pub fn now(&self, store: &Store<'_>) -> Lines {
-        said(store, &self.range)
+    /// What has come until now: of a store that is gone.
+    pub fn steps(self) -> Vec<Step> {
+        std::mem::take(&mut *self.steps.lock().expect("the steps"))
     }
 }
 
@@ -86,13 +88,58 @@ pub fn said(store: &Store<'_>, range: &Range) -> Lines {
 
 const PREFIX: &str = "cilium/state/ip/v1/default/";
 
-/// Reads what `etcdctl watch` prints: a line of JSON an answer.
-fn follow(running: &Running, range: &Range, steps: &Mutex<Vec<Step>>, is_over: &AtomicBool) {
-    while !is_over.load(Relaxed) {
-        let Some(line) = running.next_line(Duration::from_millis(100)) else { continue };
-        let at = Instant::now();
+/// `etcdctl watch`, again and again: it ends when its member has no leader, waits for one that is cut off, and takes
+/// certificates but once.
+struct Watch {
+    environment: Vec<(OsString, OsString)>,
+    running: Running,
+    /// The last revision that it has told.
+    revision: i64,
+    heard: Instant,
+}
+
+impl Watch {
+    fn of(store: &Store<'_>) -> Watch {
+        let command = store.etcdctl_of(&store.all());
+        let environment = command.get_envs();
+        let environment: Vec<(OsString, OsString)> = environment
+            .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+            .collect();
+        let running = Watch::start(&environment, 1);
+        Watch { environment, running, revision: 0, heard: Instant::now() }
+    }
+
+    fn start(environment: &[(OsString, OsString)], revision: i64) -> Running {
+        let mut command = Command::new(ETCDCTL);
+        command.env_clear().envs(environment.iter().cloned());
+        command.args(["-w", "json", "watch", "--prefix", &format!("--rev={revision}"), ""]);
+        Running::start(&mut command)
+    }
+
+    /// What it says next, if it does soon.
+    fn next(&mut self) -> Option<Value> {
+        let Some(line) = self.running.next_line(Duration::from_millis(100)) else {
+            if self.running.ended().is_some() || self.heard.elapsed() > SILENCE {
+                self.running = Watch::start(&self.environment, self.revision + 1);
+                self.heard = Instant::now();
+            }
+            return None;
+        };
+        self.heard = Instant::now();
         let answer: Value = serde_json::from_str(&line).expect("JSON of etcdctl");
         assert!(answer["CompactRevision"].as_i64().unwrap_or(0) == 0, "the history is compacted");
+        let revisions = answer["Events"].as_array().into_iter().flatten();
+        let revisions = revisions.filter_map(|event| event["kv"]["mod_revision"].as_i64());
+        self.revision = revisions.max().unwrap_or(0).max(self.revision);
+        Some(answer)
+    }
+}
+
+/// Reads what it says.
+fn follow(mut watch: Watch, range: Range, steps: &Mutex<Vec<Step>>, is_over: &AtomicBool) {
+    while !is_over.load(Relaxed) {
+        let Some(answer) = watch.next() else { continue };
+        let at = Instant::now();
         for event in answer["Events"].as_array().into_iter().flatten() {
             let entry = client::entry(&event["kv"]);
             if entry.key == END {
@@ -100,7 +147,7 @@ fn follow(running: &Running, range: &Range, steps: &Mutex<Vec<Step>>, is_over: &
             }
             let Some(rest) = entry.key.strip_prefix(PREFIX) else { continue };
             let is_put = event["type"].as_i64().unwrap_or(0) == 0;
-            let said = checker::address(rest, &entry.value, range).ok().filter(|_| is_put);
+            let said = checker::address(rest, &entry.value, &range).ok().filter(|_| is_put);
             let prefix = match said {
                 Some((prefix, _)) => Some(prefix),
                 // A key that counts says its prefix by itself.
@@ -150,13 +197,11 @@ impl Drop for Observer {
     }
 }
 
-fn observe(root: &cilmark::state::pin::Root, is_over: &AtomicBool) -> Vec<Step> {
-    let ipcache = cilmark::state::ipcache::Ipcache::open(root).expect("open the ipcache");
-    let ipcache = ipcache.expect("the maps");
+fn observe(root: &Root, is_over: &AtomicBool) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut before = Lines::new();
     while !is_over.load(Relaxed) {
-        let now = lines(&ipcache);
+        let now = lines(root);
         let at = Instant::now();
         let gone = before.keys().filter(|prefix| !now.contains_key(prefix));
         steps.extend(gone.map(|prefix| Step { at, prefix: *prefix, number: None }));

@@ -1,16 +1,15 @@
 //! A host of a cluster: a network namespace with a root of its own, workloads behind it, and cilmark-sync.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::Mutex;
+use std::time::Duration;
 
 use cilmark::model::origin::Origin;
 use cilmark::ops::cluster::run_directory;
-use cilmark::program::load::{self, Sizes};
 use cilmark::state::ipcache::Ipcache;
 use cilmark::state::pin::Root;
 use ipnet::IpNet;
@@ -22,6 +21,11 @@ use super::store::Store;
 use crate::common::process::{Run, Running};
 use crate::common::world::wait_for;
 
+/// Puts the time of day that a file says in the place of the machine's.
+fn libfaketime() -> String {
+    format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH)
+}
+
 /// What is asked of a host's cilmark-sync, beside which cluster it is in.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings<'a> {
@@ -29,11 +33,13 @@ pub struct Settings<'a> {
     pub stale: &'a str,
     /// Further lines of the configuration.
     pub more: &'a str,
+    /// Whether its clock is what [`Host::set_clock`] says, and not the machine's.
+    pub has_own_clock: bool,
 }
 
 impl Default for Settings<'_> {
     fn default() -> Self {
-        Settings { lease: "10s", stale: "1h", more: "" }
+        Settings { lease: "10s", stale: "1h", more: "", has_own_clock: false }
     }
 }
 
@@ -43,7 +49,7 @@ pub struct Host<'lab> {
     /// Its name, its namespace's, its device's on the bridge, and its user's in etcd.
     pub name: String,
     number: u8,
-    sync: RefCell<Option<Running>>,
+    sync: Mutex<Option<Running>>,
 }
 
 impl<'lab> Host<'lab> {
@@ -56,14 +62,11 @@ impl<'lab> Host<'lab> {
              nsenter --net=/run/netns/{name} sysctl -qw \
                 net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
         ));
-        let host = Host { lab, name, number, sync: RefCell::default() };
-        host.root().prepare(false).expect("the root");
-        load::create_maps(&host.root(), &Sizes::default()).expect("the maps");
-        host
+        Host { lab, name, number, sync: Mutex::default() }
     }
 
     /// The routes to the workloads of others.
-    pub fn route_to(&self, others: &[&Host<'_>]) {
+    pub fn route_to(&self, others: &[Host<'_>]) {
         for other in others.iter().filter(|other| other.number != self.number) {
             let (name, number) = (&self.name, other.number);
             self.lab.world.sh(&format!(
@@ -78,9 +81,10 @@ impl<'lab> Host<'lab> {
         Root::new(PathBuf::from(format!("/sys/fs/bpf/{}", self.name)))
     }
 
-    /// Its address between the hosts.
-    pub fn address(&self) -> String {
-        format!("10.9.100.{}", self.number)
+    /// Whether an address is one of its own workloads'.
+    pub fn is_home_of(&self, prefix: &IpNet) -> bool {
+        let networks = [format!("10.{}.0.0/16", self.number), format!("fd00:{}::/32", self.number)];
+        networks.iter().any(|network| network.parse::<IpNet>().expect("a network").contains(prefix))
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -97,7 +101,10 @@ impl<'lab> Host<'lab> {
     pub fn configure(&self, store: &Store<'_>, settings: Settings<'_>) {
         store.client_file(&self.name, &self.file("etcd"));
         fs::create_dir_all(self.file("remotes")).expect("create the remotes' directory");
-        let Settings { lease, stale, more } = settings;
+        let Settings { lease, stale, more, has_own_clock } = settings;
+        if has_own_clock {
+            self.set_clock(0);
+        }
         let (cluster, id, name) = (&store.cluster, store.number, &self.name);
         let config = format!(
             "name = '{cluster}'
@@ -111,6 +118,12 @@ impl<'lab> Host<'lab> {
              {more}\n"
         );
         fs::write(self.file("cluster.toml"), config).expect("write the configuration");
+    }
+
+    /// Sets the clock of its cilmark-sync so many seconds before or behind the machine's. What runs on goes on, as where an
+    /// operator or NTP sets the clock: only the time of day jumps.
+    pub fn set_clock(&self, seconds: i64) {
+        fs::write(self.file("clock"), format!("{seconds:+}s")).expect("write the clock");
     }
 
     /// Makes it read another cluster, as the user `remote` there.
@@ -130,18 +143,22 @@ impl<'lab> Host<'lab> {
 
     /// Starts its cilmark-sync, and waits until that says that it is ready.
     pub fn start(&self) {
-        let socket = self.start_unready();
+        self.is_ready(&self.start_unready());
+    }
+
+    /// Waits until it says that it is ready.
+    pub fn is_ready(&self, socket: &UnixDatagram) {
         socket.set_nonblocking(true).expect("make the socket non-blocking");
         let mut message = [0; 4096];
         wait_for("cilmark-sync to be ready", || {
-            let ended = self.sync.borrow_mut().as_mut().and_then(Running::ended);
+            let ended = self.sync.lock().expect("not poisoned").as_mut().and_then(Running::ended);
             assert_eq!(ended, None, "cilmark-sync of {} ends", self.name);
             let Ok(length) = socket.recv(&mut message) else { return false };
             String::from_utf8_lossy(&message[..length]).lines().any(|line| line == "READY=1")
         });
     }
 
-    /// The same, and does not wait. It says by this socket how it is.
+    /// Starts it, and does not wait. It says by this socket how it is.
     pub fn start_unready(&self) -> UnixDatagram {
         let path = self.file("notify");
         match fs::remove_file(&path) {
@@ -150,32 +167,42 @@ impl<'lab> Host<'lab> {
         }
         let socket = UnixDatagram::bind(&path).expect("bind the socket of systemd");
         let binary = Path::new(env!("CARGO_BIN_EXE_cilmark")).with_file_name("cilmark-sync");
+        let clock = self.file("clock");
         let running = self.lab.start(&self.name, &binary, |command| {
+            let log = std::env::var_os("RUST_LOG");
+            command.env_clear().env("NOTIFY_SOCKET", &path);
+            command.envs(log.map(|log| ("RUST_LOG", log)));
+            if clock.exists() {
+                command
+                    .env("LD_PRELOAD", libfaketime())
+                    .env("FAKETIME_TIMESTAMP_FILE", &clock)
+                    .env("FAKETIME_NO_CACHE", "1")
+                    .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+            }
             command
-                .env_clear()
-                .env("NOTIFY_SOCKET", &path)
                 .arg("--config")
                 .arg(self.file("cluster.toml"))
                 .arg("--bpffs")
                 .arg(self.root().path());
         });
-        *self.sync.borrow_mut() = Some(running);
+        *self.sync.lock().expect("not poisoned") = Some(running);
         socket
     }
 
     /// Kills its cilmark-sync.
     pub fn kill(&self) {
-        drop(self.sync.borrow_mut().take().expect("cilmark-sync runs"));
+        drop(self.sync.lock().expect("not poisoned").take().expect("cilmark-sync runs"));
     }
 
     /// Sends its cilmark-sync a signal.
     pub fn signal(&self, signal: Signal) {
-        self.sync.borrow().as_ref().expect("cilmark-sync runs").signal(signal);
+        self.sync.lock().expect("not poisoned").as_ref().expect("cilmark-sync runs").signal(signal);
     }
 
     /// Asks it to end, and waits until it has.
     pub fn stop(&self) {
-        let mut running = self.sync.borrow_mut().take().expect("cilmark-sync runs");
+        let mut running =
+            self.sync.lock().expect("not poisoned").take().expect("cilmark-sync runs");
         running.signal(Signal::SIGTERM);
         assert!(running.wait().success(), "cilmark-sync fails at its end");
     }
@@ -245,35 +272,36 @@ impl<'lab> Host<'lab> {
 
     /// What clusters have made of its ipcache.
     pub fn lines(&self) -> Lines {
-        lines(&self.ipcache())
+        lines(&self.root())
     }
 
-    /// Its ipcache.
-    pub fn ipcache(&self) -> Ipcache {
-        Ipcache::open(&self.root()).expect("open the ipcache").expect("the maps")
+    /// The number of an address there, whoever has said it.
+    pub fn number(&self, address: &str) -> Option<u32> {
+        let ipcache = Ipcache::open(&self.root()).expect("open the ipcache")?;
+        let known = ipcache.known(address.parse().expect("an address"));
+        known.expect("ask the ipcache").map(|(identity, _)| identity.0)
     }
 
     /// Waits, so long at most, until clusters have made just this of its ipcache.
     pub fn comes_to(&self, expected: &Lines, within: Duration) {
-        let ipcache = self.ipcache();
-        let deadline = Instant::now() + within;
-        wait_for("the ipcache", || {
-            let lines = lines(&ipcache);
-            let is_late = Instant::now() > deadline;
-            assert!(
-                !is_late || lines == *expected,
-                "{}: {:#?}",
-                self.name,
-                Difference(&lines, expected)
-            );
-            lines == *expected
-        });
+        super::within(within, "the ipcache", || self.has(expected));
+    }
+
+    /// Whether clusters have made just this of its ipcache; what differs.
+    pub fn has(&self, expected: &Lines) -> Result<(), String> {
+        let lines = self.lines();
+        match lines == *expected {
+            true => Ok(()),
+            false => Err(format!("{}: {:#?}", self.name, Difference(&lines, expected))),
+        }
     }
 }
 
 impl Drop for Host<'_> {
     fn drop(&mut self) {
-        if let Some(running) = self.sync.get_mut().take().filter(|_| std::thread::panicking()) {
+        if let Some(running) =
+            self.sync.get_mut().expect("not poisoned").take().filter(|_| std::thread::panicking())
+        {
             eprintln!("cilmark-sync of {} said:\n{}", self.name, running.said().join("\n"));
         }
     }
@@ -291,8 +319,11 @@ pub struct Workload {
 /// Numbers of prefixes.
 pub type Lines = BTreeMap<IpNet, u32>;
 
-/// What clusters have made of an ipcache.
-pub fn lines(ipcache: &Ipcache) -> Lines {
+/// What clusters have made of a root's ipcache, whose maps come with the first line or endpoint, and go with the last.
+pub fn lines(root: &Root) -> Lines {
+    let Some(ipcache) = Ipcache::open(root).expect("open the ipcache") else {
+        return Lines::new();
+    };
     let lines = ipcache.lines().expect("read the ipcache").into_iter();
     let of_clusters = lines.filter(|line| line.origin == Origin::Cluster && line.owner.is_none());
     of_clusters.map(|line| (line.prefix, line.identity.0)).collect()

@@ -1,8 +1,9 @@
 //! The etcd of a cluster: its members, how they fail, and who may do what there.
 
-use std::cell::{Cell, RefCell};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use nix::sys::signal::Signal;
 
@@ -18,15 +19,18 @@ pub struct Store<'lab> {
     pub number: u16,
     members: Vec<Member>,
     /// How many stores there were at these addresses: a store's number comes of this.
-    token: Cell<u32>,
+    token: AtomicU32,
+    /// Users and their roles, beside root.
+    users: Mutex<Vec<(String, String)>>,
 }
 
 struct Member {
     /// Its name, and its namespace's.
     name: String,
     address: String,
-    running: RefCell<Option<Running>>,
-    is_frozen: Cell<bool>,
+    running: Mutex<Option<Running>>,
+    /// Whether it runs and does not answer.
+    is_away: AtomicBool,
 }
 
 impl Member {
@@ -35,8 +39,8 @@ impl Member {
     }
 
     fn stop(&self) {
-        self.running.borrow_mut().take();
-        self.is_frozen.set(false);
+        self.running.lock().expect("not poisoned").take();
+        self.is_away.store(false, Relaxed);
     }
 }
 
@@ -46,15 +50,16 @@ impl<'lab> Store<'lab> {
         let members = (1..=members).map(|member| Member {
             name: format!("etcd{number}-{member}"),
             address: format!("10.9.{number}.{member}"),
-            running: RefCell::default(),
-            is_frozen: Cell::default(),
+            running: Mutex::default(),
+            is_away: AtomicBool::default(),
         });
         let store = Store {
             lab,
             cluster: cluster.to_owned(),
             number,
             members: members.collect(),
-            token: Cell::default(),
+            token: AtomicU32::default(),
+            users: Mutex::default(),
         };
         for member in &store.members {
             lab.namespace(&member.name, &member.address);
@@ -62,12 +67,20 @@ impl<'lab> Store<'lab> {
         }
         store.start_all();
         store.make_users();
+        store.add_user("remote", "remote");
         store
+    }
+
+    /// Where its members listen.
+    pub fn all(&self) -> Vec<String> {
+        self.members.iter().map(Member::endpoint).collect()
     }
 
     /// Where those of its members listen that run now.
     pub fn running(&self) -> Vec<String> {
-        let runs = |member: &&Member| member.running.borrow().is_some() && !member.is_frozen.get();
+        let runs = |member: &&Member| {
+            member.running.lock().expect("not poisoned").is_some() && !member.is_away.load(Relaxed)
+        };
         self.members.iter().filter(runs).map(Member::endpoint).collect()
     }
 
@@ -76,22 +89,12 @@ impl<'lab> Store<'lab> {
         &self.members[member].address
     }
 
-    /// The namespace of a member.
-    pub fn namespace(&self, member: usize) -> &str {
-        &self.members[member].name
-    }
-
-    /// How many members it has.
-    pub fn size(&self) -> usize {
-        self.members.len()
-    }
-
     /// Writes a client file, as Cilium mounts it, for a user.
     pub fn client_file(&self, user: &str, file: &Path) {
         let authority = &self.lab.authority;
         let mut text = String::from("endpoints:\n");
-        for member in &self.members {
-            text += &format!("- {}\n", member.endpoint());
+        for endpoint in self.all() {
+            text += &format!("- {endpoint}\n");
         }
         let files = [
             ("trusted-ca-file", authority.authority_file()),
@@ -107,17 +110,44 @@ impl<'lab> Store<'lab> {
     /// Stops a member for the time being: its connections stay, and nobody answers.
     pub fn freeze(&self, member: usize) {
         self.signal(member, Signal::SIGSTOP);
-        self.members[member].is_frozen.set(true);
+        self.members[member].is_away.store(true, Relaxed);
     }
 
     /// Lets it go on.
     pub fn thaw(&self, member: usize) {
         self.signal(member, Signal::SIGCONT);
-        self.members[member].is_frozen.set(false);
+        self.members[member].is_away.store(false, Relaxed);
+    }
+
+    /// Cuts a member off from the others, not from hosts.
+    pub fn isolate(&self, member: usize) {
+        for other in self.others(member) {
+            self.lab.cut(&self.members[member].name, &other.address);
+        }
+        self.members[member].is_away.store(true, Relaxed);
+    }
+
+    /// Connects it with them again.
+    pub fn rejoin(&self, member: usize) {
+        for other in self.others(member) {
+            self.lab.heal(&self.members[member].name, &other.address);
+        }
+        self.members[member].is_away.store(false, Relaxed);
+    }
+
+    fn others(&self, member: usize) -> impl Iterator<Item = &Member> {
+        let others = self.members.iter().enumerate().filter(move |(other, _)| *other != member);
+        others.map(|(_, other)| other)
     }
 
     fn signal(&self, member: usize, signal: Signal) {
-        self.members[member].running.borrow().as_ref().expect("a running member").signal(signal);
+        self.members[member]
+            .running
+            .lock()
+            .expect("not poisoned")
+            .as_ref()
+            .expect("a running member")
+            .signal(signal);
     }
 
     /// Kills a member; its data stay.
@@ -142,7 +172,7 @@ impl<'lab> Store<'lab> {
 
     /// Another store at the same addresses.
     pub fn replace(&self) {
-        self.token.set(self.token.get() + 1);
+        self.token.fetch_add(1, Relaxed);
         self.lose_data();
     }
 
@@ -192,7 +222,7 @@ impl<'lab> Store<'lab> {
                 .args(["--listen-peer-urls", &peer(member)])
                 .args(["--initial-advertise-peer-urls", &peer(member)])
                 .args(["--initial-cluster", &peers.join(",")])
-                .args(["--initial-cluster-token", &format!("store-{}", self.token.get())])
+                .args(["--initial-cluster-token", &format!("store-{}", self.token.load(Relaxed))])
                 .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
                 .args(["--client-cert-auth", "--enable-grpc-gateway=false"])
                 .arg("--trusted-ca-file")
@@ -204,11 +234,11 @@ impl<'lab> Store<'lab> {
                 // A leader that is lost is missed soon, and not just because the machine is busy.
                 .args(["--heartbeat-interval", "50", "--election-timeout", "500"]);
         });
-        *member.running.borrow_mut() = Some(running);
+        *member.running.lock().expect("not poisoned") = Some(running);
     }
 
     fn is_ready(&self, member: &Member) {
-        let running = member.running.borrow();
+        let running = member.running.lock().expect("not poisoned");
         let running = running.as_ref().expect("a running member");
         running.stderr_line(|line| line.contains("ready to serve client requests"));
     }
@@ -230,10 +260,14 @@ impl<'lab> Store<'lab> {
         for own in ["cilium/.heartbeat", &format!("cilium/cluster-config/{cluster}")] {
             etcdctl(&format!("role grant-permission host readwrite {own}"));
         }
-        for shared in ["cilium/state/ip/v1/default/", "cilium/state/identities/v1/"] {
+        for shared in
+            ["cilium/state/ip/v1/default/", "cilium/state/identities/v1/", "cilium/.cilmark-"]
+        {
             etcdctl(&format!("role grant-permission host readwrite --prefix {shared}"));
         }
-        self.add_user("remote", "remote");
+        for (user, role) in &*self.users.lock().expect("not poisoned") {
+            self.make_user(user, role);
+        }
         etcdctl("auth enable");
     }
 
@@ -251,6 +285,11 @@ impl<'lab> Store<'lab> {
     /// A user with a role, known by its certificate.
     pub fn add_user(&self, user: &str, role: &str) {
         self.lab.authority.sign_client(user);
+        self.make_user(user, role);
+        self.users.lock().expect("not poisoned").push((user.to_owned(), role.to_owned()));
+    }
+
+    fn make_user(&self, user: &str, role: &str) {
         self.etcdctl_ok(["user", "add", user, "--no-password"]);
         self.etcdctl_ok(["user", "grant-role", user, role]);
     }
