@@ -10,14 +10,14 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Error, Result};
+use anyhow::{Context as _, Error, Result};
 use cilmark::model::identity::Identity;
 use cilmark::model::labels::Labels;
 use cilmark::ops::cluster::memory::{self, Memory};
 use cilmark::ops::cluster::run_directory;
 use cilmark::state::pin::Root;
 use log::warn;
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, Notify, oneshot, watch};
 use tokio::time::timeout;
 
 use super::known::Known;
@@ -35,6 +35,9 @@ const PATIENCE: Duration = Duration::from_millis(4500);
 
 /// The same where etcd has been away before.
 const PATIENCE_AWAY: Duration = Duration::from_secs(1);
+
+/// How long to let go of all may take.
+const PATIENCE_LEAVING: Duration = Duration::from_secs(10);
 
 /// Of more labels only those are remembered that are held.
 const MOST_REMEMBERED: usize = 10_000;
@@ -56,6 +59,8 @@ pub struct Allocator {
     written: RefCell<Record>,
     /// A lease was over: all that is held is to be looked at.
     is_cut_off: Cell<bool>,
+    /// Who wants nothing to be held any more.
+    leaver: RefCell<Option<oneshot::Sender<usize>>>,
     /// There is something to do.
     wake: Notify,
     /// What is held has changed.
@@ -118,6 +123,7 @@ impl Allocator {
             store: Cell::new(record.store),
             written: RefCell::new(record),
             is_cut_off: Cell::new(false),
+            leaver: RefCell::default(),
             wake: Notify::new(),
             numbers: watch::Sender::default(),
             config: config.clone(),
@@ -171,16 +177,14 @@ impl Allocator {
         self.numbers.subscribe()
     }
 
-    /// Gives up all that is held; how many keys that were. The process ends behind this.
-    pub async fn withdraw(&self) -> Result<usize, etcd::Error> {
-        let own: Vec<LeaseId> = self.leases.lock().await.ids().collect();
-        let held = self.sets.borrow().users();
-        let mut deleted = 0;
-        for key in held.keys() {
-            deleted += usize::from(self.give_up(key, &own).await?);
-            self.sets.borrow_mut().forget(key);
-        }
-        Ok(deleted)
+    /// Uses no number any more, and none from now on; how many it was. If etcd does not answer, they go with their leases.
+    pub async fn withdraw(&self) -> Result<usize> {
+        let (leaver, left) = oneshot::channel();
+        *self.leaver.borrow_mut() = Some(leaver);
+        self.wake.notify_one();
+        let left = timeout(PATIENCE_LEAVING, left).await;
+        left.context("let go of the numbers of labels: etcd does not answer")?
+            .context("it has ended")
     }
 
     /// Adds how it stands.

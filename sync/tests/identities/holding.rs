@@ -185,3 +185,24 @@ fn endpoints_that_are_there_get_a_number_without_being_asked_for_and_keep_theirs
         assert!((131_072..=196_607).contains(&host.held("app=web").unwrap()));
     });
 }
+
+#[test]
+fn a_withdrawal_takes_what_this_node_uses_and_leaves_what_others_do() {
+    on_fresh_machine(async || {
+        let etcd = Etcd::start().await;
+        let client = etcd.client();
+        let host = Allocating::start("n1", etcd.client());
+        let other = Allocating::start("n2", etcd.client());
+        host.has_endpoints(&[("app=web", 5)]);
+        let web = other.number("app=web").await;
+        assert_eq!(host.number("app=web").await, web);
+        host.number("app=db").await;
+        assert_eq!(host.allocator.withdraw().await.unwrap(), 2);
+        let left = all(&client, keys::USERS).await;
+        assert_eq!(left, user(&client, "app=web", "n2").await.into_iter().collect::<Vec<_>>());
+        // It makes none again.
+        client.delete(&keys::identity(Identity(web))).await.unwrap();
+        until("the other one makes it", async || id(&client, web).await.is_some()).await;
+        assert!(user(&client, "app=web", "n1").await.is_none());
+    });
+}

@@ -61,6 +61,14 @@ impl Allocator {
         let mut again = Instant::now() + LOOKED_AT;
         let mut lock_due = Instant::now();
         loop {
+            if self.leaver.borrow().is_some() {
+                jobs.shutdown().await;
+                let released = self.withdraw_all().await?;
+                // Who has asked may have gone away.
+                let leaver = self.leaver.take();
+                leaver.map(|leaver| leaver.send(released));
+                return std::future::pending().await;
+            }
             self.release().await?;
             for (key, hint) in self.sets.borrow_mut().begin() {
                 let allocator = self.clone();
@@ -254,9 +262,8 @@ impl Allocator {
     /// This node uses no more what nobody has wanted for a while. The number stays for others, until it is collected.
     async fn release(&self) -> Result<(), Error> {
         let unwanted = self.sets.borrow().unwanted();
-        let own: Vec<LeaseId> = self.leases.lock().await.ids().collect();
         for key in &unwanted {
-            self.give_up(key, &own).await?;
+            self.stop_using(key).await?;
             self.sets.borrow_mut().forget(key);
         }
         if !unwanted.is_empty() {
@@ -265,15 +272,30 @@ impl Allocator {
         Ok(())
     }
 
-    /// This node uses a number no more; whether etcd has had it from this host.
-    pub(super) async fn give_up(&self, key: &str, own: &[LeaseId]) -> Result<bool, Error> {
+    /// It uses nothing any more; how much it was.
+    async fn withdraw_all(&self) -> Result<usize, Error> {
+        let held = self.sets.borrow().users();
+        let mut released = 0;
+        for key in held.keys() {
+            released += usize::from(self.stop_using(key).await?);
+            self.sets.borrow_mut().lose(key);
+        }
+        // What has no key ends by itself.
+        self.leases.lock().await.forget();
+        self.save().await;
+        self.tell();
+        Ok(released)
+    }
+
+    /// Deletes the key by which this node uses labels, if it is this node's.
+    async fn stop_using(&self, key: &str) -> Result<bool, Error> {
+        let own: Vec<LeaseId> = self.leases.lock().await.ids().collect();
         let user = keys::user(key, &self.config.node);
         let (_, found) = self.client.get(&user).await?;
         let lease = found.and_then(|found| found.lease);
         let Some(lease) = lease.filter(|lease| own.contains(lease)) else { return Ok(false) };
         let guard = vec![Compare::HasLease(user.clone(), lease)];
-        let done = self.client.transact(guard, vec![Op::Delete(user)], Vec::new()).await?;
-        Ok(done.held)
+        Ok(self.client.transact(guard, vec![Op::Delete(user)], Vec::new()).await?.held)
     }
 
     /// A lease with room, which is remembered before anything goes with it.
