@@ -49,8 +49,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Addresses that are this host's, and another one's in etcd.
     pub conflicts: Vec<IpAddr>,
-    /// What is right as it is, and for which birth.
-    pub confirmed: Vec<(IpAddr, u64)>,
+    /// What is right as it is.
+    pub confirmed: Vec<IpAddr>,
     /// What this host has nothing to do with any more.
     pub forgotten: Vec<IpAddr>,
 }
@@ -93,15 +93,17 @@ pub fn plan(
     for (address, line) in wanted {
         let (address, birth) = (*address, line.birth);
         let key = keys::address(address);
+        let is_claimed = claims.get(&address) == Some(&birth);
         let (lease, guard) = match view.get(address) {
             None => (None, Compare::IsAbsent(key)),
             Some(found) => match own(found) {
-                Some(_) if found.value == line.value.as_bytes() => {
-                    plan.confirmed.push((address, birth));
+                // Of a birth that is new the view may be old: another one's key may stand there by now.
+                Some(_) if is_claimed && found.value == line.value.as_bytes() => {
+                    plan.confirmed.push(address);
                     continue;
                 }
                 Some(lease) => (Some(lease), Compare::HasLease(key, lease)),
-                None if claims.get(&address) == Some(&birth) => {
+                None if is_claimed => {
                     plan.conflicts.push(address);
                     continue;
                 }

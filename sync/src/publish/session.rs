@@ -249,7 +249,6 @@ impl<'a> Session<'a> {
     }
 
     fn take(&mut self, plan: &Plan) {
-        self.record.claims.extend(plan.confirmed.iter().copied());
         plan.forgotten.iter().for_each(|address| _ = self.record.claims.remove(address));
     }
 
@@ -339,8 +338,7 @@ impl<'a> Session<'a> {
             standing.set_leases(&leases, &keys);
             match settled {
                 Some((wanted, plan)) => {
-                    standing.published =
-                        plan.confirmed.iter().map(|(address, _)| *address).collect();
+                    standing.published.clone_from(&plan.confirmed);
                     standing.set_conflicts(wanted, plan, &self.view);
                 }
                 None if standing.trouble.is_some() || leases.is_empty() => standing.forget(),

@@ -41,8 +41,16 @@ fn what_is_missing_is_made_and_what_differs_is_written_under_its_lease() {
     assert_eq!(plan.steps, [put(1, 7, "a", None, Compare::IsAbsent(key()))]);
     let plan = plan_of(&[(1, line(7, "a"))], &[(1, found("b", 3))], &[]);
     assert_eq!(plan.steps, [put(1, 7, "a", Some(3), Compare::HasLease(key(), LeaseId(3)))]);
-    let plan = plan_of(&[(1, line(7, "a"))], &[(1, found("a", 3))], &[]);
-    assert_eq!((plan.steps, plan.confirmed), (vec![], vec![(address(1), 7)]));
+    let plan = plan_of(&[(1, line(7, "a"))], &[(1, found("a", 3))], &[(1, 7)]);
+    assert_eq!((plan.steps, plan.confirmed), (vec![], vec![address(1)]));
+}
+
+#[test]
+fn a_new_birth_writes_also_what_seems_to_be_there_already() {
+    let there = [(1, found("a", 3))];
+    let steps = plan_of(&[(1, line(8, "a"))], &there, &[(1, 7)]).steps;
+    let guard = Compare::HasLease(keys::address(address(1)), LeaseId(3));
+    assert_eq!(steps, [put(1, 8, "a", Some(3), guard)]);
 }
 
 #[test]
@@ -157,7 +165,6 @@ impl Host {
         for _ in 0..8 {
             let own = self.lease;
             let plan = plan(&self.wanted, &self.view, &self.claims, |lease| lease.0 == own);
-            self.claims.extend(plan.confirmed.iter().copied());
             plan.forgotten.iter().for_each(|it| _ = self.claims.remove(it));
             for step in &plan.steps {
                 let (done, lost) = store.transact(std::slice::from_ref(step), LeaseId(own));
