@@ -3,6 +3,7 @@
 mod certificates;
 mod checker;
 mod client;
+mod documents;
 mod edge;
 mod faults;
 mod fixtures;
