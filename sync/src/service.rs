@@ -219,6 +219,7 @@ impl Service {
             started: self.started,
             config: self.options.config.clone(),
             max_clusters: self.config.max_clusters,
+            trouble: self.reading.trouble(),
             own,
             clusters: self.reading.clusters(),
         }

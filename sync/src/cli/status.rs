@@ -55,6 +55,9 @@ fn clusters(state: &State, now: Timestamp) -> Result<()> {
     for cluster in &state.clusters {
         trouble(cluster, now).into_iter().for_each(|line| output::note(&line));
     }
+    if let Some(trouble) = &state.trouble {
+        output::note(&format!("the ipcache does not have all of it: {trouble}"));
+    }
     Ok(())
 }
 
@@ -116,7 +119,7 @@ fn trouble(cluster: &Cluster, now: Timestamp) -> Vec<String> {
         tell(format!("{} addresses are another cluster's, too, which wins", cluster.shadowed));
     }
     for (reason, count) in &cluster.refused {
-        tell(format!("{count} keys do not count: {reason}"));
+        tell(format!("{count} refused: {reason}"));
     }
     lines
 }

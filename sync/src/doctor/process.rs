@@ -64,6 +64,12 @@ fn running(findings: &mut Findings, asked: &Asked<'_>, state: &State) {
             );
         }
     }
+    if let Some(trouble) = &state.trouble {
+        findings.problem("ipcache", "it does not have all that clusters say", trouble);
+    }
+    if let Some(trouble) = &state.own.trouble {
+        findings.problem("published", "nothing is", trouble);
+    }
     for it in &state.own.conflicts {
         let node = it.their_node.as_deref().unwrap_or("somebody");
         findings.warning(

@@ -33,6 +33,9 @@ pub struct State {
     pub config: PathBuf,
     /// How many clusters the mesh may have, by which numbers of identities tell their cluster.
     pub max_clusters: u16,
+    /// Why the ipcache does not have all that clusters say, and what helps.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// What this host says.
     pub own: Own,
     /// The own cluster first, then the others by name.
@@ -304,7 +307,17 @@ mod tests {
         let own = Own { node: "n1".into(), ..Own::default() };
         let config = "/etc/cilmark/cluster.toml".into();
         let clusters = vec![cluster];
-        State { written: now, pid: 1, started: now, config, max_clusters: 255, own, clusters }
+        let trouble = Some("it is full".into());
+        State {
+            written: now,
+            pid: 1,
+            started: now,
+            config,
+            max_clusters: 255,
+            trouble,
+            own,
+            clusters,
+        }
     }
 
     #[test]

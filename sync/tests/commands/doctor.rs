@@ -199,6 +199,7 @@ fn what_the_service_says_of_itself_is_told() {
                 identity: cilmark::model::identity::Identity(1234),
                 why: "take one of the cluster's range".into(),
             }],
+            trouble: Some("another host is called h1 as well".into()),
             ..Own::default()
         };
         let held = Lines { count: 500, named: vec![] };
@@ -215,6 +216,8 @@ fn what_the_service_says_of_itself_is_told() {
             ("read", "c2 is not read yet: it waits for its canary"),
             ("conflict", "10.0.0.2 of blue is h2's, too"),
             ("published", "green is not"),
+            ("published", "nothing is"),
+            ("ipcache", "it does not have all"),
         ] {
             let is_told =
                 |it: &&Value| it["check"] == check && it["says"].as_str().unwrap().contains(words);

@@ -128,8 +128,16 @@ fn write_state(clusters: Vec<Cluster>, own: Own) {
     std::fs::create_dir_all(run_directory(&root)).expect("make a directory");
     let now = Timestamp::now();
     let config = "/etc/cilmark/cluster.toml".into();
-    let state =
-        State { written: now, pid: 1, started: now, config, max_clusters: 255, own, clusters };
+    let state = State {
+        written: now,
+        pid: 1,
+        started: now,
+        config,
+        max_clusters: 255,
+        trouble: Some("there is no room".to_owned()).filter(|_| own.trouble.is_some()),
+        own,
+        clusters,
+    };
     state.write(&root).expect("write the state");
 }
 

@@ -97,11 +97,12 @@ fn all_that_is_to_be_known_is_told() {
             "c1: 500 lines would have gone at once and are held",
             "`cilmark cluster sweep c1`",
             "c1: 2 lines are stale, since their publishers were cut off; the first goes in 30m",
-            "c1: 3 keys do not count: the identity is not in the cluster's range",
+            "c1: 3 refused: the identity is not in the cluster's range",
             "c2: waits for its canary",
             "10.0.0.2 of blue: h2 says that it is 458754, for 60s",
             "green (1234) is not published: 1234 is not in the cluster's range",
             "app=db: no number is free",
+            "the ipcache does not have all of it: there is no room",
             "this host publishes nothing: another host is called h1 as well",
         ] {
             assert!(run.stderr.contains(words), "no `{words}` in {}", run.stderr);
