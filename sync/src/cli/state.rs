@@ -1,6 +1,8 @@
 //! How the process is, for commands that show it.
 
+use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use cilmark::ops::cluster::number::socket;
@@ -10,9 +12,16 @@ use jiff::{SignedDuration, Timestamp};
 use super::Context;
 use crate::service::state::State;
 
-/// Whether the process of a root answers.
+/// Whether the process of a root answers. Who may not ask it is told whether it is there.
 pub fn is_running(root: &Root) -> bool {
-    UnixStream::connect(socket(root)).is_ok()
+    match UnixStream::connect(socket(root)) {
+        Ok(_) => true,
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            let state = State::read(root).ok().flatten();
+            state.is_some_and(|state| Path::new(&format!("/proc/{}", state.pid)).exists())
+        }
+        Err(_) => false,
+    }
 }
 
 /// What it has written last; an error where it has not since the host came up.

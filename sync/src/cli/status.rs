@@ -93,13 +93,14 @@ fn trouble(cluster: &Cluster, now: Timestamp) -> Vec<String> {
     let mut lines = Vec::new();
     let name = &cluster.name;
     let mut tell = |line: String| lines.push(format!("{name}: {line}"));
-    match &cluster.phase {
-        Phase::Waiting(what) => tell(format!("waits for {what}")),
-        Phase::Refused(why) => tell(format!("is not read: {why}")),
-        Phase::Listing | Phase::Ready => {}
-    }
-    if let Connection::Away { since, error } = &cluster.connection {
-        tell(format!("etcd is away for {}, and all stays as it was: {error}", age(*since, now)));
+    match (&cluster.connection, &cluster.phase) {
+        (Connection::Away { since, error }, _) => {
+            let since = age(*since, now);
+            tell(format!("etcd is away for {since}, and all stays as it was: {error}"));
+        }
+        (_, Phase::Waiting(what)) => tell(format!("waits for {what}")),
+        (_, Phase::Refused(why)) => tell(format!("is not read: {why}")),
+        (_, Phase::Listing | Phase::Ready) => {}
     }
     if cluster.held.count > 0 {
         tell(format!(

@@ -1,7 +1,13 @@
 //! `status`, from the service's file.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+
 use cilmark::model::cluster::Answer;
 use cilmark::model::identity::Identity;
+use cilmark::ops::cluster::number::socket;
 use cilmark_sync::cilium::accept::Refusal;
 use cilmark_sync::service::state::{
     Allocated, Cluster, Conflict, Connection, Lease, Lines, Own, Phase, Published, Stale,
@@ -9,8 +15,9 @@ use cilmark_sync::service::state::{
 };
 use jiff::Timestamp;
 
-use super::{cluster, on_fresh_machine, ready, service_that_answers, write_state};
+use super::{cluster, on_fresh_machine, ready, root, service_that_answers, write_state};
 use crate::common::directory::Directory;
+use crate::common::machine::run;
 
 fn in_seconds(seconds: i64) -> Timestamp {
     Timestamp::now() + jiff::SignedDuration::from_secs(seconds)
@@ -128,6 +135,25 @@ fn json_has_everything_and_whether_the_service_runs() {
         assert!(!run.stderr.contains("does not run"), "{}", run.stderr);
         cluster(&file, "sweep c1").ok();
         service.join().unwrap();
+    });
+}
+
+#[test]
+fn who_may_not_ask_the_service_sees_whether_it_runs_all_the_same() {
+    on_fresh_machine(async || {
+        // As if it was process 1.
+        write_state(clusters(), own());
+        let _listener = UnixListener::bind(socket(&root())).unwrap();
+        let only_root = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(socket(&root()), only_root).unwrap();
+        let binary = env!("CARGO_BIN_EXE_cilmark-sync");
+        // An ordinary user may not enter the directory that it was built in.
+        fs::write("/run/sync", "").unwrap();
+        run(Command::new("mount").args(["--bind", binary, "/run/sync"]));
+        let user = ["--reuid=65534", "--clear-groups", "/run/sync", "cluster", "status"];
+        let output = Command::new("setpriv").args(user).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && !stderr.contains("does not run"), "{stderr}");
     });
 }
 
