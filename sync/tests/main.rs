@@ -6,3 +6,4 @@ mod common;
 mod etcd;
 mod identities;
 mod publish;
+mod read;

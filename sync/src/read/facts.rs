@@ -11,6 +11,7 @@ use cilmark::state::pin::Root;
 use log::warn;
 use serde::{Deserialize, Serialize};
 
+use super::table::Missing;
 use crate::etcd::Header;
 
 /// Of each cluster, by name.
@@ -25,6 +26,15 @@ pub(super) struct Facts {
 struct Fact {
     store: u64,
     revision: i64,
+    /// Lines of another store may be in the ipcache, too: a list was not read to its end.
+    #[serde(default)]
+    is_mixed: bool,
+}
+
+impl Fact {
+    fn of(header: Header) -> Fact {
+        Fact { store: header.store, revision: header.revision, is_mixed: false }
+    }
 }
 
 impl Facts {
@@ -36,16 +46,23 @@ impl Facts {
         Facts { file, known, is_changed: false }
     }
 
-    /// Whether a list that a store gives now lacks only what was deleted.
-    pub(super) fn are_followed_by(&self, cluster: &str, header: Header) -> bool {
-        self.known
-            .get(cluster)
-            .is_some_and(|it| it.store == header.store && it.revision <= header.revision)
+    /// A list begins: what is missing in it? The cluster may have lines from before.
+    pub(super) fn begin(&mut self, cluster: &str, header: Header, has_lines: bool) -> Missing {
+        let is_followed = self.known.get(cluster).is_some_and(|it| {
+            it.store == header.store && it.revision <= header.revision && !it.is_mixed
+        });
+        let missing = if is_followed { Missing::IsGone } else { Missing::IsStale };
+        let is_mixed = has_lines && missing == Missing::IsStale;
+        self.put(cluster, Fact { is_mixed, ..Fact::of(header) });
+        missing
     }
 
     /// Everything up to there is known.
     pub(super) fn set(&mut self, cluster: &str, header: Header) {
-        let fact = Fact { store: header.store, revision: header.revision };
+        self.put(cluster, Fact::of(header));
+    }
+
+    fn put(&mut self, cluster: &str, fact: Fact) {
         if self.known.insert(cluster.to_owned(), fact) != Some(fact) {
             self.is_changed = true;
         }
@@ -75,5 +92,42 @@ impl Facts {
         fs::write(&next, serde_json::to_vec(&self.known)?)
             .with_context(|| format!("write {}", next.display()))?;
         fs::rename(&next, &self.file).with_context(|| format!("write {}", self.file.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn none() -> Facts {
+        Facts { file: Path::new("/").to_owned(), known: BTreeMap::new(), is_changed: false }
+    }
+
+    fn at(store: u64, revision: i64) -> Header {
+        Header { store, revision }
+    }
+
+    #[test]
+    fn only_a_later_list_of_the_same_store_lacks_what_was_deleted() {
+        let mut facts = none();
+        assert_eq!(facts.begin("c1", at(7, 100), true), Missing::IsStale);
+        facts.set("c1", at(7, 110));
+        assert_eq!(facts.begin("c1", at(7, 109), true), Missing::IsStale, "set back");
+        facts.set("c1", at(7, 109));
+        assert_eq!(facts.begin("c1", at(7, 109), true), Missing::IsGone);
+        assert_eq!(facts.begin("c1", at(8, 500), true), Missing::IsStale);
+    }
+
+    #[test]
+    fn a_list_that_was_not_read_to_its_end_leaves_lines_of_two_stores() {
+        let mut facts = none();
+        facts.begin("c1", at(7, 100), false);
+        assert_eq!(facts.begin("c1", at(7, 100), true), Missing::IsGone, "of one store alone");
+        facts.begin("c1", at(8, 5), true);
+        assert_eq!(facts.begin("c1", at(8, 6), true), Missing::IsStale);
+        facts.set("c1", at(8, 6));
+        assert_eq!(facts.begin("c1", at(8, 7), true), Missing::IsGone);
     }
 }

@@ -198,7 +198,7 @@ impl Reader {
 
     /// All that the cluster says.
     async fn list(&mut self, client: &Client) -> Result<Position, End> {
-        let (config, number, range) = self.config(client).await?;
+        let (header, config, number, range) = self.config(client).await?;
         let places = Places::of(&self.name, &config.capabilities);
         for canary in [&places.addresses_synced, &places.identities_synced].into_iter().flatten() {
             self.wait_for(client, canary).await?;
@@ -210,11 +210,13 @@ impl Reader {
             status.refused.forget(&places.identities);
             status.number = Some(number);
         });
-        {
-            let mut inner = self.reading.inner.borrow_mut();
+        let missing = {
+            let inner = &mut *self.reading.inner.borrow_mut();
             inner.table.begin(number);
             inner.labels.begin(number);
-        }
+            let has_lines = inner.table.counts(number).lines > 0;
+            inner.facts.begin(&self.name, header, has_lines)
+        };
         let identities = client
             .list(&places.identities, |page| {
                 let mut inner = self.reading.inner.borrow_mut();
@@ -238,19 +240,15 @@ impl Reader {
             identities: identities.revision,
             places,
         };
-        self.end_list(&position);
+        self.end_list(&position, missing);
         Ok(position)
     }
 
     /// What was missing in the list goes, and so does what the cluster has said under another number.
-    fn end_list(&self, position: &Position) {
+    fn end_list(&self, position: &Position, missing: Missing) {
         let inner = &mut *self.reading.inner.borrow_mut();
         let now = self.reading.now();
         let header = Header { store: position.store, revision: position.addresses };
-        let missing = match inner.facts.are_followed_by(&self.name, header) {
-            true => Missing::IsGone,
-            false => Missing::IsStale,
-        };
         inner.table.end(position.number, missing, now);
         inner.labels.end(position.number);
         inner.facts.set(&self.name, header);
@@ -270,8 +268,8 @@ impl Reader {
     }
 
     /// The cluster's configuration, once it is there, and its number, which nobody else has.
-    async fn config(&self, client: &Client) -> Result<(ClusterConfig, Number, Range), End> {
-        let value = self.wait_for(client, &keys::cluster_config(&self.name)).await?;
+    async fn config(&self, client: &Client) -> Result<(Header, ClusterConfig, Number, Range), End> {
+        let (header, value) = self.wait_for(client, &keys::cluster_config(&self.name)).await?;
         let max_clusters = self.reading.config.max_clusters;
         let config = ClusterConfig::read(&value).map_err(|error| {
             End::Refused(format!("{} can't be read: {error:#}", keys::cluster_config(&self.name)))
@@ -293,16 +291,16 @@ impl Reader {
             Some(_) => {}
             None => _ = inner.numbers.insert(number, self.name.clone()),
         }
-        Ok((config, number, range))
+        Ok((header, config, number, range))
     }
 
     /// The value of a key, once it is there.
-    async fn wait_for(&self, client: &Client, key: &str) -> Result<Vec<u8>, End> {
+    async fn wait_for(&self, client: &Client, key: &str) -> Result<(Header, Vec<u8>), End> {
         loop {
             let (header, found) = client.get(key).await?;
             self.is_connected(header);
             if let Some(found) = found {
-                return Ok(found.value);
+                return Ok((header, found.value));
             }
             self.is_waiting_for(key);
             sleep(BETWEEN_ATTEMPTS).await;

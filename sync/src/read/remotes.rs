@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -86,14 +86,14 @@ pub(super) async fn run(reading: Rc<Reading>) {
     }
 }
 
-fn start(reading: &Rc<Reading>, name: &str, file: &PathBuf) -> JoinHandle<()> {
+fn start(reading: &Rc<Reading>, name: &str, file: &Path) -> JoinHandle<()> {
     let is_own = name == reading.config.name;
     {
         let mut inner = reading.inner.borrow_mut();
         let number = is_own.then_some(reading.config.id);
-        let new = || Status::new(name, file.clone(), number);
+        let new = || Status::new(name, file.to_owned(), number);
         inner.clusters.entry(name.to_owned()).or_insert_with(new);
     }
-    let reader = Reader::new(reading.clone(), name, file.clone(), is_own);
+    let reader = Reader::new(reading.clone(), name, file.to_owned(), is_own);
     spawn_local(reader.run())
 }

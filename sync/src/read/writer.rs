@@ -33,6 +33,8 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Changes that are written before others have their turn: some ten milliseconds.
 const AT_A_TIME: usize = 8192;
+/// So many times that, until commands have their turn, too.
+const BATCHES: usize = 2;
 /// Few prefixes are changed one by one; more of them make the index anew, which is done so often at most.
 const FEW_NETS: usize = 32;
 const BETWEEN_MANY_NETS: Duration = Duration::from_secs(2);
@@ -42,8 +44,6 @@ const COMPARISONS: u32 = 100;
 const BETWEEN_COMPARISONS: Duration = Duration::from_secs(60);
 /// How often this host's addresses are looked at.
 const BETWEEN_OWN: Duration = Duration::from_secs(5);
-/// The same of the revisions that a restart has to know.
-const BETWEEN_FACTS: Duration = Duration::from_secs(5);
 /// Lines that found no room are tried again.
 const BETWEEN_FULL: Duration = Duration::from_secs(5);
 
@@ -142,7 +142,6 @@ pub(super) async fn run(reading: Rc<Reading>) {
         looked_again: None,
         many_nets: None,
         full: None,
-        facts: None,
         is_settled: false,
         reading,
     }
@@ -165,7 +164,6 @@ struct Writer {
     looked_again: Option<Instant>,
     many_nets: Option<Instant>,
     full: Option<Instant>,
-    facts: Option<Instant>,
     is_settled: bool,
 }
 
@@ -179,10 +177,6 @@ impl Writer {
                 match &done {
                     Ok(()) => inner.writer.error = None,
                     Err(error) => inner.writer.failed(error),
-                }
-                if is_due(self.facts, BETWEEN_FACTS) {
-                    inner.facts.write();
-                    self.facts = Some(Instant::now());
                 }
                 match done {
                     Ok(()) => BETWEEN_FLUSHES.saturating_sub(begin.elapsed()),
@@ -201,6 +195,8 @@ impl Writer {
         self.retry_full();
         let is_needed = {
             let inner = &mut *self.reading.inner.borrow_mut();
+            // Before lines of a store are in the ipcache it is known of which.
+            inner.facts.write();
             inner.table.settle(self.reading.now());
             inner.table.has_changes() || inner.labels.has_changes()
         };
@@ -276,7 +272,7 @@ impl Writer {
         let least = (self.comparison_took * COMPARISONS).max(TICK);
         let is_changed = self.changes != changes;
         let wait = if is_changed { least } else { least.max(BETWEEN_COMPARISONS) };
-        if is_due(self.compared, wait) && self.reading.inner.borrow().table.len() > 0 {
+        if is_due(self.compared, wait) && !self.reading.inner.borrow().table.is_empty() {
             self.changes = changes;
             self.compare().await?;
         }
@@ -371,23 +367,31 @@ impl Writer {
     }
 
     async fn flush(&mut self) -> Result<()> {
+        while self.write_some().await? {
+            yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Whether there is more. Nobody waits for this thread while the lock is held.
+    async fn write_some(&mut self) -> Result<bool> {
         let _lock = self.lock().await?;
         let before = self.lines.changes()?;
         let is_untouched = self.changes == before;
-        let flushed = self.write().await;
+        let written = self.write();
         if is_untouched {
             self.changes = self.lines.changes()?;
         }
         self.map = self.lines.number()?;
-        flushed
+        written
     }
 
-    async fn write(&mut self) -> Result<()> {
-        loop {
+    fn write(&mut self) -> Result<bool> {
+        for _ in 0..BATCHES {
             let changes = self.take();
             let labels = self.reading.inner.borrow_mut().labels.take_changes(AT_A_TIME);
             if changes.is_empty() && labels.is_empty() {
-                return Ok(());
+                return Ok(false);
             }
             let written = self.write_lines(&changes);
             let written = written.and_then(|()| labels::apply(&self.reading.root, &labels));
@@ -401,8 +405,8 @@ impl Writer {
                     return Err(error);
                 }
             }
-            yield_now().await;
         }
+        Ok(true)
     }
 
     /// What is to be written next.
