@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help deps build static demo test fuzz test-runtimes test-vm test-boot test-static test-provision vagrant-validate lint litmus bench bench-against clean
+.PHONY: help deps build static demo test fuzz test-runtimes test-cluster test-vm test-boot test-static test-provision vagrant-validate lint litmus bench bench-against clean
 # cargo is parallel already, and the order of prerequisites is the order of work.
 .NOTPARALLEL:
 
@@ -50,6 +50,12 @@ test-runtimes: ## start workloads by Docker, Podman, containerd, runc, LXC and l
 	@scripts/deps build test vm runtimes
 	$(UNPRIVILEGED)
 	CILMARK_RUNTIMES=1 cargo test --locked $(RUNNER) --test main -- runtimes::$(FILTER) --test-threads=1
+
+test-cluster: ## share identities between hosts by real etcds that are stopped, cut off and replaced: FILTER="part of a name"
+	@scripts/deps build test
+	$(UNPRIVILEGED)
+	CILMARK_CLUSTER=1 cargo test --locked $(RUNNER) --package cilmark --test main -- cluster::$(FILTER) --test-threads=3
+	CILMARK_CLUSTER=1 cargo test --locked $(RUNNER) --package cilmark-sync --test main -- $(FILTER) --test-threads=3
 
 test-vm: ## run the tests on Debian's kernels, emulated: KERNEL=6.1 or 6.12, FILTER="part of a name ..."; without, test-boot too
 	@scripts/deps build test vm

@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use super::lab::world;
 use crate::common::World;
 use crate::common::pages::blocks;
 use crate::common::process::{Run, Running};
@@ -107,7 +108,7 @@ fn connects(from: &str, to: &str, port: u16) -> bool {
 
 #[test]
 fn two_hosts_come_to_policy_by_identity_by_pasting() {
-    let Some(world) = World::new() else { return };
+    let Some(world) = world() else { return };
     world.sh(&format!(
         "mount -t tmpfs -o mode=755 run /run
          mount -t tmpfs -o mode=755 lib /var/lib
