@@ -35,8 +35,9 @@ impl Machine {
                 ip addr add {address}/24 dev br0'"
         ));
         let own = format!(
-            "mkdir -p /run/{name}/upper /run/{name}/work /run/{name}/data
-             mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/{name}/upper,workdir=/run/{name}/work /etc
+            "mkdir -p /run/{name}/data
+             cp -a /etc /run/{name}
+             mount --bind /run/{name}/etc /etc
              mkdir -p /etc/cilmark /etc/etcd /run/cilmark /var/lib/cilmark
              mount -t tmpfs run /run/cilmark
              mount -t tmpfs lib /var/lib/cilmark
