@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The same for whatever else it is asked, which may take it several answers of etcd.
 const MORE_PATIENCE: Duration = Duration::from_secs(20);
 
+/// What becomes of labels without a number.
+const UNTIL_THEN: &str = "a workload gets 5 (init), and enforces until cilmark-sync knows";
+
 /// Where cilmark-sync of a root answers.
 pub fn socket(root: &Root) -> PathBuf {
     run_directory(root).join("sync.sock")
@@ -60,7 +63,12 @@ impl Numbers<'_> {
             false => ask(self.root, &Request::Allocate(labels.clone())),
         };
         let identity = match asked {
-            Ok(Answer::Identity(identity)) => identity,
+            Ok(Answer::Identity(identity)) => {
+                if identity == Identity::INIT {
+                    warn!("labels {text}: their number is not known yet, so {UNTIL_THEN}");
+                }
+                identity
+            }
             Ok(Answer::Error(why)) => bail!("labels {text}: {why}"),
             Ok(Answer::Done(_)) => bail!("labels {text}: cilmark-sync is of another version"),
             Err(why) => {
@@ -84,7 +92,7 @@ impl Numbers<'_> {
         let last = memory.get(labels);
         let now = match last {
             Some(identity) => format!("it gets {identity}, which they had last"),
-            None => "it gets 5 (init), and enforces until cilmark-sync knows".to_owned(),
+            None => UNTIL_THEN.to_owned(),
         };
         warn!("labels {labels}: cilmark-sync does not tell their number, so {now}: {why:#}");
         Ok(last.copied().unwrap_or(Identity::INIT))
