@@ -142,6 +142,17 @@ impl Inner {
         }
     }
 
+    /// The next process is to know whether there are stale lines. Until all have listed what they have, what the last one has
+    /// left may be stale.
+    fn note_stale(&mut self) {
+        for (number, name) in &self.numbers {
+            let has_stale = self.table.has_stale(*number);
+            if has_stale || !self.has_adopted {
+                self.facts.set_stale(name, has_stale);
+            }
+        }
+    }
+
     /// After a list: if that was the last one, what was found in the ipcache and nobody has claimed is nobody's.
     fn end_adopted(&mut self, now: Duration) {
         let knows_all = self.has_adopted && self.knows_remotes;

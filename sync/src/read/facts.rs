@@ -29,11 +29,15 @@ struct Fact {
     /// Lines of another store may be in the ipcache, too: a list was not read to its end.
     #[serde(default)]
     is_mixed: bool,
+    /// Lines are in the ipcache that it does not say, and that were not deleted.
+    #[serde(default)]
+    has_stale: bool,
 }
 
 impl Fact {
     fn of(header: Header) -> Fact {
-        Fact { store: header.store, revision: header.revision, is_mixed: false }
+        let Header { store, revision } = header;
+        Fact { store, revision, is_mixed: false, has_stale: false }
     }
 }
 
@@ -43,6 +47,12 @@ impl Facts {
         let file = run_directory(root).join("read.json");
         let text = fs::read(&file).ok();
         let known = text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        Facts::left(file, known)
+    }
+
+    /// Which lines were stale is not known: to the first list they look like those of another store.
+    fn left(file: PathBuf, mut known: BTreeMap<String, Fact>) -> Facts {
+        known.values_mut().for_each(|fact| fact.is_mixed |= fact.has_stale);
         Facts { file, known, is_changed: false }
     }
 
@@ -63,8 +73,21 @@ impl Facts {
     }
 
     fn put(&mut self, cluster: &str, fact: Fact) {
-        if self.known.insert(cluster.to_owned(), fact) != Some(fact) {
+        let before = self.known.get(cluster);
+        let fact = Fact { has_stale: before.is_some_and(|before| before.has_stale), ..fact };
+        self.is_changed |= before != Some(&fact);
+        self.known.insert(cluster.to_owned(), fact);
+    }
+
+    /// Whether a cluster has lines that are stale; the next process is to know if it has.
+    pub(super) fn set_stale(&mut self, cluster: &str, has_stale: bool) {
+        let Some(fact) = self.known.get_mut(cluster) else { return };
+        if fact.has_stale != has_stale {
+            fact.has_stale = has_stale;
             self.is_changed = true;
+            if has_stale {
+                self.write();
+            }
         }
     }
 
@@ -105,6 +128,11 @@ mod tests {
         Facts { file: Path::new("/").to_owned(), known: BTreeMap::new(), is_changed: false }
     }
 
+    /// In the next process.
+    fn again(facts: Facts) -> Facts {
+        Facts::left(facts.file, facts.known)
+    }
+
     fn at(store: u64, revision: i64) -> Header {
         Header { store, revision }
     }
@@ -129,5 +157,19 @@ mod tests {
         assert_eq!(facts.begin("c1", at(8, 6), true), Missing::IsStale);
         facts.set("c1", at(8, 6));
         assert_eq!(facts.begin("c1", at(8, 7), true), Missing::IsGone);
+    }
+
+    #[test]
+    fn the_first_list_of_a_process_lets_no_line_go_where_some_were_stale() {
+        let mut facts = none();
+        facts.set("c1", at(7, 100));
+        facts.set_stale("c1", true);
+        facts.set("c1", at(7, 101));
+        assert_eq!(facts.begin("c1", at(7, 102), true), Missing::IsGone, "it knows which ones");
+        let mut facts = again(facts);
+        assert_eq!(facts.begin("c1", at(7, 103), true), Missing::IsStale);
+        facts.set("c1", at(7, 103));
+        facts.set_stale("c1", false);
+        assert_eq!(again(facts).begin("c1", at(7, 104), true), Missing::IsGone);
     }
 }

@@ -264,6 +264,7 @@ impl Reader {
             status.first_list.get_or_insert(missing);
         }
         inner.end_adopted(now);
+        inner.note_stale();
         self.reading.changed.notify_one();
     }
 

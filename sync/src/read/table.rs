@@ -271,6 +271,12 @@ impl Table {
         }
     }
 
+    /// Whether lines are stale that are a cluster's, or may be.
+    pub fn has_stale(&self, cluster: Number) -> bool {
+        let of = |cluster| self.clusters.get(&cluster).map_or(0, |of| of.count(State::Stale));
+        of(cluster) + of(UNKNOWN) > 0
+    }
+
     /// Lines of a cluster that are stale, those that go first before others, each with when that is.
     pub fn stale_lines(&self, cluster: Number) -> impl Iterator<Item = (IpNet, Duration)> {
         let of_cluster = self.due.iter().flat_map(|(second, lines)| {

@@ -178,6 +178,7 @@ impl Writer {
                     Ok(()) => inner.writer.error = None,
                     Err(error) => inner.writer.failed(error),
                 }
+                inner.note_stale();
                 match done {
                     Ok(()) => BETWEEN_FLUSHES.saturating_sub(begin.elapsed()),
                     Err(_) => BETWEEN_ATTEMPTS,
