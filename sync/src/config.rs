@@ -15,6 +15,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use cilmark::model::file::Place;
+use cilmark::model::spec::Entries;
 use cilmark::model::time::Time;
 
 use crate::cilium::accept::Limits;
@@ -67,6 +68,8 @@ pub struct Config {
     pub sweep: Sweep,
     /// The shortest prefixes that count.
     pub limits: Limits,
+    /// How many addresses the ipcache takes, if this process makes it.
+    pub ipcache_entries: Option<u32>,
     /// Whether to collect unused identities: not where Cilium's operator does it.
     pub collect_garbage: bool,
     /// Addresses of names.
@@ -101,6 +104,7 @@ struct Toml {
     sweep_lines: Option<usize>,
     shortest_ipv4: Option<Spanned<u8>>,
     shortest_ipv6: Option<Spanned<u8>>,
+    ipcache_entries: Option<Entries<1>>,
     collect_garbage: Option<bool>,
     #[serde(default)]
     resolve: Resolve,
@@ -233,6 +237,7 @@ impl Toml {
                 ipv4: bits(self.shortest_ipv4, LIMITS.ipv4),
                 ipv6: bits(self.shortest_ipv6, LIMITS.ipv6),
             },
+            ipcache_entries: self.ipcache_entries.map(Entries::get),
             collect_garbage: self.collect_garbage.unwrap_or(true),
             resolve: self.resolve,
         })

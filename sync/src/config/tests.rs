@@ -25,6 +25,7 @@ fn what_is_not_said_is_as_documented() {
         stale: Duration::from_secs(3600),
         sweep: Sweep { share: 30, lines: 100 },
         limits: Limits { ipv4: 8, ipv6: 16 },
+        ipcache_entries: None,
         collect_garbage: true,
         resolve: Resolve::new(),
     };
@@ -51,6 +52,7 @@ fn everything_can_be_said() {
         shortest_ipv4 = 0
         shortest_ipv6 = 128
         collect_garbage = false
+        ipcache_entries = 1000000
         [resolve]
         "c1.mesh.cilium.io" = "192.0.2.9"
         "#,
@@ -69,6 +71,7 @@ fn everything_can_be_said() {
         stale: Duration::ZERO,
         sweep: Sweep { share: 100, lines: 0 },
         limits: Limits { ipv4: 0, ipv6: 128 },
+        ipcache_entries: Some(1_000_000),
         collect_garbage: false,
         resolve: [("c1.mesh.cilium.io".to_owned(), "192.0.2.9".parse().unwrap())].into(),
     };

@@ -176,6 +176,7 @@ mod tests {
             stale: Duration::from_secs(3600),
             sweep: Sweep { share: 50, lines: 100 },
             limits: Limits { ipv4: 8, ipv6: 16 },
+            ipcache_entries: None,
             collect_garbage: true,
             resolve: BTreeMap::new(),
         }

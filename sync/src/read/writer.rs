@@ -437,7 +437,7 @@ impl Writer {
         if changes.is_empty() {
             return Ok(());
         }
-        let applied = self.lines.apply(changes, None)?;
+        let applied = self.lines.apply(changes, self.reading.config.ipcache_entries)?;
         let inner = &mut *self.reading.inner.borrow_mut();
         let writer = &mut inner.writer;
         for (prefix, _) in changes {

@@ -50,6 +50,7 @@ pub fn config(node: &str) -> Config {
         stale: Duration::from_secs(3600),
         sweep: Sweep { share: 50, lines: 100 },
         limits: Limits { ipv4: 8, ipv6: 16 },
+        ipcache_entries: None,
         collect_garbage: false,
         resolve: BTreeMap::new(),
     }
