@@ -5,6 +5,7 @@ mod changes;
 mod peer;
 mod routes;
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 
@@ -181,12 +182,22 @@ pub fn find(name: &str) -> Result<Option<Device>> {
 
 /// The names of all devices of this namespace.
 pub fn names() -> Result<Vec<String>> {
+    let links = links()?;
+    Ok(links.iter().map(|link| Device::from_message(link).name).collect())
+}
+
+/// The numbers of all devices of this namespace.
+pub fn numbers() -> Result<HashSet<u32>> {
+    Ok(links()?.iter().map(|link| link.header.index).collect())
+}
+
+fn links() -> Result<Vec<LinkMessage>> {
     let answers = request(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
-    let devices = answers.iter().filter_map(|message| match message {
-        RouteNetlinkMessage::NewLink(link) => Some(Device::from_message(link)),
+    let link = |message| match message {
+        RouteNetlinkMessage::NewLink(link) => Some(link),
         _ => None,
-    });
-    Ok(devices.map(|device| device.name).collect())
+    };
+    Ok(answers.into_iter().filter_map(link).collect())
 }
 
 /// The device with this index; `None` if there is none.

@@ -19,13 +19,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cilmark::model::endpoint::EndpointId;
 use cilmark::model::identity::Identity;
-use cilmark::ops::cluster::endpoints::{self, LocalEndpoint, OwnAddresses};
+use cilmark::ops::cluster::endpoints::{self, OwnAddresses, Reader};
 use cilmark::ops::cluster::{run_directory, state_directory};
 use cilmark::state::pin::Root;
 use jiff::Timestamp;
-use log::{debug, warn};
+use log::warn;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
@@ -172,8 +171,10 @@ impl Publisher {
     /// Reads endpoints whenever they may have changed.
     async fn look(&self) {
         let mut watcher = Watcher::new(self.root.path());
+        let mut reader = Reader::default();
+        let mut everything = true;
         loop {
-            let local = self.read().await;
+            let local = self.read(&mut reader, everything).await;
             match OwnAddresses::of(&local.endpoints) {
                 Ok(own) => {
                     let wanted = Wanted::of(&local, &self.config);
@@ -187,18 +188,18 @@ impl Publisher {
                 }
                 Err(error) => warn!("what there is on this host: {error:#}"),
             }
-            watcher.changed().await;
+            everything = !watcher.changed().await;
         }
     }
 
-    async fn read(&self) -> Local {
-        let ids = self.root.endpoints().unwrap_or_else(|error| {
+    async fn read(&self, reader: &mut Reader, everything: bool) -> Local {
+        let ids = reader.begin(&self.root, everything).unwrap_or_else(|error| {
             warn!("endpoints: {error:#}");
             Vec::new()
         });
         let mut endpoints = Vec::new();
         for some in ids.chunks(READ_AT_ONCE) {
-            endpoints.extend(some.iter().filter_map(|id| self.endpoint(*id)));
+            endpoints.extend(some.iter().filter_map(|id| reader.read(&self.root, *id)));
             tokio::task::yield_now().await;
         }
         let nics = match self.config.publish_host {
@@ -209,15 +210,6 @@ impl Publisher {
             false => BTreeMap::new(),
         };
         Local { endpoints, nics }
-    }
-
-    /// One that can't be read just now is as it was.
-    fn endpoint(&self, id: EndpointId) -> Option<LocalEndpoint> {
-        endpoints::read(&self.root, id).unwrap_or_else(|error| {
-            debug!("endpoint {id}: {error:#}");
-            let here = self.local.borrow();
-            here.local.endpoints.iter().find(|endpoint| endpoint.id == id).cloned()
-        })
     }
 
     /// Waits for somebody who wants all to be withdrawn.

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use cilmark::model::endpoint::{EndpointId, Role};
-use cilmark::ops::cluster::endpoints::{Changes, LocalEndpoint, OwnAddresses, of_nics, read};
+use cilmark::ops::cluster::endpoints::{
+    Changes, LocalEndpoint, OwnAddresses, Reader, of_nics, read,
+};
 
 use cilmark::ops::cluster::memory::{self, Memory};
 
@@ -128,6 +130,47 @@ fn own_addresses_are_those_of_the_host_and_its_endpoints_and_of_namespaces_with_
     assert!(!contain("203.0.113.9/32") && !contain("10.0.0.2/32"));
     world.cilmark_ok("--netns other attach nic --role netdev");
     wait_for("the address of the other namespace", || contain("203.0.113.9/32"));
+}
+
+#[test]
+fn only_what_has_changed_is_read_again() {
+    by_each_hook(|hook| {
+        let Some(world) = World::new() else { return };
+        let root = world.root();
+        let mut reader = Reader::default();
+        let mut told = |everything: bool| -> Vec<(String, u32)> {
+            let ids = reader.begin(&root, everything).unwrap().into_iter();
+            let found: Vec<LocalEndpoint> = ids.filter_map(|id| reader.read(&root, id)).collect();
+            found.into_iter().map(|it| (it.device, it.identity.0)).collect()
+        };
+        let is = |device: &str, identity| (device.to_owned(), identity);
+        for device in ["red", "blue"] {
+            world.veth(device);
+            world.cilmark_ok(&format!("attach {device} --id 300 --hook {hook}"));
+            told(false);
+        }
+        assert_eq!(told(false), [is("red", 300), is("blue", 300)]);
+        // At once, when the clock of directories may not have moved.
+        world.cilmark_ok(&format!("attach blue --id 301 --hook {hook}"));
+        assert_eq!(told(false), [is("red", 300), is("blue", 301)]);
+        world.sh("ip link del red");
+        assert_eq!(told(false), [is("blue", 301)]);
+        world.cilmark_ok("detach blue");
+        assert_eq!(told(false), []);
+        // Of another namespace only a look at everything tells.
+        world.sh("ip netns add other; ip -n other link add grey type veth peer name peer");
+        world.cilmark_ok(&format!("--netns other attach grey --id 300 --hook {hook}"));
+        wait_for("its stamp is old", || {
+            told(false);
+            let grey = *root.endpoints().unwrap().last().unwrap();
+            let directory = root.endpoint(grey).path().to_owned();
+            directory.metadata().unwrap().modified().unwrap().elapsed().unwrap().as_millis() > 200
+        });
+        assert_eq!(told(false), [is("grey", 300)]);
+        world.sh("ip -n other link del grey");
+        assert_eq!(told(false), [is("grey", 300)]);
+        assert_eq!(told(true), []);
+    });
 }
 
 #[test]

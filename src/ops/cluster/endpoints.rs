@@ -9,9 +9,11 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
+use log::debug;
 
 pub use crate::kernel::device::Changes;
 use crate::kernel::{device, netns};
@@ -47,24 +49,90 @@ pub struct LocalEndpoint {
     pub is_by_labels: bool,
     /// Of a NIC: those that the kernel has on it now, without link-local and temporary ones.
     pub on_device: Vec<IpAddr>,
-    /// Of a NIC: the inode of its network namespace.
-    pub netns: Option<u64>,
+    /// The inode of the network namespace that it is in; 0 if nobody can tell.
+    pub netns: u64,
+    /// The number of its device there.
+    pub ifindex: u32,
+}
+
+/// Endpoints as they were read last, so that only those are read again that have changed.
+#[derive(Debug, Default)]
+pub struct Reader {
+    known: BTreeMap<EndpointId, (Stamp, Option<LocalEndpoint>)>,
+    /// Devices of this network namespace.
+    devices: HashSet<u32>,
+    netns: u64,
+    everything: bool,
+}
+
+/// What changes with the files in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    /// bpffs counts them, and a directory lives as long as its endpoint.
+    inode: u64,
+    written: SystemTime,
+}
+
+/// The clock by which directories are stamped stands still for so long (a tick, and some to spare).
+const TICK: Duration = Duration::from_millis(50);
+
+impl Reader {
+    /// Begins a look; the endpoints that there are. Those that are as they were by what this network namespace and their
+    /// directories tell are not read again, unless `everything` is.
+    pub fn begin(&mut self, root: &Root, everything: bool) -> Result<Vec<EndpointId>> {
+        let ids = root.endpoints()?;
+        self.devices = device::numbers()?;
+        self.netns = netns::current()?;
+        self.everything = everything;
+        let there: BTreeSet<EndpointId> = ids.iter().copied().collect();
+        self.known.retain(|id, _| there.contains(id));
+        Ok(ids)
+    }
+
+    /// An endpoint of this look. One that can't be read just now is as it was.
+    pub fn read(&mut self, root: &Root, id: EndpointId) -> Option<LocalEndpoint> {
+        let stamp = stamp(root, id).ok().flatten();
+        let known = self.known.get(&id);
+        if let Some((before, endpoint)) = known
+            && Some(*before) == stamp
+            && !self.everything
+            && endpoint.as_ref().is_none_or(|it| self.is_untouched(it))
+        {
+            return endpoint.clone();
+        }
+        let endpoint = read(root, id).unwrap_or_else(|error| {
+            debug!("{error:#}");
+            known.and_then(|(_, endpoint)| endpoint.clone())
+        });
+        // What is written in the same tick leaves the stamp as it is.
+        let is_old = |stamp: &Stamp| stamp.written.elapsed().is_ok_and(|age| age > TICK);
+        match stamp.filter(is_old) {
+            Some(stamp) => _ = self.known.insert(id, (stamp, endpoint.clone())),
+            None => _ = self.known.remove(&id),
+        }
+        endpoint
+    }
+
+    /// Whether its device is there; of a NIC the addresses may be others.
+    fn is_untouched(&self, endpoint: &LocalEndpoint) -> bool {
+        let is_here = endpoint.netns == self.netns;
+        endpoint.role == Role::Container && (!is_here || self.devices.contains(&endpoint.ifindex))
+    }
 }
 
 /// An endpoint; `None` if there is none, or nothing of it runs: its device is gone or lies in another namespace than its
 /// addresses.
 pub fn read(root: &Root, id: EndpointId) -> Result<Option<LocalEndpoint>> {
-    let Some(birth) = birth(root, id)? else { return Ok(None) };
+    let Some(Stamp { inode: birth, .. }) = stamp(root, id)? else { return Ok(None) };
     let endpoint = Endpoint::read(root, id)?;
     let Some(role) = endpoint.role().filter(|_| !endpoint.is_gone && !endpoint.has_moved()) else {
         return Ok(None);
     };
     let own = endpoint.addresses();
-    let netns = Some(endpoint.netns).filter(|netns| role == Role::Netdev && *netns != 0);
-    let on_device = match netns {
-        Some(netns) => addresses_in(netns, endpoint.ifindex)
+    let on_device = match role {
+        Role::Netdev => addresses_in(endpoint.netns, endpoint.ifindex)
             .with_context(|| format!("read the addresses of {}", endpoint.device))?,
-        None => Vec::new(),
+        Role::Container => Vec::new(),
     };
     let told = spec::told(root, id)?;
     let is_by_labels = told.as_ref().is_some_and(EndpointSpec::has_identity_by_labels);
@@ -79,16 +147,17 @@ pub fn read(root: &Root, id: EndpointId) -> Result<Option<LocalEndpoint>> {
         is_by_labels,
         labels,
         on_device,
-        netns,
+        netns: endpoint.netns,
+        ifindex: endpoint.ifindex,
         device: endpoint.device,
     }))
 }
 
-/// The inode of its directory: bpffs counts them, and a directory lives as long as its endpoint.
-fn birth(root: &Root, id: EndpointId) -> Result<Option<u64>> {
+fn stamp(root: &Root, id: EndpointId) -> Result<Option<Stamp>> {
     let pins = root.endpoint(id);
-    match fs::metadata(pins.path()) {
-        Ok(directory) => Ok(Some(directory.ino())),
+    let look = fs::metadata(pins.path());
+    match look.and_then(|it| Ok(Stamp { inode: it.ino(), written: it.modified()? })) {
+        Ok(stamp) => Ok(Some(stamp)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("look at {}", pins.path().display())),
     }
@@ -133,7 +202,8 @@ impl OwnAddresses {
     /// NICs. A namespace that nobody can look into any more has none.
     pub fn of(endpoints: &[LocalEndpoint]) -> Result<OwnAddresses> {
         let mut hosts = device::local_addresses().context("read the addresses of this host")?;
-        let others: BTreeSet<u64> = endpoints.iter().filter_map(|it| it.netns).collect();
+        let nics = endpoints.iter().filter(|it| it.role == Role::Netdev);
+        let others: BTreeSet<u64> = nics.map(|it| it.netns).filter(|netns| *netns != 0).collect();
         for netns in others {
             hosts.extend(netns::within(netns, device::local_addresses)?.unwrap_or_default());
         }

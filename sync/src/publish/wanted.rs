@@ -194,7 +194,8 @@ mod tests {
             labels: labels.parse().unwrap(),
             is_by_labels: !labels.is_empty(),
             on_device: Vec::new(),
-            netns: None,
+            netns: 0,
+            ifindex: 7,
         }
     }
 

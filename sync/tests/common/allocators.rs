@@ -70,7 +70,8 @@ impl Allocating {
             labels: labels.parse().expect("labels"),
             is_by_labels: true,
             on_device: vec![IpAddr::from([127, 0, 0, 1])],
-            netns: None,
+            netns: 0,
+            ifindex: 7,
         };
         let endpoints: Vec<LocalEndpoint> = endpoints.iter().enumerate().map(endpoint).collect();
         let own = OwnAddresses::of(&endpoints).expect("addresses");
