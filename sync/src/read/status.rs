@@ -85,15 +85,15 @@ impl Status {
         let mut stale = Lines { count: counts.stale, named: Vec::new() };
         let mut held = Lines { count: counts.held, named: Vec::new() };
         let mut refused = self.refused.counts();
+        let hidden = number.map_or(0, |number| of.writer.hidden_of(&of.table, number));
         if let Some(number) = number {
             let lines = of.table.stale_lines(number).take(NAMED);
             stale.named =
                 lines.map(|(net, until)| Stale { net, until: moment(until, now) }).collect();
             held.named = of.table.held_lines(number).take(NAMED).collect();
-            let own = of.writer.hidden_of(&of.table, number);
-            if own > 0 {
-                *refused.entry(Refusal::Own).or_default() += own;
-            }
+        }
+        if hidden > 0 {
+            *refused.entry(Refusal::Own).or_default() += hidden;
         }
         let refused_keys = self.refused.named(NAMED);
         Cluster {
@@ -107,7 +107,7 @@ impl Status {
             revision: self.header.map_or(0, |header| header.revision),
             is_cached: self.is_cached,
             heartbeat: self.heartbeat,
-            addresses: counts.lines,
+            addresses: counts.lines.saturating_sub(hidden),
             identities: number.map_or(0, |number| of.labels.count(number)),
             shadowed: counts.shadowed,
             stale,

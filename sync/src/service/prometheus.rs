@@ -59,9 +59,7 @@ pub fn text(state: &State) -> String {
     begin(&mut text, "cilmark_cluster_refused", "Keys that do not count, by reason.");
     for cluster in &state.clusters {
         for (reason, count) in &cluster.refused {
-            let reason = serde_json::to_value(reason).unwrap_or_default();
-            let reason = reason.as_str().unwrap_or_default();
-            let labels = format!("cluster=\"{}\",reason=\"{reason}\"", cluster.name);
+            let labels = format!("cluster=\"{}\",reason=\"{}\"", cluster.name, reason.name());
             let _ = writeln!(text, "cilmark_cluster_refused{{{labels}}} {count}");
         }
     }
