@@ -5,27 +5,30 @@ use anyhow::{Context, Result};
 use crate::cilium::keys;
 use crate::cilium::pair::{Pair, node_of};
 use crate::config::Config;
-use crate::etcd::{Client, Compare, Error, KeyValue, LeaseId, Op};
+use crate::etcd::{Client, Compare, KeyValue, LeaseId, Op};
 use crate::service::state::Lease;
 
-/// Deletes what this host has written, and ends its leases; how many keys are gone. Of a lease that is over there is nothing
-/// left.
+/// Deletes what this host has written; how many keys are gone. Its leases end by themselves: readers take keys that go with a
+/// lease, or whose lease is over when they look, for those of a host that was cut off.
 pub async fn withdraw(config: &Config, leases: &[Lease]) -> Result<usize> {
     let client = Client::new(&config.etcd, &config.resolve)?;
-    let own = own_keys(&client, &config.node).await?;
-    // While their leases live: readers take keys that go with a lease for those of a host that was cut off. Whoever has
-    // written one anew since keeps it.
+    let mut own = own_keys(&client, &config.node).await?;
+    let of_hosts = [
+        keys::HEARTBEAT.to_owned(),
+        keys::cluster_config(&config.name),
+        format!("{}{}", keys::NODES_OF_CILMARK, config.node),
+    ];
+    for key in of_hosts {
+        let (_, found) = client.get(&key).await.with_context(|| format!("read {key}"))?;
+        let is_own = |found: &KeyValue| leases.iter().any(|it| found.lease == Some(LeaseId(it.id)));
+        own.extend(found.filter(is_own));
+    }
+    // Whoever has written one anew since keeps it.
     for key in &own {
         let is_same = Compare::ModifiedAt(key.key.clone(), key.modified);
         let delete = Op::Delete(key.key.clone());
         let done = client.transact(vec![is_same], vec![delete], vec![]).await;
         done.with_context(|| format!("delete {}", key.key))?;
-    }
-    for lease in leases {
-        match client.revoke(LeaseId(lease.id)).await {
-            Ok(()) | Err(Error::NoLease) => {}
-            Err(error) => return Err(error).context("end a lease"),
-        }
     }
     Ok(own.len())
 }

@@ -80,7 +80,7 @@ fn without_the_service_this_hosts_keys_go_and_nobody_elses() {
         remember();
 
         let told = cluster(&config(&directory, &etcd, ""), "leave --json").json();
-        assert_eq!((&told["withdrawn"], &told["was_running"]), (&3.into(), &false.into()));
+        assert_eq!((&told["withdrawn"], &told["was_running"]), (&4.into(), &false.into()));
         let mut left = Vec::new();
         client.list("", |page| left.extend(page.into_iter().map(|it| it.key))).await.unwrap();
         let mut expected: Vec<String> = kept.into_iter().map(|(key, _)| key).collect();
