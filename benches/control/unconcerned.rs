@@ -1,5 +1,6 @@
 //! Thousands of lines of the ipcache change each second, of addresses that no flow has: what an established
-//! packet of any flow costs meanwhile, beside what it costs at rest.
+//! packet of any flow costs meanwhile, beside what it costs at rest. Commands change lines one by one, cilmark-sync those of
+//! clusters ten times a second.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,6 +33,7 @@ const MOST_ROUNDS: usize = 4 * ROUNDS;
 /// A tenth of a second.
 const PACKETS: u32 = 1_000_000;
 const CHANGES: f64 = 5_000.0; // a second
+const FLUSHES: f64 = 10.0; // of cilmark-sync, a second
 /// Of which the lines are that change.
 const ADDRESSES: u32 = 4096;
 const RULES: u32 = 100;
@@ -62,7 +64,9 @@ pub fn measure(root: &Root, samples: &mut Samples) -> Result<()> {
             for family in [4, 6] {
                 let flows = Flows::establish(&root, &pair, &empty, family)?;
                 eprintln!("{FLOWS} flows of IPv{family} while lines of others change");
-                flows.measure(family, &changes, samples)?;
+                for by in [By::Commands, By::Clusters] {
+                    flows.measure(family, by, &changes, samples)?;
+                }
             }
             Ok(())
         });
@@ -79,9 +83,26 @@ fn empty_program(root: &Root) -> Result<OwnedFd> {
     Ok(loaded.program(Hook::Ingress).try_clone_to_owned()?)
 }
 
+/// Who makes changes.
+#[derive(Clone, Copy, PartialEq)]
+enum By {
+    Commands,
+    Clusters,
+}
+
+impl By {
+    fn subject(self) -> &'static str {
+        match self {
+            By::Commands => "while 5000 lines a second change",
+            By::Clusters => "while 5000 lines a second of clusters change",
+        }
+    }
+}
+
 /// Changes of the ipcache, on demand.
 #[derive(Default)]
 struct Changes {
+    are_of_clusters: AtomicBool,
     are_wanted: AtomicBool,
     are_over: AtomicBool,
     count: AtomicU64,
@@ -98,13 +119,25 @@ impl Changes {
             last = Instant::now();
             due =
                 if self.are_wanted.load(Ordering::Relaxed) { due + CHANGES * passed } else { 0.0 };
-            while due >= 1.0 {
+            let is_flush = self.are_of_clusters.load(Ordering::Relaxed);
+            let least = if is_flush { CHANGES / FLUSHES } else { 1.0 };
+            let mut flush = Vec::new();
+            while due >= 1.0 && (due >= least || !flush.is_empty()) {
                 let family = if number % 2 == 0 { 4 } else { 6 };
-                let address = keys::address(family, FLOWS + number % ADDRESSES);
-                ipcache.set(&address.into(), keys::identity(number % 64))?;
+                // What a command has set is no cluster's.
+                let first = if is_flush { FLOWS + ADDRESSES } else { FLOWS };
+                let address = keys::address(family, first + number % ADDRESSES).into();
+                let identity = keys::identity((number + number / ADDRESSES) % 64);
+                match is_flush {
+                    true => flush.push((address, Some(identity))),
+                    false => ipcache.set(&address, identity)?,
+                }
                 self.count.fetch_add(1, Ordering::Relaxed);
                 number = number.wrapping_add(1);
                 due -= 1.0;
+            }
+            if !flush.is_empty() {
+                ipcache.apply_cluster(&flush)?;
             }
         }
         Ok(())
@@ -156,9 +189,10 @@ impl Flows {
         Ok(Flows { trial, program, empty: vary.wrap(empty.as_fd())? })
     }
 
-    fn measure(&self, family: u8, changes: &Changes, samples: &mut Samples) -> Result<()> {
+    fn measure(&self, family: u8, by: By, changes: &Changes, samples: &mut Samples) -> Result<()> {
         const MEASURE: &str = "established packet";
         let mut rounds = 0;
+        changes.are_of_clusters.store(by == By::Clusters, Ordering::Relaxed);
         for _ in 0..MOST_ROUNDS {
             let at_rest = self.cost()?;
             let (meanwhile, rate) = changes.during(|| self.cost())?;
@@ -168,7 +202,7 @@ impl Flows {
             }
             let size = FLOWS.into();
             samples.add(MEASURE, &format!("IPv{family}, at rest"), size, "ns", at_rest);
-            let subject = format!("IPv{family}, while 5000 lines a second change");
+            let subject = format!("IPv{family}, {}", by.subject());
             samples.add(MEASURE, &subject, size, "ns", meanwhile);
             rounds += 1;
             if rounds == ROUNDS {
