@@ -187,6 +187,11 @@ pub fn host_of(address: &str) -> IpNet {
     IpNet::from(address.parse::<std::net::IpAddr>().expect("an address"))
 }
 
+/// A time for the configuration: long enough to see what happens meanwhile.
+pub fn seconds(usual: u64) -> String {
+    format!("{}s", time_for(Duration::from_secs(usual)).as_secs())
+}
+
 /// What a node writes of an address.
 pub fn claim(address: &str, number: u32) -> Op {
     Op::Put(key_of(address), pair(address, number))

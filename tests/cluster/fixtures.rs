@@ -26,9 +26,10 @@ fn lines(fixtures: &[Fixture]) -> Lines {
     fixtures.iter().filter_map(line).collect()
 }
 
-/// Which keys are refused, and why.
+/// Which keys are refused, and why. Those that are this host's own are only counted.
 fn refused(fixtures: &[Fixture]) -> Vec<(String, String)> {
     let reason = |(key, _, is): &Fixture| match is {
+        Refused("own") => None,
         Refused(reason) => Some((format!("cilium/{key}"), (*reason).to_owned())),
         _ => None,
     };
@@ -46,6 +47,21 @@ fn said_refused(host: &Host<'_>, cluster: &str) -> Vec<(String, String)> {
         keys.map(|refused| (text(&refused["key"]), text(&refused["reason"]))).collect();
     list.sort();
     list
+}
+
+/// Waits until a host says that it has refused just these.
+fn refuses(host: &Host<'_>, cluster: &str, fixtures: &[Fixture]) {
+    super::within(time_for(Duration::from_secs(5)), "the refusals", || {
+        let (said, expected) = (said_refused(host, cluster), refused(fixtures));
+        let without = |these: &[(String, String)], those: &[(String, String)]| {
+            these.iter().filter(|it| !those.contains(it)).cloned().collect::<Vec<_>>()
+        };
+        let (missing, more) = (without(&expected, &said), without(&said, &expected));
+        match missing.is_empty() && more.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{cluster}: not {missing:#?}, but {more:#?}")),
+        }
+    });
 }
 
 fn put(store: &Store<'_>, fixtures: &[Fixture]) {
@@ -112,7 +128,7 @@ fn clusters_are_read_as_cilium_reads_them() {
     let host = Host::new(&lab, 1);
     host.join(&own, Settings::default());
     let workload = host.workload(1);
-    host.cilmark_ok(&format!("attach {} --id 200", workload.device));
+    host.cilmark_ok(&format!("attach {} --id 200 --ip {}", workload.device, workload.address));
 
     introduce(&mesh, "c1", 1, false);
     introduce(&mesh, "c2", 2, true);
@@ -127,12 +143,21 @@ fn clusters_are_read_as_cilium_reads_them() {
     let patience = time_for(Duration::from_secs(5));
     let mut expected = lines(OF_STATE);
     host.comes_to(&expected, patience);
-    wait_for("the refusals", || said_refused(&host, "c1") == refused(OF_STATE));
+    refuses(&host, "c1", OF_STATE);
+    // The host's address is claimed by c1, the endpoint's by this host itself, too, whose cluster wins.
+    let own = |cluster: &str| host.state_of(cluster).expect("a cluster")["refused"]["own"] == 1;
+    wait_for("what is refused as own", || own("c1") && own("edge"));
     assert_eq!(host.state_of("c2").expect("c2")["phase"].as_str(), None, "it waits");
     say_that_all_is_there(&mesh, "c2", "cache");
     expected.extend(lines(OF_CACHE));
     host.comes_to(&expected, patience);
-    wait_for("the refusals", || said_refused(&host, "c2") == refused(OF_CACHE));
+    refuses(&host, "c2", OF_CACHE);
+
+    // Commands tell the same.
+    let status = host.cluster_json("status");
+    let cluster = status["clusters"].as_array().expect("clusters").iter();
+    let c1 = cluster.clone().find(|cluster| cluster["name"] == "c1").expect("c1");
+    assert_eq!(c1["refused"]["out_of_range"], 6, "{c1}");
 
     // The same, one after the other: what was refused comes to count, and what counted does no longer.
     let key = "cilium/state/ip/v1/default/10.71.2.4";

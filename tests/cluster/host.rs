@@ -240,6 +240,14 @@ impl<'lab> Host<'lab> {
         run.stdout
     }
 
+    /// What `cilmark cluster` says, as JSON.
+    pub fn cluster_json(&self, arguments: &str) -> Value {
+        let config = self.file("cluster.toml");
+        let arguments = format!("cluster --config {} --json {arguments}", config.display());
+        let stdout = self.cilmark_ok(&arguments);
+        serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error} in {stdout}"))
+    }
+
     /// A workload behind it: the namespace `hN-wM`, and here the veth `wM`, with 10.N.M.10 and fd00:N:M::10.
     pub fn workload(&self, number: u8) -> Workload {
         let (host, of) = (&self.name, self.number);

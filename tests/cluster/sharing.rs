@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use super::checker::spoilings;
-use super::edge::{Cluster, EDGE, NEWS, claim};
+use super::edge::{Cluster, EDGE, NEWS, claim, key_of};
 use super::host::Settings;
 use super::lab::Lab;
 use crate::common::traffic::{any, arrives, is_lost, udp};
+use crate::common::world::wait_for;
 
 /// The number of an endpoint.
 fn identity(cluster: &Cluster<'_>, host: usize, device: &str) -> u32 {
@@ -101,4 +102,30 @@ fn who_stops_and_starts_takes_nothing_away_and_writes_nothing_again() {
     );
     assert_eq!(host.lines(), lines);
     cluster.ends_well();
+}
+
+#[test]
+fn host_that_leaves_takes_away_what_is_its_own_and_nothing_else() {
+    let Some(lab) = Lab::new() else { return };
+    let cluster = Cluster::start(&lab, 1, 2, Settings::default());
+    let leaving = cluster.attach(0, 1, "--labels app=web");
+    let staying = cluster.attach(1, 1, "--labels app=web");
+    cluster.agrees();
+    for host in &cluster.hosts {
+        host.cluster_json("doctor");
+    }
+    let list = cluster.hosts[1].cluster_json("list");
+    let addresses =
+        list.as_array().expect("lines").iter().filter(|line| line["labels"] == "app=web");
+    assert_eq!(addresses.count(), 2, "{list:#}");
+    cluster.hosts[0].cluster_json("leave");
+    for address in [&leaving.address, &leaving.address6] {
+        wait_for("the other host to forget", || cluster.hosts[1].number(address).is_none());
+    }
+    let left = cluster.store.list("cilium/state/").into_iter().map(|entry| entry.key);
+    let left: Vec<String> =
+        left.filter(|key| !key.starts_with("cilium/state/identities/v1/id/")).collect();
+    let user =
+        "cilium/state/identities/v1/value/k8s:app=web;k8s:io.cilium.k8s.policy.cluster=edge;/h2";
+    assert_eq!(left, [user.to_owned(), key_of(&staying.address), key_of(&staying.address6)]);
 }

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::lab::Lab;
 use crate::common::process::Running;
+use crate::common::world::wait_for;
 
 /// A store of one or three members, each in a network namespace of its own.
 pub struct Store<'lab> {
@@ -127,11 +128,17 @@ impl<'lab> Store<'lab> {
         self.members[member].is_away.store(true, Relaxed);
     }
 
-    /// Connects it with them again.
+    /// Connects it with them again, and waits until it has noticed.
     pub fn rejoin(&self, member: usize) {
         for other in self.others(member) {
             self.lab.heal(&self.members[member].name, &other.address);
         }
+        let endpoint = [self.members[member].endpoint()];
+        wait_for("the member", || {
+            let mut command = self.etcdctl_of(&endpoint);
+            command.args(["--command-timeout=1s", "get", "no such key"]);
+            command.output().expect("run etcdctl").status.success()
+        });
         self.members[member].is_away.store(false, Relaxed);
     }
 

@@ -5,17 +5,18 @@ use std::thread;
 use std::time::Duration;
 
 use super::super::client::Op;
-use super::super::edge::{Cluster, NEWS, claim, host_of, key_of, pair};
+use super::super::edge::{Cluster, NEWS, claim, host_of, key_of, pair, seconds};
 use super::super::host::{Host, Settings};
 use super::super::lab::Lab;
-use crate::common::machine::repetitions;
+use crate::common::machine::{repetitions, time_for};
 use crate::common::random::Random;
 use crate::common::world::wait_for;
 
 #[test]
 fn host_that_dies_is_forgotten_when_its_leases_and_then_its_lines_end() {
     let Some(lab) = Lab::new() else { return };
-    let cluster = Cluster::start(&lab, 1, 2, Settings { stale: "2s", ..Settings::default() });
+    let cluster =
+        Cluster::start(&lab, 1, 2, Settings { stale: &seconds(4), ..Settings::default() });
     let mortal = cluster.attach(1, 1, "--id 201");
     let moved = cluster.attach(1, 2, "--id 202");
     cluster.agrees();
@@ -39,26 +40,32 @@ fn host_that_dies_is_forgotten_when_its_leases_and_then_its_lines_end() {
 #[test]
 fn what_is_deleted_goes_at_once_and_what_nobody_keeps_when_it_is_stale() {
     let Some(lab) = Lab::new() else { return };
-    let cluster = Cluster::start(&lab, 1, 1, Settings { stale: "2s", ..Settings::default() });
+    let settings = Settings { stale: &seconds(3), ..Settings::default() };
+    let cluster = Cluster::start(&lab, 1, 1, settings);
     let [host] = &cluster.hosts[..] else { unreachable!() };
-    let leases = [2, 60, 60].map(|seconds| cluster.store.grant(seconds));
-    for (number, lease) in (1..).zip(leases) {
-        let address = format!("10.200.0.{number}");
-        cluster.store.put_with_lease(&key_of(&address), &pair(&address, 220), lease);
-    }
-    let known = |number: u8| host.number(&format!("10.200.0.{number}")).is_some();
-    wait_for("all", || (1..=3).all(known));
-    cluster.store.delete(&key_of("10.200.0.2"));
-    super::super::within(NEWS, "the end of what is deleted", || match known(2) {
-        true => Err("it is there".to_owned()),
-        false => Ok(()),
+    let claimed = |address: &str, lease: u32| {
+        let lease = cluster.store.grant(lease);
+        cluster.store.put_with_lease(&key_of(address), &pair(address, 220), lease);
+        wait_for("the line", || host.number(address) == Some(220));
+        lease
+    };
+    claimed("10.200.0.1", 60);
+    cluster.store.delete(&key_of("10.200.0.1"));
+    super::super::within(time_for(NEWS), "its end", || match host.number("10.200.0.1") {
+        Some(_) => Err("it is there".to_owned()),
+        None => Ok(()),
     });
-    // The first one's lease ends by itself, the third one's before its time.
-    cluster.store.revoke(leases[2]);
-    wait_for("the stale lines", || is_stale(host, 2));
-    assert!(known(1) && known(3), "both keys are gone from the store");
-    assert!(cluster.store.list("cilium/state/ip/").is_empty());
-    wait_for("their end", || !known(1) && !known(3));
+    // One whose lease ends by itself, and one whose lease is ended.
+    let goes_when_stale = |address: &str| {
+        wait_for("the stale line", || is_stale(host, 1));
+        assert!(cluster.store.get(&key_of(address)).is_none());
+        assert_eq!(host.number(address), Some(220));
+        wait_for("its end", || host.number(address).is_none());
+    };
+    claimed("10.200.0.2", 2);
+    goes_when_stale("10.200.0.2");
+    cluster.store.revoke(claimed("10.200.0.3", 60));
+    goes_when_stale("10.200.0.3");
     cluster.ends_well();
 }
 
@@ -102,6 +109,7 @@ fn cilmark_sync_killed_at_random_loses_nothing_and_tells_nothing_that_is_not() {
                 host.kill();
             }
             let sockets: Vec<_> = cluster.hosts.iter().map(Host::start_unready).collect();
+            // Before, while or after it reads and writes.
             thread::sleep(Duration::from_millis(random.below(120) as u64));
             drop(sockets);
         }
