@@ -52,6 +52,10 @@ impl Status {
         self.phase == Phase::Ready
     }
 
+    pub(super) fn is_listing(&self) -> bool {
+        self.phase == Phase::Listing
+    }
+
     pub(super) fn has_listed(&self) -> bool {
         self.first_list.is_some()
     }

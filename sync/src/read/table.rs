@@ -174,9 +174,9 @@ impl Table {
     /// A cluster says that a prefix has this identity: in a list, or from now on.
     pub fn upsert(&mut self, cluster: Number, prefix: IpNet, identity: Identity) {
         let new = Claim::live(cluster, identity, self.cluster(cluster).mark);
-        if self.families.get(&prefix).is_none() {
+        if self.families.put_new(&prefix, new) {
             self.cluster(cluster).counts[State::Live as usize] += 1;
-            return self.families.put(&prefix, new, false, true);
+            return;
         }
         self.change(&prefix, |claims, count| {
             claims.retain(|it| {

@@ -25,6 +25,8 @@ use super::table::{Number, Table};
 
 /// Between two flushes.
 const BETWEEN_FLUSHES: Duration = Duration::from_millis(100);
+/// The same while all of a cluster is read: that many go into one flush.
+const WHILE_LISTING: Duration = Duration::from_millis(400);
 /// What needs no flush is looked at so often.
 const TICK: Duration = Duration::from_secs(1);
 /// After a failure.
@@ -180,7 +182,11 @@ impl Writer {
                 }
                 inner.note_stale();
                 match done {
-                    Ok(()) => BETWEEN_FLUSHES.saturating_sub(begin.elapsed()),
+                    Ok(()) => {
+                        let is_listing = inner.clusters.values().any(|it| it.is_listing());
+                        let between = if is_listing { WHILE_LISTING } else { BETWEEN_FLUSHES };
+                        between.saturating_sub(begin.elapsed())
+                    }
                     Err(_) => BETWEEN_ATTEMPTS,
                 }
             };

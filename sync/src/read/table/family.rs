@@ -53,6 +53,14 @@ impl<K: Copy + Eq + Hash> Family<K> {
         }
     }
 
+    /// Whether there was none.
+    fn put_new(&mut self, key: K, claim: Claim) -> bool {
+        let Entry::Vacant(place) = self.claims.entry(key) else { return false };
+        place.insert(claim.with(true, false));
+        self.changed.push(key);
+        true
+    }
+
     fn mark_changed(&mut self, key: K) {
         if let Some(claim) = self.claims.get(&key).copied() {
             self.put(key, claim, claim.has_more(), true);
@@ -142,6 +150,11 @@ impl Families {
     /// A first claim, which the ipcache need not be told.
     pub(super) fn insert(&mut self, prefix: &IpNet, claim: Claim) {
         self.put(prefix, claim, false, false);
+    }
+
+    /// A first claim, which the ipcache has to be told; whether there was none.
+    pub(super) fn put_new(&mut self, prefix: &IpNet, claim: Claim) -> bool {
+        in_family!(self, prefix, mut |family, key| family.put_new(key, claim))
     }
 
     pub(super) fn put(&mut self, prefix: &IpNet, claim: Claim, has_more: bool, is_changed: bool) {
