@@ -84,7 +84,8 @@ fn value_of(text: &str) -> cm_id_labels {
     cm_id_labels { text: abi::chars_of(&cut(text)) }
 }
 
-fn cut(text: &str) -> String {
+/// What the map has of a text.
+pub fn cut(text: &str) -> String {
     if text.len() <= LONGEST {
         return text.to_owned();
     }

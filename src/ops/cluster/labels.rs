@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use crate::model::identity::Identity;
 use crate::ops::detach;
 use crate::program::load::{self, Sizes};
+pub use crate::state::id_labels::cut;
 use crate::state::id_labels::{self, IdLabels};
 use crate::state::pin::Root;
 

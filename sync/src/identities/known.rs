@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cilmark::model::identity::Identity;
 
 use crate::cilium::keys;
+use crate::cilium::labels::LONGEST;
 use crate::cilium::range::Range;
 use crate::etcd::{Change, KeyValue};
 
@@ -109,7 +110,9 @@ impl Known {
         if self.numbers.get(&number).is_some_and(|id| id.modified > put.modified) {
             return;
         }
-        let labels = String::from_utf8_lossy(&put.value).into_owned();
+        // Longer ones are none that are ever asked for, and stay so.
+        let length = put.value.len().min(LONGEST + 1);
+        let labels = String::from_utf8_lossy(&put.value[..length]).into_owned();
         let id = Id { labels: labels.clone(), modified: put.modified };
         if let Some(before) = self.numbers.insert(number, id) {
             self.unlist(number, &before.labels);
@@ -179,6 +182,15 @@ mod tests {
         assert_eq!(known.of("b").unwrap().0, Identity(1003));
         known.apply(deleted(1003, 9));
         assert_eq!(known.of("b"), None);
+    }
+
+    #[test]
+    fn labels_that_nobody_can_ask_for_are_not_kept_whole() {
+        let mut known = known(1000, 1009);
+        known.apply(put(1003, &"a".repeat(1 << 20), 5));
+        assert_eq!(known.get(Identity(1003)).unwrap().labels.len(), LONGEST + 1);
+        assert_eq!(known.of(&"a".repeat(LONGEST)), None);
+        assert!(!known.is_free(Identity(1003)));
     }
 
     #[test]

@@ -6,8 +6,10 @@ use crate::cilium::accept::Refusal;
 use crate::etcd::{Client, Error, KeyValue, LeaseId};
 use crate::read::table::How;
 
-/// More refused keys than these are only counted, until the next list.
+/// More refused keys than these are only counted, until the next list, and so are longer ones.
 const MOST_REFUSED: usize = 100_000;
+/// In bytes. An address has 45 at most; etcd takes keys of a megabyte.
+const LONGEST_REFUSED: usize = 256;
 /// Leases that are over and are remembered so.
 const MOST_LEASES: usize = 10_000;
 
@@ -20,7 +22,8 @@ pub(super) struct RefusedKeys {
 
 impl RefusedKeys {
     pub(super) fn insert(&mut self, key: &str, why: Refusal) {
-        if self.keys.len() < MOST_REFUSED || self.keys.contains_key(key) {
+        let has_room = self.keys.len() < MOST_REFUSED && key.len() <= LONGEST_REFUSED;
+        if has_room || self.keys.contains_key(key) {
             self.keys.insert(key.into(), why);
         } else {
             *self.others.entry(why).or_default() += 1;
@@ -120,6 +123,14 @@ mod tests {
         refused.remove("a/2");
         assert_eq!(refused.counts(), [(Refusal::OutOfRange, 1)].into());
         refused.forget("b/");
+        assert_eq!(refused.named(10).count(), 0);
+    }
+
+    #[test]
+    fn keys_that_nobody_could_read_are_counted_only() {
+        let mut refused = RefusedKeys::default();
+        refused.insert(&"9".repeat(1 << 20), Refusal::OtherKey);
+        assert_eq!(refused.counts(), [(Refusal::OtherKey, 1)].into());
         assert_eq!(refused.named(10).count(), 0);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use cilmark::model::identity::Identity;
-use cilmark::ops::cluster::labels::LabelChange;
+use cilmark::ops::cluster::labels::{LabelChange, cut};
 
 use super::table::Number;
 
@@ -51,12 +51,14 @@ impl Labels {
     }
 
     pub(super) fn set(&mut self, cluster: Number, identity: Identity, text: &str) {
+        // As the map has them: etcd takes values of a megabyte.
+        let text = cut(text).into_boxed_str();
         let mark = self.mark(cluster);
         let there = self.known.get(&identity);
-        if there.is_none_or(|there| *there.text != *text) {
+        if there.is_none_or(|there| there.text != text) {
             self.changed.insert(identity);
         }
-        self.known.insert(identity, Entry { cluster, text: text.into(), mark });
+        self.known.insert(identity, Entry { cluster, text, mark });
     }
 
     pub(super) fn delete(&mut self, cluster: Number, identity: Identity) {
@@ -117,6 +119,20 @@ mod tests {
     fn changes(labels: &mut Labels) -> Vec<(u32, Option<String>)> {
         let changes = labels.take_changes(usize::MAX).into_iter();
         changes.map(|(identity, text)| (identity.0, text)).collect()
+    }
+
+    #[test]
+    fn labels_that_are_cut_off_in_the_map_are_the_same_at_the_next_start() {
+        let long = "a".repeat(1 << 20);
+        let mut labels = Labels::default();
+        labels.set(3, Identity(1), &long);
+        let written = changes(&mut labels);
+        let text = written[0].1.clone().expect("labels");
+        assert!(text.len() < 512, "{}", text.len());
+        let mut labels = Labels::default();
+        labels.adopt(3, Identity(1), text);
+        labels.set(3, Identity(1), &long);
+        assert_eq!(changes(&mut labels), []);
     }
 
     #[test]
