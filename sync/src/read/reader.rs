@@ -410,13 +410,13 @@ impl Reader {
     }
 }
 
-/// What a key says of which prefix it is.
+/// What a key says of which prefix it is. Another text of the same prefix is nobody's key: what becomes of it says nothing.
 fn prefix_of(rest: &str) -> Option<IpNet> {
-    let net = match rest.parse::<IpNet>() {
-        Ok(net) => net,
-        Err(_) => IpNet::from(rest.parse::<std::net::IpAddr>().ok()?),
+    let (net, bits) = match rest.parse::<IpNet>() {
+        Ok(net) => (net, Some(net.prefix_len())),
+        Err(_) => (IpNet::from(rest.parse::<std::net::IpAddr>().ok()?), None),
     };
-    (net == net.trunc()).then_some(net)
+    (net == net.trunc() && keys::is_text_of(rest, net.addr(), bits)).then_some(net)
 }
 
 #[cfg(test)]
@@ -430,6 +430,9 @@ mod tests {
             ("fd00::1", Some("fd00::1/128")),
             ("10.2.0.0/16", Some("10.2.0.0/16")),
             ("10.2.0.1/16", None),
+            ("FD00::1", None),
+            ("fd00:0::1", None),
+            ("10.2.0.0/016", None),
             ("web", None),
             ("", None),
         ] {
