@@ -1,6 +1,7 @@
 //! Which lines of others count.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -27,18 +28,21 @@ pub enum Refusal {
     TooWide,
     /// The labels do not name the cluster.
     OtherCluster,
+    /// The address is another one's on each host: of loopback, of a link, of a group.
+    Local,
     /// The address is this host's, or one of its endpoints'.
     Own,
 }
 
 impl Refusal {
     /// Each.
-    pub const ALL: [Refusal; 6] = [
+    pub const ALL: [Refusal; 7] = [
         Refusal::Malformed,
         Refusal::OtherKey,
         Refusal::OutOfRange,
         Refusal::TooWide,
         Refusal::OtherCluster,
+        Refusal::Local,
         Refusal::Own,
     ];
 
@@ -50,6 +54,7 @@ impl Refusal {
             Refusal::OutOfRange => "out_of_range",
             Refusal::TooWide => "too_wide",
             Refusal::OtherCluster => "other_cluster",
+            Refusal::Local => "local",
             Refusal::Own => "own",
         }
     }
@@ -63,6 +68,7 @@ impl fmt::Display for Refusal {
             Refusal::OutOfRange => "the identity is not in the cluster's range",
             Refusal::TooWide => "the prefix is shorter than the limit",
             Refusal::OtherCluster => "the labels do not name the cluster",
+            Refusal::Local => "the address means another one on each host",
             Refusal::Own => "the address is this host's own",
         })
     }
@@ -97,10 +103,22 @@ pub fn address(
     if net.prefix_len() < limits.of(&net) {
         return Err(Refusal::TooWide);
     }
+    if is_local(net.addr()) {
+        return Err(Refusal::Local);
+    }
     match Identity(pair.id) {
         Identity::HOST => Ok((net, REMOTE_NODE)),
         identity => Ok((net, identity)),
     }
+}
+
+/// Whether no other host can tell whose it is, nor a prefix that begins with it.
+fn is_local(address: IpAddr) -> bool {
+    let is_of_a_link = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.octets()[0] == 0 || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    is_of_a_link || address.is_loopback() || address.is_multicast() || address.is_unspecified()
 }
 
 /// The labels of a key `id/<N>`: they carry `k8s:io.cilium.k8s.policy.cluster=<cluster>`, and N is in the range.
@@ -246,6 +264,36 @@ mod tests {
         assert!(of("10.0.0.0/8", "10.0.0.0", "/wAAAA==").is_ok());
         assert_eq!(of("fc00::/8", "fc00::", "/wAAAAAAAAAAAAAAAAAAAA=="), Err(Refusal::TooWide));
         assert!(of("fd00::/16", "fd00::", "//8AAAAAAAAAAAAAAAAAAA==").is_ok());
+    }
+
+    #[test]
+    fn an_address_that_each_host_has_for_itself_is_nobodys() {
+        for ip in [
+            "127.0.0.2",
+            "::1",
+            "::",
+            "0.0.0.0",
+            "0.1.2.3",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "fe80::1",
+            "ff02::1",
+        ] {
+            let value = format!(r#"{{"IP":"{ip}","ID":131073}}"#);
+            assert_eq!(read(ip, &value), Err(Refusal::Local), "{ip}");
+        }
+        for (rest, ip, mask) in [
+            ("127.0.0.0/8", "127.0.0.0", "/wAAAA=="),
+            ("169.254.0.0/16", "169.254.0.0", "//8AAA=="),
+            ("fe80::/64", "fe80::", "//////////8AAAAAAAAAAA=="),
+        ] {
+            let value = format!(r#"{{"IP":"{ip}","Mask":"{mask}","ID":131073}}"#);
+            assert_eq!(read(rest, &value), Err(Refusal::Local), "{rest}");
+        }
+        for ip in ["1.1.1.1", "192.0.2.1", "fc00::1", "2001:db8::1"] {
+            assert!(read(ip, &format!(r#"{{"IP":"{ip}","ID":131073}}"#)).is_ok(), "{ip}");
+        }
     }
 
     #[test]
