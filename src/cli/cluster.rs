@@ -52,7 +52,8 @@ fn find() -> Result<PathBuf> {
     own.parent()
         .map(Path::to_owned)
         .into_iter()
-        .chain(env::split_paths(&directories))
+        // An empty PATH means the working directory, which may be anybody's.
+        .chain(env::split_paths(&directories).filter(|it| it.is_absolute()))
         .map(|directory| directory.join(PROGRAM))
         .find(|path| is_program(path))
         .with_context(|| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use log::{debug, warn};
@@ -18,6 +18,8 @@ use crate::state::pin::Root;
 
 /// How long cilmark-sync may take to tell a number: whoever starts a workload waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// An answer that takes so long waits for etcd.
+const SLOW: Duration = Duration::from_millis(900);
 /// The same for whatever else it is asked, which may take it several answers of etcd.
 const MORE_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -33,14 +35,16 @@ pub fn socket(root: &Root) -> PathBuf {
 pub struct Numbers<'a> {
     root: &'a Root,
     known: BTreeMap<String, Identity>,
-    /// cilmark-sync does not answer, and is not waited for again.
+    /// cilmark-sync does not answer, or waits for etcd, and is not waited for again.
     is_away: bool,
+    /// How long was waited for slow answers.
+    waited: Duration,
 }
 
 impl Numbers<'_> {
     /// Nobody has been asked yet.
     pub fn of(root: &Root) -> Numbers<'_> {
-        Numbers { root, known: BTreeMap::new(), is_away: false }
+        Numbers { root, known: BTreeMap::new(), is_away: false, waited: Duration::ZERO }
     }
 
     /// Gives an endpoint the number of its labels, if these make its identity: the one that cilmark-sync tells, else the last
@@ -59,8 +63,8 @@ impl Numbers<'_> {
             return Ok(*identity);
         }
         let asked = match self.is_away {
-            true => Err(anyhow!("it has not answered before")),
-            false => ask(self.root, &Request::Allocate(labels.clone())),
+            true => Err(anyhow!("it has not answered before, or not in time")),
+            false => self.ask(labels),
         };
         let identity = match asked {
             Ok(Answer::Identity(identity)) => {
@@ -78,6 +82,18 @@ impl Numbers<'_> {
         };
         self.known.insert(text, identity);
         Ok(identity)
+    }
+
+    /// Whoever asks may hold the root's lock, for which all others wait: not for as long as each set of labels may take.
+    fn ask(&mut self, labels: &Labels) -> Result<Answer> {
+        let begin = Instant::now();
+        let answer = ask(self.root, &Request::Allocate(labels.clone()));
+        let took = begin.elapsed();
+        if took >= SLOW {
+            self.waited += took;
+            self.is_away |= self.waited >= PATIENCE;
+        }
+        answer
     }
 
     /// What they had last here, for want of an answer.
