@@ -83,6 +83,16 @@ pub fn address(
     limits: &Limits,
 ) -> Result<(IpNet, Identity), Refusal> {
     let pair = Pair::read(value).map_err(|_| Refusal::Malformed)?;
+    pair_of(rest, &pair, range, limits)
+}
+
+/// The same of a value that is read.
+pub fn pair_of(
+    rest: &str,
+    pair: &Pair<'_>,
+    range: &Range,
+    limits: &Limits,
+) -> Result<(IpNet, Identity), Refusal> {
     let bits = if pair.ip.is_ipv4() { 32 } else { 128 };
     let length = match pair.mask {
         None => None,

@@ -14,8 +14,10 @@ use super::known::Leases;
 use super::status::Status;
 use super::table::{How, Missing, Number};
 use super::{Inner, Reading};
+use crate::cilium::accept::Refusal;
 use crate::cilium::cluster_config::ClusterConfig;
 use crate::cilium::keys::{self, Places};
+use crate::cilium::pair::{Pair, node_of};
 use crate::cilium::range::Range;
 use crate::cilium::{accept, labels};
 use crate::etcd::{Change, Client, Error, Header, KeyValue, Watched};
@@ -312,7 +314,17 @@ impl Reader {
         let Some(rest) = key.key.strip_prefix(&places.addresses) else { return };
         let Some(status) = inner.clusters.get_mut(&self.name) else { return };
         let Some(number) = status.number else { return };
-        match accept::address(rest, &key.value, range, &self.reading.config.limits) {
+        let config = &self.reading.config;
+        let pair = Pair::read(&key.value).map_err(|_| Refusal::Malformed);
+        let is_this_hosts = self.is_own
+            && pair.as_ref().is_ok_and(|it| node_of(&it.metadata) == Some(config.node.as_str()));
+        let said = pair.and_then(|pair| accept::pair_of(rest, &pair, range, &config.limits));
+        match said {
+            // It says what the endpoint says, until that has gone: then others' lines count at once.
+            Ok((prefix, _)) if is_this_hosts => {
+                status.refused.remove(&key.key);
+                inner.table.delete(number, prefix, How::OnPurpose, self.reading.now());
+            }
             Ok((prefix, identity)) => {
                 status.refused.remove(&key.key);
                 inner.table.upsert(number, prefix, identity);
