@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::checker::Range;
 use super::client::Op;
-use super::history::{History, Observer, Step, said};
+use super::history::{History, Observed, Observer, Step, said};
 use super::host::{Host, Lines, Settings, Workload};
 use super::lab::Lab;
 use super::store::Store;
@@ -160,25 +160,33 @@ impl<'lab> Cluster<'lab> {
     }
 
     /// The same, behind the history of a store before this one, and but for complaints of this kind.
-    pub fn ends_well_but(self, mut before: Vec<Step>, but: &str) {
-        self.agrees();
-        before.extend(self.history.into_inner().expect("not poisoned").end(&self.store));
-        let complaints = self.observers.into_iter().flat_map(|it| it.end().against(&before));
+    pub fn ends_well_but(self, before: Vec<Step>, but: &str) {
+        let (hosts, history) = self.witnessed(before);
+        let complaints = hosts.iter().flat_map(|(_, observed)| observed.against(&history));
         let complaints: Vec<String> = complaints.filter(|it| !it.contains(but)).collect();
         assert_eq!(complaints, [""; 0]);
     }
 
     /// The same, and at no moment did a host have what the store had not held for so long.
     pub fn ends_well_in_time(self, lag: Duration) {
-        self.agrees();
-        let history = self.history.into_inner().expect("not poisoned").end(&self.store);
-        let complaints = self.observers.into_iter().zip(&self.hosts).flat_map(|(it, host)| {
-            let observed = it.end();
+        let (hosts, history) = self.witnessed(Vec::new());
+        let complaints = hosts.iter().flat_map(|(host, observed)| {
             let is_anothers = |prefix: &IpNet| !host.is_home_of(prefix);
-            [observed.against(&history), observed.late(&history, time_for(lag), is_anothers)]
-                .concat()
+            let late = observed.late(&history, time_for(lag), is_anothers);
+            [observed.against(&history), late].concat()
         });
         assert_eq!(complaints.collect::<Vec<_>>(), [""; 0]);
+    }
+
+    /// All agree; what each host had, and what the store held, behind what one before it did.
+    fn witnessed(self, mut history: Vec<Step>) -> (Vec<(Host<'lab>, Observed)>, Vec<Step>) {
+        self.agrees();
+        history.extend(self.history.into_inner().expect("not poisoned").end(&self.store));
+        let observed = self.observers.into_iter().map(Observer::end);
+        let hosts: Vec<_> = self.hosts.into_iter().zip(observed).collect();
+        let has_seen = hosts.iter().any(|(_, observed)| !observed.steps.is_empty());
+        assert!(has_seen && !history.is_empty(), "there is nothing to judge");
+        (hosts, history)
     }
 }
 

@@ -338,7 +338,6 @@ mod tests {
             &[(10, Some(5)), (110, Some(7)), (210, None), (310, Some(5))][..],
             &[(110, Some(7)), (310, Some(5))],
             &[(310, Some(5))],
-            &[],
         ] {
             assert_eq!(complaints(right), "", "{right:?}");
         }
