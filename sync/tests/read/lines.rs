@@ -128,6 +128,30 @@ fn what_is_said_of_this_hosts_own_addresses_does_not_count() {
 }
 
 #[test]
+fn what_this_host_says_itself_is_no_line_and_takes_anothers_place() {
+    on_fresh_machine(async || {
+        let store = Store::own().await;
+        let said_by = |node: &str| {
+            let metadata = metadata(node, 1);
+            value("10.0.0.1", WEB)
+                .replace(r#""Metadata":"""#, &format!(r#""Metadata":"{metadata}""#))
+        };
+        let says = async |value: String| {
+            store.client.put(&key("10.0.0.1"), value, None).await.expect("put");
+        };
+        let host = Host::start(&store.etcd);
+        host.until_ready().await;
+        says(said_by("n2")).await;
+        host.until_is("10.0.0.1", Some(WEB)).await;
+        says(said_by("n1")).await;
+        host.until_is("10.0.0.1", None).await;
+        assert_eq!(host.own().refused.values().sum::<usize>(), 0);
+        says(said_by("n2")).await;
+        host.until_is("10.0.0.1", Some(WEB)).await;
+    });
+}
+
+#[test]
 fn other_clusters_come_and_go_with_their_files() {
     on_fresh_machine(async || {
         let store = Store::own().await;

@@ -17,7 +17,7 @@ use cilmark::state::ipcache::Ipcache;
 use cilmark::state::pin::Root;
 use cilmark_sync::cilium::cluster_config::ClusterConfig;
 use cilmark_sync::cilium::keys;
-use cilmark_sync::cilium::pair::{Mask, Pair};
+use cilmark_sync::cilium::pair::{Mask, Pair, metadata};
 use cilmark_sync::config::{Config, Sweep};
 use cilmark_sync::etcd::{Client, LeaseId};
 use cilmark_sync::read::{self, Reading};
