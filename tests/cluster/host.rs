@@ -26,6 +26,15 @@ fn libfaketime() -> String {
     format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH)
 }
 
+/// Those that its unit leaves it, as setpriv takes them.
+fn capabilities() -> String {
+    let unit = include_str!("../../packaging/systemd/cilmark-sync.service");
+    let line = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let names = line.expect("the unit has a bounding set").split(' ');
+    let added = names.map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase()));
+    added.collect::<Vec<_>>().join(",")
+}
+
 /// What is asked of a host's cilmark-sync, beside which cluster it is in.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings<'a> {
@@ -168,7 +177,7 @@ impl<'lab> Host<'lab> {
         let socket = UnixDatagram::bind(&path).expect("bind the socket of systemd");
         let binary = Path::new(env!("CARGO_BIN_EXE_cilmark")).with_file_name("cilmark-sync");
         let clock = self.file("clock");
-        let running = self.lab.start(&self.name, &binary, |command| {
+        let running = self.lab.start(&self.name, Path::new("setpriv"), |command| {
             let log = std::env::var_os("RUST_LOG");
             command.env_clear().env("NOTIFY_SOCKET", &path);
             command.envs(log.map(|log| ("RUST_LOG", log)));
@@ -180,6 +189,9 @@ impl<'lab> Host<'lab> {
                     .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
             }
             command
+                .args(["--no-new-privs", "--inh-caps=-all"])
+                .arg(format!("--bounding-set=-all,{}", capabilities()))
+                .arg(&binary)
                 .arg("--config")
                 .arg(self.file("cluster.toml"))
                 .arg("--bpffs")
