@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use log::{debug, warn};
 
-use super::{memory, run_directory};
+use super::memory::{self, Memory};
+use super::run_directory;
 use crate::model::cluster::{Answer, Request};
 use crate::model::identity::Identity;
 use crate::model::labels::Labels;
@@ -98,7 +99,12 @@ impl Numbers<'_> {
 
     /// What they had last here, for want of an answer.
     fn last(&self, labels: &str, why: Error) -> Result<Identity> {
-        let Some(memory) = memory::read(self.root)? else {
+        // Its file is there in any case on a host of a cluster, where a workload is to be born.
+        let memory = memory::read(self.root).unwrap_or_else(|error| {
+            warn!("{error:#}");
+            Some(Memory::new())
+        });
+        let Some(memory) = memory else {
             debug!("{why:#}");
             bail!(
                 "labels {labels} make an identity on a host of a cluster, and this one is in none: name the identity (--id), \
