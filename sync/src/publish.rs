@@ -25,7 +25,7 @@ use cilmark::ops::cluster::{run_directory, state_directory};
 use cilmark::state::pin::Root;
 use jiff::Timestamp;
 use log::warn;
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 pub use leases::{Leases, MOST_KEYS};
@@ -58,6 +58,7 @@ pub struct Publisher {
     wanted: watch::Sender<Rc<Wanted>>,
     leave: mpsc::Sender<oneshot::Sender<usize>>,
     leavers: Mutex<mpsc::Receiver<oneshot::Sender<usize>>>,
+    stays: Notify,
     standing: RefCell<Standing>,
 }
 
@@ -99,6 +100,7 @@ impl Publisher {
             wanted: watch::Sender::default(),
             leave,
             leavers: Mutex::new(leavers),
+            stays: Notify::new(),
             standing: RefCell::default(),
         })
     }
@@ -138,7 +140,8 @@ impl Publisher {
         let (leaver, left) = oneshot::channel();
         let all = async {
             self.leave.send(leaver).await.context("it is withdrawn already")?;
-            left.await.context("it has ended")
+            left.await
+                .context("take back what this host publishes: etcd has not answered to the end")
         };
         let minutes = self.config.lease.as_secs().div_ceil(60);
         timeout(PATIENCE, all).await.with_context(|| {
@@ -147,6 +150,11 @@ impl Publisher {
                  stopped"
             )
         })?
+    }
+
+    /// What was withdrawn is published again: the host has not left.
+    pub fn stay(&self) {
+        self.stays.notify_waiters();
     }
 
     /// Adds how it stands.
@@ -212,12 +220,15 @@ impl Publisher {
         Local { endpoints, nics }
     }
 
-    /// Waits for somebody who wants all to be withdrawn.
+    /// Waits for somebody who wants all to be withdrawn, and who waits for that still: others were told that it has failed.
     async fn leaver(&self) -> oneshot::Sender<usize> {
-        match self.leavers.lock().await.recv().await {
-            Some(leaver) => leaver,
-            None => std::future::pending().await,
+        let mut leavers = self.leavers.lock().await;
+        while let Some(leaver) = leavers.recv().await {
+            if !leaver.is_closed() {
+                return leaver;
+            }
         }
+        std::future::pending().await
     }
 
     fn change(&self, change: impl FnOnce(&mut Standing)) {

@@ -180,10 +180,21 @@ impl Service {
 
     /// Takes back what this host has published; the process ends behind that.
     async fn leave(&self) -> Result<usize> {
-        let keys = self.publisher.withdraw().await? + self.allocator.withdraw().await?;
-        memory::forget(&self.options.root)?;
-        self.left.notify_one();
-        Ok(keys)
+        let left = async {
+            let keys = self.publisher.withdraw().await? + self.allocator.withdraw().await?;
+            memory::forget(&self.options.root)?;
+            Ok(keys)
+        };
+        let left = left.await;
+        match &left {
+            Ok(_) => self.left.notify_one(),
+            // It goes on as before, with all that was withdrawn by then.
+            Err(_) => {
+                self.publisher.stay();
+                self.allocator.stay();
+            }
+        }
+        left
     }
 
     async fn tell_ready(&self) {

@@ -61,6 +61,7 @@ pub struct Allocator {
     is_cut_off: Cell<bool>,
     /// Who wants nothing to be held any more.
     leaver: RefCell<Option<oneshot::Sender<usize>>>,
+    stays: Notify,
     /// There is something to do.
     wake: Notify,
     /// What is held has changed.
@@ -124,6 +125,7 @@ impl Allocator {
             written: RefCell::new(record),
             is_cut_off: Cell::new(false),
             leaver: RefCell::default(),
+            stays: Notify::new(),
             wake: Notify::new(),
             numbers: watch::Sender::default(),
             config: config.clone(),
@@ -184,7 +186,12 @@ impl Allocator {
         self.wake.notify_one();
         let left = timeout(PATIENCE_LEAVING, left).await;
         left.context("let go of the numbers of labels: etcd does not answer")?
-            .context("it has ended")
+            .context("let go of the numbers of labels: etcd has not answered to the end")
+    }
+
+    /// What was withdrawn is used again: the host has not left.
+    pub fn stay(&self) {
+        self.stays.notify_waiters();
     }
 
     /// Adds how it stands.

@@ -115,9 +115,14 @@ impl<'a> Session<'a> {
                 changed = wanted.changed() => is_news = changed.is_ok(),
                 leaver = self.publisher.leaver() => {
                     let deleted = self.withdraw().await?;
-                    // Who has asked may have gone away.
-                    let _ = leaver.send(deleted);
-                    return std::future::pending().await;
+                    // Whoever has gone away does not make the process end.
+                    if leaver.send(deleted).is_ok() {
+                        self.publisher.stays.notified().await;
+                    }
+                    self.view.clear();
+                    self.look().await?;
+                    self.presence.read(&self.client).await?;
+                    is_news = true;
                 }
                 () = sleep_until(quiet) => is_news = true,
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use cilmark::model::identity::Identity;
 use cilmark::ops::cluster::{memory, run_directory};
 use cilmark_sync::cilium::keys;
+use tokio::time::timeout;
 
 use crate::common::Etcd;
 use crate::common::allocators::{Allocating, all, cilium, id, user};
@@ -204,5 +205,29 @@ fn a_withdrawal_takes_what_this_node_uses_and_leaves_what_others_do() {
         client.delete(&keys::identity(Identity(web))).await.unwrap();
         until("the other one makes it", async || id(&client, web).await.is_some()).await;
         assert!(user(&client, "app=web", "n1").await.is_none());
+    });
+}
+
+#[test]
+fn a_node_that_could_not_leave_holds_its_numbers_on() {
+    on_fresh_machine(async || {
+        let mut etcd = Etcd::start().await;
+        let client = etcd.client();
+        let host = Allocating::start("n1", etcd.client());
+        host.has_endpoints(&[("app=web", 5)]);
+        let web = host.number("app=web").await;
+        etcd.kill();
+        let left = timeout(Duration::from_secs(1), host.allocator.withdraw()).await;
+        assert!(!matches!(left, Ok(Ok(_))), "nobody is there to withdraw anything");
+        etcd.start_again();
+        etcd.wait().await;
+        host.number("app=db").await;
+        assert!(user(&client, "app=web", "n1").await.is_some());
+        // It was withdrawn, and then something else has failed.
+        host.allocator.withdraw().await.unwrap();
+        assert!(user(&client, "app=web", "n1").await.is_none());
+        host.allocator.stay();
+        until("it holds it again", async || host.held("app=web") == Some(web)).await;
+        assert!(user(&client, "app=web", "n1").await.is_some());
     });
 }

@@ -6,6 +6,7 @@ use cilmark_sync::cilium::keys;
 use cilmark_sync::etcd::{Client, KeyValue, LeaseId};
 use cilmark_sync::publish::MOST_KEYS;
 use nix::sys::signal::Signal;
+use tokio::time::timeout;
 
 use crate::common::Etcd;
 use crate::common::host::{Host, config, key_of, on_fresh_machine, said, until_said};
@@ -289,5 +290,31 @@ fn a_withdrawal_takes_all_that_is_own_while_its_lease_lives() {
         own.retain(|key| key.lease == Some(lease));
         assert_eq!(own, []);
         assert!(host.publisher.withdraw().await.is_err());
+    });
+}
+
+#[test]
+fn a_host_that_could_not_leave_publishes_on() {
+    on_fresh_machine(async || {
+        let mut etcd = Etcd::start().await;
+        let client = etcd.client();
+        let mut host = Host::start(&config("n1"), etcd.client());
+        host.comes(A, WEB, 7);
+        until_said(&client, A, Some((WEB, "n1"))).await;
+        etcd.kill();
+        until("it knows that etcd is away", async || host.own().trouble.is_some()).await;
+        let left = timeout(Duration::from_secs(1), host.publisher.withdraw()).await;
+        assert!(!matches!(left, Ok(Ok(_))), "nobody is there to withdraw anything");
+        etcd.start_again();
+        etcd.wait().await;
+        host.comes(B, DB, 7);
+        until_said(&client, B, Some((DB, "n1"))).await;
+        assert_eq!(said(&client, A).await, Some((WEB, "n1".to_owned())));
+        // It was withdrawn, and then something else has failed.
+        host.publisher.withdraw().await.unwrap();
+        assert_eq!(key_of(&client, A).await, None);
+        host.publisher.stay();
+        until_said(&client, A, Some((WEB, "n1"))).await;
+        until_said(&client, B, Some((DB, "n1"))).await;
     });
 }

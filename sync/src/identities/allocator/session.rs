@@ -61,13 +61,14 @@ impl Allocator {
         let mut again = Instant::now() + LOOKED_AT;
         let mut lock_due = Instant::now();
         loop {
-            if self.leaver.borrow().is_some() {
+            // Whoever has gone away was told that it has failed.
+            if let Some(leaver) = self.leaver.take().filter(|leaver| !leaver.is_closed()) {
                 jobs.shutdown().await;
                 let released = self.withdraw_all().await?;
-                // Who has asked may have gone away.
-                let leaver = self.leaver.take();
-                leaver.map(|leaver| leaver.send(released));
-                return std::future::pending().await;
+                if leaver.send(released).is_ok() {
+                    self.stays.notified().await;
+                }
+                self.sets.borrow_mut().end_all();
             }
             self.release().await?;
             for (key, hint) in self.sets.borrow_mut().begin() {
