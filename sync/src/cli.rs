@@ -34,7 +34,7 @@ pub use process::main;
 struct Cli {
     #[command(flatten)]
     global: Global,
-    /// Serve metrics to Prometheus here; a port alone is of loopback
+    /// Serve metrics for Prometheus at this address; a port alone means 127.0.0.1
     #[arg(long, value_name = "ADDR:PORT|PORT", value_parser = parse_listen)]
     listen: Option<SocketAddr>,
     #[command(subcommand)]
@@ -43,7 +43,7 @@ struct Cli {
 
 #[derive(Args)]
 struct Global {
-    /// The cluster that this host is in
+    /// File that says which cluster this host is in
     #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
     /// Directory of the pins, on a BPF file system
@@ -75,15 +75,15 @@ enum Command {
 enum Cluster {
     /// Make this host one of a cluster: check its etcd, and write the configuration
     Init(init::Args),
-    /// How the clusters are that are read, and what this host publishes
+    /// Show how each cluster is, and what this host publishes
     Status,
-    /// Addresses of clusters, whose they are, and what does not count
+    /// List the addresses of clusters, or what is stale, held or refused
     List(list::Args),
-    /// Ask the clusters' etcds whether all is as Cilium and cilmark take it
+    /// Check the etcd of each cluster as Cilium's agents do, and what this host may write
     Doctor(doctor::Args),
     /// Withdraw what this host has published, and end the service
     Leave,
-    /// Let go what is held of a cluster: its lines that would have gone at once
+    /// Let the held lines of a cluster go: those of which too many would have gone at once
     Sweep(sweep::Args),
 }
 

@@ -139,6 +139,9 @@ pub fn ask(root: &Root, request: &Request) -> Result<Answer> {
         BufReader::new(stream).read_line(&mut answer)?;
         Ok(answer)
     };
-    let answer = asked().with_context(|| format!("ask cilmark-sync by {}", path.display()))?;
+    let answer = asked().with_context(|| {
+        let path = path.display();
+        format!("cilmark-sync does not answer at {path} (systemctl status cilmark-sync)")
+    })?;
     serde_json::from_str(&answer).with_context(|| format!("read the answer of {}", path.display()))
 }

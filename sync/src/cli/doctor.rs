@@ -11,7 +11,7 @@ use crate::doctor::{Asked, Verdict, examine};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only this one
+    /// Only this cluster
     cluster: Option<String>,
 }
 

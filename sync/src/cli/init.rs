@@ -15,7 +15,7 @@ use crate::setup::{self, Found, Wish, roles};
 pub struct Args {
     /// Name of the cluster: 1 to 32 of a-z, 0-9 and -
     name: String,
-    /// Number of the cluster, which no other cluster has that it is to meet
+    /// Number of the cluster (Cilium's cluster ID), which no other cluster has that it meets
     #[arg(long, value_name = "N")]
     id: u16,
     /// Client file of its etcd, as Cilium has them: endpoints, trusted-ca-file, cert-file, key-file
@@ -24,7 +24,7 @@ pub struct Args {
     /// Name of this host in the cluster, instead of the host's own
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// Directory of client files of other clusters to read, each called as its cluster
+    /// Directory of client files of other clusters to read, each named as its cluster
     #[arg(long, value_name = "DIR")]
     remotes: Option<PathBuf>,
     /// How many clusters may meet: 255 or 511, the same in all of them

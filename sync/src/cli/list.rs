@@ -17,15 +17,15 @@ use crate::service::state::{self, Cluster, State};
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("which").args(["stale", "held", "refused"]))]
 pub struct Args {
-    /// Only of this one
+    /// Only of this cluster
     cluster: Option<String>,
-    /// Only lines whose publisher was cut off, and when they go
+    /// Only stale lines, whose publisher was cut off, and when they go
     #[arg(long)]
     stale: bool,
-    /// Only lines that would have gone at once
+    /// Only held lines, of which too many would have gone at once
     #[arg(long)]
     held: bool,
-    /// Keys that do not count, and why
+    /// Refused keys, which do not count, and why
     #[arg(long)]
     refused: bool,
 }

@@ -120,7 +120,7 @@ fn trouble(cluster: &Cluster, now: Timestamp) -> Vec<String> {
         tell(format!("{} addresses are another cluster's, too, which wins", cluster.shadowed));
     }
     for (reason, count) in &cluster.refused {
-        tell(format!("{count} refused: {reason}"));
+        tell(format!("{count} refused, {}: {reason}", reason.name()));
     }
     lines
 }

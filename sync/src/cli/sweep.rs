@@ -9,7 +9,7 @@ use super::Context;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Its name
+    /// Name of the cluster
     cluster: String,
 }
 

@@ -37,11 +37,15 @@ pub fn text(state: &State) -> String {
             "The age of the cluster's heartbeat.",
             Box::new(|it| it.heartbeat.map(seconds)),
         ),
-        ("addresses", "Lines in the ipcache.", Box::new(|it| Some(it.addresses as f64))),
+        (
+            "addresses",
+            "Lines that count, stale, held and shadowed ones among them.",
+            Box::new(|it| Some(it.addresses as f64)),
+        ),
         ("identities", "Identities with labels.", Box::new(|it| Some(it.identities as f64))),
         (
             "shadowed",
-            "Lines that another cluster says, too, which wins.",
+            "Lines whose address another cluster claims, too, and wins.",
             Box::new(|it| Some(it.shadowed as f64)),
         ),
         ("stale", "Lines whose publisher was cut off.", Box::new(|it| Some(it.stale.count as f64))),
@@ -67,7 +71,11 @@ pub fn text(state: &State) -> String {
     for (name, help, value) in [
         ("published", "Addresses of this host in etcd.", own.published.len()),
         ("conflicts", "Addresses of this host that another one has in etcd.", own.conflicts.len()),
-        ("unpublished", "Endpoints of this host that can't be published.", own.unpublished.len()),
+        (
+            "unpublished",
+            "Endpoints of this host, or addresses of them, that can't be published.",
+            own.unpublished.len(),
+        ),
         ("allocated", "Sets of labels of this host that have a number.", {
             own.allocated.iter().filter(|it| it.identity.is_some()).count()
         }),

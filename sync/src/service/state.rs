@@ -25,9 +25,9 @@ pub const NAMED: usize = 1000;
 pub struct State {
     /// When this was written.
     pub written: Timestamp,
-    /// The process, and since when it runs.
+    /// The process.
     pub pid: u32,
-    /// Since when.
+    /// Since when it runs.
     pub started: Timestamp,
     /// What it was configured by.
     pub config: PathBuf,
@@ -65,11 +65,11 @@ pub struct Cluster {
     pub is_cached: bool,
     /// What its heartbeat says.
     pub heartbeat: Option<Timestamp>,
-    /// Lines in the ipcache, those included that are stale or held.
+    /// Lines that count, those included that are stale, held or shadowed.
     pub addresses: usize,
     /// Identities with labels.
     pub identities: usize,
-    /// Lines that another cluster says, too, which wins.
+    /// Lines whose address another cluster claims, too, and wins.
     pub shadowed: usize,
     /// Lines whose publisher was cut off.
     pub stale: Lines<Stale>,
@@ -225,7 +225,7 @@ pub struct Allocated {
 pub struct Lease {
     /// Its number in etcd.
     pub id: i64,
-    /// How many keys go with it.
+    /// How many addresses go with it, without the keys of the host itself.
     pub keys: usize,
     /// When it ends, unless it is kept.
     pub until: Timestamp,

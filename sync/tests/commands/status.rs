@@ -104,7 +104,7 @@ fn all_that_is_to_be_known_is_told() {
             "c1: 500 lines would have gone at once and are held",
             "`cilmark cluster sweep c1`",
             "c1: 2 lines are stale, since their publishers were cut off; the first goes in 30m",
-            "c1: 3 refused: the identity is not in the cluster's range",
+            "c1: 3 refused, out_of_range: the identity is not in the cluster's range",
             "c2: waits for its canary",
             "10.0.0.2 of blue: h2 says that it is 458754, for 60s",
             "green (1234) is not published: 1234 is not in the cluster's range",

@@ -31,6 +31,6 @@ fn without_the_service_there_is_nothing_to_let_go() {
     on_fresh_machine(async || {
         let directory = Directory::new();
         let run = cluster(&directory.path().join("none"), "sweep c1");
-        run.fails(1, &["ask cilmark-sync by /run/cilmark/sync.sock"]);
+        run.fails(1, &["cilmark-sync does not answer at /run/cilmark/sync.sock"]);
     });
 }
