@@ -40,6 +40,8 @@ impl Identity {
     pub const WORLD: Identity = Identity(2);
     /// A workload whose identity is not known yet.
     pub const INIT: Identity = Identity(5);
+    /// Another host.
+    pub const REMOTE_NODE: Identity = Identity(6);
     /// The first that is free for workloads: what is below is reserved.
     pub const FIRST_OF_WORKLOADS: Identity = Identity(128);
     /// The largest identity that fits into a mark.

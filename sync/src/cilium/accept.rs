@@ -11,9 +11,6 @@ use super::range::{FIRST_OF_CLUSTERS, Range};
 use super::{keys, labels};
 use cilmark::model::identity::Identity;
 
-/// What a node is for others, which calls itself host.
-const REMOTE_NODE: Identity = Identity(6);
-
 /// Why a line of a cluster does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -117,13 +114,13 @@ pub fn pair_of(
         return Err(Refusal::Local);
     }
     match Identity(pair.id) {
-        Identity::HOST => Ok((net, REMOTE_NODE)),
+        Identity::HOST => Ok((net, Identity::REMOTE_NODE)),
         identity => Ok((net, identity)),
     }
 }
 
 /// Whether no other host can tell whose it is, nor a prefix that begins with it.
-fn is_local(address: IpAddr) -> bool {
+pub fn is_local(address: IpAddr) -> bool {
     let is_of_a_link = match address {
         IpAddr::V4(v4) => v4.is_link_local() || v4.octets()[0] == 0 || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),

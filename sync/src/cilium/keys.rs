@@ -3,8 +3,6 @@
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::IpNet;
-
 use super::cluster_config::Capabilities;
 use cilmark::model::identity::Identity;
 
@@ -94,14 +92,6 @@ impl Write for Rest<'_> {
     }
 }
 
-/// The text of a prefix: an address alone if it is one.
-pub fn text_of(net: &IpNet) -> String {
-    match net.prefix_len() == net.max_prefix_len() {
-        true => text(net.addr()),
-        false => format!("{}/{}", text(net.addr()), net.prefix_len()),
-    }
-}
-
 /// Where a reader finds a cluster: in its own etcd, or in a cache of Cilium's KVStoreMesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
@@ -150,10 +140,6 @@ impl Places {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn net(text: &str) -> IpNet {
-        text.parse().unwrap()
-    }
 
     #[test]
     fn an_own_etcd_has_the_state_of_one_cluster() {
@@ -218,9 +204,6 @@ mod tests {
         ] {
             assert_eq!(text(address.parse().unwrap()), written);
         }
-        assert_eq!(text_of(&net("10.2.0.0/16")), "10.2.0.0/16");
-        assert_eq!(text_of(&net("10.2.0.1/32")), "10.2.0.1");
-        assert_eq!(text_of(&net("fd00::1/128")), "fd00::1");
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub async fn examine(findings: &mut Findings, config: &Config, client: &Client, 
     }
     leases(findings, seen);
     let addresses = format!("{}192.0.2.1", keys::ADDRESSES);
-    let node = format!("{}{}", keys::OF_CILMARK, config.node);
+    let node = format!("{}{}", keys::NODES_OF_CILMARK, config.node);
     let identity = format!("{}0", keys::IDENTITIES);
     let user = format!("{}x", keys::USERS);
     let lock = format!("{}x", keys::LOCKS);

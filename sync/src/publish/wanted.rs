@@ -7,6 +7,7 @@ use cilmark::model::endpoint::{EndpointId, Role};
 use cilmark::model::identity::Identity;
 use cilmark::ops::cluster::endpoints::LocalEndpoint;
 
+use crate::cilium::accept::is_local;
 use crate::cilium::pair::{Pair, metadata};
 use crate::cilium::range::Range;
 use crate::config::Config;
@@ -14,9 +15,6 @@ use crate::service::state::Unpublished;
 
 /// Identities that an operator may give by number, which mean the same in every cluster.
 const OF_OPERATORS: std::ops::RangeInclusive<u32> = 128..=255;
-
-/// What the addresses of this host are to others.
-const REMOTE_NODE: Identity = Identity(6);
 
 /// What there is on this host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,7 +60,7 @@ impl Wanted {
                 let nic = nic.and_then(|id| local.endpoints.iter().find(|it| it.id == id));
                 let (id, birth) = nic.map_or((0, 0), |nic| (nic.id.get().into(), nic.birth));
                 let device = nic.map(|nic| nic.device.clone()).unwrap_or_default();
-                wanted.add_line(*address, REMOTE_NODE, device, birth, id, config);
+                wanted.add_line(*address, Identity::REMOTE_NODE, device, birth, id, config);
             }
         }
         wanted
@@ -87,7 +85,7 @@ impl Wanted {
             ));
         }
         let (fit, unfit): (Vec<IpAddr>, Vec<IpAddr>) =
-            endpoint.hosts.iter().partition(|address| is_unicast(**address));
+            endpoint.hosts.iter().partition(|address| !is_local(address.to_canonical()));
         for address in unfit {
             leave_out(format!("{address} means nothing to other hosts"));
         }
@@ -141,15 +139,6 @@ fn refusal(endpoint: &LocalEndpoint, range: &Range) -> Option<String> {
             range.first, range.last
         ),
     })
-}
-
-/// Whether it is one host's wherever it is seen.
-fn is_unicast(address: IpAddr) -> bool {
-    let is_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    !(is_local || address.is_loopback() || address.is_multicast() || address.is_unspecified())
 }
 
 #[cfg(test)]

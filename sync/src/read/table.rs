@@ -322,11 +322,6 @@ impl Table {
         !self.families.are_clean()
     }
 
-    /// Whether [`Table::settle`] has something to do with what was deleted.
-    pub fn has_deletes(&self) -> bool {
-        self.clusters.values().any(|cluster| !cluster.going.is_empty())
-    }
-
     /// How many prefixes that are no addresses are to be changed.
     pub fn changed_nets(&self) -> usize {
         self.families.changed_nets()

@@ -11,6 +11,7 @@ use std::time::Duration;
 use cilmark::kernel::device;
 use cilmark::model::identity::Identity;
 use cilmark::model::origin::Origin;
+use cilmark::model::prefix::format_prefix;
 use cilmark::ops;
 use cilmark::state::generations::Generations;
 use cilmark::state::ipcache::Ipcache;
@@ -105,7 +106,7 @@ impl Host {
         let lines = lines.unwrap_or_default().into_iter();
         lines
             .filter(|line| line.owner.is_none() && line.origin == Origin::Cluster)
-            .map(|line| (text(&line.prefix), line.identity.0))
+            .map(|line| (format_prefix(&line.prefix), line.identity.0))
             .collect()
     }
 
@@ -144,10 +145,6 @@ impl Drop for Host {
 
 fn client_file(etcd: &Etcd) -> String {
     format!("endpoints: ['{}']\n", etcd.url())
-}
-
-fn text(prefix: &IpNet) -> String {
-    keys::text_of(prefix)
 }
 
 /// A cluster's own etcd, as it is at the start.
