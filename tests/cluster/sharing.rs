@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
+use serde_json::json;
+
 use super::checker::spoilings;
 use super::edge::{Cluster, EDGE, NEWS, claim, key_of};
-use super::host::Settings;
+use super::host::{Settings, Workload};
 use super::lab::Lab;
 use crate::common::traffic::{any, arrives, is_lost, udp};
 use crate::common::world::wait_for;
@@ -53,6 +55,35 @@ fn identities_are_allocated_once_and_policy_by_them_holds_between_hosts() {
     // A reader takes all of it, and would notice each mistake.
     spoilings::finds_each(EDGE.0, &cluster.store.list("cilium/"));
     cluster.ends_well();
+}
+
+#[test]
+fn workload_born_while_etcd_is_away_is_closed_until_its_number_is_known() {
+    let Some(lab) = Lab::new() else { return };
+    let cluster = Cluster::start(&lab, 1, 2, Settings::default());
+    let [host, other] = &cluster.hosts[..] else { unreachable!() };
+    cluster.store.freeze(0);
+    let workload = host.workload(1);
+    let Workload { device, namespace, address, .. } = &workload;
+    let run = host.cilmark(&format!("attach {device} --labels app=web --ip {address}"));
+    assert!(run.status == Some(0) && run.stderr.contains("5 (init)"), "{run:?}");
+    let modes = || {
+        let status = host.cilmark_ok(&format!("status {device} --json"));
+        let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+        ["identity", "ingress_policy", "egress_policy"].map(|key| status[0][key].clone())
+    };
+    assert_eq!(modes(), [json!(5), json!("enforce"), json!("enforce")]);
+    let gateway = "10.1.1.1";
+    let [sender, receiver] = [(namespace, "0.0.0.0:0"), (&host.name, "0.0.0.0:7000")]
+        .map(|(namespace, any)| udp(&lab.world, namespace, any));
+    is_lost(&sender, &receiver, gateway);
+    // The same without a word of anybody once etcd is back; others know it then.
+    cluster.store.thaw(0);
+    wait_for("the number", || modes()[0] != json!(5));
+    assert_eq!(modes()[1..], [json!("off"), json!("off")]);
+    arrives(&sender, &receiver, gateway);
+    let number = identity(&cluster, 0, device);
+    wait_for("the other host", || other.number(address) == Some(number));
 }
 
 #[test]
