@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 
 /// The port of an endpoint that names none.
@@ -53,7 +53,9 @@ impl ClientFile {
     }
 
     pub(super) fn parse(text: &str, directory: PathBuf) -> Result<ClientFile> {
-        let keys: Keys = serde_saphyr::from_str(text)?;
+        // Without the text around the error: a password may be in it, and anybody may read what becomes of this error.
+        let keys: Keys =
+            serde_saphyr::from_str(text).map_err(|error| anyhow!("{}", error.without_snippet()))?;
         ensure!(
             !keys.insecure_skip_tls_verify,
             "insecure-skip-tls-verify would believe anybody, and write what they say into the ipcache; name the CA of \
@@ -179,6 +181,19 @@ mod tests {
         assert!(refusal("trusted-ca-file: ca.crt").contains("at least one"));
         assert!(refusal("endpoints: [unix:///run/etcd.sock]").contains("unix is not supported"));
         assert!(refusal("endpoints: ['http://:1']").contains("https://host:port"));
+    }
+
+    #[test]
+    fn no_error_shows_what_stands_in_the_file() {
+        for text in [
+            "password: [secret\n",
+            "password: {a: secret}\n",
+            "endpoints: [h]\npassword: \"secret\n",
+        ] {
+            let refusal = refusal(text);
+            assert!(!refusal.contains("secret"), "{refusal}");
+            assert!(refusal.contains("line"), "{refusal}");
+        }
     }
 
     #[test]
