@@ -115,6 +115,10 @@ impl Reader {
             }
             End::Refused(why) => {
                 self.position = None;
+                // What the own one has said stays until somebody has mended its configuration, which any of its hosts may break.
+                if !self.is_own {
+                    self.ends();
+                }
                 self.status(|status| {
                     let phase = Phase::Refused(why);
                     if status.phase != phase
@@ -126,6 +130,22 @@ impl Reader {
                 });
             }
         }
+    }
+
+    /// Nobody follows any more what it has said: that becomes stale.
+    fn ends(&self) {
+        let inner = &mut *self.reading.inner.borrow_mut();
+        let now = self.reading.now();
+        let numbers = inner.numbers.iter().filter(|(_, name)| **name == self.name);
+        for number in numbers.map(|(number, _)| *number).collect::<Vec<_>>() {
+            inner.table.cut_off(number, now);
+        }
+        if let Some(status) = inner.clusters.get_mut(&self.name) {
+            status.first_list.get_or_insert(Missing::IsStale);
+        }
+        inner.end_adopted(now);
+        inner.note_stale();
+        self.reading.changed.notify_one();
     }
 
     fn is_away(&self, why: &str) {

@@ -250,6 +250,15 @@ impl Table {
         count
     }
 
+    /// Nobody can tell any more what a cluster says: all that it has said is stale.
+    pub fn cut_off(&mut self, cluster: Number, now: Duration) {
+        let is_said = |claim: &Claim| {
+            claim.cluster == cluster && matches!(claim.state, State::Live | State::Going)
+        };
+        let lines = self.find(is_said);
+        lines.iter().for_each(|prefix| self.become_(cluster, prefix, State::Stale, now));
+    }
+
     /// A cluster is read no longer: all that it says goes at once.
     pub fn drain(&mut self, cluster: Number) {
         let lines = self.find(|claim| claim.cluster == cluster);

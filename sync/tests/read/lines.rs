@@ -152,6 +152,24 @@ fn what_this_host_says_itself_is_no_line_and_takes_anothers_place() {
 }
 
 #[test]
+fn what_a_cluster_has_said_is_stale_once_its_number_is_refused() {
+    on_fresh_machine(async || {
+        let store = Store::own().await;
+        let other = Store::start("c5", 5, &[]).await;
+        other.says("10.0.0.5", OTHER).await;
+        let host = Host::start(&store.etcd);
+        host.add_remote("c5", &other.etcd);
+        host.until_is("10.0.0.5", Some(OTHER)).await;
+        other.number(2).await;
+        until("it is stale", async || host.cluster("c5").unwrap().stale.count == 1).await;
+        assert_eq!(host.identity("10.0.0.5"), Some(OTHER));
+        other.number(5).await;
+        until("it is said again", async || host.cluster("c5").unwrap().stale.count == 0).await;
+        assert_eq!(host.identity("10.0.0.5"), Some(OTHER));
+    });
+}
+
+#[test]
 fn other_clusters_come_and_go_with_their_files() {
     on_fresh_machine(async || {
         let store = Store::own().await;
