@@ -130,7 +130,7 @@ impl Ipcache {
     pub fn set(&self, prefix: &IpNet, identity: Identity) -> Result<()> {
         match self.owned_by_endpoint(prefix, identity)? {
             true => Ok(()),
-            false => self.write(prefix, &entry(identity, None, Origin::Command)),
+            false => self.write_in_any_case(prefix, &entry(identity, None, Origin::Command)),
         }
     }
 
@@ -344,7 +344,7 @@ impl Ipcache {
             Some(there) => (own, Some(there.identity)),
             None => (own, None),
         };
-        self.write(prefix, &entry)?;
+        self.write_in_any_case(prefix, &entry)?;
         Ok(lost)
     }
 
@@ -370,7 +370,16 @@ impl Ipcache {
     /// Makes a line what it was, whoever owns it now.
     pub fn put_back(&self, line: &IpcacheLine) -> Result<()> {
         let entry = entry(line.identity, line.owner, line.origin);
-        self.write(&line.prefix, &entry)
+        self.write_in_any_case(&line.prefix, &entry)
+    }
+
+    /// In a full ipcache a cluster's line makes room: what others say must not keep this host's workloads from being born.
+    fn write_in_any_case(&self, prefix: &IpNet, entry: &cm_ipcache_entry) -> Result<()> {
+        let written = self.write(prefix, entry);
+        match written {
+            Err(_) if self.drop_a_clusters(is_host(prefix))? => self.write(prefix, entry),
+            written => written,
+        }
     }
 
     fn write(&self, prefix: &IpNet, entry: &cm_ipcache_entry) -> Result<()> {

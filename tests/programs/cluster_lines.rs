@@ -166,6 +166,35 @@ fn what_finds_no_room_is_told_and_all_else_is_as_it_should_be() {
 }
 
 #[test]
+fn this_hosts_own_lines_find_room_where_clusters_lines_are() {
+    let Some(fixture) = Fixture::new() else { return };
+    let sizes = Sizes { ipcache: Some(16), ..Sizes::default() };
+    load::create_maps(&fixture.world.root(), &sizes).expect("create the maps");
+    let ipcache = fixture.open_ipcache();
+    let many: Vec<_> = (0..100).map(|last| change(&format!("10.2.0.{last}"), 400)).collect();
+    let prefixes: Vec<_> = (0..100).map(|it| change(&format!("10.{it}.0.0/16"), 400)).collect();
+    assert!(!ipcache.apply_cluster(&many).expect("apply").no_room.is_empty());
+    assert!(!ipcache.apply_cluster(&prefixes).expect("apply").no_room.is_empty());
+    let owner = EndpointId::new(9).expect("9");
+    for own in ["10.200.0.1", "10.200.0.2", "10.201.0.0/24", "10.202.0.0/24"] {
+        ipcache.add_own(net(own), Identity(300), owner, false).expect("there is room");
+    }
+    for own in ["10.200.0.3", "10.203.0.0/24"] {
+        ipcache.set(&net(own), Identity(301)).expect("there is room");
+    }
+    let lines = ipcache.lines().expect("read");
+    assert_eq!(lines.iter().filter(|line| line.origin != Origin::Cluster).count(), 6);
+    assert!(lines.iter().any(|line| line.origin == Origin::Cluster));
+    // Without any of these there is none.
+    let full = |at: u32| ipcache.set(&net(&format!("10.210.0.{at}")), Identity(301));
+    let refused = (0..100).find_map(|at| full(at).err()).expect("an end");
+    assert!(format!("{refused:#}").contains("takes 16 entries"), "{refused:#}");
+    let lines = ipcache.lines().expect("read");
+    let mut addresses = lines.iter().filter(|line| line.prefix.prefix_len() == 32);
+    assert!(addresses.all(|line| line.origin != Origin::Cluster));
+}
+
+#[test]
 fn commands_forget_all_lines_of_clusters_or_none() {
     let Some(fixture) = Fixture::new() else { return };
     let root = fixture.world.root();

@@ -102,6 +102,25 @@ impl Ipcache {
         self.prefixes.for_each(CHUNK, |key, entry| tell(key.to_net(), entry))
     }
 
+    /// Takes any cluster's line away, of an address or of a prefix; whether there was one. cilmark-sync finds it missing, and
+    /// says that it has no room for it.
+    pub(super) fn drop_a_clusters(&self, is_host: bool) -> Result<bool> {
+        let mut found = None;
+        match is_host {
+            true => self.hosts.for_each(CHUNK, |key, entry| {
+                if is_clusters(&entry) {
+                    found = key.to_ip().map(IpNet::from);
+                }
+            })?,
+            false => self.prefixes.for_each(CHUNK, |key, entry| {
+                if is_clusters(&entry) {
+                    found = key.to_net();
+                }
+            })?,
+        }
+        found.map_or(Ok(false), |prefix| self.erase(&prefix))
+    }
+
     /// The kernel's number of the map of addresses: of another one nothing is known.
     pub fn number(&self) -> Result<u32> {
         self.hosts.number()
