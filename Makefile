@@ -24,7 +24,7 @@ help: ## list the targets
 deps: ## install the Debian packages that are missing for build, test and demo
 	@scripts/deps build test
 
-build: ## build target/release/cilmark
+build: ## build target/release/cilmark and target/release/cilmark-sync
 	cargo build --release --locked
 
 static: ## build a cilmark that needs no library of the machine that it runs on

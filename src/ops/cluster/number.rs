@@ -108,7 +108,7 @@ impl Numbers<'_> {
             debug!("{why:#}");
             bail!(
                 "labels {labels} make an identity on a host of a cluster, and this one is in none: name the identity (--id), \
-                 or join a cluster by `cilmark cluster init`"
+                 or join a cluster by `cilmark cluster init` and start cilmark-sync"
             );
         };
         let last = memory.get(labels);

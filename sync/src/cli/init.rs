@@ -56,7 +56,7 @@ pub fn run(context: &Context, args: Args) -> Result<()> {
         }));
     }
     let file = context.config.display();
-    let written = if report.is_new { "is written" } else { "is there, and says so" };
+    let written = if report.is_new { "is written" } else { "is there, and says the same" };
     output::line(&format!("{file} {written}."))?;
     output::line(match report.cluster_config {
         Found::Written => "The cluster is new: its configuration is in etcd.",
