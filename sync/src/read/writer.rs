@@ -63,7 +63,9 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn trouble(&self) -> Option<String> {
-        self.error.clone().or_else(|| self.full.clone())
+        let full =
+            || self.full.as_ref().map(|full| format!("{full}; {} in all", self.no_room.len()));
+        self.error.clone().or_else(full)
     }
 
     /// How many lines of a cluster are about this host's own addresses.
@@ -363,7 +365,6 @@ impl Writer {
             self.full = Some(Instant::now());
             let again = std::mem::take(&mut inner.writer.no_room);
             again.iter().for_each(|prefix| inner.table.tell_again(prefix));
-            inner.writer.full = None;
         }
     }
 
@@ -376,6 +377,11 @@ impl Writer {
     async fn flush(&mut self) -> Result<()> {
         while self.write_some().await? {
             yield_now().await;
+        }
+        // Not before all were tried: each attempt would be news in the log.
+        let writer = &mut self.reading.inner.borrow_mut().writer;
+        if writer.no_room.is_empty() {
+            writer.full = None;
         }
         Ok(())
     }
