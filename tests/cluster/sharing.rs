@@ -63,10 +63,8 @@ fn workload_born_while_etcd_is_away_is_closed_until_its_number_is_known() {
     let cluster = Cluster::start(&lab, 1, 2, Settings::default());
     let [host, other] = &cluster.hosts[..] else { unreachable!() };
     cluster.store.freeze(0);
-    let workload = host.workload(1);
+    let workload = cluster.attach(0, 1, "--labels app=web");
     let Workload { device, namespace, address, .. } = &workload;
-    let run = host.cilmark(&format!("attach {device} --labels app=web --ip {address}"));
-    assert!(run.status == Some(0) && run.stderr.contains("5 (init)"), "{run:?}");
     let modes = || {
         let status = host.cilmark_ok(&format!("status {device} --json"));
         let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
@@ -84,6 +82,7 @@ fn workload_born_while_etcd_is_away_is_closed_until_its_number_is_known() {
     arrives(&sender, &receiver, gateway);
     let number = identity(&cluster, 0, device);
     wait_for("the other host", || other.number(address) == Some(number));
+    cluster.ends_well();
 }
 
 #[test]
