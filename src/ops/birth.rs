@@ -142,9 +142,10 @@ fn specs(
     network: Network,
 ) -> Result<Vec<(Workload, Option<EndpointSpec>)>> {
     let decision = Decision::of(root, birth)?;
-    let mut specs = Vec::new();
+    let (mut specs, mut numbers) = (Vec::new(), Numbers::of(root));
     for workload in decision.interfaces(root, network)? {
-        let spec = decision.spec(root, &workload).with_context(|| workload.device.name.clone())?;
+        let spec =
+            decision.spec(&mut numbers, &workload).with_context(|| workload.device.name.clone())?;
         specs.push((workload, spec));
     }
     Ok(specs)
@@ -288,7 +289,7 @@ impl<'a> Decision<'a> {
     }
 
     /// What an interface is to have; `None` if it is to be left alone.
-    fn spec(&self, root: &Root, workload: &Workload) -> Result<Option<EndpointSpec>> {
+    fn spec(&self, numbers: &mut Numbers<'_>, workload: &Workload) -> Result<Option<EndpointSpec>> {
         let Decision { birth, wanted, known, names } = self;
         let device = &workload.device.name;
         let mut said = birth.said.clone();
@@ -324,7 +325,7 @@ impl<'a> Decision<'a> {
                 let is_known = id.resolve(known).is_ok_and(|it| it == identity);
                 spec.id = Some(if is_known { id } else { IdentityRef::Number(identity) });
             }
-            None => Numbers::of(root).complete(&mut spec)?,
+            None => numbers.complete(&mut spec)?,
         }
         for text in spec.rules.iter_mut().flatten() {
             let rule = Rule::parse(text, names)?;
