@@ -1,6 +1,7 @@
 //! What cilmark-sync shares with commands: where both find it, and what it writes into the maps.
 
 pub mod endpoints;
+pub mod files;
 pub mod labels;
 pub mod lines;
 pub mod memory;

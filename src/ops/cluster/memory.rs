@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
-use super::state_directory;
+use super::{files, state_directory};
 use crate::model::identity::Identity;
 use crate::state::pin::Root;
 
@@ -35,16 +35,7 @@ pub fn read(root: &Root) -> Result<Option<Memory>> {
 
 /// Writes all of it, in one step.
 pub fn write(root: &Root, memory: &Memory) -> Result<()> {
-    let path = file(root);
-    let next = path.with_extension("json.new");
-    let write = || -> Result<()> {
-        fs::create_dir_all(state_directory(root))?;
-        let mut file = fs::File::create(&next)?;
-        file.write_all(&serde_json::to_vec_pretty(memory)?)?;
-        file.sync_all()?;
-        Ok(fs::rename(&next, &path)?)
-    };
-    write().with_context(|| format!("write {}", path.display()))
+    files::write(&file(root), &serde_json::to_vec_pretty(memory)?)
 }
 
 /// This host is in no cluster any more.

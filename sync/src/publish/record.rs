@@ -3,10 +3,11 @@
 use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use cilmark::ops::cluster::files;
 use log::warn;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -43,17 +44,7 @@ pub fn read<T: DeserializeOwned + Default>(file: &Path) -> T {
 
 /// Writes it in one step.
 pub fn write(record: &impl Serialize, file: &Path) -> Result<()> {
-    let write = || -> Result<()> {
-        if let Some(directory) = file.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        let next = file.with_extension("new");
-        let mut to = fs::File::create(&next)?;
-        to.write_all(&serde_json::to_vec(record)?)?;
-        to.sync_all()?;
-        Ok(fs::rename(next, file)?)
-    };
-    write().with_context(|| format!("write {}", file.display()))
+    files::write(file, &serde_json::to_vec(record)?)
 }
 
 /// What tells this host from another one that calls itself by the same name: a random number that stays when it goes down.

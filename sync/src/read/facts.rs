@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use cilmark::ops::cluster::run_directory;
+use anyhow::Result;
+use cilmark::ops::cluster::{files, run_directory};
 use cilmark::state::pin::Root;
 use log::warn;
 use serde::{Deserialize, Serialize};
@@ -107,14 +107,7 @@ impl Facts {
     }
 
     fn write_now(&self) -> Result<()> {
-        let next = self.file.with_extension("json.new");
-        if let Some(directory) = self.file.parent() {
-            fs::create_dir_all(directory)
-                .with_context(|| format!("create {}", directory.display()))?;
-        }
-        fs::write(&next, serde_json::to_vec(&self.known)?)
-            .with_context(|| format!("write {}", next.display()))?;
-        fs::rename(&next, &self.file).with_context(|| format!("write {}", self.file.display()))
+        files::write(&self.file, &serde_json::to_vec(&self.known)?)
     }
 }
 

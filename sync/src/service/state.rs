@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::cilium::accept::Refusal;
 use crate::cilium::range::Range;
 use cilmark::model::identity::Identity;
-use cilmark::ops::cluster::run_directory;
+use cilmark::ops::cluster::{files, run_directory};
 use cilmark::state::pin::Root;
 
 /// So many lines that are stale, held or refused are named, of each cluster; the others are only counted.
@@ -244,11 +244,7 @@ impl State {
 
     /// Writes it, in one step.
     pub fn write(&self, root: &Root) -> Result<()> {
-        let file = State::file(root);
-        let next = file.with_extension("json.new");
-        let text = serde_json::to_vec(self)?;
-        fs::write(&next, text).with_context(|| format!("write {}", next.display()))?;
-        fs::rename(&next, &file).with_context(|| format!("write {}", file.display()))
+        files::write(&State::file(root), &serde_json::to_vec(self)?)
     }
 
     /// The own cluster.
