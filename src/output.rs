@@ -4,10 +4,12 @@
 use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
 use std::io::{self, BufWriter, StdoutLock, Write};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+use crate::model::finding::{Finding, Level};
 use crate::model::text::{is_byte, is_hidden, visible};
 
 /// Writes one JSON document and a newline.
@@ -105,6 +107,25 @@ pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Result
         table.push(row.each_ref().map(|cell| cell as &dyn Display));
     }
     table.print()
+}
+
+/// Writes what a doctor has found, one line each. Status 1 if there is a problem.
+pub fn findings(findings: &[Finding], as_json: bool) -> Result<ExitCode> {
+    if as_json {
+        json(&findings)?;
+    } else {
+        let rows: Vec<[String; 4]> = findings
+            .iter()
+            .map(|it| {
+                let cure = it.cure.as_deref().map(|cure| format!("; {cure}")).unwrap_or_default();
+                let says = format!("{}{cure}", it.says);
+                [it.level.to_string(), it.of.clone(), it.check.to_owned(), says]
+            })
+            .collect();
+        table(["", "OF", "CHECK", "FOUND"], &rows)?;
+    }
+    let has_problem = findings.iter().any(|it| it.level == Level::Problem);
+    Ok(if has_problem { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Of a text that has been made visible.

@@ -9,6 +9,7 @@ mod confirm;
 mod conntrack;
 mod context;
 mod detach;
+mod doctor;
 mod event;
 mod explain;
 mod export;
@@ -105,6 +106,8 @@ enum Command {
     Monitor(monitor::Args),
     /// What becomes of one packet, and why; nothing is sent and nothing changed
     Explain(explain::Args),
+    /// What on this host keeps cilmark from doing what you think it does
+    Doctor(doctor::Args),
     /// Share identities and addresses with other hosts, and with Cilium, through etcd
     Cluster(cluster::Args),
     /// The layout of the packet mark, both ways
@@ -148,6 +151,7 @@ fn run(cli: Cli, descriptors: Descriptors) -> Result<ExitCode> {
         Command::Conntrack(command) => conntrack::run(&context, command),
         Command::Metrics(args) => metrics::run(&context, args),
         Command::Monitor(args) => monitor::run(&context, args),
+        Command::Doctor(args) => return doctor::run(&context, args),
         Command::Explain(args) => return explain::run(&context, args),
         Command::Cluster(args) => cluster::run(&context, args, cli.global.verbose),
         Command::Hook(args) => hook::run(&context, args),

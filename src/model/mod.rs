@@ -6,6 +6,7 @@ pub mod cni;
 pub mod endpoint;
 pub mod enforcement;
 pub mod file;
+pub mod finding;
 pub mod flow;
 pub mod frame;
 pub mod hook;

@@ -12,6 +12,7 @@ pub mod cni;
 pub mod confirm;
 pub mod conntrack;
 pub mod detach;
+pub mod doctor;
 pub mod explain;
 pub mod export;
 pub mod failures;

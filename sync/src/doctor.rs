@@ -7,51 +7,13 @@ mod process;
 mod reading;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use cilmark::model::finding::{Finding, Findings};
 use cilmark::state::pin::Root;
-use serde::Serialize;
 
 use crate::config::Config;
-
-/// What was found of one condition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// How bad it is.
-    pub verdict: Verdict,
-    /// The cluster, or `this host`.
-    pub of: String,
-    /// The condition.
-    pub check: &'static str,
-    /// What is.
-    pub says: String,
-    /// What helps.
-    pub cure: Option<String>,
-}
-
-/// How bad something is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// As it should be.
-    Ok,
-    /// It works, but somebody should look at it.
-    Warning,
-    /// It does not work.
-    Problem,
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Verdict::Ok => "ok",
-            Verdict::Warning => "warning",
-            Verdict::Problem => "PROBLEM",
-        })
-    }
-}
 
 /// What is to be examined.
 pub struct Asked<'a> {
@@ -63,35 +25,6 @@ pub struct Asked<'a> {
     pub only: Option<&'a str>,
     /// Whether the process answers.
     pub is_running: bool,
-}
-
-/// Findings of one thing.
-struct Findings {
-    of: String,
-    all: Vec<Finding>,
-}
-
-impl Findings {
-    fn of(name: &str) -> Findings {
-        Findings { of: name.to_owned(), all: Vec::new() }
-    }
-
-    fn ok(&mut self, check: &'static str, says: impl Into<String>) {
-        self.add(Verdict::Ok, check, says.into(), None);
-    }
-
-    fn warning(&mut self, check: &'static str, says: impl Into<String>, cure: &str) {
-        self.add(Verdict::Warning, check, says.into(), Some(cure));
-    }
-
-    fn problem(&mut self, check: &'static str, says: impl Into<String>, cure: &str) {
-        self.add(Verdict::Problem, check, says.into(), Some(cure));
-    }
-
-    fn add(&mut self, verdict: Verdict, check: &'static str, says: String, cure: Option<&str>) {
-        let cure = cure.map(str::to_owned);
-        self.all.push(Finding { verdict, of: self.of.clone(), check, says, cure });
-    }
 }
 
 /// Asks the clusters' etcds; nothing is changed. An error is one of the configuration.
