@@ -25,7 +25,7 @@ pub fn findings(file: &Path, arguments: &str) -> (Vec<Value>, bool) {
 
 /// Those that are worse than ok.
 pub fn bad(findings: &[Value]) -> Vec<&Value> {
-    findings.iter().filter(|it| it["verdict"] != "ok").collect()
+    findings.iter().filter(|it| it["level"] != "ok").collect()
 }
 
 fn value(ip: &str, identity: u32) -> String {
@@ -71,7 +71,7 @@ fn a_cluster_as_it_should_be_has_no_problem() {
             "leases",
             "permissions",
         ] {
-            let is_told = |it: &Value| it["check"] == check && it["verdict"] == "ok";
+            let is_told = |it: &Value| it["check"] == check && it["level"] == "ok";
             assert!(all.iter().any(is_told), "{check}: {all:#?}");
         }
         let table = cluster(&file, "doctor").ok();
@@ -85,7 +85,7 @@ fn each_condition_that_is_spoilt_is_told_with_its_cure() {
         let (etcd, _directory, file, _listener) = healthy().await;
         let at = |seconds| (Timestamp::now() + SignedDuration::from_secs(seconds)).to_string();
         let address = "cilium/state/ip/v1/default/10.0.0.3";
-        for (key, spoilt, verdict, check, words) in [
+        for (key, spoilt, level, check, words) in [
             ("cilium/.heartbeat", None, "problem", "heartbeat", "there is none"),
             ("cilium/.heartbeat", Some(at(-121)), "problem", "heartbeat", "121 s old"),
             ("cilium/.heartbeat", Some("soon".into()), "problem", "heartbeat", "`soon` is no time"),
@@ -156,12 +156,12 @@ fn each_condition_that_is_spoilt_is_told_with_its_cure() {
             let (all, has_failed) = findings(&file, "");
             let is_told = |it: &&&Value| {
                 it["check"] == check
-                    && it["verdict"] == verdict
+                    && it["level"] == level
                     && it["says"].as_str().unwrap().contains(words)
                     && it["cure"].is_string()
             };
             assert!(bad(&all).iter().any(|it| is_told(&it)), "{key} {spoilt:?}: {all:#?}");
-            assert_eq!(has_failed, all.iter().any(|it| it["verdict"] == "problem"), "{all:#?}");
+            assert_eq!(has_failed, all.iter().any(|it| it["level"] == "problem"), "{all:#?}");
             match before {
                 Some(it) => _ = client.put(key, it.value, it.lease).await.unwrap(),
                 None => _ = client.delete(key).await.unwrap(),
@@ -225,7 +225,7 @@ fn what_the_service_says_of_itself_is_told() {
         }
         drop(listener);
         let (all, has_failed) = findings(&file, "");
-        let is_down = |it: &Value| it["check"] == "service" && it["verdict"] == "problem";
+        let is_down = |it: &Value| it["check"] == "service" && it["level"] == "problem";
         assert!(has_failed && all.iter().any(is_down), "{all:#?}");
     });
 }
@@ -263,10 +263,10 @@ fn other_clusters_are_examined_as_readers_meet_them() {
         }
         let (all, has_failed) = findings(&file, "");
         assert!(has_failed);
-        let says = |of: &str, verdict: &str, check: &str, words: &str| {
+        let says = |of: &str, level: &str, check: &str, words: &str| {
             let is = |it: &Value| {
                 it["of"] == of
-                    && it["verdict"] == verdict
+                    && it["level"] == level
                     && it["check"] == check
                     && it["says"].as_str().unwrap().contains(words)
             };

@@ -61,7 +61,7 @@ fn a_host_has_the_permissions_that_it_needs() {
         write_state(vec![], Own::default());
         let (all, _) = findings(&file, "");
         let permissions = of(&all, "permissions");
-        assert!(matches!(permissions[..], [it] if it["verdict"] == "ok"), "{all:#?}");
+        assert!(matches!(permissions[..], [it] if it["level"] == "ok"), "{all:#?}");
         assert!(bad(&all).iter().all(|it| it["check"] == "service" || it["check"] == "heartbeat"));
         let certificates = of(&all, "certificate");
         assert_eq!(certificates.len(), 2, "{all:#?}");
@@ -126,7 +126,7 @@ fn a_reader_is_told_what_it_may_not_do() {
         let permissions = of(&all, "permissions");
         let [it] = permissions[..] else { panic!("{all:#?}") };
         let says = it["says"].as_str().unwrap();
-        assert!(has_failed && it["verdict"] == "problem", "{all:#?}");
+        assert!(has_failed && it["level"] == "problem", "{all:#?}");
         for key in
             ["cilium/state/ip/v1/default/", "cilium/state/identities/v1/id/", "cilium/.heartbeat"]
         {
@@ -148,7 +148,7 @@ fn who_may_not_read_is_told_which_prefix() {
         let (all, has_failed) = findings(&config(&directory, &client_file, ""), "");
         let denied: Vec<&str> = of(&all, "list")
             .into_iter()
-            .filter(|it| it["verdict"] == "problem")
+            .filter(|it| it["level"] == "problem")
             .map(|it| it["says"].as_str().unwrap())
             .collect();
         assert!(has_failed, "{all:#?}");
