@@ -133,8 +133,13 @@ impl Root {
             let hint = if has_dot { " (BPF file systems take no dot in a name)" } else { "" };
             format!("create {}{hint}", directory.display())
         })?;
-        check_owner(&self.path)?;
-        check_owner(&directory)
+        self.check_owner()
+    }
+
+    /// Fails if the directory is somebody's who could detach what is attached.
+    pub fn check_owner(&self) -> Result<()> {
+        let directories = [self.path.clone(), self.path.join("endpoints")];
+        directories.iter().filter(|it| it.exists()).try_for_each(|it| check_owner(it))
     }
 
     /// Fails if the directory could not be made there, for want of a BPF file system.
@@ -148,6 +153,11 @@ impl Root {
     }
 
     fn lack_of_bpffs(&self) -> String {
+        format!("{} is not on a BPF file system; {}", self.path.display(), self.way_to_bpffs())
+    }
+
+    /// What to do where the directory is not on a BPF file system.
+    pub fn way_to_bpffs(&self) -> String {
         let mount_point = self.mount_point();
         let hint = match mount_point.exists() {
             true if is_empty(mount_point) => format!(
@@ -157,10 +167,7 @@ impl Root {
             true => String::new(),
             false => "attach with --mount-bpffs, or ".to_owned(),
         };
-        format!(
-            "{} is not on a BPF file system; {hint}name another directory with --bpffs",
-            self.path.display()
-        )
+        format!("{hint}name another directory with --bpffs")
     }
 
     /// Why an empty answer may be wrong: without a BPF file system here, pins that are elsewhere can't be seen.
@@ -288,14 +295,19 @@ fn mount_at(mount_point: &Path) -> Result<()> {
     );
     mount(Some("bpf"), mount_point, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
         .with_context(|| format!("mount a BPF file system at {at}"))?;
-    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    if namespace("self") != namespace("1") {
+    if has_own_mounts() {
         warn!(
             "{at} is mounted in a mount namespace of this command's own, and goes with it; use \
              --netns instead of `ip netns exec`"
         );
     }
     Ok(())
+}
+
+/// Whether this process sees other mounts than the machine's first one, as under `ip netns exec`.
+pub fn has_own_mounts() -> bool {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    namespace("self") != namespace("1")
 }
 
 fn lock_directory(path: &Path, how: FlockArg) -> Result<Option<Lock>> {
