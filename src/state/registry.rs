@@ -119,6 +119,10 @@ impl Endpoint {
                 *program = Running::in_filter(root, id, hook).context("look at its filters")?;
             }
         }
+        // A link that somebody has detached has no device any more, and the other one has.
+        if programs.iter().flatten().any(|running| !running.is_detached()) {
+            programs.iter_mut().for_each(|program| _ = program.take_if(|it| it.is_detached()));
+        }
         let running = programs.iter().flatten().next();
         let map = match running {
             Some(running) => running.config_map(),
@@ -442,6 +446,11 @@ impl Endpoint {
 }
 
 impl Running {
+    /// By a link that is on no device.
+    fn is_detached(&self) -> bool {
+        self.link.is_some_and(|link| link.ifindex == 0)
+    }
+
     /// What it was loaded with.
     fn config(&self) -> Result<cm_config> {
         read_config(&self.config_map()?)

@@ -1,5 +1,6 @@
 //! Endpoints whose device or programs have gone, and status when the pins say something else.
 
+use cilmark::kernel::sys::{self, Hook};
 use serde_json::{Value, json};
 
 use crate::common::World;
@@ -107,6 +108,25 @@ fn a_filter_that_somebody_took_off_makes_the_endpoint_stale() {
     assert_eq!(world.status("red")["stale"], true);
     world.cilmark_ok("attach red --id 300 --hook clsact");
     assert_eq!(world.status("red")["stale"], false);
+}
+
+#[test]
+fn a_link_that_somebody_detached_makes_the_endpoint_stale() {
+    let Some(world) = World::with_tcx() else { return };
+    world.veth("red");
+    for hook in ["ingress", "egress"] {
+        world.cilmark_ok("attach red --id 300 --ip 10.0.0.1");
+        world.sh(&format!("bpftool link detach pinned {ENDPOINT}/{hook}"));
+        assert_eq!(world.status("red")["stale"], true, "{hook}");
+        world
+            .cilmark("policy add red allow egress to any")
+            .fails(1, &["is stale", "not all of its"]);
+        world.cilmark_ok("attach red --keep");
+        assert_eq!(world.status("red")["stale"], false, "{hook}");
+        let ifindex = world.sh("cat /sys/class/net/red/ifindex").trim().parse().unwrap();
+        let on = |hook| sys::on_tcx(ifindex, hook).unwrap().len();
+        assert_eq!([Hook::Ingress, Hook::Egress].map(on), [1, 1], "{hook}");
+    }
 }
 
 #[test]
