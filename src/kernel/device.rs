@@ -8,6 +8,7 @@ mod routes;
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use log::debug;
@@ -306,6 +307,24 @@ fn one_link(query: LinkMessage) -> Result<Device> {
         }
     }
     bail!("the kernel gave no answer")
+}
+
+/// Whether any device of this namespace forwards a family. One alone forwards IPv6 since Linux 6.17 only.
+pub fn any_forwards(is_ipv6: bool) -> bool {
+    let is_on = |path: PathBuf| fs::read_to_string(path).is_ok_and(|value| value.trim() != "0");
+    let of_devices = |family: &str, setting: &str| {
+        let devices = fs::read_dir(format!("/proc/sys/net/{family}/conf")).into_iter().flatten();
+        // What is said for devices to come says nothing of those that are there.
+        let mut devices = devices.flatten().filter(|device| device.file_name() != "default");
+        devices.any(|device| is_on(device.path().join(setting)))
+    };
+    match is_ipv6 {
+        false => of_devices("ipv4", "forwarding"),
+        true => {
+            is_on("/proc/sys/net/ipv6/conf/all/forwarding".into())
+                || of_devices("ipv6", "force_forwarding")
+        }
+    }
 }
 
 /// `IN_DEV_ACCEPT_LOCAL` of include/linux/inetdevice.h. What can't be read counts as off, which drops more.

@@ -1,7 +1,7 @@
 //! What talks to the kernel and knows no endpoint. Nothing here prints or reads arguments.
 //!
 //! `abi` is the wire format with the C of src/bpf, whose object `skel` holds; `sys` are the calls that libbpf-rs does not
-//! wrap, `insn` what a program is made of. `device`, `netns`, `ip_rules`, `sockets`, `masquerade` and `kernel_flows` look at the host, `netlink` and `rtnetlink` ask it,
+//! wrap, `insn` what a program is made of. `device`, `netns`, `ip_rules`, `sockets`, `processes`, `masquerade` and `kernel_flows` look at the host, `netlink` and `rtnetlink` ask it,
 //! `hooks` are those of a device and `order` tells what runs there before ours, `log` passes on what libbpf says, `syslog` is the system's log, `features` and `rights` are what may be done. All `unsafe` is in `abi` (what may be read as bytes) and `sys`.
 
 pub mod abi;
@@ -16,6 +16,7 @@ pub mod masquerade;
 mod netlink;
 pub mod netns;
 pub mod order;
+pub mod processes;
 pub mod rights;
 pub(crate) mod rtnetlink;
 pub(crate) mod skel;

@@ -62,6 +62,16 @@ impl Generations {
         self.at(offset_of!(cm_generations, changes))
     }
 
+    /// Whether somebody changes a workload's rules, or those of a NIC, or was killed while he did.
+    pub fn is_policy_changing(&self, workload: Option<EndpointId>) -> bool {
+        self.at(policy_at(workload)) & 1 == 1
+    }
+
+    /// The same of what remote ends are known for.
+    pub fn is_remote_changing(&self) -> bool {
+        self.writing().load(Ordering::SeqCst) != 0
+    }
+
     /// Makes stale what was decided about flows with these at their other end: the ipcache or the endpoints say
     /// something else of them.
     pub fn bump_remotes(&self, remotes: &Remotes) {

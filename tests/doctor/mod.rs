@@ -1,5 +1,6 @@
 //! `cilmark doctor`: each kind of trouble is set up for real, found, and cured as it says.
 
+mod endpoints;
 mod kernel;
 
 use serde_json::Value;

@@ -1,11 +1,143 @@
 //! What is attached, and no longer does what it was asked for.
 
+mod forwarding;
+mod interrupted;
+mod rules;
+mod ssh;
+
 use anyhow::Result;
 
 use super::Host;
-use crate::model::finding::Finding;
+use crate::model::finding::{Finding, Findings, Level};
+use crate::ops::again;
+use crate::state::registry::Endpoint;
+use crate::state::spec;
+
+/// A check of each endpoint: its name, what looks, and what is said once if it finds nothing bad.
+type Check = (&'static str, fn(&Host<'_>, &Endpoint, &mut Findings) -> Result<()>, &'static str);
+
+const CHECKS: [Check; 9] = [
+    ("stale", stale, "each endpoint has its device, and its programs are on both hooks"),
+    ("moved", moved, "each device is in the network namespace in which it was attached"),
+    ("attach again", attach_again, "what NICs were told of their devices is still so"),
+    ("interrupted", interrupted::look, "no command has left an endpoint half way"),
+    ("labels", labels, "no workload waits for the number of its labels"),
+    (
+        "confirmation",
+        rules::confirmation,
+        "no change waits to be confirmed, and none has gone back",
+    ),
+    ("rules", rules::look, "each policy that enforces has rules, and each rule has an effect"),
+    ("proof", proof, "workloads are known by what their programs have marked"),
+    ("forwarding", forwarding::look, "no rule lets somebody in who is not forwarded"),
+];
 
 /// Findings of this part.
-pub fn examine(_host: &Host<'_>) -> Result<Vec<Finding>> {
-    Ok(Vec::new())
+pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
+    let mut of_host = Findings::of_this_host();
+    if host.endpoints.is_empty() {
+        of_host.ok("endpoints", "nothing is attached that can be seen from here");
+        return Ok(of_host.all);
+    }
+    let mut all = Vec::new();
+    for (check, look, fine) in CHECKS {
+        let mut found = Vec::new();
+        for endpoint in &host.endpoints {
+            let mut of_endpoint = Findings::of(&name_of(endpoint));
+            look(host, endpoint, &mut of_endpoint).unwrap_or_else(|error| {
+                let says = format!("can't be examined: {error:#}");
+                of_endpoint.problem(check, says, "`cilmark -v doctor` shows more");
+            });
+            found.extend(of_endpoint.all);
+        }
+        if found.iter().all(|finding| finding.level == Level::Ok) {
+            of_host.ok(check, fine);
+        }
+        all.append(&mut of_host.all);
+        all.append(&mut found);
+    }
+    interrupted::identities(host, &mut of_host)?;
+    all.append(&mut of_host.all);
+    all.extend(ssh::examine(host)?);
+    Ok(all)
+}
+
+/// As other commands take it.
+fn name_of(endpoint: &Endpoint) -> String {
+    match endpoint.device.as_str() {
+        "" => format!("id:{}", endpoint.id),
+        device => device.to_owned(),
+    }
+}
+
+fn stale(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
+    let (id, device) = (endpoint.id, &endpoint.device);
+    if endpoint.is_gone {
+        let says = match endpoint.addresses().is_empty() {
+            true => "its device is gone, and its rules and counters are left",
+            false => "its device is gone, and whoever gets one of its addresses has its identity",
+        };
+        let cure = format!("`cilmark detach id:{id}` removes what is left of it");
+        findings.warning("stale", says, &cure);
+    } else if endpoint.stale {
+        findings.problem(
+            "stale",
+            "a program of it is missing on a hook of the device: in that direction packets get no identity and meet no rule",
+            &format!("`cilmark attach {device} --keep` puts it back"),
+        );
+    }
+    Ok(())
+}
+
+fn moved(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
+    if !endpoint.stale && endpoint.has_moved() {
+        let (id, device) = (endpoint.id, &endpoint.device);
+        findings.warning(
+            "moved",
+            "its device has gone to another network namespace, where it goes on by what it was told in this one",
+            &format!(
+                "`cilmark --netns NAME attach {device}` tells it what it is there, `cilmark detach id:{id}` ends it"
+            ),
+        );
+    }
+    Ok(())
+}
+
+fn attach_again(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
+    let reasons = again::reasons(endpoint)?;
+    if !reasons.is_empty() {
+        let says = format!("its programs do not know that {}", reasons.join(", and that "));
+        let cure = format!("`cilmark attach {} --keep` tells them", endpoint.device);
+        findings.warning("attach again", says, &cure);
+    }
+    Ok(())
+}
+
+/// A workload whose labels have no number yet, since etcd is away.
+fn labels(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
+    // One that can't be read is told by another finding.
+    let told = spec::told(host.root, endpoint.id).ok().flatten();
+    let (Some(role), Some(spec)) = (endpoint.role(), told) else { return Ok(()) };
+    if spec.waits_for_number(role) {
+        let says = format!(
+            "the labels {} have no number yet: it is 5 (init), and passes what rules of that allow",
+            spec.labels
+        );
+        findings.warning("labels", says, "`cilmark cluster doctor` tells why etcd does not answer");
+    }
+    Ok(())
+}
+
+/// What the operator has asked for counts as right, and is said.
+fn proof(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
+    if endpoint.config.by_address != 0 {
+        let says = "it believes addresses (--by-address): who forges a workload's is taken for it";
+        findings.ok("proof", says);
+    }
+    if endpoint.config.trust_marks != 0 {
+        let says =
+            "it believes marks (--trust-marks): who may set one on this host chooses an identity";
+        findings.ok("proof", says);
+    }
+    Ok(())
 }

@@ -1,0 +1,94 @@
+//! What a killed command has left half way.
+
+use anyhow::Result;
+
+use super::super::Host;
+use crate::model::endpoint::Role;
+use crate::model::finding::Findings;
+use crate::ops::rules::{self, list};
+use crate::state::generations::Generations;
+use crate::state::id_rules::IdRules;
+use crate::state::registry::Endpoint;
+use crate::state::spec;
+
+/// Something is there that only a command that is at work, or one that was killed, leaves. The root's lock tells which.
+pub fn look(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
+    if is_whole(host, endpoint)? {
+        return Ok(());
+    }
+    let _lock = host.root.lock()?;
+    // It may be gone by now.
+    let Ok(endpoint) = Endpoint::read(host.root, endpoint.id) else { return Ok(()) };
+    let device = &endpoint.device;
+    if rules_change(host, &endpoint)? {
+        findings.warning(
+            "interrupted",
+            "a change of its rules has died half way: each packet asks them, and no verdict is kept",
+            &format!("`cilmark attach {device} --keep` ends it"),
+        );
+    }
+    if let Err(error) = spec::read(host.root, &endpoint)
+        && !endpoint.is_gone
+    {
+        let text = format!("{error:#}");
+        let (says, cure) = text.rsplit_once(": ").unwrap_or((&text, "attach it again"));
+        findings.warning("interrupted", says, cure);
+    }
+    Ok(())
+}
+
+fn is_whole(host: &Host<'_>, endpoint: &Endpoint) -> Result<bool> {
+    let has_spec = endpoint.is_gone || spec::read(host.root, endpoint).is_ok();
+    Ok(has_spec && !rules_change(host, endpoint)?)
+}
+
+fn rules_change(host: &Host<'_>, endpoint: &Endpoint) -> Result<bool> {
+    let workload = (endpoint.role() == Some(Role::Container)).then_some(endpoint.id);
+    let generations = Generations::open(host.root)?;
+    Ok(generations.is_some_and(|it| it.is_policy_changing(workload)) && !endpoint.stale)
+}
+
+/// The same of what no endpoint has alone: rules of identities, and whom addresses belong to.
+pub fn identities(host: &Host<'_>, findings: &mut Findings) -> Result<()> {
+    let is_writing = || -> Result<bool> {
+        Ok(Generations::open(host.root)?
+            .is_some_and(|generations| generations.is_remote_changing()))
+    };
+    let lacking = || -> Result<Vec<(String, Vec<String>)>> {
+        let Some(map) = IdRules::open(host.root)? else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for identity in map.all()?.into_keys() {
+            let devices = list::of_identity(host.root, identity)?.lacking;
+            if !devices.is_empty() {
+                found.push((rules::at(identity, &host.names), devices));
+            }
+        }
+        Ok(found)
+    };
+    if !is_writing()? && lacking()?.is_empty() {
+        return Ok(());
+    }
+    let _lock = host.root.lock()?;
+    if is_writing()? {
+        let known = host.endpoints.iter().find(|it| !it.stale && !it.addresses().is_empty());
+        let cure = match known {
+            Some(endpoint) => format!("`cilmark attach {} --keep` ends it", endpoint.device),
+            None => "the same command again ends it".to_owned(),
+        };
+        findings.warning(
+            "interrupted",
+            "a change of the ipcache or of endpoints has died half way: for flows that are up, what was known of \
+             their other ends before may go on to count",
+            &cure,
+        );
+    }
+    for (whose, devices) in lacking()? {
+        let says = format!(
+            "a change of the rules of {whose} has died half way: {} has not all of them",
+            devices.join(", ")
+        );
+        let cure = format!("`cilmark attach {} --keep`", devices[0]);
+        findings.warning("interrupted", says, &cure);
+    }
+    Ok(())
+}

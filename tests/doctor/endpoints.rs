@@ -1,0 +1,332 @@
+//! What is attached, and no longer does what it was asked for.
+
+use std::fs;
+use std::mem::offset_of;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cilmark::kernel::abi::cm_generations;
+use cilmark::kernel::sys::SharedValue;
+use cilmark::model::identity::{Identity, Names};
+use cilmark::model::origin::Origin;
+use cilmark::model::rule::Rule;
+use cilmark::model::rule_list::{IdentityRules, RuleList};
+use cilmark::state::id_rules::IdRules;
+use libbpf_rs::MapHandle;
+
+use super::doctor;
+use crate::common::World;
+use crate::common::machine::{by_each_hook, time_for};
+use crate::common::world::{mount_fresh, wait_for};
+
+const PINS: &str = "/sys/fs/bpf/cilmark";
+
+#[test]
+fn what_is_left_of_a_device_is_named_and_removed_as_the_cure_says() {
+    by_each_hook(|hook| {
+        let Some(world) = World::new() else { return };
+        world.veth("red");
+        world.veth("blue");
+        world.cilmark_ok(&format!("attach red --id 300 --ip 10.0.0.1 --hook {hook}"));
+        world.cilmark_ok(&format!("attach blue --id 301 --hook {hook}"));
+        doctor(&world).is_fine("stale");
+        world.sh("ip link del red");
+        let words = ["red:", "one of its addresses has its identity", "`cilmark detach id:1`"];
+        assert_eq!(doctor(&world).status, Some(0));
+        doctor(&world).has("stale", "warning", &words);
+        world.cilmark_ok("detach id:1");
+        doctor(&world).is_fine("stale");
+    });
+}
+
+#[test]
+fn a_program_that_somebody_took_off_its_hook_is_a_problem_until_it_is_put_back() {
+    by_each_hook(|hook| {
+        let Some(world) = World::new() else { return };
+        world.veth("red");
+        world.cilmark_ok(&format!("attach red --id 300 --hook {hook} --policy enforce"));
+        world.cilmark_ok("policy add red allow egress to any");
+        world.sh(match hook {
+            "tcx" => "bpftool link detach pinned /sys/fs/bpf/cilmark/endpoints/1/egress",
+            _ => "tc qdisc del dev red clsact",
+        });
+        let found = doctor(&world);
+        found.has(
+            "stale",
+            "problem",
+            &["red:", "missing on a hook", "`cilmark attach red --keep`"],
+        );
+        assert_eq!(found.status, Some(1));
+        world.cilmark_ok("attach red --keep");
+        assert_eq!(doctor(&world).bad(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_device_that_has_moved_is_named_where_it_goes_on() {
+    let Some(world) = World::with_tcx() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300");
+    doctor(&world).is_fine("moved");
+    world.sh("ip netns add other && ip link set red netns other");
+    doctor(&world).has("moved", "warning", &["red:", "another network namespace", "detach id:1"]);
+    world.cilmark_ok("--netns other attach red --id 300");
+    doctor(&world).is_fine("moved");
+}
+
+#[test]
+fn a_nic_of_which_its_programs_were_told_something_else_is_attached_again() {
+    let Some(world) = World::new() else { return };
+    world.veth("nic");
+    world.cilmark_ok("attach nic --role netdev --policy audit");
+    world.sh("sysctl -qw net.ipv4.conf.nic.accept_local=1");
+    let words = ["accept_local has been switched on", "`cilmark attach nic --keep`"];
+    doctor(&world).has("attach again", "warning", &words);
+    world.cilmark_ok("attach nic --keep");
+    doctor(&world).is_fine("attach again");
+}
+
+#[test]
+fn a_pending_confirmation_says_who_is_to_be_confirmed() {
+    let Some(world) = World::new() else { return };
+    world.veth("nic");
+    world.cilmark_ok("attach nic --role netdev --policy enforce --confirm 60s --adopt 0");
+    let words = ["nic: in ", "it only audits", "are cut (--adopt 0)", "`cilmark confirm nic`"];
+    doctor(&world).has("confirmation", "warning", &words);
+    world.cilmark_ok("confirm nic");
+    doctor(&world).is_fine("confirmation");
+    world.cilmark_ok("policy add nic allow ingress from any tcp/80 --confirm 60s");
+    let words = ["the rules before the last change come back", "`cilmark confirm nic`"];
+    doctor(&world).has("confirmation", "warning", &words);
+    world.cilmark_ok("confirm nic");
+    world.cilmark_ok("identity set 300 web");
+    world.veth("red");
+    world.cilmark_ok("attach red --id web --policy enforce");
+    world.cilmark_ok("policy add @web allow ingress from any tcp/80 --confirm 60s");
+    doctor(&world).has("confirmation", "warning", &["red: ", "`cilmark confirm @web`"]);
+    world.cilmark_ok("confirm @web");
+    doctor(&world).is_fine("confirmation");
+}
+
+#[test]
+fn a_file_that_is_on_trial_is_to_be_confirmed_as_a_whole() {
+    let Some(world) = World::new() else { return };
+    mount_fresh("tmpfs", "/etc");
+    let file = "/etc/cilmark/cilmark.toml";
+    fs::create_dir("/etc/cilmark").unwrap();
+    fs::write(
+        file,
+        "version = 1\n[[endpoint]]\ndevice = \"nic\"\nrole = \"netdev\"\npolicy = \"enforce\"\n\
+         rules = [\"allow ingress from any tcp/80\"]\n",
+    )
+    .unwrap();
+    world.veth("nic");
+    world.cilmark_ok(&format!("apply --confirm 60s {file}"));
+    let cure = format!("`cilmark confirm {file}`");
+    doctor(&world).has("confirmation", "warning", &["nic: in ", &cure]);
+    world.cilmark_ok(&format!("confirm {file}"));
+    doctor(&world).is_fine("confirmation");
+}
+
+#[test]
+fn a_change_that_has_gone_back_is_told_with_what_makes_it_again() {
+    let Some(world) = World::new() else { return };
+    let soon = format!("{}ms", time_for(Duration::from_millis(100)).as_millis());
+    let found = |level: &str, words: &[&str]| {
+        wait_for("the fallback", || !doctor(&world).of("confirmation")[0].contains("unless"));
+        doctor(&world).has("confirmation", level, words);
+    };
+    world.veth("nic");
+    // Whether they are in time or not, nobody confirms.
+    world.cilmark(&format!("attach nic --role netdev --policy enforce --confirm {soon}"));
+    found("problem", &["nic: ", "it only audits", "`cilmark attach nic --keep --confirm 60s`"]);
+    world.cilmark_ok("attach nic --keep --confirm 60s");
+    doctor(&world).has("confirmation", "warning", &["unless somebody confirms"]);
+    world.cilmark_ok("confirm nic");
+    world.cilmark(&format!("policy add nic allow ingress from any tcp/80 --confirm {soon}"));
+    found("warning", &["those before are in force", "`cilmark attach nic --keep`"]);
+    world.cilmark_ok("attach nic --keep --yes");
+    doctor(&world).is_fine("confirmation");
+}
+
+#[test]
+fn policies_without_rules_and_rules_without_a_policy_are_told() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300 --policy enforce");
+    let words = ["red: ", "has no rule", "`cilmark policy add red RULE`"];
+    doctor(&world).has("rules", "warning", &words);
+    world.cilmark_ok("policy add red allow ingress from any tcp/80");
+    doctor(&world).is_fine("rules");
+    world.cilmark_ok("attach red --id 300");
+    let cure = "`cilmark attach red --keep --policy audit`";
+    doctor(&world).has("rules", "warning", &["its policy is off, and a rule", cure]);
+    world.cilmark_ok("attach red --keep --policy audit");
+    doctor(&world).is_fine("rules");
+    world.cilmark_ok("policy add red deny ingress from any tcp");
+    let found = doctor(&world);
+    let del = "policy del red allow ingress from any tcp/80";
+    found.has("rules", "warning", &["`deny ingress from any tcp` comes before it"]);
+    world.cilmark_ok(del);
+    doctor(&world).is_fine("rules");
+}
+
+#[test]
+fn rules_that_allow_what_is_open_anyway_are_fine() {
+    let Some(world) = World::new() else { return };
+    world.veth("nic");
+    world.cilmark_ok("attach nic --role netdev --policy enforce --yes");
+    world.cilmark_ok("policy add nic allow ingress from any tcp/22 --yes");
+    doctor(&world).is_fine("rules");
+    world.cilmark_ok("policy add nic deny ingress from world tcp/22 --yes");
+    doctor(&world).has("rules", "warning", &["tcp/22 is on the failsafe list"]);
+}
+
+#[test]
+fn labels_without_a_number_are_told() {
+    let Some(world) = World::new() else { return };
+    mount_fresh("tmpfs", "/var/lib");
+    fs::create_dir("/var/lib/cilmark").unwrap();
+    fs::write("/var/lib/cilmark/identities.json", "{}").unwrap();
+    world.veth("red");
+    world.cilmark_ok("attach red --labels app=web");
+    let words = ["red: ", "app=web have no number yet", "5 (init)", "cilmark cluster doctor"];
+    let found = doctor(&world);
+    found.has("labels", "warning", &words);
+    found.is_fine("rules");
+    fs::write("/var/lib/cilmark/identities.json", "{\"app=web\": 196701}").unwrap();
+    world.cilmark_ok("attach red --labels app=web");
+    doctor(&world).is_fine("labels");
+}
+
+/// A word of `cm_generations`.
+fn set_word(offset: usize, word: u32) {
+    let map = MapHandle::from_pinned_path(format!("{PINS}/cm_generations")).unwrap();
+    SharedValue::of(&map).unwrap().u32_at(offset).store(word, Ordering::SeqCst);
+}
+
+#[test]
+fn a_change_of_rules_that_was_killed_is_told_and_ended() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300 --policy audit");
+    doctor(&world).is_fine("interrupted");
+    set_word(offset_of!(cm_generations, policies) + size_of::<u32>(), 7);
+    let words = ["red: a change of its rules has died", "`cilmark attach red --keep`"];
+    doctor(&world).has("interrupted", "warning", &words);
+    world.cilmark_ok("attach red --keep");
+    doctor(&world).is_fine("interrupted");
+}
+
+#[test]
+fn a_change_of_addresses_that_was_killed_is_told_and_ended() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300 --ip 10.0.0.1");
+    set_word(offset_of!(cm_generations, writing), 1);
+    let found = doctor(&world).of("interrupted").concat();
+    let words = ["warning this host: a change of the ipcache", "`cilmark attach red --keep`"];
+    assert!(words.iter().all(|word| found.contains(word)), "{found}");
+    world.cilmark_ok("attach red --keep");
+    doctor(&world).is_fine("interrupted");
+}
+
+#[test]
+fn an_attach_that_was_killed_before_its_spec_is_told_and_repeated() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.veth("blue");
+    for device in ["red", "blue"] {
+        world.cilmark_ok(&format!("attach {device} --id 300"));
+    }
+    let [red, blue] = [1, 2].map(|id| format!("{PINS}/endpoints/{id}/spec"));
+    world.sh(&format!("rm {red} && bpftool map pin pinned {blue} {red}"));
+    let words = ["red: the spec of endpoint 1", "attach red again with all its flags"];
+    doctor(&world).has("interrupted", "warning", &words);
+    world.cilmark_ok("attach red --id 300");
+    doctor(&world).is_fine("interrupted");
+}
+
+#[test]
+fn carriers_that_lack_rules_of_their_identity_are_told_and_get_them() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300 --policy audit");
+    world.cilmark_ok("policy add @300 allow ingress from any tcp/80");
+    // As a command that dies after it has changed the identity's.
+    let mut rules = RuleList::default();
+    let names = Names::default();
+    let rule =
+        |port: u16| Rule::parse(&format!("allow ingress from any tcp/{port}"), &names).unwrap();
+    rules.add(&[rule(80), rule(81)], Origin::Command);
+    let map = IdRules::open(&world.root()).unwrap().expect("the rules of identities");
+    map.put(Identity(300), &IdentityRules::permanent(rules)).unwrap();
+    let found = doctor(&world).of("interrupted").concat();
+    let words = ["@300 has died half way: red has not all", "`cilmark attach red --keep`"];
+    assert!(words.iter().all(|word| found.contains(word)), "{found}");
+    world.cilmark_ok("attach red --keep");
+    doctor(&world).is_fine("interrupted");
+}
+
+#[test]
+fn an_ssh_server_that_nobody_reaches_any_more_is_told() {
+    let Some(world) = World::new() else { return };
+    world.veth("nic");
+    world.sh("ip addr add 10.0.0.2/24 dev nic; cp $(command -v socat) /run/netns/sshd");
+    let _server = world.spawn("/run/netns/sshd TCP-LISTEN:2222,fork,reuseaddr -");
+    let _other = world.spawn("socat TCP-LISTEN:8080,fork,reuseaddr -");
+    let _local = world.spawn("/run/netns/sshd TCP-LISTEN:6010,bind=127.0.0.1,fork,reuseaddr -");
+    wait_for("the servers", || world.sh("ss -Hlnt").lines().count() >= 3);
+    world.cilmark_ok("attach nic --role netdev --policy audit");
+    assert_eq!(doctor(&world).of("ssh"), Vec::<String>::new(), "nothing is closed");
+    world.cilmark_ok("attach nic --role netdev --policy enforce --yes");
+    let cure = "cilmark attach nic --keep --failsafe tcp/22,udp/68,udp/546,tcp/2222";
+    doctor(&world).has("ssh", "warning", &["nic: ", "listens on tcp/2222", cure]);
+    world.cilmark_ok(&format!("{} --yes", &cure[8..]));
+    doctor(&world).has("ssh", "ok", &["tcp/2222"]);
+    world.cilmark_ok("attach nic --keep --failsafe none --yes");
+    doctor(&world).has("ssh", "warning", &[]);
+    world.cilmark_ok("policy add nic allow ingress from any tcp/2222 --yes");
+    doctor(&world).has("ssh", "ok", &[]);
+}
+
+#[test]
+fn another_way_in_is_no_concern() {
+    let Some(world) = World::new() else { return };
+    world.veth("nic");
+    world.sh("ip addr add 10.0.0.2/24 dev nic");
+    let _server = world.spawn("socat TCP-LISTEN:22,fork,reuseaddr -");
+    wait_for("the server", || !world.sh("ss -Hlnt").is_empty());
+    world.cilmark_ok("attach nic --role netdev --policy enforce --failsafe none --yes");
+    doctor(&world).has("ssh", "warning", &["tcp/22"]);
+    world.sh("ip tuntap add vpn mode tun && ip addr add 10.9.0.1/24 dev vpn && ip link set vpn up");
+    doctor(&world).has("ssh", "ok", &["tcp/22"]);
+}
+
+#[test]
+fn rules_for_the_world_on_a_host_that_does_not_forward_are_told() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.sh("sysctl -qw net.ipv4.ip_forward=0");
+    world.cilmark_ok("attach red --id 300 --ip 10.1.0.10 --ip fd00:1::10 --policy enforce");
+    world.cilmark_ok("policy add red allow ingress from any tcp/80");
+    doctor(&world).is_fine("forwarding");
+    world.cilmark_ok("policy add red allow ingress from world tcp/443");
+    let words = ["red: `allow ingress from world tcp/443` lets nobody in by IPv4", "ip_forward=1"];
+    doctor(&world).has("forwarding", "warning", &words);
+    world.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=0");
+    doctor(&world).has("forwarding", "warning", &["by IPv6", "net.ipv6.conf.all.forwarding=1"]);
+    world.sh("sysctl -qw net.ipv6.conf.all.forwarding=1");
+    doctor(&world).is_fine("forwarding");
+}
+
+#[test]
+fn what_is_believed_without_a_proof_is_said_and_no_trouble() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300 --by-address --trust-marks");
+    let found = doctor(&world);
+    assert_eq!(found.bad(), Vec::<String>::new());
+    let said = found.of("proof").concat();
+    assert!(said.contains("(--by-address)") && said.contains("(--trust-marks)"), "{said}");
+}
