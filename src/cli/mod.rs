@@ -14,9 +14,11 @@ mod event;
 mod explain;
 mod export;
 mod file;
+pub mod guide;
 mod hook;
 mod identity;
 mod ipcache;
+mod man;
 mod mark;
 mod metrics;
 mod monitor;
@@ -32,8 +34,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::builder::{PathBufValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use context::{Context, Descriptors, parse_root, path_of};
+use guide::Guide;
 pub use process::main;
 use process::until_interrupted;
 
@@ -120,6 +123,18 @@ enum Command {
     Oci(oci::Command),
     /// What libvirt and LXC call when a workload starts and ends
     Hook(hook::Args),
+    /// Print a man page, or write those of all commands
+    Man(man::Args),
+}
+
+/// What help and man pages say beside what stands here.
+fn guide() -> Guide {
+    Guide::read(include_str!("guide/cilmark.txt"))
+}
+
+/// All commands, their examples with them.
+fn command() -> clap::Command {
+    guide::with_examples(Cli::command(), &guide())
 }
 
 /// Exit status of `explain` for a packet that is dropped.
@@ -157,6 +172,7 @@ fn run(cli: Cli, descriptors: Descriptors) -> Result<ExitCode> {
         Command::Hook(args) => hook::run(&context, args),
         Command::Mark(command) => mark::run(&context, command),
         Command::Cni(args) => return cni::run(&context, args),
+        Command::Man(args) => man::run(&args),
         Command::Oci(command) => oci::run(&context, command),
     }
     .map(|()| ExitCode::SUCCESS)

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Error, Result};
+use clap::FromArgMatches;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
 use log::LevelFilter;
 use nix::unistd::geteuid;
 
-use super::{Cli, Command, Descriptors, cni, metrics, run};
+use super::{Cli, Command, Descriptors, cni, command, metrics, run};
 use crate::kernel::log as kernel_log;
 use crate::model::text::{self, visible};
 use crate::ops::failures::Failures;
@@ -68,20 +68,26 @@ fn parse() -> Cli {
     if arguments.first().is_some_and(|name| cni::is_plugin(name)) {
         arguments.insert(1, "cni".to_owned());
     }
-    let cli = Cli::try_parse_from(&arguments).unwrap_or_else(|error| {
+    let cli = read(&arguments).unwrap_or_else(|error| {
         // Told once more, of arguments that a terminal may have.
-        let shown =
-            Cli::try_parse_from(arguments.iter().map(|argument| visible(argument).into_owned()));
-        shown.err().unwrap_or(error).exit()
+        let shown: Vec<String> =
+            arguments.iter().map(|argument| visible(argument).into_owned()).collect();
+        read(&shown).err().unwrap_or(error).exit()
     });
     // A conflict with a global flag is noticed only where that stands behind the subcommand.
     if let (true, Command::Metrics(metrics::Args { prometheus: true })) =
         (cli.global.json, &cli.command)
     {
         let message = "the argument '--json' cannot be used with '--prometheus'";
-        Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
+        command().error(ErrorKind::ArgumentConflict, message).exit();
     }
     cli
+}
+
+fn read(arguments: &[String]) -> Result<Cli, clap::Error> {
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
 /// Tells the person at the terminal what went wrong.

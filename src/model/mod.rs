@@ -26,6 +26,7 @@ pub mod protocol;
 pub mod rule;
 pub mod rule_list;
 pub mod serial;
+pub mod shell;
 pub mod spec;
 pub mod text;
 pub mod time;

@@ -4,6 +4,7 @@ mod doctor;
 mod init;
 mod leave;
 mod list;
+mod man;
 mod process;
 mod state;
 mod status;
@@ -16,8 +17,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::builder::{PathBufValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use cilmark::cli::guide::{self, Guide};
 use cilmark::state::pin::Root;
 
 use crate::config::DEFAULT_FILE;
@@ -67,8 +69,21 @@ struct Global {
 #[derive(Subcommand)]
 enum Command {
     /// Share identities and addresses with other hosts, and with Cilium, through etcd
-    #[command(subcommand)]
+    // Cilmark runs it, and so it is called by that name.
+    #[command(subcommand, display_name = "cilmark-cluster", bin_name = "cilmark cluster")]
     Cluster(Cluster),
+    /// Print a man page, or write those of all commands
+    Man(man::Args),
+}
+
+/// What help and man pages say beside what stands here.
+fn guide() -> Guide {
+    Guide::read(include_str!("cli/guide.txt"))
+}
+
+/// All commands, their examples with them.
+fn command() -> clap::Command {
+    guide::with_examples(Cli::command(), &guide())
 }
 
 #[derive(Subcommand)]
@@ -96,9 +111,13 @@ struct Context {
 
 fn run(cli: Cli) -> Result<ExitCode> {
     let Global { config, bpffs: root, json, .. } = cli.global;
-    let Some(Command::Cluster(command)) = cli.command else {
-        let options = service::Options { config, root, listen: cli.listen };
-        return service::run(options).map(|()| ExitCode::SUCCESS);
+    let command = match cli.command {
+        Some(Command::Cluster(command)) => command,
+        Some(Command::Man(args)) => return man::run(&args).map(|()| ExitCode::SUCCESS),
+        None => {
+            let options = service::Options { config, root, listen: cli.listen };
+            return service::run(options).map(|()| ExitCode::SUCCESS);
+        }
     };
     let context = Context { config, root, json };
     match command {
@@ -126,7 +145,9 @@ fn parse_listen(text: &str) -> Result<SocketAddr> {
 
 /// The command line; an error is one of usage.
 fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let cli = Cli::try_parse_from(arguments)?;
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
     if let (Some(_), Some(_)) = (&cli.listen, &cli.command) {
         return Err(clap::Error::raw(
             clap::error::ErrorKind::ArgumentConflict,
@@ -138,7 +159,25 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> 
 
 #[cfg(test)]
 mod tests {
+    use cilmark::cli::guide::check;
+
     use super::*;
+
+    #[test]
+    fn every_command_has_examples_and_clap_takes_them() {
+        assert_eq!(check::faults(command(), &guide(), &["cilmark", "cilmark-sync"]), [""; 0]);
+    }
+
+    #[test]
+    fn every_command_has_a_page_with_all_that_it_takes() {
+        let mut command = command();
+        command.build();
+        let pages = man::pages().unwrap();
+        assert_eq!(pages.len() + 1, check::paths(&command).len(), "cilmark has that of `cluster`");
+        for page in pages {
+            assert_eq!(check::lacks(&command, &page), [""; 0], "{}", page.name);
+        }
+    }
 
     #[test]
     fn a_port_alone_is_of_loopback() {

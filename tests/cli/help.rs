@@ -13,7 +13,7 @@ pub fn assert_snapshot(actual: String, name: &str) {
     assert_data_eq!(actual, expected);
 }
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 19] = [
     "attach",
     "detach",
     "status",
@@ -21,14 +21,18 @@ const COMMANDS: [&str; 15] = [
     "identity",
     "policy",
     "confirm",
+    "apply",
+    "export",
     "conntrack",
     "metrics",
     "monitor",
     "explain",
+    "doctor",
     "mark",
     "cni",
     "oci",
     "hook",
+    "man",
 ];
 
 fn help(arguments: &[&str]) -> String {

@@ -32,6 +32,7 @@ mod labels;
 mod load;
 mod local_endpoints;
 mod lost_pins;
+mod man;
 mod mark;
 mod names;
 mod netns;
