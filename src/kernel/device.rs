@@ -15,7 +15,7 @@ use log::debug;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
 };
 use nix::errno::Errno;
 
@@ -25,7 +25,7 @@ pub use peer::{Peer, peer};
 pub use routes::{Route, carries_default_route, route_to, with_default_route};
 
 use crate::kernel::rtnetlink::{name_attribute, request};
-use crate::kernel::{masquerade, netns};
+use crate::kernel::{masquerade, netns, xdp};
 use crate::model::text;
 
 /// ALTIFNAMSIZ without the final zero: an alternative name may be longer than a device's own.
@@ -66,6 +66,8 @@ pub struct Device {
     pub in_vrf: bool,
     /// Whether the kernel takes what arrives by it under an address of this host (`accept_local`).
     pub accepts_local: bool,
+    /// The kernel's numbers of its XDP programs.
+    pub xdp: Vec<(xdp::Mode, u32)>,
     /// How long what this namespace masquerades may be known, in seconds.
     pub masqueraded: masquerade::Lifetimes,
     parent: Option<u32>,
@@ -123,6 +125,7 @@ impl Device {
             bridge_mac: None,
             in_vrf: false,
             accepts_local: false,
+            xdp: Vec::new(),
             masqueraded: masquerade::Lifetimes::default(),
             parent: None,
             parent_netns: None,
@@ -141,6 +144,14 @@ impl Device {
                 }
                 LinkAttribute::Link(ifindex) => device.parent = Some(*ifindex),
                 LinkAttribute::Controller(ifindex) => device.master = Some(*ifindex),
+                LinkAttribute::Xdp(facts) => {
+                    device.xdp.extend(facts.iter().filter_map(|fact| match fact {
+                        LinkXdp::DrvProgId(id) => Some((xdp::Mode::Native, *id)),
+                        LinkXdp::SkbProgId(id) => Some((xdp::Mode::Generic, *id)),
+                        LinkXdp::HwProgId(id) => Some((xdp::Mode::Offloaded, *id)),
+                        _ => None,
+                    }));
+                }
                 LinkAttribute::LinkInfo(infos) => {
                     device.kind = infos.iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(InfoKind::to_string(kind)),
@@ -224,6 +235,16 @@ pub fn peer_mac(device: &Device) -> Result<Option<[u8; 6]>> {
     let peer = linked(ifindex, device.parent_netns)?;
     let settled = peer.is_veth() && peer.is_up && !peer.has_master();
     Ok(Some(peer.mac).filter(|mac| settled && *mac != [0; 6]))
+}
+
+/// The devices that this one gets its packets from: the members of a bond, the ports of a bridge, what a VLAN is on.
+pub fn below(device: &Device) -> Result<Vec<Device>> {
+    let is_vlan = device.kind.as_deref() == Some("vlan") && !device.parent_is_elsewhere;
+    let all = links()?.into_iter().map(|link| Device::from_message(&link));
+    let is_below = |it: &Device| {
+        it.master == Some(device.ifindex) || (is_vlan && device.parent == Some(it.ifindex))
+    };
+    Ok(all.filter(is_below).collect())
 }
 
 /// macvlan, macvtap and ipvlan devices on top of this one, also in namespaces that can be looked into, as

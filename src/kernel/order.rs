@@ -1,21 +1,21 @@
-//! What runs before a program of ours on its hook: what that drops, accepts for good or redirects, ours never
-//! sees. TCX programs run in the order of their list, and before all filters of clsact; these by priority.
+//! What runs before and behind a program of ours on its hook. TCX programs run in the order of their list, and before
+//! all filters of clsact; these by priority (net/core/dev.c, `sch_handle_ingress`).
 
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
-use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_core::{DefaultNla, NLM_F_DUMP, Nla};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
 use serde::Serialize;
 
 use crate::kernel::hooks::{FILTER_HANDLE, HookKind};
-use crate::kernel::rtnetlink::request;
+use crate::kernel::rtnetlink::{REDIRECTS_TO, request};
 use crate::kernel::sys::{self, Hook};
 
 /// Another program on a hook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Before {
+pub struct Other {
     /// Which hook.
     pub hook: Hook,
     /// How it is attached.
@@ -24,36 +24,69 @@ pub struct Before {
     pub name: String,
     /// The kernel's number of the program.
     pub program_id: Option<u32>,
+    /// The index of the device that an action of the filter sends packets to (mirred).
+    #[serde(skip)]
+    pub redirects_to: Option<u32>,
 }
 
-/// What runs before one of our links on a device of the current namespace.
-pub fn before_link(ifindex: u32, hook: Hook, link: u32) -> Result<Vec<Before>> {
-    let all = sys::on_tcx(ifindex, hook).context("read the links of its hooks")?;
-    let others = all.iter().take_while(|it| it.link != link);
-    Ok(others.map(|it| of_program(hook, HookKind::Tcx, it.program)).collect())
+/// What runs before one of our links on a device of the current namespace: what that drops, accepts for good or
+/// redirects, ours never sees.
+pub fn before_link(ifindex: u32, hook: Hook, link: u32) -> Result<Vec<Other>> {
+    let others = on_tcx(ifindex, hook)?.into_iter().take_while(|(it, _)| *it != link);
+    Ok(others.map(|(_, it)| it).collect())
 }
 
-/// The same for our filter of this priority.
-pub fn before_filter(ifindex: u32, hook: Hook, priority: u32) -> Result<Vec<Before>> {
+/// What gets from it the packets that it passes.
+pub fn behind_link(ifindex: u32, hook: Hook, link: u32) -> Result<Vec<Other>> {
+    let others = on_tcx(ifindex, hook)?.into_iter().skip_while(|(it, _)| *it != link).skip(1);
+    let mut behind: Vec<Other> = others.map(|(_, it)| it).collect();
+    // The qdisc `ingress` lists its filters for egress, too, and runs none there.
+    if hook == Hook::Ingress || has_clsact(ifindex)? {
+        filters(ifindex, hook)?.iter().for_each(|filter| push(&mut behind, hook, filter));
+    }
+    Ok(behind)
+}
+
+/// The same as [`before_link`] for our filter of this priority.
+pub fn before_filter(ifindex: u32, hook: Hook, priority: u32) -> Result<Vec<Other>> {
     let mut before = Vec::new();
     if sys::has_tcx() {
-        let all = sys::on_tcx(ifindex, hook).context("read the links of its hooks")?;
-        before.extend(all.iter().map(|it| of_program(hook, HookKind::Tcx, it.program)));
+        before.extend(on_tcx(ifindex, hook)?.into_iter().map(|(_, it)| it));
     }
-    for filter in filters(ifindex, hook)? {
-        let handle = u32::from(filter.header.handle);
-        if (filter.header.info >> 16, handle) == (priority, FILTER_HANDLE) {
-            break;
-        }
-        // Further chains run only where one sends a packet there.
-        if chain(&filter) == 0
-            && let Some(found) = of_filter(hook, &filter)
-            && !before.contains(&found)
-        {
-            before.push(found);
-        }
-    }
+    let filters = filters(ifindex, hook)?;
+    let others = filters.iter().take_while(|filter| !is_ours(filter, priority));
+    others.for_each(|filter| push(&mut before, hook, filter));
     Ok(before)
+}
+
+/// The same as [`behind_link`] for it.
+pub fn behind_filter(ifindex: u32, hook: Hook, priority: u32) -> Result<Vec<Other>> {
+    let mut behind = Vec::new();
+    let filters = filters(ifindex, hook)?;
+    let others = filters.iter().skip_while(|filter| !is_ours(filter, priority)).skip(1);
+    others.for_each(|filter| push(&mut behind, hook, filter));
+    Ok(behind)
+}
+
+fn is_ours(filter: &TcMessage, priority: u32) -> bool {
+    (filter.header.info >> 16, u32::from(filter.header.handle)) == (priority, FILTER_HANDLE)
+}
+
+/// The links of a hook by their numbers, with their programs.
+fn on_tcx(ifindex: u32, hook: Hook) -> Result<Vec<(u32, Other)>> {
+    let all = sys::on_tcx(ifindex, hook).context("read the links of its hooks")?;
+    let other = |program| of_program(hook, HookKind::Tcx, program, None);
+    Ok(all.iter().map(|it| (it.link, other(it.program))).collect())
+}
+
+/// Further chains run only where one sends a packet there.
+fn push(others: &mut Vec<Other>, hook: Hook, filter: &TcMessage) {
+    if chain(filter) == 0
+        && let Some(found) = of_filter(hook, filter)
+        && !others.contains(&found)
+    {
+        others.push(found);
+    }
 }
 
 /// The filters of a clsact hook, in the order in which they run.
@@ -74,6 +107,19 @@ fn filters(ifindex: u32, hook: Hook) -> Result<Vec<TcMessage>> {
     Ok(filters.filter(|filter| filter.header.index == ifindex as i32).collect())
 }
 
+fn has_clsact(ifindex: u32) -> Result<bool> {
+    let mut query = TcMessage::default();
+    query.header.index = ifindex as i32;
+    let answers = request(RouteNetlinkMessage::GetQueueDiscipline(query), NLM_F_DUMP)?;
+    Ok(answers.iter().any(|message| match message {
+        RouteNetlinkMessage::NewQueueDiscipline(qdisc) => {
+            qdisc.header.index == ifindex as i32
+                && qdisc.attributes.iter().any(|it| *it == TcAttribute::Kind("clsact".to_owned()))
+        }
+        _ => false,
+    }))
+}
+
 fn chain(filter: &TcMessage) -> u32 {
     let chain = filter.attributes.iter().find_map(|attribute| match attribute {
         TcAttribute::Chain(chain) => Some(*chain),
@@ -82,33 +128,49 @@ fn chain(filter: &TcMessage) -> u32 {
     chain.unwrap_or(0)
 }
 
-/// `None` for the head of a list of BPF programs.
-fn of_filter(hook: Hook, filter: &TcMessage) -> Option<Before> {
-    let mut kind = "";
+/// `None` for the head of a list of filters.
+fn of_filter(hook: Hook, filter: &TcMessage) -> Option<Other> {
+    let (mut kind, mut program, mut redirects_to) = ("", None, None);
     for attribute in &filter.attributes {
         match attribute {
             TcAttribute::Kind(name) => kind = name,
             TcAttribute::Options(options) => {
-                let program = options.iter().find_map(|option| match option {
+                program = options.iter().find_map(|option| match option {
                     TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(*id),
                     _ => None,
                 });
-                if let Some(program) = program {
-                    return Some(of_program(hook, HookKind::Clsact, program));
-                }
             }
+            TcAttribute::Other(other) => redirects_to = redirects_to.or(redirect(other)),
             _ => {}
         }
     }
-    let is_head = kind == "bpf" && u32::from(filter.header.handle) == 0;
-    let name = kind.to_owned();
-    (!is_head).then_some(Before { hook, kind: HookKind::Clsact, name, program_id: None })
+    if let Some(program) = program {
+        return Some(of_program(hook, HookKind::Clsact, program, redirects_to));
+    }
+    // What holds the filters of a priority: of u32 a table has no node (`TC_U32_NODE`).
+    let handle = u32::from(filter.header.handle);
+    let is_head = if kind == "u32" { handle & 0xfff == 0 } else { handle == 0 };
+    let (name, kind) = (kind.to_owned(), HookKind::Clsact);
+    (!is_head).then_some(Other { hook, kind, name, program_id: None, redirects_to })
+}
+
+fn redirect(attribute: &DefaultNla) -> Option<u32> {
+    let mut ifindex = [0; 4];
+    let is_it = attribute.kind() == REDIRECTS_TO && attribute.value_len() == ifindex.len();
+    is_it.then(|| {
+        attribute.emit_value(&mut ifindex);
+        u32::from_ne_bytes(ifindex)
+    })
 }
 
 /// One that is gone by now, or has no name, goes by its number.
-fn of_program(hook: Hook, kind: HookKind, id: u32) -> Before {
+fn of_program(hook: Hook, kind: HookKind, id: u32, redirects_to: Option<u32>) -> Other {
+    Other { hook, kind, name: program_name(id), program_id: Some(id), redirects_to }
+}
+
+/// A program's name, by the kernel's number.
+pub fn program_name(id: u32) -> String {
     let facts = sys::open_program(id).and_then(|program| sys::program_facts(program.as_fd()));
     let name = facts.ok().map(|facts| facts.name).filter(|name| !name.is_empty());
-    let name = name.unwrap_or_else(|| format!("program {id}"));
-    Before { hook, kind, name, program_id: Some(id) }
+    name.unwrap_or_else(|| format!("program {id}"))
 }

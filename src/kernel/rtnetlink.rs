@@ -21,14 +21,15 @@ const NAME_MAX: usize = 15;
 const TYPE: u16 = 0x3fff;
 
 /// By the type of a message: the bytes before its attributes, and those that are read. Of a link its
-/// address, name, parent, master, kind, and whether the parent is elsewhere; of an address itself; of a
-/// route the devices that it leaves by; of a routing rule its priority, mark, table and mask; of a filter its kind, chain, and
-/// if it is of BPF its program.
-const KNOWN: [(u16, usize, &[u16]); 5] = [
-    (16, 16, &[1, IFLA_IFNAME, 5, 10, IFLA_LINKINFO, 37]),
+/// address, name, parent, master, kind, whether the parent is elsewhere, and its XDP programs; of an address itself; of a
+/// route the devices that it leaves by; of a routing rule its priority, mark, table and mask; of a qdisc its kind; of a
+/// filter its kind, chain, where it redirects packets to, and if it is of BPF its program.
+const KNOWN: [(u16, usize, &[u16]); 6] = [
+    (16, 16, &[1, IFLA_IFNAME, 5, 10, IFLA_LINKINFO, 37, 43]),
     (20, 8, &[1, 2, 8]),
     (24, 12, &[4, 9]),
     (32, 12, &[6, 10, 15, 16]),
+    (36, 20, &[TCA_KIND]),
     (44, 20, &[TCA_KIND, TCA_OPTIONS, 11]),
 ];
 
@@ -36,6 +37,20 @@ const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 /// TCA_BPF_ID.
 const KNOWN_OF_BPF: [u16; 1] = [11];
+
+/// Where a filter keeps its actions, by its kind (include/uapi/linux/pkt_cls.h).
+const ACTIONS: [(&[u8], u16); 6] = [
+    (b"bpf\0", 1),
+    (b"matchall\0", 2),
+    (b"flower\0", 3),
+    (b"basic\0", 3),
+    (b"fw\0", 4),
+    (b"u32\0", 7),
+];
+
+/// An attribute of our own, in place of all that a filter has of actions: the index of the device that the first redirect
+/// among them sends packets to.
+pub const REDIRECTS_TO: u16 = TYPE;
 
 /// IFLA_INFO_KIND.
 const KNOWN_OF_LINKINFO: [u16; 1] = [1];
@@ -60,7 +75,7 @@ fn only_known(message: &[u8]) -> Vec<u8> {
     let found = KNOWN.iter().find(|(of, fixed, _)| *of == kind && message.len() >= HEADER + fixed);
     let Some((kind, fixed, types)) = found else { return known };
     known.truncate(HEADER + fixed);
-    let mut is_bpf = false;
+    let mut of_filter: &[u8] = &[];
     for (attribute, value) in attributes(&message[HEADER + fixed..], types) {
         match (*kind, attribute & TYPE) {
             (16, IFLA_IFNAME) => {
@@ -71,18 +86,43 @@ fn only_known(message: &[u8]) -> Vec<u8> {
                 push(&mut known, attribute, &nested(value, &KNOWN_OF_LINKINFO));
             }
             (44, TCA_KIND) => {
-                is_bpf = value == b"bpf\0";
+                of_filter = value;
                 push(&mut known, attribute, value);
             }
-            // Of another kind the same number is something else.
-            (44, TCA_OPTIONS) if !is_bpf => {}
-            (44, TCA_OPTIONS) => push(&mut known, attribute, &nested(value, &KNOWN_OF_BPF)),
+            (44, TCA_OPTIONS) => {
+                // Of another kind the same number is something else.
+                if of_filter == b"bpf\0" {
+                    push(&mut known, attribute, &nested(value, &KNOWN_OF_BPF));
+                }
+                if let Some(ifindex) = redirect(of_filter, value) {
+                    push(&mut known, REDIRECTS_TO, &ifindex.to_ne_bytes());
+                }
+            }
             _ => push(&mut known, attribute, value),
         }
     }
     let length = known.len() as u32;
     known[..4].copy_from_slice(&length.to_ne_bytes());
     known
+}
+
+/// The device that the options of a filter redirect packets to (include/uapi/linux/tc_act/tc_mirred.h). A copy of a
+/// packet that goes elsewhere is no redirect.
+fn redirect(kind: &[u8], options: &[u8]) -> Option<u32> {
+    let (_, actions) = ACTIONS.iter().find(|(of, _)| *of == kind)?;
+    let (_, list) = *attributes(options, &[*actions]).first()?;
+    // TCA_ACT_MAX_PRIO actions.
+    let numbers: Vec<u16> = (1..=32).collect();
+    attributes(list, &numbers).into_iter().find_map(|(_, action)| {
+        // TCA_ACT_KIND, TCA_ACT_OPTIONS, TCA_MIRRED_PARMS.
+        let (_, kind) = *attributes(action, &[1]).first()?;
+        let (_, options) = *attributes(action, &[2]).first()?;
+        let (_, mirred) = *attributes(options, &[2]).first()?;
+        let word = |at: usize| mirred.get(at..)?.first_chunk().copied().map(u32::from_ne_bytes);
+        // TCA_EGRESS_REDIR and TCA_INGRESS_REDIR, behind the fields that all actions have.
+        let redirects = kind == b"mirred\0" && matches!(word(20)?, 1 | 3);
+        redirects.then(|| word(24)).flatten()
+    })
 }
 
 /// Of attributes in an attribute, those of these types.

@@ -20,7 +20,7 @@ use super::targets::policy_of;
 use super::{detach, rules};
 use crate::kernel::abi::{self, cm_config, cm_fallback};
 use crate::kernel::device;
-use crate::kernel::order::Before;
+use crate::kernel::order::Other;
 use crate::kernel::sys;
 use crate::model::endpoint::Role;
 use crate::model::enforcement::{Confirmation, Fallback, Grace};
@@ -107,7 +107,7 @@ pub struct Report {
     /// What the device had and has no more, a clause each.
     pub lost: Vec<String>,
     /// Programs of others that get its packets first.
-    pub programs_before: Vec<Before>,
+    pub programs_before: Vec<Other>,
     /// How long it has to be confirmed, if it has to be.
     pub time_left: Duration,
     /// Nobody had confirmed the last change of its rules, which this makes permanent.

@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod monitor;
 pub mod oci;
 pub mod options;
+pub mod order;
 pub mod plugin;
 pub mod rule_names;
 pub mod rules;

@@ -25,7 +25,7 @@ use crate::kernel::abi::{self, bss, cm_config, cm_confirm, cm_counters, cm_metri
 use crate::kernel::device::{self, Device};
 use crate::kernel::hooks::{HOOKS, HookKind, Place, filter_program};
 use crate::kernel::netns;
-use crate::kernel::order::{self, Before};
+use crate::kernel::order::{self, Other};
 use crate::kernel::sys::{self, Hook, OnTcx, ProgramFacts};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::enforcement::Mode;
@@ -399,7 +399,21 @@ impl Endpoint {
     }
 
     /// What other programs get its packets first on its hooks; nothing of one that is stale.
-    pub fn programs_before(&self) -> Result<Vec<Before>> {
+    pub fn programs_before(&self) -> Result<Vec<Other>> {
+        self.others(order::before_link, order::before_filter)
+    }
+
+    /// What other programs get on its hooks what its own have passed; nothing of one that is stale.
+    pub fn programs_behind(&self) -> Result<Vec<Other>> {
+        self.others(order::behind_link, order::behind_filter)
+    }
+
+    /// What is found on both hooks, by the link there or by the priority of the filter.
+    fn others(
+        &self,
+        of_link: fn(u32, Hook, u32) -> Result<Vec<Other>>,
+        of_filter: fn(u32, Hook, u32) -> Result<Vec<Other>>,
+    ) -> Result<Vec<Other>> {
         if self.stale {
             return Ok(Vec::new());
         }
@@ -408,9 +422,9 @@ impl Endpoint {
                 let link = running.as_ref().and_then(|running| running.link);
                 match (self.kind, link) {
                     (HookKind::Tcx, None) => Ok(Vec::new()),
-                    (HookKind::Tcx, Some(link)) => order::before_link(self.ifindex, *hook, link.id),
+                    (HookKind::Tcx, Some(link)) => of_link(self.ifindex, *hook, link.id),
                     (HookKind::Clsact, _) => {
-                        order::before_filter(self.ifindex, *hook, self.config.tc_priority)
+                        of_filter(self.ifindex, *hook, self.config.tc_priority)
                     }
                 }
             };

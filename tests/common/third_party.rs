@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use cilmark::kernel::sys::{self, Hook};
-use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, TC_EGRESS, TC_INGRESS, TcHookBuilder};
+use libbpf_rs::{
+    Link, MapCore, MapFlags, Object, ObjectBuilder, TC_EGRESS, TC_INGRESS, TcHookBuilder,
+};
 
 use super::bpf;
 
@@ -38,9 +40,18 @@ impl ThirdParty {
         ThirdParty::at(device, hook, true)
     }
 
+    /// One that has a name of Cilium's, before the programs that are on the TCX hook.
+    pub fn of_cilium(device: &str, hook: Hook) -> ThirdParty {
+        ThirdParty::of_name("cil_from_netdev", device, hook, true)
+    }
+
     fn at(device: &str, hook: Hook, first: bool) -> ThirdParty {
+        ThirdParty::of_name("third_party", device, hook, first)
+    }
+
+    fn of_name(name: &str, device: &str, hook: Hook, first: bool) -> ThirdParty {
         let object = load();
-        let program = object.progs().next().expect("one program");
+        let program = object.progs().find(|program| program.name() == name).expect("the program");
         let link = sys::create_tcx_link(program.as_fd(), ifindex(device), hook, first)
             .expect("attach the third-party program");
         ThirdParty { object, _link: Some(link) }
@@ -80,6 +91,16 @@ impl ThirdParty {
         let number = |bytes: Vec<u8>| u32::from_ne_bytes(bytes.try_into().expect("four bytes"));
         marks.keys().map(number).map(|mark| (mark, self.packets(mark))).collect()
     }
+}
+
+/// An XDP program of `xdp.bpf.c` on a device of this namespace, as long as what is returned lives.
+pub fn xdp(name: &str, device: &str) -> (Object, Link) {
+    static OBJECT: LazyLock<Vec<u8>> = LazyLock::new(|| bpf::compile("xdp"));
+    let open = ObjectBuilder::default().open_memory(&OBJECT).expect("open the XDP programs");
+    let object = open.load().expect("load the XDP programs");
+    let program = object.progs_mut().find(|program| program.name() == name).expect("the program");
+    let link = program.attach_xdp(ifindex(device) as i32).expect("attach the XDP program");
+    (object, link)
 }
 
 fn ifindex(device: &str) -> u32 {

@@ -1,6 +1,8 @@
 //! `cilmark doctor`: each kind of trouble is set up for real, found, and cured as it says.
 
 mod endpoints;
+mod devices;
+mod hooks;
 mod kernel;
 
 use serde_json::Value;

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::cli::{policy::describe, time};
 use crate::kernel::hooks::HookKind;
-use crate::kernel::order::Before;
+use crate::kernel::order::Other;
 use crate::model::birth::Birth;
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::enforcement::{Confirmation, Mode};
@@ -58,7 +58,7 @@ pub struct Line {
     #[serde(skip)]
     pub place: (HookKind, u32),
     /// Of others, on the same hooks.
-    pub programs_before: Vec<Before>,
+    pub programs_before: Vec<Other>,
     /// Why it has to be attached again.
     pub attach_again: Vec<String>,
 }

@@ -1,0 +1,174 @@
+//! Programs of others on the hooks of what is attached.
+
+use cilmark::kernel::sys::Hook;
+
+use super::doctor;
+use crate::common::World;
+use crate::common::machine::{by_each_hook, skip};
+use crate::common::third_party::{ThirdParty, xdp};
+
+/// The device `nic`, attached as a NIC.
+fn nic(flags: &str) -> Option<World> {
+    let world = World::new()?;
+    world.veth("nic");
+    attach(&world, flags);
+    Some(world)
+}
+
+fn attach(world: &World, flags: &str) {
+    world.cilmark_ok(&format!("attach nic --role netdev --yes {flags}"));
+}
+
+/// Does what a cure says.
+fn follow(world: &World, finding: &str) {
+    let command = finding.split("`cilmark ").nth(1).and_then(|it| it.split('`').next());
+    world.cilmark_ok(&format!("{} --yes", command.expect("a command")));
+}
+
+#[test]
+fn what_runs_before_a_policy_that_enforces_is_a_warning_and_its_cure_goes_before_it() {
+    by_each_hook(|kind| {
+        let Some(world) = World::new() else { return };
+        world.veth("nic");
+        let _others = [Hook::Ingress, Hook::Egress].map(|hook| match kind {
+            "tcx" => ThirdParty::on_tcx("nic", hook),
+            _ => ThirdParty::on_clsact("nic", hook, 100),
+        });
+        attach(&world, &format!("--ingress-policy enforce --hook {kind}"));
+        let found = doctor(&world).of("program before");
+        assert_eq!(found.len(), 2, "{found:#?}");
+        let warning = "warning nic: third_party runs before cilmark on ingress: what it drops, accepts or \
+                       redirects cilmark does not see, and the policy that enforces is not asked about it; \
+                       `cilmark attach nic --keep --first` goes before it";
+        assert_eq!(found[0], warning);
+        assert!(found[1].starts_with("ok nic: third_party runs before cilmark on egress"));
+        follow(&world, &found[0]);
+        let found = doctor(&world);
+        assert_eq!(found.of("program before"), [""; 0]);
+        assert_eq!(found.of("program behind").len(), 2);
+        found.is_fine("program behind");
+        assert_eq!(world.status("nic")["ingress_policy"], "enforce");
+    });
+}
+
+#[test]
+fn a_tcx_program_before_a_filter_of_ours_is_cured_by_tcx() {
+    let Some(world) = World::with_tcx() else { return };
+    world.veth("nic");
+    let _other = ThirdParty::on_tcx("nic", Hook::Egress);
+    attach(&world, "--policy enforce --hook clsact");
+    let found = doctor(&world).has("program before", "warning", &["--keep --hook tcx --first`"]);
+    follow(&world, &found);
+    assert_eq!(doctor(&world).of("program before"), [""; 0]);
+}
+
+#[test]
+fn a_workloads_source_check_is_guarded_as_a_policy_is() {
+    by_each_hook(|kind| {
+        let Some(world) = World::new() else { return };
+        world.veth("red");
+        let _other = ThirdParty::on_clsact("red", Hook::Ingress, 100);
+        let attach = format!(
+            "attach red --id 300 --hook clsact --role container {}",
+            match kind {
+                "tcx" => "--ip 10.1.0.10",
+                _ => "",
+            }
+        );
+        world.cilmark_ok(&attach);
+        let level = if kind == "tcx" { "warning" } else { "ok" };
+        let found = doctor(&world).has("program before", level, &["third_party"]);
+        assert_eq!(found.contains("the source check is not asked"), kind == "tcx", "{found}");
+    });
+}
+
+#[test]
+fn a_filter_that_redirects_is_told_with_the_device_that_it_redirects_to() {
+    let Some(world) = World::new() else { return };
+    world.veth("nic");
+    world.veth("other");
+    let filter = |kind: &str, action: &str| {
+        world.sh(&format!(
+            "tc qdisc add dev nic {kind}
+             tc filter add dev nic {} protocol all pref 10 u32 match u32 0 0 action mirred egress {action} dev other",
+            if kind == "ingress" { "parent ffff:" } else { "ingress" }
+        ));
+    };
+    filter("clsact", "redirect");
+    attach(&world, "--policy enforce --hook clsact");
+    let words = ["u32 runs before cilmark on ingress", "; u32 redirects to other"];
+    let found = doctor(&world).has("program before", "warning", &words);
+    follow(&world, &found);
+    let found = doctor(&world);
+    assert_eq!(found.of("program before"), [""; 0]);
+    found.has("program behind", "ok", &["u32 runs behind cilmark on ingress"]);
+    world.sh("tc qdisc del dev nic clsact");
+    // A copy goes elsewhere, and the packet goes on.
+    filter("clsact", "mirror");
+    attach(&world, "--policy enforce --hook clsact");
+    let found = doctor(&world).has("program before", "warning", &["u32"]);
+    assert!(!found.contains("redirects to"), "{found}");
+}
+
+#[test]
+fn filters_of_the_qdisc_ingress_run_on_ingress_alone() {
+    let Some(world) = World::with_tcx() else { return };
+    world.veth("nic");
+    world.sh("tc qdisc add dev nic ingress
+         tc filter add dev nic parent ffff: pref 10 bpf da bytecode '1,6 0 0 0'
+         tc filter add dev nic parent ffff: pref 20 protocol all u32 match u32 0 0 flowid 1:1");
+    attach(&world, "--policy enforce");
+    doctor(&world).has("program behind", "ok", &["bpf and u32 run behind cilmark on ingress"]);
+}
+
+#[test]
+fn xdp_programs_are_told_and_those_that_pass_the_stack_by_are_a_warning() {
+    let Some(world) = nic("--policy enforce") else { return };
+    let passes = xdp("passes", "nic");
+    let words = ["passes runs by XDP (native), before all hooks", "what it drops, sends back or"];
+    doctor(&world).has("XDP program", "ok", &words);
+    drop(passes);
+    let _to_sockets = xdp("to_sockets", "nic");
+    let words = [
+        "to_sockets runs by XDP (native), before all hooks, and gives packets to sockets of AF_XDP: the policy that \
+         enforces is not asked about these",
+        "`ip link set dev nic xdp off`",
+    ];
+    doctor(&world).has("XDP program", "warning", &words);
+    attach(&world, "--policy audit");
+    doctor(&world).has("XDP program", "ok", &["which cilmark does not see"]);
+}
+
+#[test]
+fn xdp_programs_of_the_device_below_are_told() {
+    let Some(world) = World::new() else { return };
+    world.veth("nic");
+    if !world.try_sh("ip link add nic.5 link nic type vlan id 5").status.success() {
+        return skip("this kernel has no VLANs");
+    }
+    world.cilmark_ok("attach nic.5 --policy enforce --yes");
+    let _to_sockets = xdp("to_sockets", "nic");
+    let words = ["nic.5: to_sockets runs by XDP (native) on nic,", "dev nic xdp off"];
+    doctor(&world).has("XDP program", "warning", &words);
+}
+
+#[test]
+fn ciliums_own_programs_are_named_as_a_second_datapath() {
+    let Some(world) = World::with_tcx() else { return };
+    world.veth("nic");
+    attach(&world, "");
+    assert_eq!(doctor(&world).of("Cilium"), [""; 0]);
+    let _cilium = ThirdParty::of_cilium("nic", Hook::Ingress);
+    let words =
+        ["Cilium's agent has cil_from_netdev here", "two datapaths on one device", "detach nic"];
+    doctor(&world).has("Cilium", "warning", &words);
+}
+
+#[test]
+fn where_nobody_else_is_it_says_so() {
+    let Some(world) = nic("--policy enforce") else { return };
+    let found = doctor(&world);
+    found.has("hooks", "ok", &["no program of others"]);
+    world.cilmark_ok("detach nic");
+    assert_eq!(doctor(&world).of("hooks"), [""; 0]);
+}
