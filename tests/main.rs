@@ -5,6 +5,7 @@
 //! judges by a model of what is documented. `runtimes` starts workloads by real container engines. `cluster` has hosts that
 //! share identities and addresses through real etcds, which fail. `doctor` sets up what it
 //! finds.
+//! share identities and addresses through real etcds, which fail. `recipes` pastes the pages of docs/recipes.
 
 mod attacks;
 mod cli;
@@ -14,5 +15,6 @@ mod doctor;
 mod e2e;
 mod fuzz;
 mod programs;
+mod recipes;
 mod runtimes;
 mod vectors;

@@ -5,14 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::common::World;
-use crate::common::pages::blocks;
-
-/// A shell in which `cilmark` is the one under test. It ends at the first command that fails.
-fn paste(world: &World, commands: &str) -> String {
-    let binary = env!("CARGO_BIN_EXE_cilmark");
-    let folder = std::path::Path::new(binary).parent().expect("its folder").display().to_string();
-    world.sh(&format!("set -e; PATH={folder}:$PATH\n{commands}"))
-}
+use crate::common::pages::{blocks, paste};
 
 #[test]
 fn a_nic_is_audited_then_enforces_on_trial_and_then_comes_from_a_file_by_pasting() {

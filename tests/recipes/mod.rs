@@ -1,0 +1,41 @@
+//! Tier recipes: what the pages in docs/recipes say to paste is pasted as it stands there, and packets show that it does
+//! what they say. Those that need a real runtime are in `runtimes`.
+
+mod nftables;
+
+use crate::common::World;
+use crate::common::pages::{blocks, paste};
+use crate::common::world::wait_for;
+
+/// Both addresses of the other end of the uplink.
+const OUTSIDE: [&str; 2] = ["198.51.100.1", "2001:db8:100::1"];
+
+/// The uplink eth0, with 198.51.100.2 and 2001:db8:100::2. Behind it is the namespace `outside`, which knows the way to
+/// workloads.
+fn uplink(world: &World) {
+    world.sh(
+        "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv6.conf.default.accept_dad=0
+         ip netns add outside
+         ip link add eth0 type veth peer name eth0 netns outside
+         ip addr add 198.51.100.2/24 dev eth0
+         ip addr add 2001:db8:100::2/64 dev eth0 nodad
+         ip link set eth0 up
+         ip -n outside link set lo up
+         ip -n outside addr add 198.51.100.1/24 dev eth0
+         ip -n outside addr add 2001:db8:100::1/64 dev eth0 nodad
+         ip -n outside link set eth0 up
+         ip route add default via 198.51.100.1
+         ip -6 route add default via 2001:db8:100::1
+         ip -n outside route add 10.0.0.0/8 via 198.51.100.2
+         ip -n outside -6 route add fd00::/16 via 2001:db8:100::2",
+    );
+    let ends = "ip -br link show dev eth0; ip -n outside -br link show dev eth0";
+    wait_for("the carrier", || world.sh(ends).matches(" UP ").count() == 2);
+}
+
+/// Pastes each block below a heading, unchanged; what the last one prints.
+fn paste_section(world: &World, page: &str, heading: &str) -> String {
+    let blocks = blocks(page, heading, "sh");
+    let printed = blocks.iter().map(|block| paste(world, block));
+    printed.last().unwrap_or_else(|| panic!("nothing to paste below {heading}"))
+}
