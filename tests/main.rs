@@ -3,9 +3,8 @@
 //! `e2e` sends real packets between network namespaces, as `attacks` does with forged ones.
 //! `vectors` replays what Cilium did. `fuzz` makes frames, for single programs and for real devices, and
 //! judges by a model of what is documented. `runtimes` starts workloads by real container engines. `cluster` has hosts that
-//! share identities and addresses through real etcds, which fail. `doctor` sets up what it
-//! finds.
-//! share identities and addresses through real etcds, which fail. `recipes` pastes the pages of docs/recipes.
+//! share identities and addresses through real etcds, which fail. `doctor` sets up what it finds, `recipes` pastes the
+//! pages of docs/recipes.
 
 mod attacks;
 mod cli;

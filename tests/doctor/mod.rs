@@ -1,7 +1,7 @@
 //! `cilmark doctor`: each kind of trouble is set up for real, found, and cured as it says.
 
-mod endpoints;
 mod devices;
+mod endpoints;
 mod hooks;
 mod kernel;
 
