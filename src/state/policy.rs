@@ -161,6 +161,12 @@ impl PolicyMaps {
         }
     }
 
+    /// How many entries rules come to, and how many these maps take.
+    pub fn used(&self, policy: &Policy) -> (u64, u64) {
+        let entries = encoding::encode(policy).len();
+        (entries.max(numbers(policy)) as u64, self.capacity().into())
+    }
+
     fn set(&self, slot: Slot) -> Result<Option<RuleSet>> {
         let key = u32_key(set_of(self.nic_slot, slot));
         // A map of maps takes descriptors and gives numbers.
@@ -239,9 +245,7 @@ impl PolicyMaps {
 
     fn check_room(&self, policy: &Policy, entries: usize, before: &Policy) -> Result<()> {
         let capacity = self.capacity() as usize;
-        // A rule's number indexes its counters, and some numbers below are nobody's.
-        let numbers = policy.rules().iter().map(|listed| listed.number.0 as usize + 1).max();
-        let needed = entries.max(numbers.unwrap_or(0));
+        let needed = entries.max(numbers(policy));
         ensure!(
             needed <= capacity,
             "{} rules need {needed} entries, and the policy of endpoint {} takes {capacity}, of \
@@ -269,6 +273,11 @@ impl PolicyMaps {
         }
         Ok(())
     }
+}
+
+/// A rule's number indexes its counters, and some numbers below are nobody's.
+fn numbers(policy: &Policy) -> usize {
+    policy.rules().iter().map(|listed| listed.number.0 as usize + 1).max().unwrap_or(0)
 }
 
 fn read_set(id: EndpointId, set: &RuleSet) -> Result<Policy> {

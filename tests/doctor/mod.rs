@@ -4,6 +4,7 @@ mod devices;
 mod endpoints;
 mod hooks;
 mod kernel;
+mod maps;
 
 use serde_json::Value;
 

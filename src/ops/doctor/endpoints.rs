@@ -6,6 +6,7 @@ mod rules;
 mod ssh;
 
 use anyhow::Result;
+pub(super) use rules::in_force as rules_in_force;
 
 use super::Host;
 use crate::model::finding::{Finding, Findings, Level};
