@@ -58,9 +58,7 @@ pub struct Device {
     pub link_type: String,
     /// Whether its parent, or the other end of a veth, is in another network namespace.
     pub parent_is_elsewhere: bool,
-    /// The bridge that it is a port of.
-    pub bridge: Option<String>,
-    /// The hardware address of that.
+    /// The hardware address of the bridge that it is a port of.
     pub bridge_mac: Option<[u8; 6]>,
     /// Whether it is in a VRF, or a port of a bridge that is.
     pub in_vrf: bool,
@@ -70,11 +68,13 @@ pub struct Device {
     pub xdp: Vec<(xdp::Mode, u32)>,
     /// How long what this namespace masquerades may be known, in seconds.
     pub masqueraded: masquerade::Lifetimes,
+    /// What it is a part of: a bridge, a bond, a VRF.
+    pub master: Option<u32>,
     parent: Option<u32>,
     /// Of the parent, as this namespace numbers it; `None` if it is here.
     parent_netns: Option<i32>,
     is_up: bool,
-    master: Option<u32>,
+    is_loopback: bool,
 }
 
 impl Device {
@@ -91,6 +91,11 @@ impl Device {
     /// Somebody has set it up.
     pub fn is_up(&self) -> bool {
         self.is_up
+    }
+
+    /// `lo`.
+    pub fn is_loopback(&self) -> bool {
+        self.is_loopback
     }
 
     /// One end of a veth pair.
@@ -121,7 +126,6 @@ impl Device {
             },
             link_type: message.header.link_layer_type.to_string(),
             parent_is_elsewhere: false,
-            bridge: None,
             bridge_mac: None,
             in_vrf: false,
             accepts_local: false,
@@ -130,6 +134,7 @@ impl Device {
             parent: None,
             parent_netns: None,
             is_up: message.header.flags.contains(LinkFlags::Up),
+            is_loopback: message.header.flags.contains(LinkFlags::Loopback),
             master: None,
         };
         for attribute in &message.attributes {
@@ -198,6 +203,11 @@ pub fn names() -> Result<Vec<String>> {
     Ok(links.iter().map(|link| Device::from_message(link).name).collect())
 }
 
+/// All devices of this namespace, as far as a list tells of them: without what follows from a master or from settings.
+pub fn all() -> Result<Vec<Device>> {
+    Ok(links()?.iter().map(Device::from_message).collect())
+}
+
 /// The numbers of all devices of this namespace.
 pub fn numbers() -> Result<HashSet<u32>> {
     Ok(links()?.iter().map(|link| link.header.index).collect())
@@ -240,11 +250,22 @@ pub fn peer_mac(device: &Device) -> Result<Option<[u8; 6]>> {
 /// The devices that this one gets its packets from: the members of a bond, the ports of a bridge, what a VLAN is on.
 pub fn below(device: &Device) -> Result<Vec<Device>> {
     let is_vlan = device.kind.as_deref() == Some("vlan") && !device.parent_is_elsewhere;
-    let all = links()?.into_iter().map(|link| Device::from_message(&link));
-    let is_below = |it: &Device| {
+    let mut all = all()?;
+    all.retain(|it| {
         it.master == Some(device.ifindex) || (is_vlan && device.parent == Some(it.ifindex))
-    };
-    Ok(all.filter(is_below).collect())
+    });
+    Ok(all)
+}
+
+/// The VLAN devices of this namespace on top of this one.
+pub fn vlans_on(device: &Device) -> Result<Vec<Device>> {
+    let mut all = all()?;
+    all.retain(|it| {
+        it.kind.as_deref() == Some("vlan")
+            && !it.parent_is_elsewhere
+            && it.parent == Some(device.ifindex)
+    });
+    Ok(all)
 }
 
 /// macvlan, macvtap and ipvlan devices on top of this one, also in namespaces that can be looked into, as
@@ -317,7 +338,6 @@ fn one_link(query: LinkMessage) -> Result<Device> {
             let mut device = Device::from_message(&link);
             let master = device.master.map(by_index).transpose()?.flatten();
             let is_in = |kind| master.as_ref().filter(|it| it.kind.as_deref() == Some(kind));
-            device.bridge = is_in("bridge").map(|it| it.name.clone());
             device.bridge_mac = is_in("bridge").map(|it| it.mac);
             device.in_vrf = is_in("vrf").is_some() || master.as_ref().is_some_and(|it| it.in_vrf);
             // The stack takes what a port or a slave receives for its master's.

@@ -23,6 +23,7 @@ pub mod monitor;
 pub mod oci;
 pub mod options;
 pub mod order;
+pub mod placement;
 pub mod plugin;
 pub mod rule_names;
 pub mod rules;

@@ -22,7 +22,7 @@ use crate::model::prefix::{any_contains, format_prefix, hosts, is_host};
 use crate::model::rule::Rule;
 use crate::model::rule_list::{IdentityRules, RuleList};
 use crate::model::spec::{EndpointSpec, HookChoice, HostAddresses};
-use crate::ops::{identities, rules};
+use crate::ops::{identities, placement, rules};
 use crate::program::load::{self, Features, Resolved, Sizes};
 use crate::state::nics;
 use crate::state::pin::Root;
@@ -118,22 +118,10 @@ impl Machine {
             let warning = Some(warning).filter(|_| spec.local_delivery && !takes_it);
             return Ok((Vec::new(), warning.into_iter().collect()));
         }
-        let bridge = self.device.bridge.iter().map(|bridge| {
-            format!(
-                "{name} is a port of the bridge {bridge}, which is the better place for the policy of \
-                 this host: what its other ports send meets none here"
-            )
-        });
-        let stacked = device::stacked_on(&self.device)?;
-        let children = stacked.iter().map(|child| {
-            format!(
-                "{name} carries the {} {}: what that sends looks as if this host had sent it, and what \
-                 is sent to its MAC may meet no policy of {name}; attach it too, as a netdev",
-                child.kind.as_deref().unwrap_or_default(),
-                child.name
-            )
-        });
-        Ok((bridge.collect(), children.collect()))
+        let line = |it: placement::Remark| it.line(name);
+        let better = placement::better_place(&self.device)?.map(line);
+        let children = placement::children(&self.device, |_| false)?.map(line);
+        Ok((better.into_iter().collect(), children.into_iter().collect()))
     }
 }
 

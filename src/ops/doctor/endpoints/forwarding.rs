@@ -32,7 +32,7 @@ pub fn look(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Re
     let Some(rule) = for_world else { return Ok(()) };
     let addresses: Vec<IpAddr> = hosts(&endpoint.addresses()).collect();
     let lacking = netns::within(endpoint.netns, || {
-        let routed = device::by_index(endpoint.ifindex)?.is_some_and(|it| it.bridge.is_none());
+        let routed = device::by_index(endpoint.ifindex)?.is_some_and(|it| it.bridge_mac.is_none());
         let has = |is_ipv6| addresses.iter().any(|address| address.is_ipv6() == is_ipv6);
         let lacks = |is_ipv6: &bool| routed && has(*is_ipv6) && !device::any_forwards(*is_ipv6);
         Ok([false, true].into_iter().filter(lacks).collect::<Vec<_>>())
