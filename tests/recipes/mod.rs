@@ -1,6 +1,7 @@
 //! Tier recipes: what the pages in docs/recipes say to paste is pasted as it stands there, and packets show that it does
 //! what they say. Those that need a real runtime are in `runtimes`.
 
+mod ip_rule;
 mod nftables;
 
 use crate::common::World;
