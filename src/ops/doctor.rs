@@ -12,7 +12,7 @@ mod marks;
 use anyhow::{Error, Result};
 
 use super::{identities, targets};
-use crate::kernel::netns;
+use crate::kernel::{netns, rights};
 use crate::model::finding::{Finding, Findings};
 use crate::model::identity::Names;
 use crate::state::pin::Root;
@@ -55,7 +55,11 @@ pub fn examine(root: &Root, netns: Option<u64>) -> Vec<Finding> {
 
 fn unread(part: &'static str, error: Error) -> Vec<Finding> {
     let mut findings = Findings::of_this_host();
-    findings.problem(part, format!("can't be examined: {error:#}"), "run it as root");
+    let cure = match rights::missing() {
+        Ok(missing) if missing.is_empty() => "`cilmark -v doctor` shows more",
+        _ => "run it as root",
+    };
+    findings.problem(part, format!("can't be examined: {error:#}"), cure);
     findings.all
 }
 

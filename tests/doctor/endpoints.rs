@@ -63,6 +63,21 @@ fn a_program_that_somebody_took_off_its_hook_is_a_problem_until_it_is_put_back()
 }
 
 #[test]
+fn a_device_without_any_of_its_programs_is_not_taken_for_gone() {
+    let Some(world) = World::with_tcx() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300");
+    for hook in ["ingress", "egress"] {
+        world.sh(&format!("bpftool link detach pinned {PINS}/endpoints/1/{hook}"));
+    }
+    let words = ["red: both its programs are missing", "`cilmark status id:1 --spec`"];
+    doctor(&world).has("stale", "problem", &words);
+    assert_eq!(world.cilmark_json("status id:1 --spec")["id"], 300);
+    world.cilmark_ok("attach red --id 300");
+    doctor(&world).is_fine("stale");
+}
+
+#[test]
 fn a_device_that_has_moved_is_named_where_it_goes_on() {
     let Some(world) = World::with_tcx() else { return };
     world.veth("red");

@@ -79,7 +79,7 @@ fn nics_and_what_has_no_flag_are_counted() {
     let found = doctor(&world);
     found.has("nics", "ok", &["2 of 16 NICs"]);
     found.has("names", "ok", &["1 of 16384 names"]);
-    found.has("devices", "ok", &["3 of 16384 devices"]);
+    found.has("endpoint list", "ok", &["3 of 16384 devices"]);
     found.has("identity rules", "ok", &["2 of 65536"]);
     for entries in ["1 of 16384 addresses", "1 of 16384 prefixes"] {
         line(&world, "addresses", entries);

@@ -2,9 +2,12 @@
 
 mod devices;
 mod endpoints;
+mod healthy;
 mod hooks;
 mod kernel;
 mod maps;
+
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 
@@ -43,6 +46,16 @@ impl Findings {
     /// Those that are not `ok`.
     pub fn bad(&self) -> Vec<String> {
         self.all.iter().filter(|it| it["level"] != "ok").map(line).collect()
+    }
+
+    /// The checks that have a finding.
+    pub fn checks(&self) -> BTreeSet<&str> {
+        self.all.iter().filter_map(|it| it["check"].as_str()).collect()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.all.len()
     }
 
     /// The one finding of a check must have this level and say each of `words`, in its cure or before; what it is.

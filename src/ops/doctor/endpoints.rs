@@ -9,6 +9,7 @@ use anyhow::Result;
 pub(super) use rules::in_force as rules_in_force;
 
 use super::Host;
+use crate::kernel::{device, netns};
 use crate::model::finding::{Finding, Findings, Level};
 use crate::ops::again;
 use crate::state::registry::Endpoint;
@@ -73,21 +74,37 @@ fn name_of(endpoint: &Endpoint) -> String {
 
 fn stale(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
     let (id, device) = (endpoint.id, &endpoint.device);
-    if endpoint.is_gone {
+    if endpoint.stale && !endpoint.is_gone {
+        findings.problem(
+            "stale",
+            "a program of it is missing on a hook of the device: in that direction packets get no identity and meet no rule",
+            &format!("`cilmark attach {device} --keep` puts it back"),
+        );
+    } else if endpoint.is_gone && has_device(endpoint)? {
+        findings.problem(
+            "stale",
+            "both its programs are missing on the hooks of the device: packets get no identity and meet no rule",
+            &format!("`cilmark attach {device}` with what `cilmark status id:{id} --spec` shows"),
+        );
+    } else if endpoint.is_gone {
         let says = match endpoint.addresses().is_empty() {
             true => "its device is gone, and its rules and counters are left",
             false => "its device is gone, and whoever gets one of its addresses has its identity",
         };
         let cure = format!("`cilmark detach id:{id}` removes what is left of it");
         findings.warning("stale", says, &cure);
-    } else if endpoint.stale {
-        findings.problem(
-            "stale",
-            "a program of it is missing on a hook of the device: in that direction packets get no identity and meet no rule",
-            &format!("`cilmark attach {device} --keep` puts it back"),
-        );
     }
     Ok(())
+}
+
+/// Links that were detached tell of no device, also where that is still there.
+fn has_device(endpoint: &Endpoint) -> Result<bool> {
+    let config = &endpoint.config;
+    if config.ifindex == 0 {
+        return Ok(false);
+    }
+    let there = netns::within(config.netns, || device::by_index(config.ifindex))?.flatten();
+    Ok(there.is_some_and(|it| it.name == config.device_name()))
 }
 
 fn moved(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {

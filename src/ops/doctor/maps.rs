@@ -27,7 +27,7 @@ const COUNTED: [Counted; 8] = [
     ("cm_ipcache_cidr", "ipcache", "prefixes", LARGER_IPCACHE),
     ("cm_endpoints", "addresses", "addresses of endpoints", MORE_ROOTS),
     ("cm_endpoint_net", "addresses", "prefixes of endpoints", MORE_ROOTS),
-    ("cm_devices", "devices", "devices", MORE_ROOTS),
+    ("cm_devices", "endpoint list", "devices", MORE_ROOTS),
     (
         "cm_identities",
         "names",
