@@ -173,7 +173,7 @@ fn push(table: &mut Table<8>, line: &Line<'_>) {
 }
 
 /// An address and a port, if there is one.
-struct End(IpAddr, u16);
+pub struct End(pub IpAddr, pub u16);
 
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -143,6 +143,9 @@ const DROPPED: u8 = 3;
 /// Exit status of `apply --dry-run` if something would change.
 const DIFFERS: u8 = 4;
 
+/// Exit status of `policy test` if a rule denies a flow that is up, or none allows it.
+const WOULD_CUT: u8 = 4;
+
 fn run(cli: Cli, descriptors: Descriptors) -> Result<ExitCode> {
     if let Some(name) = &cli.global.netns {
         netns::enter(name)?;
@@ -159,7 +162,7 @@ fn run(cli: Cli, descriptors: Descriptors) -> Result<ExitCode> {
         Command::Status(args) => status::run(&context, args),
         Command::Ipcache(command) => ipcache::run(&context, command),
         Command::Identity(command) => identity::run(&context, command),
-        Command::Policy(command) => policy::run(&context, command),
+        Command::Policy(command) => return policy::run(&context, command),
         Command::Confirm(args) => confirm::run(&context, args),
         Command::Apply(args) => return apply::run(&context, args),
         Command::Export(args) => export::run(&context, args),

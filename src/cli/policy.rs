@@ -1,7 +1,10 @@
-//! `cilmark policy add|del|list|flush`.
+//! `cilmark policy add|del|list|flush|test`.
 
 mod change;
 mod list;
+mod test;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 pub use change::{count, report_void, report_void_since};
@@ -35,6 +38,9 @@ pub enum Command {
         #[command(flatten)]
         prompt: Prompt,
     },
+    /// Which connections that are up now rules would cut, before they are enforced; nothing is changed. Status 4 if a rule
+    /// denies one or none allows it
+    Test(test::Args),
 }
 
 #[derive(clap::Args)]
@@ -49,7 +55,7 @@ pub struct Change {
     prompt: Prompt,
 }
 
-pub fn run(context: &Context, command: Command) -> Result<()> {
+pub fn run(context: &Context, command: Command) -> Result<ExitCode> {
     let names = context.names()?;
     match command {
         Command::Add(Change { device, rules, prompt }) => {
@@ -63,7 +69,9 @@ pub fn run(context: &Context, command: Command) -> Result<()> {
             list::of_identity(context, &identity, &names)
         }
         Command::List { device } => list::of_endpoints(context, &device, &names),
+        Command::Test(args) => return test::run(context, args),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 fn parse(arguments: &[String], names: &Names) -> Result<Vec<Rule>> {

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use crate::model::endpoint::Role;
 use crate::model::enforcement::{Mode, VerdictLog};
 use crate::model::flow::Progress;
+use crate::model::policy::live::Kind;
 use crate::model::prefix::parse_own;
 use crate::model::rule::Direction;
 use crate::model::spec::{CtScope, Entries, HookChoice, HostAddresses, MAX_ENTRIES};
@@ -52,6 +53,13 @@ parser!(
     HalfClosed => "TCP: one end has sent FIN",
     Closing => "TCP: both have, or the endpoint itself has sent RST",
     Reset => "TCP: the other end has sent RST, or somebody in its name",
+);
+parser!(
+    verdict, Kind:
+    Deny => "A rule denies it",
+    NoRule => "No rule allows it",
+    Unknown => "It can't be told",
+    Allow => "A rule allows it, or it passes whatever rules say",
 );
 parser!(
     direction, Direction:

@@ -22,7 +22,7 @@ use nix::errno::Errno;
 pub use addresses::{addresses, lasting_addresses, local_addresses, workload_addresses};
 pub use changes::Changes;
 pub use peer::{Peer, peer};
-pub use routes::{Route, carries_default_route, route_to, with_default_route};
+pub use routes::{Route, carries_default_route, route_between, route_to, with_default_route};
 
 use crate::kernel::rtnetlink::{name_attribute, request};
 use crate::kernel::{masquerade, netns, xdp};
@@ -299,6 +299,31 @@ pub fn stacked_on(device: &Device) -> Result<Vec<Device>> {
         debug!("look for devices on {} elsewhere: {error:#}", device.name);
     }
     Ok(stacked)
+}
+
+/// The numbers of the devices of this namespace whose packets pass the hooks of a device in the clear: its own, and what
+/// it is a port of or carries.
+pub fn on_top_of(device: &Device) -> Result<HashSet<u32>> {
+    let all: Vec<Device> = links()?.iter().map(Device::from_message).collect();
+    let is_carried = |it: &Device| {
+        let kind = it.kind.as_deref().unwrap_or_default();
+        it.parent_netns.is_none() && (kind == "vlan" || shares_its_parents_hooks(kind))
+    };
+    let mut found = HashSet::from([device.ifindex]);
+    loop {
+        let masters = all.iter().filter(|it| found.contains(&it.ifindex));
+        let masters = masters.filter_map(|it| it.master);
+        let carried = all
+            .iter()
+            .filter(|it| is_carried(it))
+            .filter_map(|it| it.parent.filter(|parent| found.contains(parent)).map(|_| it.ifindex));
+        let more: Vec<u32> = masters.chain(carried).collect();
+        let before = found.len();
+        found.extend(more);
+        if found.len() == before {
+            return Ok(found);
+        }
+    }
 }
 
 fn for_each_stacked(mut handle: impl FnMut(Device) -> Result<()>) -> Result<()> {

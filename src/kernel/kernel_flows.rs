@@ -1,5 +1,5 @@
 //! The kernel's own conntrack, by ctnetlink (include/uapi/linux/netfilter/nfnetlink_conntrack.h): the
-//! flows of this network namespace that both ends have spoken in.
+//! flows of this network namespace.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,8 @@ use netlink_packet_core::{
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::kernel::netlink;
-use crate::model::protocol::{TCP, UDP};
+pub use crate::kernel::netlink::Answer;
+use crate::model::protocol::{TCP, UDP, echo_of, has_ports, has_types};
 
 /// How many flows the namespace has; there only where nf_conntrack is loaded.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
@@ -42,6 +43,10 @@ const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
+const CTA_PROTO_ICMP_ID: u16 = 4;
+const CTA_PROTO_ICMP_TYPE: u16 = 5;
+const CTA_PROTO_ICMPV6_ID: u16 = 7;
+const CTA_PROTO_ICMPV6_TYPE: u16 = 8;
 
 const CTA_PROTOINFO_TCP: u16 = 1;
 const CTA_PROTOINFO_TCP_STATE: u16 = 1;
@@ -60,10 +65,10 @@ const TCP_CONNTRACK_LAST_ACK: u8 = 6;
 /// net/netfilter/nf_conntrack_proto_tcp.c).
 const IP_CT_TCP_FLAG_BE_LIBERAL: u8 = 1 << 3;
 
-/// A TCP connection that is established, or closing by one end; a flow of datagrams that was answered.
+/// A TCP connection that is established, or closing by one end; a flow of any other protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KernelFlow {
-    /// TCP or UDP.
+    /// IP protocol. Of ICMP only echoes are flows.
     pub protocol: u8,
     /// As its first packet came, before any translation.
     pub original: Tuple,
@@ -71,6 +76,8 @@ pub struct KernelFlow {
     pub reply: Tuple,
     /// Its first packet is not the one that conntrack saw first, and perhaps of the other end.
     pub midstream: bool,
+    /// Both ends have spoken; of TCP always.
+    pub is_answered: bool,
     /// Until the kernel forgets it, if no packet comes.
     pub seconds_left: Option<u32>,
 }
@@ -78,33 +85,46 @@ pub struct KernelFlow {
 /// From where to where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuple {
-    /// Address and port.
+    /// Address and port. Of an echo its identifier, and one more at the end that is asked, as in cilmark's own keys.
     pub source: SocketAddr,
-    /// Address and port.
+    /// The same.
     pub destination: SocketAddr,
 }
 
-/// The flows of the calling thread's network namespace. Where nf_conntrack has none, or is not loaded,
-/// nobody is asked: asking would load modules.
+/// The flows of TCP and UDP that both ends have spoken in, of the calling thread's network namespace.
 pub fn read() -> Result<Vec<KernelFlow>> {
+    let mut flows = Vec::new();
+    for_each(|flow| match flow {
+        Answer::Again => flows.clear(),
+        Answer::One(flow) if matches!(flow.protocol, TCP | UDP) && flow.is_answered => {
+            flows.push(flow);
+        }
+        Answer::One(_) => {}
+    })?;
+    Ok(flows)
+}
+
+/// Each flow of the calling thread's network namespace, one after the other, and whether any is tracked there. Where
+/// nf_conntrack has none, or is not loaded, nobody is asked: asking would load modules.
+pub fn for_each(mut handle: impl FnMut(Answer<KernelFlow>)) -> Result<bool> {
     let count = fs::read_to_string(COUNT).unwrap_or_default();
     if matches!(count.trim(), "" | "0") {
         debug!("the kernel tracks no connections here");
-        return Ok(Vec::new());
+        return Ok(false);
     }
-    let answers = netlink::request(NETLINK_NETFILTER, Message::Get, NLM_F_DUMP, None)
-        .context("ask the kernel's conntrack")?;
-    let flow = |message| match message {
-        Message::Flow(flow) => flow,
-        Message::Get => None,
-    };
-    Ok(answers.into_iter().filter_map(flow).collect())
+    netlink::for_each(NETLINK_NETFILTER, Message::Get, NLM_F_DUMP, None, |answer| match answer {
+        Answer::Again => handle(Answer::Again),
+        Answer::One(Message::Flow(Some(flow))) => handle(Answer::One(flow)),
+        Answer::One(_) => {}
+    })
+    .context("ask the kernel's conntrack")?;
+    Ok(true)
 }
 
 /// What is sent and received.
 enum Message {
     Get,
-    /// `None` if it is not one that [`read`] is about.
+    /// `None` if it is over, has not begun, or is another network's.
     Flow(Option<KernelFlow>),
 }
 
@@ -149,14 +169,26 @@ struct Half {
     protocol: u8,
     addresses: [Option<IpAddr>; 2],
     ports: [u16; 2],
+    /// Of ICMP, with the identifier of an echo.
+    kind: Option<u8>,
+    echo: u16,
 }
 
 impl Half {
     fn tuple(&self) -> Option<Tuple> {
         let [source, destination] = self.addresses;
+        let (source, destination) = (source?, destination?);
+        let (asker, asked) = (self.echo, self.echo.wrapping_add(1));
+        let [from, to] = match self.kind {
+            Some(kind) if kind == echo_of(source.is_ipv4()).0 => [asker, asked],
+            Some(_) => [asked, asker],
+            None if has_ports(self.protocol) => self.ports,
+            // GRE has its keys there.
+            None => [0, 0],
+        };
         Some(Tuple {
-            source: SocketAddr::new(source?, self.ports[0]),
-            destination: SocketAddr::new(destination?, self.ports[1]),
+            source: SocketAddr::new(source, from),
+            destination: SocketAddr::new(destination, to),
         })
     }
 }
@@ -182,22 +214,26 @@ fn flow(attributes: &[u8]) -> Result<Option<KernelFlow>, DecodeError> {
         original,
         reply,
         midstream: protocol == TCP && facts.tcp_flags & IP_CT_TCP_FLAG_BE_LIBERAL != 0,
+        is_answered: facts.status & IPS_SEEN_REPLY != 0,
         seconds_left: facts.seconds_left,
     }))
 }
 
-/// Both ends have spoken, and neither is done. Addresses in a zone may be those of another network.
+/// Neither end is done. Addresses in a zone may be those of another network.
 fn is_up(facts: &Facts) -> bool {
-    let has = |flags| facts.status & flags == flags;
     let under_way = match facts.original.protocol {
         TCP => {
             let open = TCP_CONNTRACK_ESTABLISHED..=TCP_CONNTRACK_LAST_ACK;
-            has(IPS_ASSURED) && open.contains(&facts.tcp_state)
+            let by_both = IPS_ASSURED | IPS_SEEN_REPLY;
+            facts.status & by_both == by_both && open.contains(&facts.tcp_state)
         }
-        UDP => true,
-        _ => false,
+        protocol if has_types(protocol) => {
+            let is_ipv4 = facts.original.addresses[0].is_some_and(|source| source.is_ipv4());
+            facts.original.kind == Some(echo_of(is_ipv4).0)
+        }
+        _ => true,
     };
-    under_way && has(IPS_SEEN_REPLY) && !has(IPS_DYING) && !facts.in_a_zone
+    under_way && facts.status & IPS_DYING == 0 && !facts.in_a_zone
 }
 
 fn read_half(bytes: &[u8], half: &mut Half, in_a_zone: &mut bool) -> Result<(), DecodeError> {
@@ -215,6 +251,8 @@ fn read_half(bytes: &[u8], half: &mut Half, in_a_zone: &mut bool) -> Result<(), 
                 CTA_PROTO_NUM => half.protocol = parse_u8(value)?,
                 CTA_PROTO_SRC_PORT => half.ports[0] = parse_u16_be(value)?,
                 CTA_PROTO_DST_PORT => half.ports[1] = parse_u16_be(value)?,
+                CTA_PROTO_ICMP_ID | CTA_PROTO_ICMPV6_ID => half.echo = parse_u16_be(value)?,
+                CTA_PROTO_ICMP_TYPE | CTA_PROTO_ICMPV6_TYPE => half.kind = Some(parse_u8(value)?),
                 _ => {}
             }
             Ok(())
@@ -314,10 +352,37 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_answer_or_dies_is_not_up() {
-        assert_eq!(parsed(UDP, 1 << 3, &[]), None);
+    fn what_dies_is_not_up_and_what_has_no_answer_says_so() {
+        assert!(!parsed(UDP, 1 << 3, &[]).expect("it is up").is_answered);
         assert_eq!(parsed(UDP, ANSWERED | IPS_DYING, &[]), None);
-        assert_eq!(parsed(1, ANSWERED, &[]), None, "an echo");
+    }
+
+    #[test]
+    fn of_what_has_no_ports_only_echoes_have_numbers() {
+        let tunnel = parsed(47, ANSWERED, &[]).expect("it is up");
+        assert_eq!([tunnel.original.source.port(), tunnel.original.destination.port()], [0, 0]);
+        let echo = |kind: u16, from: [u8; 4], to: [u8; 4], message: u8| {
+            let addresses = [attribute(CTA_IP_V4_SRC, from), attribute(CTA_IP_V4_DST, to)];
+            let facts = [
+                attribute(CTA_PROTO_NUM, [1]),
+                attribute(CTA_PROTO_ICMP_ID, 0xffff_u16.to_be_bytes()),
+                attribute(CTA_PROTO_ICMP_TYPE, [message]),
+            ];
+            let ip = attribute(CTA_TUPLE_IP, addresses.concat());
+            attribute(kind, [ip, attribute(CTA_TUPLE_PROTO, facts.concat())].concat())
+        };
+        let of = |request: u8| {
+            let bytes = [
+                echo(CTA_TUPLE_ORIG, [10, 0, 0, 2], [192, 0, 2, 7], request),
+                echo(CTA_TUPLE_REPLY, [192, 0, 2, 7], [10, 0, 0, 2], 0),
+                attribute(CTA_STATUS, ANSWERED.to_be_bytes()),
+            ];
+            flow(&bytes.concat()).expect("well-formed")
+        };
+        let ping = of(8).expect("it is up");
+        assert_eq!([ping.original.source.port(), ping.original.destination.port()], [0xffff, 0]);
+        assert_eq!([ping.reply.source.port(), ping.reply.destination.port()], [0, 0xffff]);
+        assert_eq!(of(13), None, "a timestamp");
     }
 
     #[test]

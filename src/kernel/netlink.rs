@@ -23,6 +23,33 @@ pub fn request<M>(protocol: isize, query: M, flags: u16, prepare: Option<Prepare
 where
     M: NetlinkSerializable + NetlinkDeserializable,
 {
+    let mut messages = Vec::new();
+    for_each(protocol, query, flags, prepare, |answer| match answer {
+        Answer::Again => messages.clear(),
+        Answer::One(message) => messages.push(message),
+    })?;
+    Ok(messages)
+}
+
+/// What comes of a question.
+pub enum Answer<M> {
+    /// One of the answers.
+    One(M),
+    /// What they list has changed meanwhile: those before do not count, and it is asked again.
+    Again,
+}
+
+/// The same, one answer after the other: there may be millions.
+pub fn for_each<M>(
+    protocol: isize,
+    query: M,
+    flags: u16,
+    prepare: Option<Prepare>,
+    mut handle: impl FnMut(Answer<M>),
+) -> Result<()>
+where
+    M: NetlinkSerializable + NetlinkDeserializable,
+{
     let socket = Socket::new(protocol).context("open a netlink socket")?;
     socket.connect(&SocketAddr::new(0, 0)).context("connect to netlink")?;
     // Best effort: without it the kernel only filters less.
@@ -35,22 +62,24 @@ where
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     for _ in 0..ATTEMPTS {
-        if let Some(messages) = ask(&socket, &bytes, prepare)? {
-            return Ok(messages);
+        if ask(&socket, &bytes, prepare, |message| handle(Answer::One(message)))? {
+            return Ok(());
         }
+        handle(Answer::Again);
     }
     bail!("what netlink lists has changed {ATTEMPTS} times while it was read; try again")
 }
 
-/// The answers in the order in which they came; `None` if what they list has changed meanwhile.
+/// The answers in the order in which they come; false if what they list has changed meanwhile.
 fn ask<M: NetlinkDeserializable>(
     socket: &Socket,
     query: &[u8],
     prepare: Option<Prepare>,
-) -> Result<Option<Vec<M>>> {
+    mut handle: impl FnMut(M),
+) -> Result<bool> {
     socket.send(query, 0).context("ask netlink")?;
 
-    let (mut messages, mut interrupted) = (Vec::new(), false);
+    let mut interrupted = false;
     loop {
         let (datagram, _) = socket.recv_from_full().context("read from netlink")?;
         let mut rest = &datagram[..];
@@ -63,12 +92,12 @@ fn ask<M: NetlinkDeserializable>(
             let answer = answer.map_err(|error| anyhow!("read an answer of netlink: {error}"))?;
             interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
             match answer.payload {
-                NetlinkPayload::Done(_) => return Ok((!interrupted).then_some(messages)),
+                NetlinkPayload::Done(_) => return Ok(!interrupted),
                 NetlinkPayload::Error(error) => match error.code {
-                    None => return Ok((!interrupted).then_some(messages)),
+                    None => return Ok(!interrupted),
                     Some(_) => return Err(error.to_io().into()),
                 },
-                NetlinkPayload::InnerMessage(inner) => messages.push(inner),
+                NetlinkPayload::InnerMessage(inner) => handle(inner),
                 _ => {}
             }
             // Messages are padded to four bytes, the last one perhaps not.

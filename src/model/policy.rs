@@ -11,6 +11,7 @@
 
 mod compile;
 pub mod effect;
+pub mod live;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -145,7 +146,7 @@ pub enum Decision {
 }
 
 /// The semantics of a list of rules. `service` is the destination port of the flow or its ICMP type,
-/// 0 where the protocol has neither. A reference for tests: it asks every rule.
+/// 0 where the protocol has neither. A reference: it asks every rule.
 pub fn decide(
     rules: &[Listed],
     direction: Direction,

@@ -45,6 +45,11 @@ pub fn echo_of(is_ipv4: bool) -> (u8, u8) {
     if is_ipv4 { (8, 0) } else { (icmp6::ECHO_REQUEST, icmp6::ECHO_REPLY) }
 }
 
+/// The first port that the kernel picks for clients (`ip_local_port_range`).
+pub const EPHEMERAL: u16 = 32768;
+/// Below it are the ports that only root may take.
+pub const PRIVILEGED: u16 = 1024;
+
 /// Types of ICMPv6.
 pub mod icmp6 {
     #![allow(missing_docs)]

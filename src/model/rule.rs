@@ -31,7 +31,7 @@ pub enum Action {
 }
 
 /// The direction of a flow's first packet, as the endpoint sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
     /// To the endpoint.
     Ingress,

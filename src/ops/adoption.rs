@@ -64,7 +64,7 @@ pub fn adopt(root: &Root, resolved: &Resolved, scope: Scope) -> Result<()> {
 }
 
 /// As a NIC of the host sees it: what the host sends is translated already, and what it receives not yet.
-fn of_host(flow: &KernelFlow, host: &HashSet<IpAddr>) -> Option<Existing> {
+pub(super) fn of_host(flow: &KernelFlow, host: &HashSet<IpAddr>) -> Option<Existing> {
     let is_local = |end: SocketAddr| end.ip().is_loopback() || host.contains(&end.ip());
     let KernelFlow { original, reply, .. } = flow;
     match (is_local(original.source), is_local(original.destination)) {
@@ -89,11 +89,19 @@ fn of_workload(flow: &KernelFlow, own: &[IpNet]) -> impl Iterator<Item = Existin
     let KernelFlow { original, reply, .. } = flow;
     let sent = any_contains(own, original.source.ip());
     let received = any_contains(own, reply.source.ip());
-    let sent = sent
-        .then(|| existing(flow, Direction::Egress, original.source, original.destination, false));
-    let received = received
-        .then(|| existing(flow, Direction::Ingress, reply.source, reply.destination, false));
+    let sent = sent.then(|| of_sender(flow));
+    let received = received.then(|| of_receiver(flow));
     sent.into_iter().chain(received)
+}
+
+/// As the workload sees it that has begun it.
+pub(super) fn of_sender(flow: &KernelFlow) -> Existing {
+    existing(flow, Direction::Egress, flow.original.source, flow.original.destination, false)
+}
+
+/// As the workload sees it that answers.
+pub(super) fn of_receiver(flow: &KernelFlow) -> Existing {
+    existing(flow, Direction::Ingress, flow.reply.source, flow.reply.destination, false)
 }
 
 fn existing(
@@ -130,7 +138,14 @@ mod tests {
     }
 
     fn flow(original: Tuple, reply: Tuple) -> KernelFlow {
-        KernelFlow { protocol: UDP, original, reply, midstream: false, seconds_left: None }
+        KernelFlow {
+            protocol: UDP,
+            original,
+            reply,
+            midstream: false,
+            is_answered: true,
+            seconds_left: None,
+        }
     }
 
     fn told(flow: &Existing) -> String {

@@ -13,7 +13,7 @@ mod plan;
 
 pub use boot::close_nics;
 pub use carry_out::carry_out;
-pub use change::{Change, Effect, Line, Sign};
+pub use change::{Change, Effect, EndpointState, Line, Sign};
 pub use go_back::{go_back_at, slack};
 pub use now::{Attached, Now};
-pub use plan::{Plan, Request, is_called, plan};
+pub use plan::{Plan, Request, asked_of, devices, is_called, plan};

@@ -17,9 +17,9 @@ pub use adopt::{Existing, Originator};
 use edit::Editor;
 
 use crate::kernel::abi::{
-    self, cm_config, cm_ct_state, cm_ct4_key, cm_ct6_key, cm_direction, cm_event, cm_family,
-    cm_flow, cm_flow_class, cm_flow_edit, cm_flow_edit_kind, cm_flow_edited, cm_flow_size,
-    cm_flow_ways, cm_flows4, cm_flows6,
+    self, cm_config, cm_ct_picked_up, cm_ct_state, cm_ct4_key, cm_ct6_key, cm_direction, cm_event,
+    cm_family, cm_flow, cm_flow_class, cm_flow_edit, cm_flow_edit_kind, cm_flow_edited,
+    cm_flow_size, cm_flow_ways, cm_flows4, cm_flows6,
 };
 use crate::kernel::sys;
 use crate::model::endpoint::{EndpointId, Scope};
@@ -112,6 +112,8 @@ pub struct Flow {
     epoch: u32,
     /// It was up before its policy.
     pub adopted: bool,
+    /// Whether `direction` is certain: of what was up before nobody may have seen the first packet.
+    pub originator: Originator,
     /// A workload's, under an address of this host.
     pub masqueraded: bool,
     /// From now on, unless a packet comes.
@@ -288,6 +290,12 @@ impl Conntrack {
     /// The flows that have not expired.
     pub fn flows(&self) -> Result<Vec<Flow>> {
         self.flows_where(|_| true)
+    }
+
+    /// Each of them, in no order: there may be millions.
+    pub fn for_each_flow(&self, mut handle: impl FnMut(Flow)) -> Result<()> {
+        let rate = sys::jiffies_per_second();
+        self.for_each(|parts, entry, left, _| handle(flow(&parts, entry, left, rate)))
     }
 
     /// Those of them that are wanted.
@@ -543,6 +551,10 @@ fn flow(key: &Parts, entry: &cm_flow, left: u32, rate: u32) -> Flow {
         allowed: is_allowed(entry),
         epoch: (entry.verdict >> 32) as u32,
         adopted: entry.picked_up != 0,
+        originator: match cm_ct_picked_up(entry.picked_up.into()) {
+            cm_ct_picked_up::CM_CT_PICKED_UP_UNKNOWN => Originator::Unknown,
+            _ => Originator::Known,
+        },
         masqueraded: entry.masqueraded != 0,
         // Less than a tick more than it was given.
         expires: Duration::from_secs(jiffies / u64::from(rate)),

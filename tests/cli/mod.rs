@@ -43,6 +43,7 @@ mod owned_prefixes;
 mod owner;
 mod pinned_maps;
 mod policy;
+mod policy_test;
 mod replace;
 mod role;
 mod routed;

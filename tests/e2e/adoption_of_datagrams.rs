@@ -14,16 +14,16 @@ const NIC: &str = "attach red --role netdev --failsafe none --yes";
 const WORKLOAD: &str = "attach red --id 1234 --ip 10.1.0.10 fd00:1::10";
 
 /// Questions and answers between two sockets, under one address of the one who answers.
-struct Talk {
-    asker: UdpSocket,
-    answerer: UdpSocket,
-    address: &'static str,
+pub struct Talk {
+    pub asker: UdpSocket,
+    pub answerer: UdpSocket,
+    pub address: &'static str,
     /// The asker, as the answerer sees it.
-    seen: SocketAddr,
+    pub seen: SocketAddr,
 }
 
 impl Talk {
-    fn begin(world: &World, from: &str, to: &str, address: &'static str) -> Talk {
+    pub fn begin(world: &World, from: &str, to: &str, address: &'static str) -> Talk {
         let (asker, answerer) = (udp(world, from, any(address)), udp(world, to, any(address)));
         let seen = arrives(&asker, &answerer, address);
         let talk = Talk { asker, answerer, address, seen };
@@ -31,18 +31,18 @@ impl Talk {
         talk
     }
 
-    fn is_answered(&self) {
+    pub fn is_answered(&self) {
         self.answerer.send_to(b"hello", self.seen).expect("answer");
         let mut bytes = [0; 16];
         assert_eq!(self.asker.recv(&mut bytes).expect("the answer arrives"), 5);
     }
 
-    fn goes_on(&self) {
+    pub fn goes_on(&self) {
         self.is_answered();
         assert_eq!(arrives(&self.asker, &self.answerer, self.address), self.seen);
     }
 
-    fn is_cut(&self) {
+    pub fn is_cut(&self) {
         is_lost(&self.asker, &self.answerer, self.address);
         let port = self.asker.local_addr().expect("an address").port();
         let silent = self.answerer.send_to(b"hello", (self.seen.ip(), port));
@@ -65,7 +65,7 @@ fn tracking() -> Option<World> {
     Some(world)
 }
 
-fn track(world: &World) {
+pub fn track(world: &World) {
     world.sh("nft 'table inet tracking { chain input { type filter hook input priority 0;
               ct state established counter; }; }'");
 }

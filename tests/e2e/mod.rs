@@ -21,6 +21,7 @@ mod nat;
 mod neighbours;
 mod nics;
 mod policy;
+mod policy_test;
 mod prefixes;
 mod receivers;
 mod replacing;

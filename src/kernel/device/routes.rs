@@ -67,14 +67,31 @@ pub enum Route {
 
 /// The way to an address; `None` if there is none.
 pub fn route_to(address: IpAddr) -> Result<Option<Route>> {
+    route(address, None)
+}
+
+/// The way that this host's packets take from one of its addresses to another's; `None` if there is none.
+pub fn route_between(own: IpAddr, other: IpAddr) -> Result<Option<Route>> {
+    route(other, Some(own))
+}
+
+fn route(address: IpAddr, source: Option<IpAddr>) -> Result<Option<Route>> {
     let mut query = RouteMessage::default();
-    let (family, bits, wanted) = match address {
-        IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
-        IpAddr::V6(v6) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(v6)),
+    let wanted = |address| match address {
+        IpAddr::V4(v4) => (32, RouteAddress::Inet(v4)),
+        IpAddr::V6(v6) => (128, RouteAddress::Inet6(v6)),
     };
-    query.header.address_family = family;
+    query.header.address_family = match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let (bits, address) = wanted(address);
     query.header.destination_prefix_length = bits;
-    query.attributes.push(RouteAttribute::Destination(wanted));
+    query.attributes.push(RouteAttribute::Destination(address));
+    if let Some((bits, source)) = source.map(wanted) {
+        query.header.source_prefix_length = bits;
+        query.attributes.push(RouteAttribute::Source(source));
+    }
     let answers = match request(RouteNetlinkMessage::GetRoute(query), NLM_F_ACK) {
         Ok(answers) => answers,
         // No route, or one that says so.

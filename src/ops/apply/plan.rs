@@ -195,7 +195,7 @@ impl Plan {
     }
 
     fn add_endpoints(&mut self, root: &Root, request: &Request<'_>, now: Now) -> Result<()> {
-        let devices = devices(request, &now)?;
+        let devices = devices(request.wanted, request.device, &now)?;
         let mut numbers = Numbers::of(root);
         let mut ids: BTreeMap<EndpointId, &str> = BTreeMap::new();
         let (mut seen, mut there) = (BTreeMap::new(), now.endpoints);
@@ -221,8 +221,7 @@ impl Plan {
                 .position(|it| !it.endpoint.stale && it.endpoint.ifindex == device.ifindex);
             let attached = at.map(|at| there.swap_remove(at));
             self.places.insert(device.name.clone(), place.to_string());
-            let mut spec =
-                EndpointSpec { device: device.name.clone(), rules: None, ..wish.spec.clone() };
+            let mut spec = asked_of(wish, &device);
             let completed = numbers.complete(&mut spec);
             let added = completed
                 .and_then(|()| self.add_endpoint(root, (wish, spec), &device, attached))
@@ -260,16 +259,11 @@ impl Plan {
     fn add_endpoint(
         &mut self,
         root: &Root,
-        (wish, mut spec): (&file::Endpoint, EndpointSpec),
+        (wish, spec): (&file::Endpoint, EndpointSpec),
         device: &Device,
         attached: Option<Attached>,
     ) -> Result<()> {
         let name = &device.name;
-        if Pattern(&wish.spec.device).is_wild() {
-            // All that match have these prefixes, and have to share them.
-            let (prefixes, hosts) = spec.ip.listed.into_iter().partition(|ip| !is_host(ip));
-            (spec.ip.listed, spec.shared_ip) = (hosts, [spec.shared_ip, prefixes].concat());
-        }
         let rules = wish.rules.clone().unwrap_or_default();
         let (endpoint, before, is_due) = match attached {
             Some(Attached { endpoint, state, is_due }) => (Some(endpoint), Some(state), is_due),
@@ -377,11 +371,25 @@ impl Plan {
     }
 }
 
-/// The devices that files ask something of, by name.
-fn devices<'a>(request: &Request<'a>, now: &Now) -> Result<BTreeMap<String, &'a file::Endpoint>> {
-    let wanted = request.wanted;
+/// What is asked of a device, but for its rules.
+pub fn asked_of(wish: &file::Endpoint, device: &Device) -> EndpointSpec {
+    let mut spec = EndpointSpec { device: device.name.clone(), rules: None, ..wish.spec.clone() };
+    if Pattern(&wish.spec.device).is_wild() {
+        // All that match have these prefixes, and have to share them.
+        let (prefixes, hosts) = spec.ip.listed.into_iter().partition(|ip| !is_host(ip));
+        (spec.ip.listed, spec.shared_ip) = (hosts, [spec.shared_ip, prefixes].concat());
+    }
+    spec
+}
+
+/// The devices that files ask something of, by name; `only` is one of them.
+pub fn devices<'a>(
+    wanted: &'a Wanted,
+    only: Option<&str>,
+    now: &Now,
+) -> Result<BTreeMap<String, &'a file::Endpoint>> {
     let mut devices = BTreeMap::new();
-    if let Some(name) = request.device {
+    if let Some(name) = only {
         devices.extend(of_one(wanted, name)?.map(|wish| (name.to_owned(), wish)));
         return Ok(devices);
     }

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use anyhow::Result;
 use log::warn;
 
-use crate::model::endpoint::{EndpointId, Role, Scope};
+use crate::model::endpoint::{EndpointId, Scope};
 use crate::model::enforcement::Confirmation;
 use crate::model::identity::Identity;
+use crate::ops::peers::Viewer;
 use crate::state::conntrack::Flow;
 use crate::state::pin::Root;
 use crate::state::registry::{Endpoint, Found};
@@ -20,16 +21,12 @@ pub struct Owner {
     pub device: String,
     /// From what nobody has confirmed.
     pub fell_back: bool,
-    /// A workload, or a NIC.
-    pub role: Role,
     /// Of its flows.
     pub scope: Scope,
     /// Its own.
     pub identity: Identity,
-    /// Where its device was attached.
-    pub netns: u64,
-    /// It believes addresses.
-    pub by_address: bool,
+    /// To whom others are who they are.
+    pub viewer: Viewer,
 }
 
 /// The endpoints whose flows can be told.
@@ -64,12 +61,10 @@ impl Owner {
     /// `None` if it has no configuration.
     fn of(endpoint: Endpoint) -> Option<Owner> {
         Some(Owner {
-            role: endpoint.role()?,
+            viewer: Viewer::of(&endpoint)?,
             id: endpoint.id,
             scope: endpoint.config.scope(),
             identity: Identity(endpoint.config.identity),
-            netns: endpoint.config.netns,
-            by_address: endpoint.config.by_address != 0,
             fell_back: matches!(endpoint.confirmation(), Ok(Confirmation::Over(_))),
             device: endpoint.device,
         })

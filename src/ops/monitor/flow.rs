@@ -4,15 +4,12 @@ use std::net::IpAddr;
 
 use crate::kernel::abi::{cm_direction, cm_event};
 use crate::model::identity::Identity;
-use crate::model::protocol::{self, ICMP, SCTP, TCP, UDP};
+use crate::model::protocol::{self, EPHEMERAL, ICMP, PRIVILEGED, SCTP, TCP, UDP};
 use crate::model::rule::{Action, Direction, L4, Rule};
 
 /// The flag of TCP that begins a flow.
 pub const SYN: u8 = 1 << 1;
 const ACK: u8 = 1 << 4;
-/// The first port that the kernel picks for clients (`ip_local_port_range`).
-const EPHEMERAL: u16 = 32768;
-const PRIVILEGED: u16 = 1024;
 
 /// Who began the flow of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

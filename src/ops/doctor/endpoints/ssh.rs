@@ -81,8 +81,8 @@ fn closed(nic: &Endpoint, port: u16) -> Vec<Finding> {
 fn ports_of_operators() -> Result<BTreeSet<u16>> {
     let servers = processes::sockets_of(&SERVERS);
     let listeners = sockets::listeners().into_iter();
-    let ours = listeners.filter(|it| it.port == 22 || servers.contains(&it.inode));
-    Ok(ours.map(|listener| listener.port).collect())
+    let ours = listeners.filter(|it| it.local.port() == 22 || servers.contains(&it.inode));
+    Ok(ours.map(|listener| listener.local.port()).collect())
 }
 
 /// By a failsafe port, or by a rule for anybody.

@@ -1,0 +1,264 @@
+//! Which flows that are up a set of rules would allow, deny, or not know. Nothing is attached and nothing changed: the
+//! verdicts are those of the reference ([`crate::model::policy::decide`]), about peers as they would be.
+
+mod file;
+mod flows;
+mod subject;
+mod ways;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use ipnet::IpNet;
+
+pub use file::{of_device, of_files, of_running};
+pub use flows::Sources;
+use flows::{Key, Known, Whose, live};
+pub use subject::Subject;
+use ways::Ways;
+
+use crate::model::endpoint::Role;
+use crate::model::identity::{Identity, Names};
+use crate::model::policy::live::{By, Kind, Verdict, Why};
+use crate::model::policy::{Decision, decide};
+use crate::model::protocol::TCP;
+use crate::model::rule::Direction;
+use crate::ops::peers::{End, Line as IpcacheLine, Peers};
+use crate::state::pin::Root;
+
+/// What is asked about.
+pub struct Test {
+    subjects: Vec<Subject>,
+    /// Who is where, but for the subjects' own addresses.
+    lines: HashMap<IpNet, IpcacheLine>,
+    names: Names,
+    /// What the operator may not have thought of, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// What would become of the flows that are up.
+pub struct Outcome {
+    subjects: Vec<Subject>,
+    names: Names,
+    judged: Vec<Judged>,
+    /// How many have which verdict.
+    pub counts: BTreeMap<Kind, usize>,
+    /// Of those that no rule allows, those that are taken over, and go on.
+    pub adopted: usize,
+    /// What the operator may not have thought of, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// A flow at one of its endpoints.
+struct Judged {
+    subject: usize,
+    key: Key,
+    direction: Option<Direction>,
+    peer: Option<Identity>,
+    verdict: Verdict,
+    is_adopted: bool,
+    sources: Sources,
+}
+
+/// A flow at one of its endpoints, and what would become of it.
+pub struct Line<'a> {
+    /// The endpoint's device.
+    pub device: &'a str,
+    /// Of the first packet; `None` if nobody knows who began.
+    pub direction: Option<Direction>,
+    /// IP protocol.
+    pub protocol: u8,
+    /// The endpoint's own end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// Who is there; `None` if it can't be told.
+    pub peer: Option<Identity>,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// The rule that decides, or what stands in its place.
+    pub because: Option<String>,
+    /// Rules of which each would allow it, if none does and none denies it.
+    pub to_allow: Vec<String>,
+    /// No rule allows it, and it goes on: it is taken over when its endpoint begins to enforce.
+    pub is_adopted: bool,
+    /// Who knows it.
+    pub sources: Sources,
+}
+
+impl Test {
+    /// The names of identities, as they are going to be.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Looks at all flows of this namespace.
+    pub fn run(self, root: &Root) -> Result<Outcome> {
+        let Test { subjects, mut lines, names, mut notes } = self;
+        for subject in &subjects {
+            let own = IpcacheLine::own(subject.identity, &subject.viewer);
+            lines.extend(subject.addresses.iter().map(|address| (*address, own)));
+        }
+        let peers = Peers::of(lines, subjects.iter().map(|it| it.viewer))?;
+        let found = flows::read(root, &subjects)?;
+        if found.kernel_has_none {
+            notes.extend(untold(&subjects));
+        }
+        let mut judge = Judge { subjects: &subjects, peers, decided: HashMap::new() };
+        let (mut ways, mut judged, mut off) = (Ways::default(), Vec::new(), BTreeSet::new());
+        for (key, known) in found.all {
+            let whose = match key.whose {
+                Whose::Workload(index) => vec![index],
+                Whose::Host => ways.of(&key, &known, &subjects)?,
+            };
+            for subject in whose {
+                match judge.judge(subject, &key, &known) {
+                    Judged { verdict: Verdict::Allow(By::Off), direction, .. } => {
+                        off.extend(direction.map(|it| (subjects[subject].device.clone(), it)));
+                    }
+                    flow => judged.push(flow),
+                }
+            }
+        }
+        notes.extend(off.into_iter().map(|(device, direction)| {
+            format!("{device}: the policy of {direction} is off, and its flows are left out")
+        }));
+        judged.sort_unstable_by_key(|it| {
+            let Key { protocol, local, remote, .. } = it.key;
+            let ends = (remote.ip(), local.ip(), remote.port(), local.port());
+            (it.verdict.kind(), it.subject, it.direction, protocol, ends)
+        });
+        let mut counts: BTreeMap<Kind, usize> = Kind::ALL.iter().map(|kind| (*kind, 0)).collect();
+        for flow in &judged {
+            *counts.entry(flow.verdict.kind()).or_default() += 1;
+        }
+        let adopted = judged.iter().filter(|it| it.is_adopted).count();
+        Ok(Outcome { subjects, names, judged, counts, adopted, notes })
+    }
+}
+
+/// Workloads of which nobody knows the flows.
+fn untold(subjects: &[Subject]) -> Option<String> {
+    let is_untold = |it: &&Subject| it.viewer.role == Role::Container && it.known.is_none();
+    let devices: Vec<&str> =
+        subjects.iter().filter(is_untold).map(|it| it.device.as_str()).collect();
+    (!devices.is_empty()).then(|| {
+        format!(
+            "the kernel tracks no connections here (nf_conntrack), so that of the flows of {} only those with this host are \
+             known; with --policy audit cilmark gets to know them",
+            devices.join(", ")
+        )
+    })
+}
+
+struct Judge<'a> {
+    subjects: &'a [Subject],
+    peers: Peers,
+    /// Many flows are the same to rules, and there may be thousands of these.
+    decided: HashMap<(usize, Direction, Identity, u8, u16), Decision>,
+}
+
+impl Judge<'_> {
+    fn judge(&mut self, index: usize, key: &Key, known: &Known) -> Judged {
+        let subject = &self.subjects[index];
+        let (flow, peers) = (live(key, known), &self.peers);
+        let peer = |direction| peer(peers, subject, key, known, direction);
+        let decided = &mut self.decided;
+        let verdict = flow.verdict(&subject.setting, peer, |direction, peer, protocol, service| {
+            *decided.entry((index, direction, peer, protocol, service)).or_insert_with(|| {
+                decide(subject.policy.rules(), direction, peer, protocol, service)
+            })
+        });
+        let is_of_socket = subject.adopts_by_socket && key.protocol == TCP;
+        let is_of_kernel = subject.adopts && known.sources.kernel;
+        Judged {
+            subject: index,
+            key: *key,
+            direction: flow.direction,
+            peer: flow.direction.and_then(|direction| peer(direction).ok()),
+            verdict,
+            is_adopted: verdict == Verdict::NoRule
+                && (known.was_adopted || is_of_kernel || is_of_socket),
+            sources: known.sources,
+        }
+    }
+}
+
+/// Who is at the other end of a flow of this direction.
+fn peer(
+    peers: &Peers,
+    subject: &Subject,
+    key: &Key,
+    known: &Known,
+    direction: Direction,
+) -> Result<Identity, Why> {
+    let address = key.remote.ip();
+    let proof = peers.proof(address, &subject.viewer);
+    let claimed = match proof {
+        Some(Identity::WORLD) | None => known.claimed.or(proof),
+        proof => proof,
+    };
+    let label = subject.flow_labels.filter(|it| IpNet::from(*it).contains(&address));
+    if direction == Direction::Ingress && claimed.is_none() && label.is_some() {
+        return Err(Why::FlowLabel);
+    }
+    Ok(peers.at(&End { direction, address, claimed }, Some(&subject.viewer)))
+}
+
+impl Outcome {
+    /// Whether a rule denies any of them, or none allows it.
+    pub fn cuts(&self) -> bool {
+        self.counts[&Kind::Deny] + self.counts[&Kind::NoRule] > 0
+    }
+
+    /// All of them, the worst first.
+    pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
+        self.judged.iter().map(|flow| self.line(flow))
+    }
+
+    fn line(&self, flow: &Judged) -> Line<'_> {
+        let subject = &self.subjects[flow.subject];
+        let rule = |number| {
+            let rule = subject.policy.get(number)?;
+            Some(rule.text(&self.names))
+        };
+        let word = |text: &str| Some(text.to_owned());
+        Line {
+            device: &subject.device,
+            direction: flow.direction,
+            protocol: flow.key.protocol,
+            local: flow.key.local,
+            remote: flow.key.remote,
+            peer: flow.peer,
+            verdict: flow.verdict,
+            because: match flow.verdict {
+                Verdict::Deny(number) | Verdict::Allow(By::Rule(number)) => rule(number),
+                Verdict::Allow(By::Failsafe) => word("failsafe port"),
+                Verdict::Allow(By::Masqueraded) => word("masqueraded"),
+                Verdict::Allow(By::Dhcp) => word("DHCP"),
+                Verdict::Allow(By::Off) => word("policy off"),
+                Verdict::Unknown(Why::Originator) => word("nobody knows which end began"),
+                Verdict::Unknown(Why::FlowLabel) => {
+                    word("its sender says by a flow label who it is")
+                }
+                Verdict::NoRule if flow.direction.is_none() => {
+                    word("nobody knows which end began; no rule allows it either way")
+                }
+                Verdict::NoRule => None,
+            },
+            to_allow: match flow.verdict {
+                Verdict::NoRule => self.to_allow(flow),
+                _ => Vec::new(),
+            },
+            is_adopted: flow.is_adopted,
+            sources: flow.sources,
+        }
+    }
+
+    fn to_allow(&self, flow: &Judged) -> Vec<String> {
+        let (Some(direction), Some(peer)) = (flow.direction, flow.peer) else { return Vec::new() };
+        let rule = live(&flow.key, &Known::default()).allow(direction, peer);
+        rule.into_iter().map(|rule| rule.text(&self.names)).collect()
+    }
+}

@@ -1,0 +1,291 @@
+//! What `policy test` tells of flows that are up, beside what becomes of them when the rules are enforced.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use super::adoption_of_datagrams::{Talk, track};
+use super::nat::translating;
+use crate::common::World;
+use crate::common::process::Run;
+use crate::common::traffic::{Connection, HOST, any, arrives, is_lost, listen, udp};
+
+/// A flow of the host by its NIC, with the ends that this has.
+struct Flow {
+    name: String,
+    kind: Kind,
+    /// Of the host.
+    here: SocketAddr,
+    there: SocketAddr,
+}
+
+enum Kind {
+    Tcp(Connection),
+    Udp(Box<Talk>),
+}
+
+impl Flow {
+    /// `is_in`: `red` begins it.
+    fn tcp(world: &World, is_in: bool, port: u16, address: &str) -> Flow {
+        let (from, to) = if is_in { ("red", HOST) } else { (HOST, "red") };
+        let connection = Connection::open(world, from, &listen(world, to, port), address);
+        let (client, server) =
+            (connection.client.local_addr().unwrap(), connection.client.peer_addr().unwrap());
+        let (here, there) = if is_in { (server, client) } else { (client, server) };
+        let name = format!("tcp/{port} {address}");
+        Flow { name, kind: Kind::Tcp(connection), here, there }
+    }
+
+    fn udp(world: &World, is_in: bool, address: &'static str) -> Flow {
+        let (from, to) = if is_in { ("red", HOST) } else { (HOST, "red") };
+        let talk = Talk::begin(world, from, to, address);
+        let port = talk.answerer.local_addr().unwrap().port();
+        let server = SocketAddr::new(address.parse().unwrap(), port);
+        let (here, there) = if is_in { (server, talk.seen) } else { (talk.seen, server) };
+        Flow { name: format!("udp/{port} {address}"), kind: Kind::Udp(Box::new(talk)), here, there }
+    }
+
+    /// The service, as rules name it.
+    fn service(&self) -> &str {
+        self.name.split_once(' ').unwrap().0
+    }
+
+    /// Who has begun it sends first: without adoption the others' packets begin nothing.
+    fn goes_on(&self) {
+        println!("{} goes on", self.name);
+        match &self.kind {
+            Kind::Tcp(connection) => connection.works(),
+            Kind::Udp(talk) => {
+                assert_eq!(arrives(&talk.asker, &talk.answerer, talk.address), talk.seen);
+                talk.is_answered();
+            }
+        }
+    }
+
+    fn is_cut(&self) {
+        println!("{} is cut", self.name);
+        match &self.kind {
+            Kind::Tcp(connection) => connection.is_cut(),
+            Kind::Udp(talk) => talk.is_cut(),
+        }
+    }
+
+    /// What is told of it at a device.
+    fn told<'a>(&self, lines: &'a Value, device: &str) -> Option<&'a Value> {
+        let is_it = |line: &&Value| {
+            let end = |address: &str, port: &str| {
+                let address = line[address].as_str().unwrap().parse().unwrap();
+                SocketAddr::new(address, line[port].as_u64().unwrap() as u16)
+            };
+            line["device"] == device
+                && (end("local", "local_port"), end("remote", "remote_port"))
+                    == (self.here, self.there)
+        };
+        let mut found = lines.as_array().expect("a list").iter().filter(is_it);
+        let one = found.next();
+        assert!(found.next().is_none(), "{} twice", self.name);
+        one
+    }
+}
+
+fn told(run: &Run) -> Value {
+    serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run:?}"))
+}
+
+fn verdict(line: Option<&Value>) -> &str {
+    line.map_or("none", |line| line["verdict"].as_str().unwrap())
+}
+
+/// The file, of a NIC with these rules.
+fn file(rules: &[String], adopt: &str) -> String {
+    format!(
+        r#"version = 1
+        [identities]
+        office = 300
+        [ipcache]
+        "10.1.0.0/24" = "office"
+        "fd00:1::/64" = "office"
+        [[endpoint]]
+        device = "red"
+        role = "netdev"
+        policy = "enforce"
+        failsafe = ["tcp/22", "egress:udp/53"]
+        {adopt}
+        rules = {}"#,
+        json!(rules)
+    )
+}
+
+/// By both families: what begins here and there, which rules allow, deny and do not name, and a login.
+fn flows(world: &World, has_datagrams: bool) -> (Vec<(Flow, &'static str)>, Vec<String>) {
+    let (mut flows, mut rules) = (Vec::new(), Vec::new());
+    for (is_in, v4, v6) in [(true, "10.1.0.1", "fd00:1::1"), (false, "10.1.0.10", "fd00:1::10")] {
+        let verb = if is_in { "ingress from" } else { "egress to" };
+        let login = if is_in { "allow" } else { "no-rule" };
+        for address in [v4, v6] {
+            flows.push((Flow::tcp(world, is_in, 5001, address), "allow"));
+            flows.push((Flow::tcp(world, is_in, 5002, address), "deny"));
+            flows.push((Flow::tcp(world, is_in, 5003, address), "no-rule"));
+            flows.push((Flow::tcp(world, is_in, 22, address), login));
+            if has_datagrams {
+                let allowed = Flow::udp(world, is_in, address);
+                rules.push(format!("allow {verb} 300 {}", allowed.service()));
+                flows.push((allowed, "allow"));
+                flows.push((Flow::udp(world, is_in, address), "no-rule"));
+            }
+        }
+        rules.push(format!("allow {verb} 300 tcp/5001"));
+        rules.push(format!("deny {verb} office tcp/5002"));
+        rules.push(format!("allow {verb} any tcp/5002"));
+    }
+    (flows, rules)
+}
+
+/// Rules by numbers, since the file's names come with it.
+fn by_number(rules: Vec<String>) -> Vec<String> {
+    rules.into_iter().map(|rule| rule.replace("office", "300")).collect()
+}
+
+/// Those with these verdicts go on, and all others are cut. All at once: silence takes a while.
+fn become_of(flows: &[(Flow, &'static str)], live: &[&str]) {
+    std::thread::scope(|scope| {
+        for (flow, verdict) in flows {
+            scope.spawn(|| if live.contains(verdict) { flow.goes_on() } else { flow.is_cut() });
+        }
+    });
+}
+
+#[test]
+fn just_the_flows_that_it_calls_denied_or_without_a_rule_stop_when_all_is_enforced() {
+    for is_tracked in [true, false] {
+        let claim = move || {
+            let Some(world) = World::new() else { return };
+            world.workload("red", 1);
+            if is_tracked {
+                track(&world);
+            }
+            // Sockets that are not connected tell nothing of whom they talk to.
+            let (flows, rules) = flows(&world, is_tracked);
+            fs::write("/run/netns/cilmark.toml", file(&by_number(rules), "adopt = \"0s\""))
+                .unwrap();
+            let run = world.cilmark("policy test /run/netns/cilmark.toml --json");
+            assert_eq!(run.status, Some(4), "{run:?}");
+            let lines = told(&run);
+            assert_eq!(lines.as_array().unwrap().len(), flows.len(), "{lines:#}");
+            for (flow, wanted) in &flows {
+                let line = flow.told(&lines, "red").unwrap_or_else(|| panic!("{}", flow.name));
+                assert_eq!(verdict(Some(line)), *wanted, "{} {line:#}", flow.name);
+                assert_eq!((&line["identity"], &line["adopted"]), (&json!(300), &json!(false)));
+                let by_kernel = line["known_by"].as_array().unwrap().contains(&json!("kernel"));
+                assert_eq!(by_kernel, is_tracked, "{line:#}");
+            }
+            assert!(world.pins().is_empty(), "nothing is attached: {:?}", world.pins());
+            world.cilmark_ok("apply /run/netns/cilmark.toml --yes");
+            become_of(&flows, &["allow"]);
+        };
+        std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("tracked: {is_tracked}"));
+    }
+}
+
+#[test]
+fn what_it_calls_adopted_goes_on_without_a_rule_and_what_a_rule_denies_stops() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    track(&world);
+    let (flows, rules) = flows(&world, true);
+    fs::write("/run/netns/cilmark.toml", file(&by_number(rules), "")).unwrap();
+    let run = world.cilmark("policy test /run/netns/cilmark.toml --json");
+    assert!(run.stderr.contains("only new ones like them are refused (--adopt): 10"), "{run:?}");
+    let lines = told(&run);
+    world.cilmark_ok("apply /run/netns/cilmark.toml --yes");
+    for (flow, wanted) in &flows {
+        let line = flow.told(&lines, "red").unwrap_or_else(|| panic!("{}", flow.name));
+        assert_eq!(line["adopted"], *wanted == "no-rule", "{line:#}");
+    }
+    become_of(&flows, &["allow", "no-rule"]);
+}
+
+#[test]
+fn a_workloads_masqueraded_flow_passes_the_nic_and_meets_the_workloads_own_rules() {
+    let Some(world) = translating() else { return };
+    let servers = [listen(&world, "red", 5001), listen(&world, "red", 5002)];
+    let open = |server| Connection::open(&world, "blue", server, "10.1.0.10");
+    let [allowed, not] = servers.each_ref().map(open);
+    let published =
+        Connection::published(&world, "red", &listen(&world, "blue", 80), "10.1.0.1", 8080);
+    let rules = by_number(vec!["allow egress to any tcp/8080".to_owned()]);
+    let blue = r#"
+        [[endpoint]]
+        device = "blue"
+        id = 400
+        ip = ["10.2.0.10", "fd00:2::10"]
+        policy = "enforce"
+        rules = ["allow egress to office tcp/5001", "allow ingress from 300 tcp/80"]"#;
+    let text = file(&rules, "adopt = \"0s\"") + blue;
+    fs::write("/run/netns/cilmark.toml", text).unwrap();
+    let run = world.cilmark("policy test /run/netns/cilmark.toml --json");
+    assert_eq!(run.status, Some(4), "{run:?}");
+    let lines = told(&run);
+    let of = |device: &str, port: &str, number: u16| {
+        let is_it = |line: &&Value| line["device"] == device && line[port] == number;
+        let found: Vec<&Value> = lines.as_array().unwrap().iter().filter(is_it).collect();
+        assert_eq!(found.len(), 1, "{device} {number}: {lines:#}");
+        (found[0]["verdict"].clone(), found[0]["because"].clone())
+    };
+    for port in [5001, 5002] {
+        assert_eq!(of("red", "remote_port", port), (json!("allow"), json!("masqueraded")));
+    }
+    let by_rule = |rule: &str| (json!("allow"), json!(rule));
+    assert_eq!(of("blue", "remote_port", 5001), by_rule("allow egress to office tcp/5001"));
+    assert_eq!(of("blue", "remote_port", 5002).0, "no-rule");
+    assert_eq!(of("blue", "local_port", 80), by_rule("allow ingress from office tcp/80"));
+    assert_eq!(of("red", "local_port", 8080).0, "no-rule");
+    let of_blue = world.cilmark("policy test /run/netns/cilmark.toml blue --json");
+    let only = told(&of_blue);
+    assert!(only.as_array().unwrap().iter().all(|line| line["device"] == "blue"), "{only:#}");
+    world.cilmark_ok("apply /run/netns/cilmark.toml --yes");
+    allowed.works();
+    not.is_cut();
+    published.is_cut();
+}
+
+#[test]
+fn what_audit_knows_of_a_workload_is_judged_by_other_rules() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    let attach = "attach red --id 400 --ip 10.1.0.10 fd00:1::10";
+    world.cilmark_ok(&format!("{attach} --policy audit"));
+    let in_server = listen(&world, "red", 5001);
+    let out_server = listen(&world, HOST, 5002);
+    let inwards = Connection::open(&world, HOST, &in_server, "fd00:1::10");
+    let outwards = Connection::open(&world, "red", &out_server, "10.1.0.1");
+    let [asker, answerer] = ["red", HOST].map(|at| udp(&world, at, any("10.1.0.1")));
+    arrives(&asker, &answerer, "10.1.0.1");
+    let run = world.cilmark_with_input(
+        "policy test - red --json",
+        "# what it is for\nallow ingress from host tcp/5001\n",
+    );
+    let lines = told(&run);
+    let of = |direction: &str, protocol: &str| {
+        let is_it = |line: &&Value| line["direction"] == direction && line["protocol"] == protocol;
+        let found: Vec<&Value> = lines.as_array().unwrap().iter().filter(is_it).collect();
+        assert_eq!(found.len(), 1, "{direction} {protocol}: {lines:#}");
+        found[0].clone()
+    };
+    let port = answerer.local_addr().unwrap().port();
+    let inward = of("ingress", "tcp");
+    assert_eq!(inward["because"], "allow ingress from host tcp/5001");
+    assert_eq!(inward["known_by"], json!(["cilmark", "socket"]));
+    assert_eq!(of("egress", "tcp")["to_allow"], json!(["allow egress to host tcp/5002"]));
+    assert_eq!(
+        of("egress", "udp")["to_allow"],
+        json!([format!("allow egress to host udp/{port}")])
+    );
+    inwards.works();
+    let enforce = "--policy enforce --rule allow ingress from host tcp/5001";
+    world.cilmark_ok(&format!("{attach} {enforce}"));
+    inwards.works();
+    outwards.is_cut();
+    is_lost(&asker, &answerer, "10.1.0.1");
+}
