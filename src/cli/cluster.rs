@@ -46,7 +46,7 @@ pub fn run(context: &Context, args: Args, verbose: u8) -> Result<()> {
 }
 
 /// Beside this program first, since that is of the same version.
-fn find() -> Result<PathBuf> {
+pub fn find() -> Result<PathBuf> {
     let own = env::current_exe().context("find the directory of cilmark")?;
     let directories = env::var_os("PATH").unwrap_or_default();
     own.parent()

@@ -2,6 +2,7 @@
 //! here, each from a text of its own.
 
 pub mod check;
+pub mod complete;
 pub mod man;
 mod notes;
 #[cfg(test)]

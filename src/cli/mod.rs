@@ -5,6 +5,7 @@ mod attach;
 mod before;
 mod cluster;
 mod cni;
+mod completions;
 mod confirm;
 mod conntrack;
 mod context;
@@ -125,6 +126,8 @@ enum Command {
     Hook(hook::Args),
     /// Print a man page, or write those of all commands
     Man(man::Args),
+    /// Print the script by which a shell completes cilmark's command lines
+    Completions(completions::Args),
 }
 
 /// What help and man pages say beside what stands here.
@@ -176,6 +179,7 @@ fn run(cli: Cli, descriptors: Descriptors) -> Result<ExitCode> {
         Command::Mark(command) => mark::run(&context, command),
         Command::Cni(args) => return cni::run(&context, args),
         Command::Man(args) => man::run(&args),
+        Command::Completions(args) => completions::run(&args),
         Command::Oci(command) => oci::run(&context, command),
     }
     .map(|()| ExitCode::SUCCESS)

@@ -13,7 +13,7 @@ use clap::error::ErrorKind;
 use log::LevelFilter;
 use nix::unistd::geteuid;
 
-use super::{Cli, Command, Descriptors, cni, command, metrics, run};
+use super::{Cli, Command, Descriptors, cni, command, completions, metrics, run};
 use crate::kernel::log as kernel_log;
 use crate::model::text::{self, visible};
 use crate::ops::failures::Failures;
@@ -22,6 +22,12 @@ use crate::output;
 /// Runs the command line. Exit status: 0 done, 1 failed, 2 usage, 3 `explain` says drop.
 pub fn main() -> ExitCode {
     let cli = parse();
+    if let Command::Completions(args) = &cli.command
+        && args.is_asked()
+    {
+        completions::answer(&cli.global, args);
+        return ExitCode::SUCCESS;
+    }
     let descriptors = Descriptors::raise();
     start_logging(cli.global.verbose);
     kernel_log::forward_libbpf();

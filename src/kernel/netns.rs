@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -47,6 +47,12 @@ fn enter_path(path: &Path) -> Result<()> {
     setns(namespace, CloneFlags::CLONE_NEWNET)
         .with_context(|| format!("enter {}", path.display()))?;
     Ok(())
+}
+
+/// The names of `ip netns`, as far as they can be read.
+pub fn names() -> Vec<String> {
+    let entries = fs::read_dir(NAMED).into_iter().flatten().flatten();
+    entries.map(|entry| text::from_bytes(entry.file_name().as_bytes())).collect()
 }
 
 /// Paths to the namespaces that a name or a process keeps; to most of them more than one.

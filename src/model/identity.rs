@@ -59,6 +59,11 @@ impl Identity {
         number.ok().or_else(|| reserved().map(|(number, _)| *number)).map(Identity)
     }
 
+    /// Those that are the same everywhere, with their names.
+    pub fn reserved() -> impl Iterator<Item = (Identity, &'static str)> {
+        RESERVED.iter().map(|(number, name)| (Identity(*number), *name))
+    }
+
     /// Whether a sender's address tells more than its mark: Cilium's `identity_is_reserved`.
     pub fn is_reserved(self) -> bool {
         [0, 1, 2, 6, 7, 9, 10].contains(&self.0)

@@ -20,6 +20,11 @@ pub fn name(protocol: u8) -> Option<&'static str> {
     NAMES.into_iter().find(|(known, _)| *known == protocol).map(|(_, name)| name)
 }
 
+/// The names.
+pub fn names() -> Vec<&'static str> {
+    NAMES.iter().map(|(_, name)| *name).collect()
+}
+
 /// The protocol that is called so.
 pub fn by_name(name: &str) -> Option<u8> {
     NAMES.into_iter().find(|(_, known)| *known == name).map(|(protocol, _)| protocol)

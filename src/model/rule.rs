@@ -10,6 +10,7 @@
 //! can be taken for something else.
 
 mod l4;
+pub mod next;
 
 use std::fmt;
 use std::str::FromStr;

@@ -58,9 +58,11 @@ pub fn tokens(line: &str, breaks: &str) -> Vec<Token> {
                 other => now.text.extend(['\\'].into_iter().chain(other)),
             },
             (quote, c) => {
+                let before = now.text.len();
                 now.text.push(c);
                 if quote.is_none() && breaks.contains(c) {
-                    now.cut = now.text.len();
+                    // What begins the name of a host stays in the word (rl_special_prefixes of bash).
+                    now.cut = if c == '@' { before } else { now.text.len() };
                 }
             }
         }
@@ -153,7 +155,8 @@ mod tests {
         for (line, text, open, cut) in [
             ("a we", "we", None, 0),
             ("a id:1", "id:1", None, 3),
-            ("a @we", "@we", None, 1),
+            ("a @we", "@we", None, 0),
+            ("a x=@we", "x=@we", None, 2),
             ("a --x=id:1", "--x=id:1", None, 7),
             ("a id\\:1", "id:1", None, 0),
             ("a 'x id:1", "x id:1", Some('\''), 0),

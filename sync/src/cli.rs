@@ -1,5 +1,6 @@
 //! The command line of `cilmark-sync`, and of `cilmark cluster`, which runs it.
 
+mod completions;
 mod doctor;
 mod init;
 mod leave;
@@ -74,6 +75,8 @@ enum Command {
     Cluster(Cluster),
     /// Print a man page, or write those of all commands
     Man(man::Args),
+    /// Print the script by which a shell completes command lines of cilmark-sync
+    Completions(completions::Args),
 }
 
 /// What help and man pages say beside what stands here.
@@ -114,6 +117,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let command = match cli.command {
         Some(Command::Cluster(command)) => command,
         Some(Command::Man(args)) => return man::run(&args).map(|()| ExitCode::SUCCESS),
+        Some(Command::Completions(args)) => {
+            return completions::run(&root, &args).map(|()| ExitCode::SUCCESS);
+        }
         None => {
             let options = service::Options { config, root, listen: cli.listen };
             return service::run(options).map(|()| ExitCode::SUCCESS);

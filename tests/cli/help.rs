@@ -13,7 +13,7 @@ pub fn assert_snapshot(actual: String, name: &str) {
     assert_data_eq!(actual, expected);
 }
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "attach",
     "detach",
     "status",
@@ -33,6 +33,7 @@ const COMMANDS: [&str; 19] = [
     "oci",
     "hook",
     "man",
+    "completions",
 ];
 
 fn help(arguments: &[&str]) -> String {

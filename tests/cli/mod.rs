@@ -8,6 +8,7 @@ mod attach_rules;
 mod bpffs;
 mod cluster;
 mod cni;
+mod completions;
 mod confirm;
 mod conntrack;
 mod dead;
