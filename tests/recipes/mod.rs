@@ -3,6 +3,7 @@
 
 mod ip_rule;
 mod nftables;
+mod tailscale;
 
 use crate::common::World;
 use crate::common::pages::{blocks, paste};
