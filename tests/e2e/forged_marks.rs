@@ -51,6 +51,22 @@ fn a_process_of_the_host_is_the_host_to_its_nic() {
     }
 }
 
+/// Its connections are no masqueraded ones, which nobody here waits for.
+#[test]
+fn what_a_trusted_proxy_asks_is_answered() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    let nic = "attach red --role netdev --policy enforce --failsafe none --adopt 0 --yes";
+    world.cilmark_ok(&format!("{nic} --trust-proxy"));
+    for ((any, address), own) in BOTH.into_iter().zip(["10.1.0.1", "fd00:1::1"]) {
+        let (host, red) = (udp(&world, HOST, any), udp(&world, "red", any));
+        is_lost(&red, &host, own);
+        mark(&host, FORGED[2]);
+        arrives(&host, &red, address);
+        arrives(&red, &host, own);
+    }
+}
+
 /// As wg-quick's, whose bits 8 to 11 are a proxy's.
 #[test]
 fn another_softwares_mark_is_no_trusted_proxys() {

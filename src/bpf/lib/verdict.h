@@ -174,14 +174,17 @@ static __always_inline int is_left_over(const struct __sk_buff *skb, const struc
  * Whether a packet, under this host's address, begins a masqueraded flow: with an answer to come. By IPv6
  * whoever sends from that address by a device that is not attached looks the same, and so does a guest of a
  * bridge who has taken the bridge's MAC, too: it would open a port of this host to who is at the other end. So not
- * if a socket waits there.
+ * if a socket waits there, but for a trusted proxy's own.
  */
 static __always_inline int begins_masquerade(struct __sk_buff *skb, const struct packet *pkt)
 {
+	int is_proxys =
+		config.trust_proxy && mark_is_proxy(pkt->mark_in) && is_generated_here(skb, pkt);
 	int may_be_forged =
-		config.bridge_port ||
-		(pkt->source.family == CM_IPV6 &&
-		 !(mark_is_proven(skb) && mark_magic(pkt->mark_in) == MARK_MAGIC_IDENTITY));
+		!is_proxys &&
+		(config.bridge_port ||
+		 (pkt->source.family == CM_IPV6 &&
+		  !(mark_is_proven(skb) && mark_magic(pkt->mark_in) == MARK_MAGIC_IDENTITY)));
 
 	return has_flow(pkt) && pkt->fragment != FRAGMENT_LATER && pkt->echo != ECHO_ANSWERED &&
 	       !(may_be_forged && find_socket(skb, pkt) != SOCKET_NONE);
