@@ -3,6 +3,7 @@
 
 mod ip_rule;
 mod nftables;
+mod router_with_proxy;
 mod tailscale;
 
 use crate::common::World;
