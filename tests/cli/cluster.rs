@@ -118,3 +118,17 @@ fn without_the_other_program_it_says_what_to_install() {
     let words = ["cilmark-sync is neither beside /mnt/alone/cilmark nor in PATH", "install it"];
     run(&["cluster", "status"]).fails(1, &words);
 }
+
+#[test]
+fn it_answers_for_lines_that_are_to_be_completed() {
+    let Some(_world) = world() else { return };
+    let line = "cilmark --bpffs /x cluster list e";
+    let ask = ["completions", "bash", "--", line, " :"];
+    let none = run(&ask);
+    let said = (none.status, none.stdout.as_str(), none.stderr.as_str());
+    assert_eq!(said, (Some(0), "", ""), "where it is not installed");
+    put(ALONE);
+    let asked = run(&ask);
+    assert_eq!((asked.stdout.as_str(), asked.stderr.as_str()), ("out\n", ""));
+    assert_eq!(called(), ["--bpffs", "/x", "completions", "bash", "--", line, " :"]);
+}

@@ -1,5 +1,6 @@
 //! What values may be, from what is there at this moment. What can't be read is not offered.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::kinds::{Kind, kind};
@@ -8,7 +9,7 @@ use super::rules;
 use crate::cli::command;
 use crate::cli::context::Descriptors;
 use crate::cli::event::FLAGS;
-use crate::cli::guide::complete::{Ask, Asked, Offer, Paths, Value};
+use crate::cli::guide::complete::{self, Ask, Asked, Offer, Paths, Value};
 use crate::kernel::{device, log as kernel_log, netns};
 use crate::model::endpoint::Role;
 use crate::model::identity::{Identity, Names};
@@ -32,16 +33,16 @@ impl Line {
         let words = |words: &[&str]| words.iter().map(|word| Value::plain(*word)).collect();
         let values = match kind {
             Kind::Devices => self.devices(),
-            Kind::Endpoints => self.endpoints(),
+            Kind::Endpoints => self.endpoints(&self.all()),
             Kind::Targets => self.targets(),
-            Kind::Workloads => self.identities(Identity::FIRST_OF_WORKLOADS),
-            Kind::Identities => self.identities(Identity::UNKNOWN),
+            Kind::Workloads => self.identities(&self.all(), Identity::FIRST_OF_WORKLOADS),
+            Kind::Identities => self.identities(&self.all(), Identity::UNKNOWN),
             Kind::Named => named(&self.names()),
             Kind::Owners => self.owners(),
             Kind::Namespaces => netns::names().into_iter().map(Value::plain).collect(),
             Kind::Addresses => self.addresses(),
             Kind::Rules => rules::values(self, asked.path, asked.current),
-            Kind::Commands => self.commands(),
+            Kind::Commands => complete::commands(&command(), &self.words),
             Kind::Words(of) => words(of),
             Kind::Protocols => words(&protocol::names()),
             Kind::Flags => words(&FLAGS),
@@ -86,8 +87,8 @@ impl Line {
         names.unwrap_or_default().into_iter().map(Value::plain).collect()
     }
 
-    fn endpoints(&self) -> Vec<Value> {
-        let (all, names) = (self.all(), self.names());
+    fn endpoints(&self, all: &[Endpoint]) -> Vec<Value> {
+        let names = self.names();
         let device = |it: &Endpoint| {
             let stale = if it.stale { ", stale" } else { "" };
             let identity = names.label(Identity(it.config.identity));
@@ -98,28 +99,28 @@ impl Line {
     }
 
     fn targets(&self) -> Vec<Value> {
-        let mut values = self.endpoints();
         let all = self.all();
+        let mut values = self.endpoints(&all);
         if all.iter().any(|it| it.role() == Some(Role::Netdev)) {
             values.push(Value::with("host", "all NICs"));
         }
         let at = |value: Value| Value { text: format!("@{}", value.text), ..value };
-        values.extend(self.identities(Identity::FIRST_OF_WORKLOADS).into_iter().map(at));
+        values.extend(self.identities(&all, Identity::FIRST_OF_WORKLOADS).into_iter().map(at));
         values
     }
 
     /// Names, and the numbers that endpoints carry; none below the least.
-    fn identities(&self, least: Identity) -> Vec<Value> {
+    fn identities(&self, all: &[Endpoint], least: Identity) -> Vec<Value> {
         let names = self.names();
         let reserved = Identity::reserved().filter(|(identity, _)| *identity >= least);
         let mut values: Vec<Value> = named(&names);
         values.extend(reserved.map(|(identity, name)| Value::with(name, identity.to_string())));
-        for it in self.all() {
+        let mut seen = BTreeSet::new();
+        for it in all {
             let identity = Identity(it.config.identity);
-            let number = identity.to_string();
-            if identity >= least && values.iter().all(|value| value.text != number) {
+            if identity >= least && seen.insert(identity) {
                 let about = names.name(identity).unwrap_or(&it.device);
-                values.push(Value::with(number, about));
+                values.push(Value::with(identity.to_string(), about));
             }
         }
         values
@@ -128,7 +129,7 @@ impl Line {
     /// Who may be the peer of a rule.
     pub fn peers(&self) -> Vec<Value> {
         let mut values = vec![Value::with("any", "everybody")];
-        values.extend(self.identities(Identity::HOST));
+        values.extend(self.identities(&self.all(), Identity::HOST));
         values
     }
 
@@ -146,19 +147,6 @@ impl Line {
             it.addresses().into_iter().map(value).collect()
         };
         self.all().iter().flat_map(of).collect()
-    }
-
-    /// Those below the ones that stand there.
-    fn commands(&self) -> Vec<Value> {
-        let before = self.words.split_last().map_or(&[][..], |(_, before)| before);
-        let named = before.iter().skip_while(|word| *word != "man").skip(1);
-        let mut names = named.filter(|word| !word.starts_with('-'));
-        let root = command();
-        let at = names.try_fold(&root, |at, name| at.find_subcommand(name));
-        let below = at.into_iter().flat_map(|at| at.get_subcommands());
-        let about =
-            |it: &clap::Command| it.get_about().map(ToString::to_string).unwrap_or_default();
-        below.map(|it| Value::with(it.get_name(), about(it))).collect()
     }
 }
 

@@ -100,6 +100,17 @@ pub fn complete(command: Command, words: &[String], ask: &Arc<Ask>) -> Offer {
     Offer { values, paths }
 }
 
+/// The commands below those that stand behind `man`.
+pub fn commands(program: &Command, words: &[String]) -> Vec<Value> {
+    let before = words.split_last().map_or(&[][..], |(_, before)| before);
+    let named = before.iter().skip_while(|word| *word != "man").skip(1);
+    let mut names = named.filter(|word| !word.starts_with('-'));
+    let at = names.try_fold(program, |at, name| at.find_subcommand(name));
+    let below = at.into_iter().flat_map(Command::get_subcommands);
+    let about = |it: &Command| it.get_about().map(ToString::to_string).unwrap_or_default();
+    below.map(|it| Value::with(it.get_name(), about(it))).collect()
+}
+
 fn with_completers(command: Command, path: &str, ask: &Arc<Ask>, paths: &Arc<AtomicU8>) -> Command {
     let command = command.mut_args(|argument| match is_asked(&argument) {
         true => {

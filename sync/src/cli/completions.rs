@@ -1,11 +1,10 @@
 //! `cilmark-sync completions`, which cilmark asks, too, for lines of `cilmark cluster`.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
 use cilmark::cli::guide::complete::shell::Shell;
-use cilmark::cli::guide::complete::{Ask, Asked, Offer, Paths, Value, complete};
+use cilmark::cli::guide::complete::{self, Ask, Asked, Offer, Paths, Value};
 use cilmark::output;
 use cilmark::state::pin::Root;
 
@@ -27,32 +26,24 @@ pub fn run(root: &Root, args: &Args) -> Result<()> {
         return output::lines(&args.shell.script("cilmark-sync"));
     }
     let words = args.shell.words(&args.line);
-    let offer = complete(command(), &words, &asks(root.path()));
+    let offer = complete::complete(command(), &words, &asks(root, words.clone()));
     output::as_it_is(&args.shell.answer(&args.line, &offer))
 }
 
-fn asks(root: &Path) -> Arc<Ask> {
-    let root = root.to_owned();
-    Arc::new(move |asked: &Asked<'_>| offer(&root, asked))
-}
-
-fn offer(root: &Path, asked: &Asked<'_>) -> Offer {
-    let values = match asked.value {
-        "CLUSTER" => clusters(root),
-        "COMMAND" => command().get_subcommands().map(|it| Value::plain(it.get_name())).collect(),
-        _ => Vec::new(),
-    };
-    let paths = match asked.value {
-        "FILE" => Paths::Files,
-        "DIR" => Paths::Directories,
-        _ => Paths::None,
-    };
-    Offer { values, paths }
+fn asks(root: &Root, words: Vec<String>) -> Arc<Ask> {
+    let root = root.clone();
+    Arc::new(move |asked: &Asked<'_>| match asked.value {
+        "CLUSTER" => Offer { values: clusters(&root), ..Offer::default() },
+        "COMMAND" => Offer { values: complete::commands(&command(), &words), ..Offer::default() },
+        "FILE" => Offer { paths: Paths::Files, ..Offer::default() },
+        "DIR" => Offer { paths: Paths::Directories, ..Offer::default() },
+        _ => Offer::default(),
+    })
 }
 
 /// Those that are read.
-fn clusters(root: &Path) -> Vec<Value> {
-    let state = State::read(&Root::new(root.to_owned())).ok().flatten();
+fn clusters(root: &Root) -> Vec<Value> {
+    let state = State::read(root).ok().flatten();
     let clusters = state.map(|state| state.clusters).unwrap_or_default();
     clusters.into_iter().map(|it| Value::plain(it.name)).collect()
 }

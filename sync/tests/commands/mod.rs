@@ -2,6 +2,7 @@
 
 mod doctor;
 mod doctor_tls;
+mod guide;
 mod init;
 mod leave;
 mod list;
@@ -74,14 +75,13 @@ impl Run {
 
 /// Runs `cilmark-sync cluster` with a configuration, and arguments that are separated by spaces.
 fn cluster(config: &Path, arguments: &str) -> Run {
-    let output = Command::new(env!("CARGO_BIN_EXE_cilmark-sync"))
-        .arg("cluster")
-        .args(arguments.split_whitespace())
-        .arg("--config")
-        .arg(config)
-        .env_clear()
-        .output()
-        .expect("run cilmark-sync");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cilmark-sync"));
+    command.arg("cluster").args(arguments.split_whitespace()).arg("--config").arg(config);
+    finish(command.env_clear())
+}
+
+fn finish(command: &mut Command) -> Run {
+    let output = command.output().expect("run it");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
     Run { status: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
