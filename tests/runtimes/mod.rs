@@ -9,6 +9,7 @@ mod libvirt;
 mod lxc;
 mod many;
 mod podman;
+mod recipes;
 mod workload;
 
 use host::Host;
