@@ -114,6 +114,12 @@ fn a_table_of_flows_that_fills_up_is_told_and_that_flows_have_found_no_room() {
         world.cilmark_ok(&format!("attach red --id 300 --policy audit --ct-entries {entries}"));
     };
     attach(5);
+    let send = "ip netns exec red bash -c 'echo >/dev/udp/10.1.0.1/9'";
+    world.sh(send);
+    wait_for("a flow that nobody has answered", || {
+        let flows = doctor(&world).of("flows").concat();
+        flows.contains("0 of 9 answered flows in cm_flows4 of all, beside 1 others")
+    });
     enter(&world, 7);
     assert!(line(&world, "flows", "7 of 9 answered flows in cm_flows4").starts_with("ok "));
     enter(&world, 8);
@@ -123,7 +129,7 @@ fn a_table_of_flows_that_fills_up_is_told_and_that_flows_have_found_no_room() {
     let full = line(&world, "flows", "16 of 9 answered flows in cm_flows4 of all");
     assert!(full.starts_with("problem "), "{full}");
     assert!(!doctor(&world).of("flows").concat().contains("no room so far"));
-    world.sh("ip netns exec red bash -c 'echo >/dev/udp/10.1.0.1/9'");
+    world.sh(send);
     wait_for("the packet to be counted", || {
         doctor(&world).of("flows").concat().contains("have found no room so far")
     });

@@ -1,11 +1,16 @@
 //! What a killed command has left half way.
 
+use std::collections::{BTreeMap, HashSet};
+
 use anyhow::Result;
 
 use super::super::Host;
+use super::rules::in_force;
 use crate::model::endpoint::Role;
 use crate::model::finding::Findings;
-use crate::ops::rules::{self, list};
+use crate::model::identity::Identity;
+use crate::model::rule::Rule;
+use crate::ops::rules;
 use crate::state::generations::Generations;
 use crate::state::id_rules::IdRules;
 use crate::state::registry::Endpoint;
@@ -54,18 +59,7 @@ pub fn identities(host: &Host<'_>, findings: &mut Findings) -> Result<()> {
         Ok(Generations::open(host.root)?
             .is_some_and(|generations| generations.is_remote_changing()))
     };
-    let lacking = || -> Result<Vec<(String, Vec<String>)>> {
-        let Some(map) = IdRules::open(host.root)? else { return Ok(Vec::new()) };
-        let mut found = Vec::new();
-        for identity in map.all()?.into_keys() {
-            let devices = list::of_identity(host.root, identity)?.lacking;
-            if !devices.is_empty() {
-                found.push((rules::at(identity, &host.names), devices));
-            }
-        }
-        Ok(found)
-    };
-    if !is_writing()? && lacking()?.is_empty() {
+    if !is_writing()? && lacking(host)?.is_empty() {
         return Ok(());
     }
     let _lock = host.root.lock()?;
@@ -82,7 +76,7 @@ pub fn identities(host: &Host<'_>, findings: &mut Findings) -> Result<()> {
             &cure,
         );
     }
-    for (whose, devices) in lacking()? {
+    for (whose, devices) in lacking(host)? {
         let says = format!(
             "a change of the rules of {whose} has died half way: {} has not all of them",
             devices.join(", ")
@@ -91,4 +85,21 @@ pub fn identities(host: &Host<'_>, findings: &mut Findings) -> Result<()> {
         findings.warning("interrupted", says, &cure);
     }
     Ok(())
+}
+
+/// Identities, each with the devices of those that carry it and have not all of its rules.
+fn lacking(host: &Host<'_>) -> Result<BTreeMap<String, Vec<String>>> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let Some(map) = IdRules::open(host.root)? else { return Ok(found) };
+    let all = map.all()?;
+    for endpoint in host.endpoints.iter().filter(|endpoint| !endpoint.stale) {
+        let identity = Identity(endpoint.config.identity);
+        let Some(its) = all.get(&identity).filter(|_| endpoint.carries(identity)) else { continue };
+        let there: HashSet<Rule> = in_force(host, endpoint)?.of_identity().collect();
+        if its.now.rules().any(|rule| !there.contains(&rule)) {
+            let whose = rules::at(identity, &host.names);
+            found.entry(whose).or_default().push(endpoint.device.clone());
+        }
+    }
+    Ok(found)
 }
