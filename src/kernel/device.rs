@@ -88,6 +88,18 @@ impl Device {
         self.master.is_some()
     }
 
+    /// The bridge, bond or VRF that it is in, and what that is in.
+    pub fn masters(&self) -> Result<Vec<Device>> {
+        let mut masters = Vec::new();
+        let mut next = self.master;
+        while let Some(index) = next {
+            let Some(master) = by_index(index)? else { break };
+            next = master.master.filter(|index| *index != self.ifindex && masters.len() < 8);
+            masters.push(master);
+        }
+        Ok(masters)
+    }
+
     /// Somebody has set it up.
     pub fn is_up(&self) -> bool {
         self.is_up

@@ -10,6 +10,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::rtnetlink::request;
 use crate::model::mark::Mark;
+use crate::model::marks::layouts::Routing;
 
 /// A rule that asks for the mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,16 @@ impl IpRule {
     pub fn tells_apart(&self, mark: Mark) -> bool {
         let matches = |mark: u32| (mark ^ self.mark) & self.mask == 0;
         matches(mark.0) != matches(0)
+    }
+
+    /// What it asks for, and where it stands.
+    pub fn routing(&self) -> Routing {
+        Routing { mark: self.mark, mask: self.mask, priority: self.priority }
+    }
+
+    /// Whether it is for marks of identities, and not for others that look like one: it asks for their magic.
+    pub fn is_meant(&self) -> bool {
+        self.mask & self.mark & Mark::MAGIC_OF_IDENTITY == Mark::MAGIC_OF_IDENTITY
     }
 
     /// `None` if it takes any mark.

@@ -47,6 +47,8 @@ pub enum Magic {
 impl Mark {
     /// The bits that are never written: IPsec key indices, Kubernetes.
     pub const NOT_OURS: u32 = 0xf000;
+    /// The bits of the magic, all of which the mark of an identity has.
+    pub const MAGIC_OF_IDENTITY: u32 = 0x0f00;
 
     /// The mark of an identity; 24 bits are the most.
     pub fn encode(identity: Identity) -> Result<Mark> {

@@ -17,6 +17,7 @@ pub mod libvirt;
 pub mod lxc;
 pub mod mac;
 pub mod mark;
+pub mod marks;
 pub mod oci;
 pub mod origin;
 pub mod owner;

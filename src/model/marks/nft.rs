@@ -1,0 +1,377 @@
+//! What `nft --json list ruleset` prints (libnftables-json(5)).
+
+mod show;
+
+use std::collections::{BTreeSet, HashMap};
+
+use anyhow::{Context, Result};
+use serde_json::Value as Json;
+
+use super::ruleset::{Action, Chain, Devices, Hook, Rule, Step, Table, Test};
+use super::value::Value;
+use show::show;
+
+/// The rules, sets and maps of all tables.
+#[derive(Debug, Default)]
+pub struct Listing {
+    objects: Vec<Json>,
+    elements: HashMap<(Table, String), Vec<Json>>,
+}
+
+/// A set or map whose elements are asked for by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// `set` or `map`.
+    pub kind: &'static str,
+    /// Where it is.
+    pub table: Table,
+    /// Its name.
+    pub name: String,
+}
+
+/// A chain's rules, parts of which only iptables can show.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Foreign {
+    /// `ip` or `ip6`.
+    pub family: String,
+    /// `filter`, `mangle`, …
+    pub table: String,
+}
+
+impl Listing {
+    /// A listing, with or without the elements of sets that have names.
+    pub fn parse(text: &str) -> Result<Listing> {
+        let mut listing = Listing::default();
+        listing.add(text)?;
+        Ok(listing)
+    }
+
+    /// Another one, such as of a set.
+    pub fn add(&mut self, text: &str) -> Result<()> {
+        let mut parsed: Json = serde_json::from_str(text).context("nft has printed no JSON")?;
+        let objects = parsed.get_mut("nftables").and_then(Json::as_array_mut);
+        let objects = std::mem::take(objects.context("nft has printed no list `nftables`")?);
+        for object in &objects {
+            let Some((kind @ ("set" | "map"), it)) = only(object) else { continue };
+            if let Some(elements) = it["elem"].as_array() {
+                let named = Named::of(kind, it);
+                self.elements.insert((named.table, named.name), elements.clone());
+            }
+        }
+        self.objects.extend(objects);
+        Ok(())
+    }
+
+    /// The sets and maps with marks in their keys, whose elements are not known yet.
+    pub fn unknown_sets(&self) -> Vec<Named> {
+        let is_of_marks = |it: &Json| match &it["type"] {
+            Json::String(kind) => kind == "mark",
+            Json::Array(kinds) => kinds.iter().any(|kind| kind == "mark"),
+            _ => false,
+        };
+        let sets = self.objects.iter().filter_map(|object| match only(object) {
+            Some((kind @ ("set" | "map"), it)) if is_of_marks(it) => Some(Named::of(kind, it)),
+            _ => None,
+        });
+        sets.filter(|it| !self.elements.contains_key(&(it.table.clone(), it.name.clone())))
+            .collect()
+    }
+
+    /// The tables with parts that only iptables can show.
+    pub fn of_iptables(&self) -> BTreeSet<Foreign> {
+        let rules = self.objects.iter().filter_map(|object| match only(object) {
+            Some(("rule", rule)) => Some(rule),
+            _ => None,
+        });
+        let has_xt = |rule: &&Json| {
+            let statements = rule["expr"].as_array().into_iter().flatten();
+            statements.into_iter().any(|it| it.get("xt").is_some())
+        };
+        let foreign =
+            |rule: &Json| Foreign { family: text(&rule["family"]), table: text(&rule["table"]) };
+        rules.filter(has_xt).map(foreign).collect()
+    }
+
+    /// The chains, but for those of tables whose rules iptables shows.
+    pub fn chains(&self, but_for: &BTreeSet<Foreign>) -> Vec<Chain> {
+        let is_left_out = |it: &Json, table: &Json| {
+            let foreign = Foreign { family: text(&it["family"]), table: text(table) };
+            but_for.contains(&foreign) || foreign.family == "arp"
+        };
+        let dormant: Vec<Table> =
+            self.of_kind("table").filter(|it| is_dormant(it)).map(|it| table(it, "name")).collect();
+        let mut chains: Vec<Chain> = Vec::new();
+        let mut places = HashMap::new();
+        for it in self.of_kind("chain") {
+            let table = table(it, "table");
+            if is_left_out(it, &it["table"]) || dormant.contains(&table) {
+                continue;
+            }
+            let devices = match &it["dev"] {
+                Json::Array(devices) => devices.iter().map(text).collect(),
+                Json::String(device) => vec![device.clone()],
+                _ => Vec::new(),
+            };
+            let name = text(&it["name"]);
+            places.insert((table.clone(), name.clone()), chains.len());
+            chains.push(Chain { table, name, hook: hook(it), devices, rules: Vec::new() });
+        }
+        for it in self.of_kind("rule") {
+            let Some(at) = places.get(&(table(it, "table"), text(&it["chain"]))) else { continue };
+            let chain = &mut chains[*at];
+            chain.rules.extend(self.rules(&chain.table, it));
+        }
+        chains
+    }
+
+    fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Json> {
+        self.objects.iter().filter_map(move |object| object.get(kind))
+    }
+
+    /// A rule; one for each element of a verdict map, if it has one.
+    fn rules(&self, table: &Table, rule: &Json) -> Vec<Rule> {
+        let mut rules = vec![Vec::new()];
+        for statement in rule["expr"].as_array().into_iter().flatten() {
+            let Some((kind, it)) = only(statement) else { continue };
+            let arms = match kind {
+                "vmap" => self.arms(table, it),
+                kind => vec![self.steps(table, kind, it)],
+            };
+            let add = |before: &Vec<Step>, arm: &Vec<Step>| [before.clone(), arm.clone()].concat();
+            rules = rules
+                .iter()
+                .flat_map(|before| arms.iter().map(move |arm| add(before, arm)))
+                .collect();
+        }
+        let handle = rule["handle"].as_u64().unwrap_or_default();
+        let shown = |steps: &[Step]| {
+            let chain = text(&rule["chain"]);
+            format!("{chain}: {} # handle {handle}", show(steps))
+        };
+        rules.into_iter().map(|steps| Rule { text: shown(&steps), steps }).collect()
+    }
+
+    fn arms(&self, table: &Table, map: &Json) -> Vec<Vec<Step>> {
+        let elements = self.elements(table, &map["data"]);
+        let arm = |element: &Json| {
+            let [key, verdict] = element.as_array()?.as_slice() else { return None };
+            let mut steps: Vec<Step> =
+                self.tests(table, "==", &map["key"], key).into_iter().map(Step::Test).collect();
+            steps.push(Step::Act(verdict_of(verdict)?));
+            Some(steps)
+        };
+        match elements {
+            Some(elements) => elements.iter().filter_map(arm).collect(),
+            None => vec![vec![Step::Test(Test::Other)]],
+        }
+    }
+
+    /// Those of a set that has a name, or that stands in the rule.
+    fn elements(&self, table: &Table, set: &Json) -> Option<Vec<Json>> {
+        match set {
+            Json::String(name) => {
+                let name = name.strip_prefix('@')?.to_owned();
+                self.elements.get(&(table.clone(), name)).cloned()
+            }
+            set => set["set"].as_array().cloned(),
+        }
+    }
+
+    fn steps(&self, table: &Table, kind: &str, it: &Json) -> Vec<Step> {
+        let act = |action| vec![Step::Act(action)];
+        match kind {
+            "match" => {
+                let op = it["op"].as_str().unwrap_or_default();
+                let tests = self.tests(table, op, &it["left"], &it["right"]);
+                tests.into_iter().map(Step::Test).collect()
+            }
+            "mangle" => match value(&it["key"]) {
+                Value::Mark => act(Action::SetMark(value(&it["value"]))),
+                Value::ConnMark => act(Action::SetConnMark(value(&it["value"]))),
+                _ => act(Action::Other("set".to_owned())),
+            },
+            "counter" | "log" | "last" | "comment" => Vec::new(),
+            "accept" | "drop" | "return" | "jump" | "goto" | "continue" => {
+                let verdict = serde_json::json!({ kind: it });
+                verdict_of(&verdict).map(Step::Act).into_iter().collect()
+            }
+            "reject" | "masquerade" | "snat" | "dnat" | "redirect" | "queue" | "fwd" => {
+                act(Action::End(kind.to_owned()))
+            }
+            "tproxy" | "notrack" | "flow" | "dup" | "set" | "map" | "meter" | "synproxy" => {
+                act(Action::Other(kind.to_owned()))
+            }
+            _ => vec![Step::Test(Test::Other)],
+        }
+    }
+
+    fn tests(&self, table: &Table, op: &str, left: &Json, right: &Json) -> Vec<Test> {
+        match left["concat"].as_array() {
+            Some(keys) if op != "!=" => {
+                let mut tests: Vec<Test> =
+                    self.mark_in_concat(table, keys, right).into_iter().collect();
+                tests.push(Test::Other);
+                tests
+            }
+            Some(_) => vec![Test::Other],
+            None => vec![self.test(table, op, left, right)],
+        }
+    }
+
+    fn test(&self, table: &Table, op: &str, left: &Json, right: &Json) -> Test {
+        let is_inverted = op == "!=";
+        if let Some(key @ ("iif" | "iifname" | "oif" | "oifname")) = left["meta"]["key"].as_str() {
+            let names = match right {
+                Json::String(name) if !name.starts_with('@') => Some(vec![name.clone()]),
+                right => right["set"].as_array().map(|set| set.iter().map(text).collect()),
+            };
+            let Some(names) = names.filter(|_| ["==", "!=", "in"].contains(&op)) else {
+                return Test::Other;
+            };
+            let devices = Devices { names, is_inverted };
+            return if key.starts_with('i') { Test::From(devices) } else { Test::To(devices) };
+        }
+        let value = value(left);
+        if !value.reads_mark() && !value.reads_connmark() {
+            return Test::Other;
+        }
+        let ranges = match self.elements(table, right) {
+            Some(elements) => elements.iter().map(range).collect(),
+            None => range(right).map(|range| vec![range]),
+        };
+        let Some(ranges) = ranges else { return Test::Other };
+        let [(low, high)] = ranges[..] else { return Test::Number { value, ranges, is_inverted } };
+        let ranges = match op {
+            "<" => low.checked_sub(1).map(|end| (0, end)).into_iter().collect(),
+            "<=" => vec![(0, high)],
+            ">" => high.checked_add(1).map(|start| (start, u32::MAX)).into_iter().collect(),
+            ">=" => vec![(low, u32::MAX)],
+            // One of the bits.
+            "in" if low == high => {
+                let value = value.and(Value::Number(low));
+                return Test::is(value, 0, true);
+            }
+            _ => ranges,
+        };
+        Test::Number { value, ranges, is_inverted }
+    }
+
+    /// Of keys of several parts only that with a mark is looked at; the others narrow it.
+    fn mark_in_concat(&self, table: &Table, keys: &[Json], right: &Json) -> Option<Test> {
+        let about_marks = |key: &Json| value(key).reads_mark() || value(key).reads_connmark();
+        let at = keys.iter().position(about_marks)?;
+        let part = |element: &Json| {
+            let element = element.get("elem").map_or(element, |it| &it["val"]);
+            range(element["concat"].get(at)?)
+        };
+        let elements = self.elements(table, right).unwrap_or_else(|| vec![right.clone()]);
+        let ranges = elements.iter().map(part).collect::<Option<_>>()?;
+        Some(Test::Number { value: value(&keys[at]), ranges, is_inverted: false })
+    }
+}
+
+impl Named {
+    fn of(kind: &str, it: &Json) -> Named {
+        let kind = if kind == "map" { "map" } else { "set" };
+        Named { kind, table: table(it, "table"), name: text(&it["name"]) }
+    }
+}
+
+/// An object's only member.
+fn only(object: &Json) -> Option<(&str, &Json)> {
+    object.as_object()?.iter().next().map(|(key, value)| (key.as_str(), value))
+}
+
+fn text(json: &Json) -> String {
+    json.as_str().unwrap_or_default().to_owned()
+}
+
+fn table(it: &Json, key: &str) -> Table {
+    Table { tool: "nft".to_owned(), family: text(&it["family"]), name: text(&it[key]) }
+}
+
+fn is_dormant(table: &Json) -> bool {
+    match &table["flags"] {
+        Json::Array(flags) => flags.iter().any(|flag| flag == "dormant"),
+        flag => flag == "dormant",
+    }
+}
+
+fn hook(chain: &Json) -> Option<Hook> {
+    Some(match chain["hook"].as_str()? {
+        "ingress" => Hook::Ingress,
+        "prerouting" => Hook::Prerouting,
+        "input" => Hook::Input,
+        "forward" => Hook::Forward,
+        "output" => Hook::Output,
+        "postrouting" => Hook::Postrouting,
+        "egress" => Hook::Egress,
+        _ => return None,
+    })
+}
+
+fn verdict_of(verdict: &Json) -> Option<Action> {
+    let (kind, it) = only(verdict)?;
+    Some(match kind {
+        "accept" | "drop" => Action::End(kind.to_owned()),
+        "return" => Action::Return,
+        "jump" => Action::Jump(text(&it["target"])),
+        "goto" => Action::Goto(text(&it["target"])),
+        _ => return None,
+    })
+}
+
+fn value(json: &Json) -> Value {
+    if let Some(number) = number(json) {
+        return Value::Number(number);
+    }
+    let Some((kind, it)) = only(json) else { return Value::Unknown };
+    let operands = || it.as_array().into_iter().flatten().map(value);
+    let shift = |sign: i32| {
+        let by = number(&it[1]).map_or(Value::Unknown, |by| {
+            Value::Shift(Box::new(value(&it[0])), sign * by.min(32) as i32)
+        });
+        Some(by)
+    };
+    match kind {
+        "meta" if it["key"] == "mark" => Some(Value::Mark),
+        "ct" if it["key"] == "mark" => Some(Value::ConnMark),
+        "&" => operands().reduce(Value::and),
+        "|" => operands().reduce(Value::or),
+        "^" => operands().reduce(Value::xor),
+        "<<" => shift(1),
+        ">>" => shift(-1),
+        _ => None,
+    }
+    .unwrap_or(Value::Unknown)
+}
+
+fn number(json: &Json) -> Option<u32> {
+    match json {
+        Json::Number(number) => u32::try_from(number.as_u64()?).ok(),
+        Json::String(text) => match text.strip_prefix("0x") {
+            Some(hex) => u32::from_str_radix(hex, 16).ok(),
+            None => text.parse().ok(),
+        },
+        _ => None,
+    }
+}
+
+/// What an element of a set covers, or what a value is compared with.
+fn range(json: &Json) -> Option<(u32, u32)> {
+    if let Some(element) = json.get("elem") {
+        return range(&element["val"]);
+    }
+    if let Some([low, high]) = json["range"].as_array().map(Vec::as_slice) {
+        return Some((number(low)?, number(high)?));
+    }
+    if let Some(prefix) = json.get("prefix") {
+        let free = u32::MAX.checked_shr(number(&prefix["len"])?).unwrap_or(0);
+        let start = number(&prefix["addr"])? & !free;
+        return Some((start, start | free));
+    }
+    number(json).map(|number| (number, number))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,302 @@
+//! The rules of nftables and iptables, as far as they are about marks.
+
+use std::fmt;
+
+use super::value::{Bits, Value};
+
+/// Whether something holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Truth {
+    /// Never.
+    No,
+    /// For some packets.
+    Maybe,
+    /// Always.
+    Yes,
+}
+
+/// Chains of tables of all families.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    /// In no order.
+    pub chains: Vec<Chain>,
+}
+
+/// A chain of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// What a chain of the same table is named with: `nft inet fw`, `iptables mangle`.
+    pub table: Table,
+    /// Its name in the table.
+    pub name: String,
+    /// Where packets come into it; nowhere, if only other chains jump there.
+    pub hook: Option<Hook>,
+    /// The devices whose packets come into it, where it is one of devices and they are known.
+    pub devices: Vec<String>,
+    /// In the order in which they are asked.
+    pub rules: Vec<Rule>,
+}
+
+/// Whose rules they are.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Table {
+    /// What lists it: `nft`, `iptables`, `ip6tables`, `iptables-legacy`, `ip6tables-legacy`.
+    pub tool: String,
+    /// `inet`, `ip`, `bridge`, …; of iptables none.
+    pub family: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A point on a packet's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Hook {
+    /// Of a device, behind cilmark's program.
+    Ingress,
+    Prerouting,
+    Input,
+    Forward,
+    Output,
+    Postrouting,
+    /// Of a device, before cilmark's program.
+    Egress,
+}
+
+/// A rule of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// How its tool shows it.
+    pub text: String,
+    /// In the order in which they are done.
+    pub steps: Vec<Step>,
+}
+
+/// What a rule does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Goes on only with some packets.
+    Test(Test),
+    /// Does something.
+    Act(Action),
+}
+
+/// Which packets a rule goes on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Test {
+    /// Those of which a number is in one of these ranges, both ends included.
+    Number {
+        /// The number.
+        value: Value,
+        /// The ranges.
+        ranges: Vec<(u32, u32)>,
+        /// In none of them, rather.
+        is_inverted: bool,
+    },
+    /// What has come in by such a device.
+    From(Devices),
+    /// What leaves by such a device.
+    To(Devices),
+    /// Some, by what is not looked at here.
+    Other,
+}
+
+/// Names of devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Devices {
+    /// A `*` at the end stands for anything.
+    pub names: Vec<String>,
+    /// All others.
+    pub is_inverted: bool,
+}
+
+/// What a rule does with a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Sets the packet's mark.
+    SetMark(Value),
+    /// Sets the mark of its connection.
+    SetConnMark(Value),
+    /// Goes to another chain of the table, and comes back.
+    Jump(String),
+    /// And does not come back.
+    Goto(String),
+    /// Goes back to where it has come from.
+    Return,
+    /// Decides about the packet: `accept`, `drop`, …
+    End(String),
+    /// Does something else that can be seen, as masquerading or TPROXY; the packet may go on.
+    Other(String),
+}
+
+impl Truth {
+    /// Both.
+    pub fn and(self, other: Truth) -> Truth {
+        self.min(other)
+    }
+
+    fn not(self) -> Truth {
+        match self {
+            Truth::No => Truth::Yes,
+            Truth::Maybe => Truth::Maybe,
+            Truth::Yes => Truth::No,
+        }
+    }
+
+    fn inverted_if(self, is_inverted: bool) -> Truth {
+        if is_inverted { self.not() } else { self }
+    }
+
+    /// Of several packets, whether it holds for all, for some or for none.
+    pub fn of_all(all: impl IntoIterator<Item = Truth>) -> Truth {
+        let all: Vec<Truth> = all.into_iter().collect();
+        let is = |truth: Truth| all.iter().all(|it| *it == truth);
+        match (is(Truth::Yes), is(Truth::No)) {
+            (true, false) => Truth::Yes,
+            (false, true) => Truth::No,
+            _ => Truth::Maybe,
+        }
+    }
+}
+
+impl Test {
+    /// That a number is one.
+    pub fn is(value: Value, number: u32, is_inverted: bool) -> Test {
+        Test::Number { value, ranges: vec![(number, number)], is_inverted }
+    }
+
+    /// Whether it holds with these marks.
+    pub fn holds(&self, mark: Bits, connmark: Bits) -> Truth {
+        let Test::Number { value, ranges, is_inverted } = self else { return Truth::Maybe };
+        let number = value.of(mark, connmark);
+        let is_in = ranges.iter().map(|(low, high)| match number.known {
+            u32::MAX if (*low..=*high).contains(&number.value) => Truth::Yes,
+            u32::MAX => Truth::No,
+            known if low == high && (number.value ^ low) & known != 0 => Truth::No,
+            _ => Truth::Maybe,
+        });
+        is_in.max().unwrap_or(Truth::No).inverted_if(*is_inverted)
+    }
+
+    /// Whether packets with this mark meet it and those without a mark do not, or the other way round.
+    pub fn tells_apart(&self, mark: u32, connmark: Bits) -> bool {
+        let Test::Number { value, .. } = self else { return false };
+        value.reads_mark()
+            && self.holds(Bits::all(mark), connmark) != self.holds(Bits::all(0), connmark)
+    }
+}
+
+impl Devices {
+    /// Whether a device is one of them.
+    pub fn contain(&self, device: &str) -> bool {
+        let is = |name: &String| match name.strip_suffix('*') {
+            Some(start) => device.starts_with(start),
+            None => device == name,
+        };
+        self.names.iter().any(is) != self.is_inverted
+    }
+
+    /// Whether that is so for all that a packet may be at.
+    pub fn hold(&self, devices: &[String]) -> Truth {
+        let truth = |device: &String| if self.contain(device) { Truth::Yes } else { Truth::No };
+        Truth::of_all(devices.iter().map(truth))
+    }
+}
+
+impl Rule {
+    /// What becomes of a packet that meets all its tests.
+    pub fn actions(&self) -> impl Iterator<Item = &Action> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Act(action) => Some(action),
+            Step::Test(_) => None,
+        })
+    }
+
+    /// Its tests.
+    pub fn tests(&self) -> impl Iterator<Item = &Test> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Test(test) => Some(test),
+            Step::Act(_) => None,
+        })
+    }
+
+    /// Whether a mark, of the packet or of its connection, is in it.
+    pub fn is_about_marks(&self) -> bool {
+        let reads = |value: &Value| value.reads_mark() || value.reads_connmark();
+        self.steps.iter().any(|step| match step {
+            Step::Test(Test::Number { value, .. }) => reads(value),
+            Step::Act(Action::SetMark(_) | Action::SetConnMark(_)) => true,
+            _ => false,
+        })
+    }
+}
+
+impl Ruleset {
+    /// The place of a chain of a table.
+    pub fn find(&self, table: &Table, name: &str) -> Option<usize> {
+        self.chains.iter().position(|chain| chain.table == *table && chain.name == name)
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Table { tool, family, name } = self;
+        match family.is_empty() {
+            true => write!(f, "{tool} -t {name}"),
+            false => write!(f, "{tool} table {family} {name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn truth(test: &Test, mark: u32) -> Truth {
+        test.holds(Bits::all(mark), Bits::all(0))
+    }
+
+    #[test]
+    fn a_test_holds_for_the_marks_in_its_ranges() {
+        let masked =
+            |is_inverted| Test::is(Value::Mark.and(Value::Number(0xff0000)), 0x40000, is_inverted);
+        assert_eq!(truth(&masked(false), 0x0504_0f00), Truth::Yes);
+        assert_eq!(truth(&masked(false), 0x04d2_0f00), Truth::No);
+        assert_eq!(truth(&masked(true), 0x04d2_0f00), Truth::Yes);
+        let ranges = Test::Number {
+            value: Value::Mark,
+            ranges: vec![(1, 1), (0x100, 0x200)],
+            is_inverted: false,
+        };
+        for (mark, holds) in [(1, true), (2, false), (0x100, true), (0x200, true), (0x201, false)] {
+            assert_eq!(truth(&ranges, mark) == Truth::Yes, holds, "{mark:#x}");
+        }
+        // Of what nobody knows it may hold, unless bits that are known tell otherwise.
+        let unknown = Test::is(Value::Unknown.and(Value::Number(0xff)), 1, false);
+        assert_eq!(truth(&unknown, 0), Truth::Maybe);
+        let never = Test::is(Value::Unknown.and(Value::Number(0xff)), 0x100, false);
+        assert_eq!(truth(&never, 0), Truth::No);
+    }
+
+    #[test]
+    fn a_test_of_the_connection_s_mark_tells_no_packets_apart() {
+        let of = |value: Value| Test::is(value.and(Value::Number(0xff0000)), 0x40000, false);
+        assert!(of(Value::Mark).tells_apart(0x0504_0f00, Bits::all(0)));
+        assert!(!of(Value::Mark).tells_apart(0x04d2_0f00, Bits::all(0)));
+        assert!(!of(Value::ConnMark).tells_apart(0x0504_0f00, Bits::all(0)));
+    }
+
+    #[test]
+    fn devices_are_told_by_their_names_and_by_how_they_begin() {
+        let devices = |names: &[&str], is_inverted| Devices {
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            is_inverted,
+        };
+        let at = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+        assert_eq!(devices(&["eni*"], false).hold(&at(&["eni3"])), Truth::Yes);
+        assert_eq!(devices(&["eni*"], true).hold(&at(&["eni3"])), Truth::No);
+        assert_eq!(devices(&["tailscale0"], false).hold(&at(&["veth-web"])), Truth::No);
+        assert_eq!(devices(&["br0"], false).hold(&at(&["veth-web", "br0"])), Truth::Maybe);
+        assert_eq!(devices(&["br0"], false).hold(&[]), Truth::Maybe, "nobody knows where it is");
+    }
+}
