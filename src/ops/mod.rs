@@ -18,6 +18,7 @@ pub mod export;
 pub mod failures;
 pub mod identities;
 pub mod ipcache;
+pub mod marks;
 pub mod metrics;
 pub mod monitor;
 pub mod oci;

@@ -5,7 +5,7 @@ mod cluster;
 mod index;
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -94,6 +94,13 @@ impl Ipcache {
         let mut lines: Vec<IpcacheLine> = hosts.chain(prefixes).collect();
         lines.sort_by_key(|line| line.prefix);
         Ok(lines)
+    }
+
+    /// The identities of all lines.
+    pub fn identities(&self) -> Result<BTreeSet<Identity>> {
+        let hosts = self.hosts.entries()?.into_iter().map(|(_, entry)| entry);
+        let prefixes = self.prefixes.entries()?.into_iter().map(|(_, entry)| entry);
+        Ok(hosts.chain(prefixes).map(|entry| Identity(entry.identity)).collect())
     }
 
     /// The line that decides for an address: the longest prefix.

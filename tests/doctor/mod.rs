@@ -6,6 +6,7 @@ mod healthy;
 mod hooks;
 mod kernel;
 mod maps;
+mod marks;
 
 use std::collections::BTreeSet;
 

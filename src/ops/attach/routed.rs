@@ -1,22 +1,17 @@
 //! Whether the routing rules of this host take an identity's mark for one of their own.
 
-use std::collections::HashSet;
-
 use anyhow::Result;
 
 use super::Machine;
 use super::resolve::identity;
 use crate::kernel::ip_rules::{self, IpRule};
 use crate::model::endpoint::Role;
-use crate::model::identity::{Identity, Names};
+use crate::model::identity::Identity;
 use crate::model::mark::Mark;
 use crate::model::spec::EndpointSpec;
 use crate::ops::identities;
+use crate::ops::marks::{Others, Way};
 use crate::state::pin::Root;
-use crate::state::registry::Found;
-
-/// Those that an operator chooses by himself: 128 to 255, and the local ones.
-const CHOICE: std::ops::RangeInclusive<u32> = 128..=65535;
 
 /// A warning, if a rule treats what has the mark of the identity otherwise than what has none.
 pub fn warning(root: &Root, spec: &EndpointSpec, machine: &Machine) -> Result<Option<String>> {
@@ -33,7 +28,9 @@ pub fn warning(root: &Root, spec: &EndpointSpec, machine: &Machine) -> Result<Op
     if telling.is_empty() {
         return Ok(None);
     }
-    let hint = match free(root, identity, &rules, &names)? {
+    // Nftables is asked only here: each attachment would wait for it. `doctor` asks it, too, and names the same identity.
+    let way = Way::of(&machine.device.name, machine.role, false);
+    let hint = match Others::read().free(root, identity, &way, &names)? {
         Some(free) => format!("if that is not meant, take another identity: {free} is free of it"),
         None => "no identity is free of it".to_owned(),
     };
@@ -43,22 +40,4 @@ pub fn warning(root: &Root, spec: &EndpointSpec, machine: &Machine) -> Result<Op
         telling.join(", "),
         machine.device.name
     )))
-}
-
-/// The next identity that no rule knows and nobody has.
-fn free(
-    root: &Root,
-    identity: Identity,
-    rules: &[IpRule],
-    names: &Names,
-) -> Result<Option<Identity>> {
-    let endpoints = Found::all(root)?.endpoints;
-    let taken: HashSet<u32> = endpoints.iter().map(|endpoint| endpoint.config.identity).collect();
-    let behind = CHOICE.filter(|number| *number > identity.0);
-    let mut choice = behind.chain(CHOICE).map(Identity);
-    Ok(choice.find(|it| {
-        let is_routed =
-            Mark::encode(*it).is_ok_and(|mark| rules.iter().any(|rule| rule.tells_apart(mark)));
-        !is_routed && !taken.contains(&it.0) && names.name(*it).is_none()
-    }))
 }

@@ -1,0 +1,119 @@
+//! Who else uses the mark of packets in a network namespace, and what that does to identities.
+
+use std::collections::HashSet;
+
+use anyhow::Result;
+
+use crate::kernel::device;
+use crate::kernel::filters::{self, Unread};
+use crate::kernel::ip_rules::{self, IpRule};
+use crate::model::endpoint::Role;
+use crate::model::identity::{Identity, Names};
+use crate::model::mark::Mark;
+use crate::model::marks::ruleset::Ruleset;
+use crate::model::marks::walk::{self, Does, Hit, Packet};
+use crate::state::ipcache::Ipcache;
+use crate::state::pin::Root;
+use crate::state::registry::Found;
+
+/// Those that an operator chooses by himself: 128 to 255, and the local ones.
+const CHOICE: std::ops::RangeInclusive<u32> = 128..=65535;
+
+/// How many of them are looked at: those behind an identity, and then so many from everywhere.
+const CANDIDATES: usize = 1024;
+
+/// The rules of others that are about marks.
+#[derive(Debug, Default)]
+pub struct Others {
+    /// Of `ip rule`.
+    pub ip_rules: Vec<IpRule>,
+    /// Of nftables and iptables.
+    pub ruleset: Ruleset,
+    /// What could not be read.
+    pub unread: Vec<Unread>,
+}
+
+/// Where packets with an identity's mark come from, and where they go.
+#[derive(Debug, Clone)]
+pub struct Way {
+    /// The device with the program that writes the mark.
+    pub device: String,
+    /// Which devices rules of IP know them to come from.
+    pub from: Vec<String>,
+    /// The mark is written where the host has done with its packets: rules of nftables never see it.
+    pub is_out: bool,
+}
+
+impl Others {
+    /// Those of the current namespace.
+    pub fn read() -> Others {
+        let filters = filters::read();
+        Others {
+            ip_rules: ip_rules::with_marks(),
+            ruleset: filters.ruleset,
+            unread: filters.unread,
+        }
+    }
+
+    /// The rules of nftables and iptables that do something to an identity's mark, or by it.
+    pub fn hits(&self, identity: Identity, way: &Way, to: &[String]) -> Vec<Hit<'_>> {
+        match Mark::encode(identity) {
+            Ok(mark) if !way.is_out => {
+                let packet = Packet { mark, device: &way.device, from: &way.from, to };
+                walk::hits(&self.ruleset, packet)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The rules of `ip rule` that treat an identity's packets otherwise than those without a mark.
+    pub fn routing(&self, identity: Identity) -> Vec<&IpRule> {
+        let Ok(mark) = Mark::encode(identity) else { return Vec::new() };
+        self.ip_rules.iter().filter(|rule| rule.tells_apart(mark)).collect()
+    }
+
+    /// The next identity that no rule knows and nobody has.
+    pub fn free(
+        &self,
+        root: &Root,
+        identity: Identity,
+        way: &Way,
+        names: &Names,
+    ) -> Result<Option<Identity>> {
+        let mut taken: HashSet<Identity> =
+            Found::all(root)?.endpoints.iter().map(|it| Identity(it.config.identity)).collect();
+        if let Some(ipcache) = Ipcache::open(root)? {
+            taken.extend(ipcache.identities()?);
+        }
+        let is_free = |it: &Identity| {
+            self.routing(*it).is_empty() && !taken.contains(it) && names.name(*it).is_none()
+        };
+        let choice = || {
+            let behind = CHOICE.filter(|number| *number > identity.0);
+            behind.chain(CHOICE).map(Identity).filter(is_free)
+        };
+        let keeps = |it: &Identity| {
+            self.hits(*it, way, &[]).iter().all(|hit| matches!(hit.does, Does::Saves { .. }))
+        };
+        let near = choice().take(CANDIDATES);
+        let far = choice().skip(CANDIDATES).step_by(61).take(CANDIDATES);
+        Ok(near.chain(far).find(keeps))
+    }
+}
+
+impl Way {
+    /// Of an endpoint's device in the current namespace.
+    pub fn of(device: &str, role: Role, stamps: bool) -> Way {
+        let masters = device::find(device).ok().flatten().and_then(|it| it.masters().ok());
+        let masters = masters.unwrap_or_default();
+        let is_bridge = masters.first().is_some_and(|it| it.kind.as_deref() == Some("bridge"));
+        let names = masters.into_iter().map(|it| it.name);
+        // What a bridge's port receives is the bridge's when it comes to rules of IP.
+        let own = (!is_bridge).then(|| device.to_owned());
+        Way {
+            device: device.to_owned(),
+            from: own.into_iter().chain(names).collect(),
+            is_out: role == Role::Netdev && !stamps,
+        }
+    }
+}
