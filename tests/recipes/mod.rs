@@ -5,6 +5,7 @@ mod ip_rule;
 mod nftables;
 mod router_with_proxy;
 mod tailscale;
+mod two_nic_router;
 
 use crate::common::World;
 use crate::common::pages::{blocks, paste};
