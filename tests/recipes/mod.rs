@@ -2,6 +2,7 @@
 //! what they say. Those that need a real runtime are in `runtimes`.
 
 mod ip_rule;
+mod moving_from_ufw;
 mod nftables;
 mod router_with_proxy;
 mod tailscale;
