@@ -22,7 +22,9 @@ use nix::errno::Errno;
 pub use addresses::{addresses, lasting_addresses, local_addresses, workload_addresses};
 pub use changes::Changes;
 pub use peer::{Peer, peer};
-pub use routes::{Route, carries_default_route, route_between, route_to, with_default_route};
+pub use routes::{
+    Route, carries_default_route, has_route_to_just, route_between, route_to, with_default_route,
+};
 
 use crate::kernel::rtnetlink::{name_attribute, request};
 use crate::kernel::{masquerade, netns, xdp};

@@ -22,12 +22,12 @@ const TYPE: u16 = 0x3fff;
 
 /// By the type of a message: the bytes before its attributes, and those that are read. Of a link its
 /// address, name, parent, master, kind, whether the parent is elsewhere, and its XDP programs; of an address itself; of a
-/// route the devices that it leaves by; of a routing rule its priority, mark, table and mask; of a qdisc its kind; of a
-/// filter its kind, chain, where it redirects packets to, and if it is of BPF its program.
+/// route its destination and the devices that it leaves by; of a routing rule its priority, mark, table and mask; of a
+/// qdisc its kind; of a filter its kind, chain, where it redirects packets to, and if it is of BPF its program.
 const KNOWN: [(u16, usize, &[u16]); 6] = [
     (16, 16, &[1, IFLA_IFNAME, 5, 10, IFLA_LINKINFO, 37, 43]),
     (20, 8, &[1, 2, 8]),
-    (24, 12, &[4, 9]),
+    (24, 12, &[1, 4, 9]),
     (32, 12, &[6, 10, 15, 16]),
     (36, 20, &[TCA_KIND]),
     (44, 20, &[TCA_KIND, TCA_OPTIONS, 11]),

@@ -1,7 +1,8 @@
 //! The sockets of the calling thread's network namespace, as /proc/net/tcp and its like list them
 //! (Documentation/networking/proc_net_tcp.rst).
 
-use std::fs::File;
+use std::collections::HashSet;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -31,6 +32,18 @@ pub fn listeners() -> Vec<Socket> {
         }
     });
     found.map(|()| listeners).unwrap_or_default()
+}
+
+/// The protocols of which somebody has a raw socket, as daemons of routing protocols do. What can't be read has none.
+pub fn raw_protocols() -> HashSet<u8> {
+    let tables = ["raw", "raw6"].map(|table| fs::read_to_string(path(table)).unwrap_or_default());
+    tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(raw_protocol).collect()
+}
+
+/// It stands in the place of the port.
+fn raw_protocol(line: &str) -> Option<u8> {
+    let local = line.split_ascii_whitespace().nth(1)?;
+    u8::from_str_radix(local.split_once(':')?.1, 16).ok()
 }
 
 /// Of the thread: the process may be in another namespace.
@@ -179,6 +192,13 @@ mod tests {
                 "[fd00::1]:443 [fd00::2]:51455"
             ]
         );
+    }
+
+    #[test]
+    fn the_protocol_of_a_raw_socket_stands_where_others_have_a_port() {
+        let line =
+            "  112: 00000000:0070 00000000:0000 07 00000000:00000000 00:00000000 0 0 0 4711 2";
+        assert_eq!((raw_protocol(line), raw_protocol("cut off")), (Some(112), None));
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod lxc;
 pub mod mac;
 pub mod mark;
 pub mod marks;
+pub mod mounts;
 pub mod oci;
 pub mod origin;
 pub mod owner;

@@ -18,6 +18,9 @@ use crate::model::identity::Names;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
 
+/// Servers that let operators in.
+const SSH_SERVERS: [&str; 2] = ["sshd", "dropbear"];
+
 /// What is examined.
 struct Host<'a> {
     root: &'a Root,

@@ -19,11 +19,12 @@ pub use subject::Subject;
 use ways::Ways;
 
 use crate::model::endpoint::Role;
+use crate::model::enforcement::Mode;
 use crate::model::identity::{Identity, Names};
-use crate::model::policy::live::{By, Kind, Verdict, Why};
+use crate::model::policy::live::{By, Kind, LiveFlow, Verdict, Why};
 use crate::model::policy::{Decision, decide};
 use crate::model::protocol::TCP;
-use crate::model::rule::Direction;
+use crate::model::rule::{Action, Direction, L4, Rule};
 use crate::ops::peers::{End, Line as IpcacheLine, Peers};
 use crate::state::pin::Root;
 
@@ -39,7 +40,7 @@ pub struct Test {
 
 /// What would become of the flows that are up.
 pub struct Outcome {
-    subjects: Vec<Subject>,
+    judge: Judge,
     names: Names,
     judged: Vec<Judged>,
     /// How many have which verdict.
@@ -105,17 +106,18 @@ impl Test {
         if found.kernel_has_none {
             notes.extend(untold(&subjects));
         }
-        let mut judge = Judge { subjects: &subjects, peers, decided: HashMap::new() };
+        let mut judge = Judge { subjects, peers, decided: HashMap::new() };
         let (mut ways, mut judged, mut off) = (Ways::default(), Vec::new(), BTreeSet::new());
         for (key, known) in found.all {
             let whose = match key.whose {
                 Whose::Workload(index) => vec![index],
-                Whose::Host => ways.of(&key, &known, &subjects)?,
+                Whose::Host => ways.of(&key, &known, &judge.subjects)?,
             };
             for subject in whose {
                 match judge.judge(subject, &key, &known) {
                     Judged { verdict: Verdict::Allow(By::Off), direction, .. } => {
-                        off.extend(direction.map(|it| (subjects[subject].device.clone(), it)));
+                        let device = &judge.subjects[subject].device;
+                        off.extend(direction.map(|it| (device.clone(), it)));
                     }
                     flow => judged.push(flow),
                 }
@@ -134,7 +136,7 @@ impl Test {
             *counts.entry(flow.verdict.kind()).or_default() += 1;
         }
         let adopted = judged.iter().filter(|it| it.is_adopted).count();
-        Ok(Outcome { subjects, names, judged, counts, adopted, notes })
+        Ok(Outcome { judge, names, judged, counts, adopted, notes })
     }
 }
 
@@ -152,14 +154,14 @@ fn untold(subjects: &[Subject]) -> Option<String> {
     })
 }
 
-struct Judge<'a> {
-    subjects: &'a [Subject],
+struct Judge {
+    subjects: Vec<Subject>,
     peers: Peers,
     /// Many flows are the same to rules, and there may be thousands of these.
     decided: HashMap<(usize, Direction, Identity, u8, u16), Decision>,
 }
 
-impl Judge<'_> {
+impl Judge {
     fn judge(&mut self, index: usize, key: &Key, known: &Known) -> Judged {
         let subject = &self.subjects[index];
         let (flow, peers) = (live(key, known), &self.peers);
@@ -212,13 +214,37 @@ impl Outcome {
         self.counts[&Kind::Deny] + self.counts[&Kind::NoRule] > 0
     }
 
+    /// The rule that the first endpoint lacks for a flow that may come; `None` if it passes, or nobody can tell.
+    pub fn lacks(&mut self, flow: &LiveFlow) -> Option<String> {
+        let LiveFlow { protocol, local, remote, direction, masqueraded } = *flow;
+        let key = Key { whose: Whose::Host, protocol, local, remote };
+        let known = Known { direction, masqueraded, ..Known::default() };
+        let judged = self.judge.judge(0, &key, &known);
+        match judged.verdict {
+            Verdict::NoRule | Verdict::Deny(_) => self.to_allow(&judged).pop(),
+            Verdict::Allow(_) | Verdict::Unknown(_) => None,
+        }
+    }
+
+    /// Whether the first endpoint has some rule that lets something of this direction and kind pass, whoever it is.
+    pub fn opens(&self, direction: Direction, l4: L4) -> bool {
+        let Some(subject) = self.judge.subjects.first() else { return true };
+        let is_off =
+            subject.setting.modes[usize::from(direction == Direction::Egress)] == Mode::Off;
+        is_off
+            || subject.policy.rules().iter().any(|listed| {
+                let Rule { action, direction: of, l4: allowed, .. } = listed.rule;
+                action == Action::Allow && of == direction && allowed.meet(l4).is_some()
+            })
+    }
+
     /// All of them, the worst first.
     pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
         self.judged.iter().map(|flow| self.line(flow))
     }
 
     fn line(&self, flow: &Judged) -> Line<'_> {
-        let subject = &self.subjects[flow.subject];
+        let subject = &self.judge.subjects[flow.subject];
         let rule = |number| {
             let rule = subject.policy.get(number)?;
             Some(rule.text(&self.names))

@@ -2,6 +2,7 @@
 
 mod devices;
 mod endpoints;
+mod first;
 mod healthy;
 mod hooks;
 mod kernel;

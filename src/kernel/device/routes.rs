@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
@@ -107,6 +107,22 @@ fn route(address: IpAddr, source: Option<IpAddr>) -> Result<Option<Route>> {
             RouteAttribute::Oif(oif) => Some(Route::By(*oif)),
             _ => None,
         })
+    }))
+}
+
+/// Whether some table has a route to just this address that is not this host's own.
+pub fn has_route_to_just(address: Ipv4Addr) -> Result<bool> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = AddressFamily::Inet;
+    let wanted = RouteAttribute::Destination(RouteAddress::Inet(address));
+    let answers = request(RouteNetlinkMessage::GetRoute(query), NLM_F_DUMP)?;
+    Ok(answers.iter().any(|message| match message {
+        RouteNetlinkMessage::NewRoute(route) => {
+            route.header.destination_prefix_length == 32
+                && route.header.kind == RouteType::Unicast
+                && route.attributes.contains(&wanted)
+        }
+        _ => false,
     }))
 }
 

@@ -102,7 +102,7 @@ pub fn of_device(root: &Root, device: &str, own: &[Rule], login_port: Option<u16
         let of_identity = now.rules.get(&it.state.identity).cloned().unwrap_or_default();
         let EndpointState { spec, identity, .. } = &it.state;
         let policy = if spec.policy.are_off() { both } else { spec.policy };
-        let spec = EndpointSpec { policy, ..spec.clone() };
+        let spec = EndpointSpec { device: found.name, policy, ..spec.clone() };
         builder.add(&spec, *identity, Some(&it.endpoint), (&list, &of_identity))?;
         return Ok(builder.test());
     }
@@ -121,7 +121,8 @@ pub fn of_device(root: &Root, device: &str, own: &[Rule], login_port: Option<u16
 /// An endpoint of this namespace as it is, with the rules in force, in both directions if its policy is off.
 pub fn of_running(root: &Root, endpoint: &Endpoint) -> Result<Test> {
     let names = identities::names(root)?;
-    let spec = spec::current(root, endpoint, &names)?;
+    let kept = spec::current(root, endpoint, &names)?;
+    let spec = EndpointSpec { device: endpoint.device.clone(), ..kept };
     let policy = in_force(&policy_of(root, endpoint)?, endpoint)?;
     let mut of_identity = RuleList::default();
     of_identity.add(&policy.of_identity().collect::<Vec<_>>(), Origin::Command);
@@ -170,6 +171,8 @@ impl<'a> Builder<'a> {
     fn add_attached(&mut self, it: &Attached, wanted: &Wanted, now: &Now) -> Result<()> {
         let EndpointState { spec, identity, rules, .. } = &it.state;
         let of_identity = of_identity(*identity, wanted, now);
+        // Its device may have another name by now.
+        let spec = &EndpointSpec { device: it.endpoint.device.clone(), ..spec.clone() };
         self.add(spec, *identity, Some(&it.endpoint), (rules, &of_identity))
             .with_context(|| it.endpoint.device.clone())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 
-use super::super::Host;
+use super::super::{Host, SSH_SERVERS};
 use super::rules::in_force;
 use crate::kernel::{device, netns, processes, sockets};
 use crate::model::endpoint::Role;
@@ -14,9 +14,6 @@ use crate::model::protocol::TCP;
 use crate::model::rule::{Action, Direction, L4};
 use crate::ops::options;
 use crate::state::registry::Endpoint;
-
-/// Servers that let operators in.
-const SERVERS: [&str; 2] = ["sshd", "dropbear"];
 
 /// In each namespace whose NICs enforce: the ports by which operators come, and none of these lets in. Not where there is
 /// another way in, as a NIC that is not attached.
@@ -79,7 +76,7 @@ fn closed(nic: &Endpoint, port: u16) -> Vec<Finding> {
 
 /// Where SSH servers of this namespace listen for others than this host.
 fn ports_of_operators() -> Result<BTreeSet<u16>> {
-    let servers = processes::sockets_of(&SERVERS);
+    let servers = processes::sockets_of(&SSH_SERVERS);
     let listeners = sockets::listeners().into_iter();
     let ours = listeners.filter(|it| it.local.port() == 22 || servers.contains(&it.inode));
     Ok(ours.map(|listener| listener.local.port()).collect())
