@@ -3,7 +3,9 @@
 use super::doctor;
 use crate::common::World;
 use crate::common::machine::skip;
-use crate::common::process::text;
+use crate::common::process::{Running, text};
+use crate::common::traffic::{Connection, HOST, listen};
+use crate::common::world::wait_for;
 
 /// A NIC that enforces.
 const NIC: &str = "attach nic --role netdev --policy enforce --yes";
@@ -139,4 +141,65 @@ fn a_vrf_sees_next_to_nothing() {
         return;
     };
     sees_little(&world, "blue", "is a VRF");
+}
+
+/// A NIC that enforces and lets in tcp/443; a tunnel `vpn`, whose other end is a namespace.
+fn with_tunnel() -> Option<(World, [Running; 2])> {
+    let world = World::new()?;
+    world.veth("nic");
+    world.sh("ip addr add 198.51.100.2/24 dev nic; ip route add default via 198.51.100.1");
+    world.cilmark_ok("attach nic --policy enforce --yes");
+    world.cilmark_ok("policy add nic allow ingress from world tcp/443 --yes");
+    let tunnel = world.machine("vpn", 2, "tun");
+    Some((world, tunnel))
+}
+
+#[test]
+fn a_tunnel_by_which_others_get_to_what_the_nic_closes() {
+    let Some((world, _tunnel)) = with_tunnel() else { return };
+    let says_nothing_listens =
+        ["vpn: is not attached, and nothing listens there that nic would close"];
+    // One that is a failsafe port, one that a rule opens, and one that others than this host don't reach.
+    let _open = [22, 443].map(|port| listen(&world, HOST, port));
+    let _own = std::net::TcpListener::bind("127.0.0.1:5433").expect("bind");
+    doctor(&world).has("door", "ok", &says_nothing_listens);
+    let closed = listen(&world, HOST, 5432);
+    // It is what doctor says that it is.
+    Connection::open(&world, "vpn", &closed, "10.2.0.1").works();
+    let words = [
+        "warning vpn: is not attached, while nic enforces: who is behind it gets to tcp/5432, which nic closes",
+        "of what goes in this tunnel nic sees the outer packets only",
+        "`cilmark attach vpn`",
+    ];
+    doctor(&world).has("door", "warning", &words);
+    world.cilmark_ok("attach vpn");
+    assert_eq!(doctor(&world).of("door"), [""; 0], "it is meant so");
+    world.cilmark_ok("detach vpn");
+    world.cilmark_ok("attach nic --policy audit --yes");
+    assert_eq!(doctor(&world).of("door"), [""; 0], "nobody enforces");
+}
+
+#[test]
+fn a_second_way_out_is_a_door_until_it_is_attached() {
+    let Some((world, _tunnel)) = with_tunnel() else { return };
+    world.sh("ip route add default via 10.2.0.10 dev vpn metric 9 table 7");
+    doctor(&world).has("door", "warning", &["vpn: carries a default route and is not attached"]);
+    world.cilmark_ok("attach vpn --policy enforce --yes");
+    assert_eq!(doctor(&world).of("door"), [""; 0]);
+}
+
+#[test]
+fn bridges_of_workloads_and_their_devices_are_no_doors() {
+    let Some((world, tunnel)) = with_tunnel() else { return };
+    drop(tunnel);
+    world.workload("red", 3);
+    world.workload("blue", 4);
+    world.sh("ip link add name docker0 type bridge; ip link set docker0 up; ip link set blue master docker0
+         ip addr add 172.17.0.1/16 dev docker0");
+    let _closed = listen(&world, HOST, 5432);
+    wait_for("the tunnel to go", || !world.try_sh("ip link show vpn").status.success());
+    assert_eq!(doctor(&world).of("door"), [""; 0]);
+    // What comes from outside comes by that bridge, too.
+    world.sh("ip link add vx0 type vxlan id 7 dstport 4789 local 198.51.100.2; ip link set vx0 master docker0");
+    doctor(&world).has("door", "warning", &["docker0: is not attached", "tcp/5432"]);
 }

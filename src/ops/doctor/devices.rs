@@ -1,5 +1,7 @@
 //! Devices whose packets are seen better, or only, on another one.
 
+mod doors;
+
 use anyhow::Result;
 
 use super::Host;
@@ -28,6 +30,7 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
         })?;
         found.extend(of_device.unwrap_or_default());
     }
+    found.extend(doors::examine(host)?);
     if found.is_empty() && !live.is_empty() {
         let mut findings = Findings::of_this_host();
         findings.ok("devices", "what is attached are the devices by which the packets go");
