@@ -12,28 +12,29 @@ pub use notes::{Guide, Notes};
 
 use clap::Command;
 
-/// The help of commands that the whole line `--help` shows has their examples, too.
-pub fn with_examples(command: Command, guide: &Guide) -> Command {
-    add_examples(command, guide, "")
+/// Commands whose `--help` has what the guide says of them, and examples.
+pub fn with_guide(command: Command, guide: &Guide) -> Command {
+    add(command, guide, "")
 }
 
-fn add_examples(command: Command, guide: &Guide, path: &str) -> Command {
-    let examples = guide.of(path).examples;
-    let command = match examples.is_empty() {
-        true => command,
-        false => {
-            let style = *command.get_styles().get_header();
-            let mut text = format!("{style}Examples:{style:#}");
-            for example in examples {
-                text += &format!("\n  # {}", example.does);
-                example.lines.iter().for_each(|line| text += &format!("\n  {line}"));
-            }
-            command.after_long_help(text)
+fn add(mut command: Command, guide: &Guide, path: &str) -> Command {
+    let Notes { text, examples, .. } = guide.of(path);
+    if !text.is_empty() {
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        command = command.long_about(format!("{about}\n\n{}", text.join("\n\n")));
+    }
+    if !examples.is_empty() {
+        let style = *command.get_styles().get_header();
+        let mut text = format!("{style}Examples:{style:#}");
+        for example in examples {
+            text += &format!("\n  # {}", example.does);
+            example.lines.iter().for_each(|line| text += &format!("\n  {line}"));
         }
-    };
+        command = command.after_long_help(text);
+    }
     command.mut_subcommands(|it| {
         let path = under(path, it.get_name());
-        add_examples(it, guide, &path)
+        add(it, guide, &path)
     })
 }
 

@@ -1,12 +1,14 @@
 //! `cilmark man`.
 
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
 use super::guide::man;
-use super::{command, guide, path_of};
+use super::{cluster, command, guide, path_of};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -24,9 +26,21 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    if let [first, _, ..] = args.of.as_slice()
+        && first == "cluster"
+    {
+        return of_clusters(args);
+    }
     let pages = man::pages(command(), &guide())?;
     match &args.dir {
         Some(dir) => man::write(&pages, dir),
         None => man::print(&pages, &args.of.join(" ")),
     }
+}
+
+/// Those are another program's, which prints them in the place of this one.
+fn of_clusters(args: &Args) -> Result<()> {
+    let program = cluster::find()?;
+    let error = Command::new(&program).arg("man").args(&args.of).exec();
+    Err(anyhow!("run {}: {error}", program.display()))
 }

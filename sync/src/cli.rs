@@ -84,9 +84,9 @@ fn guide() -> Guide {
     Guide::read(include_str!("cli/guide.txt"))
 }
 
-/// All commands, their examples with them.
+/// All commands, with what the guide says of them.
 fn command() -> clap::Command {
-    guide::with_examples(Cli::command(), &guide())
+    guide::with_guide(Cli::command(), &guide())
 }
 
 #[derive(Subcommand)]

@@ -132,3 +132,13 @@ fn it_answers_for_lines_that_are_to_be_completed() {
     assert_eq!((asked.stdout.as_str(), asked.stderr.as_str()), ("out\n", ""));
     assert_eq!(called(), ["--bpffs", "/x", "completions", "bash", "--", line, " :"]);
 }
+
+#[test]
+fn it_prints_the_pages_of_clusters() {
+    let Some(_world) = world() else { return };
+    run(&["man", "cluster", "init"]).fails(1, &["cilmark-sync is neither beside"]);
+    put(ALONE);
+    assert_eq!(run(&["man", "cluster", "init"]).stdout, "out\n");
+    assert_eq!(called(), ["man", "cluster", "init"]);
+    assert!(run(&["man", "cluster"]).stdout.contains("cilmark\\-cluster\\-init"), "its own");
+}

@@ -15,7 +15,8 @@ const WIDEST: usize = 98;
 /// is well. `programs` are the names by which this program is called.
 pub fn faults(mut command: Command, guide: &Guide, programs: &[&str]) -> Vec<String> {
     command.build();
-    let mut faults = Vec::new();
+    let mut faults: Vec<String> =
+        guide.wrong().iter().map(|line| format!("`{line}` is below nothing")).collect();
     let paths = paths(&command);
     for path in guide.paths().filter(|path| !paths.contains(*path)) {
         faults.push(format!("[{path}] is no command"));

@@ -90,7 +90,8 @@ impl Program<'_> {
         let below: Vec<&str> = command.get_subcommands().map(name).collect();
         for it in command.get_subcommands() {
             let others = below.iter().filter(|other| **other != name(it));
-            let around: Vec<&str> = [own].iter().chain(others).copied().collect();
+            let program = Some(self.name.as_str()).filter(|name| *name != own);
+            let around: Vec<&str> = program.iter().chain([&own]).chain(others).copied().collect();
             self.add(pages, it, &under(path, it.get_name()), &around)?;
         }
         Ok(())
@@ -118,6 +119,8 @@ impl Program<'_> {
         // An empty argument vanishes, and what stands behind it would be the date.
         let no_date = "\"\"";
         roff.control("TH", [&name(command).to_uppercase(), SECTION, no_date, &source, &manual]);
+        // Nothing to paste is hyphenated, and no gaps make lines as long as each other.
+        roff.control("nh", []).control("ad", ["l"]);
         roff
     }
 }

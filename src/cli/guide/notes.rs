@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 
 /// What is said of each command.
-pub struct Guide(BTreeMap<&'static str, Notes>);
+pub struct Guide {
+    of: BTreeMap<&'static str, Notes>,
+    wrong: Vec<&'static str>,
+}
 
 /// What is said of one command.
 #[derive(Default, Clone)]
 pub struct Notes {
+    /// What it is, beyond its one line: paragraphs.
+    pub text: Vec<String>,
     /// How it is called.
     pub examples: Vec<Example>,
     /// Exit statuses, each with what it means.
@@ -30,14 +35,17 @@ pub struct Example {
 }
 
 impl Guide {
-    /// Reads a text. It stands in the program, and so a mistake in it is the program's.
+    /// Reads a text. No command shall fail for a mistake in it: such lines are left out, and tests find them.
     pub fn read(text: &'static str) -> Guide {
-        let mut guide = Guide(BTreeMap::new());
+        let mut guide = Guide { of: BTreeMap::new(), wrong: Vec::new() };
         let mut path = "";
         for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
             match line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
                 Some(name) => path = name,
-                None => guide.0.entry(path).or_default().add(line),
+                None if guide.of.entry(path).or_default().add(line).is_none() => {
+                    guide.wrong.push(line);
+                }
+                None => {}
             }
         }
         guide
@@ -45,7 +53,7 @@ impl Guide {
 
     /// Of the command with this path, such as `policy add`, alone; of the program itself that is "".
     pub fn of(&self, path: &str) -> Notes {
-        self.0.get(path).cloned().unwrap_or_default()
+        self.of.get(path).cloned().unwrap_or_default()
     }
 
     /// The same with what counts for all commands. Where both speak of the same status or file, the command's own counts.
@@ -66,26 +74,32 @@ impl Guide {
         notes
     }
 
+    /// Lines that say nothing: they stand below no example or paragraph.
+    pub fn wrong(&self) -> &[&'static str] {
+        &self.wrong
+    }
+
     /// All paths of which anything is said.
     pub fn paths(&self) -> impl Iterator<Item = &'static str> {
-        self.0.keys().copied().filter(|path| *path != "*")
+        self.of.keys().copied().filter(|path| *path != "*")
     }
 }
 
 impl Notes {
-    fn add(&mut self, line: &'static str) {
+    /// `None` if nothing stands above the line that it belongs to.
+    fn add(&mut self, line: &'static str) -> Option<()> {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         let pair = || rest.split_once(' ').unwrap_or((rest, ""));
         match word {
+            "text" => self.text.push(rest.to_owned()),
+            "" => self.text.last_mut()?.extend([" ", rest.trim_start()]),
             "exit" => self.exit.push(pair()),
             "env" => self.environment.push(pair()),
             "file" => self.files.push(pair()),
             "see" => self.see.push(rest),
             ">" => self.examples.push(Example { does: rest, lines: Vec::new() }),
-            _ => {
-                let example = self.examples.last_mut();
-                example.expect("a line that says what it does above it").lines.push(line);
-            }
+            _ => self.examples.last_mut()?.lines.push(line),
         }
+        Some(())
     }
 }
