@@ -25,7 +25,7 @@ deps: ## install the Debian packages that are missing for build, test and demo
 	@scripts/deps build test
 
 build: ## build target/release/cilmark and target/release/cilmark-sync
-	cargo build --release --locked
+	scripts/release
 
 static: ## build a cilmark that needs no library of the machine that it runs on
 	@scripts/deps build static

@@ -22,6 +22,8 @@ fn main() {
         "-Wall",
         "-Wextra",
         "-Werror",
+        // BTF names the file of each line: relative to here, wherever here is.
+        "-ffile-compilation-dir=.",
     ]);
     if let Some(clang) = env::var_os("CLANG") {
         builder.clang(clang);
