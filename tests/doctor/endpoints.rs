@@ -78,6 +78,18 @@ fn a_device_without_any_of_its_programs_is_not_taken_for_gone() {
 }
 
 #[test]
+fn what_an_attach_has_left_that_died_early_is_told_and_removed() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300");
+    world.sh(&format!("mkdir {PINS}/endpoints/7"));
+    let words = ["id:7: an `attach` has died before", "`cilmark detach id:7`"];
+    doctor(&world).has("stale", "warning", &words);
+    world.cilmark_ok("detach id:7");
+    doctor(&world).is_fine("stale");
+}
+
+#[test]
 fn a_device_that_has_moved_is_named_where_it_goes_on() {
     let Some(world) = World::with_tcx() else { return };
     world.veth("red");
@@ -344,4 +356,5 @@ fn what_is_believed_without_a_proof_is_said_and_no_trouble() {
     assert_eq!(found.bad(), Vec::<String>::new());
     let said = found.of("proof").concat();
     assert!(said.contains("(--by-address)") && said.contains("(--trust-marks)"), "{said}");
+    assert!(!said.contains("workloads are known by what"), "{said}");
 }

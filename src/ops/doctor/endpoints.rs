@@ -8,9 +8,9 @@ mod ssh;
 use anyhow::Result;
 pub(super) use rules::in_force as rules_in_force;
 
-use super::Host;
+use super::{Host, unread};
 use crate::kernel::{device, netns};
-use crate::model::finding::{Finding, Findings, Level};
+use crate::model::finding::{Finding, Findings};
 use crate::ops::again;
 use crate::state::registry::Endpoint;
 use crate::state::spec;
@@ -52,15 +52,14 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
             });
             found.extend(of_endpoint.all);
         }
-        if found.iter().all(|finding| finding.level == Level::Ok) {
+        if found.is_empty() {
             of_host.ok(check, fine);
         }
         all.append(&mut of_host.all);
         all.append(&mut found);
     }
-    interrupted::identities(host, &mut of_host)?;
-    all.append(&mut of_host.all);
-    all.extend(ssh::examine(host)?);
+    all.extend(interrupted::shared(host).unwrap_or_else(|error| unread("interrupted", error)));
+    all.extend(ssh::examine(host).unwrap_or_else(|error| unread("ssh", error)));
     Ok(all)
 }
 
@@ -74,19 +73,28 @@ fn name_of(endpoint: &Endpoint) -> String {
 
 fn stale(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
     let (id, device) = (endpoint.id, &endpoint.device);
-    if endpoint.stale && !endpoint.is_gone {
+    if !endpoint.stale {
+        return Ok(());
+    }
+    if !endpoint.is_gone {
         findings.problem(
             "stale",
             "a program of it is missing on a hook of the device: in that direction packets get no identity and meet no rule",
             &format!("`cilmark attach {device} --keep` puts it back"),
         );
-    } else if endpoint.is_gone && has_device(endpoint)? {
+    } else if endpoint.config.endpoint().is_none() {
+        findings.warning(
+            "stale",
+            "an `attach` has died before it was on a device, and what it had made is left",
+            &format!("`cilmark detach id:{id}` removes it"),
+        );
+    } else if has_device(endpoint)? {
         findings.problem(
             "stale",
             "both its programs are missing on the hooks of the device: packets get no identity and meet no rule",
             &format!("`cilmark attach {device}` with what `cilmark status id:{id} --spec` shows"),
         );
-    } else if endpoint.is_gone {
+    } else {
         let says = match endpoint.addresses().is_empty() {
             true => "its device is gone, and its rules and counters are left",
             false => "its device is gone, and whoever gets one of its addresses has its identity",

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::super::Host;
 use super::rules::in_force;
 use crate::model::endpoint::Role;
-use crate::model::finding::Findings;
+use crate::model::finding::{Finding, Findings};
 use crate::model::identity::Identity;
 use crate::model::rule::Rule;
 use crate::ops::rules;
@@ -54,13 +54,14 @@ fn rules_change(host: &Host<'_>, endpoint: &Endpoint) -> Result<bool> {
 }
 
 /// The same of what no endpoint has alone: rules of identities, and whom addresses belong to.
-pub fn identities(host: &Host<'_>, findings: &mut Findings) -> Result<()> {
+pub fn shared(host: &Host<'_>) -> Result<Vec<Finding>> {
+    let mut findings = Findings::of_this_host();
     let is_writing = || -> Result<bool> {
         Ok(Generations::open(host.root)?
             .is_some_and(|generations| generations.is_remote_changing()))
     };
     if !is_writing()? && lacking(host)?.is_empty() {
-        return Ok(());
+        return Ok(findings.all);
     }
     let _lock = host.root.lock()?;
     if is_writing()? {
@@ -84,7 +85,7 @@ pub fn identities(host: &Host<'_>, findings: &mut Findings) -> Result<()> {
         let cure = format!("`cilmark attach {} --keep`", devices[0]);
         findings.warning("interrupted", says, &cure);
     }
-    Ok(())
+    Ok(findings.all)
 }
 
 /// Identities, each with the devices of those that carry it and have not all of its rules.

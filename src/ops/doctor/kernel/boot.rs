@@ -3,8 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
-
 use super::super::Host;
 use crate::model::finding::Findings;
 use crate::model::origin::Origin;
@@ -23,20 +21,20 @@ const OF_UNITS: [&str; 4] = [
 ];
 
 /// Adds what is found out. Nobody can say it where systemd does not run, or the file is another one.
-pub fn examine(host: &Host<'_>, findings: &mut Findings) -> Result<()> {
+pub fn examine(host: &Host<'_>, findings: &mut Findings) {
     let runs_systemd = Path::new("/run/systemd/system").is_dir(); // sd_booted(3)
     if !runs_systemd || !Path::new(FILE).exists() {
-        return Ok(());
+        return;
     }
     if is_enabled() {
         findings.ok("boot", format!("{UNIT} puts {FILE} in force at boot"));
-        return Ok(());
+        return;
     }
     let of_file = host.endpoints.iter().filter(|endpoint| {
         let origin = spec::origin(host.root, endpoint);
         origin.is_ok_and(|origin| origin == Origin::File)
     });
-    let Some(first) = of_file.map(|endpoint| &endpoint.device).next() else { return Ok(()) };
+    let Some(first) = of_file.map(|endpoint| &endpoint.device).next() else { return };
     let is_installed = OF_UNITS.iter().any(|directory| Path::new(directory).join(UNIT).exists());
     let cure = match is_installed {
         true => format!("`systemctl enable {UNIT}`"),
@@ -46,7 +44,6 @@ pub fn examine(host: &Host<'_>, findings: &mut Findings) -> Result<()> {
         "{UNIT} is not enabled: what {FILE} has attached, as {first}, is not there after the next boot"
     );
     findings.warning("boot", says, &cure);
-    Ok(())
 }
 
 /// A link in the directory of whatever target, as `systemctl enable` makes it.

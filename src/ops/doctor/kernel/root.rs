@@ -11,7 +11,7 @@ use crate::state::pin::has_own_mounts;
 use crate::state::registry::shared::{self, Lost};
 
 /// Adds what is found out.
-pub fn examine(host: &Host<'_>, findings: &mut Findings) -> Result<()> {
+pub fn examine(host: &Host<'_>, findings: &mut Findings) {
     let path = host.root.path().display();
     if host.root.check_bpffs().is_err() {
         let says = format!("{path} is not on a BPF file system, so that nothing can be attached");
@@ -38,7 +38,6 @@ pub fn examine(host: &Host<'_>, findings: &mut Findings) -> Result<()> {
             findings.problem("limits", says, "raise it, in a unit by LimitNOFILE= or LimitAS=");
         }
     }
-    Ok(())
 }
 
 /// Whether all that is pinned is what programs use, and known.
