@@ -46,6 +46,7 @@ fn a_healthy_host_has_no_warning_and_a_line_of_each_part() {
     for check in of_parts.iter().flat_map(|checks| checks.split(' ')) {
         assert!(checks.contains(check), "{check} in {checks:?}");
     }
+    found.is_fine("first enforcement");
     for namespace in ["red", "wire"] {
         let found = doctor_as(&world, &format!("--netns {namespace}"));
         assert_eq!((found.status, found.bad()), (Some(0), vec![]), "{namespace}");

@@ -289,3 +289,60 @@ fn what_audit_knows_of_a_workload_is_judged_by_other_rules() {
     outwards.is_cut();
     is_lost(&asker, &answerer, "10.1.0.1");
 }
+
+/// The lines of the file, by device and the port of the other end.
+fn lines_of(world: &World) -> Vec<(String, String)> {
+    let run = world.cilmark("policy test /run/netns/cilmark.toml --json");
+    let told = told(&run);
+    let line = |line: &Value| {
+        let remote = format!("{} {}", line["remote"].as_str().unwrap(), line["remote_port"]);
+        (line["device"].as_str().unwrap().to_owned(), remote)
+    };
+    told.as_array().unwrap().iter().map(line).collect()
+}
+
+#[test]
+fn a_flow_belongs_to_the_nic_by_which_it_leaves_also_through_a_bridge() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    let nic = |name: &&str| {
+        format!("[[endpoint]]\ndevice = \"{name}\"\nrole = \"netdev\"\npolicy = \"enforce\"\n")
+    };
+    let file = |nics: &[&str]| {
+        let nics: String = nics.iter().map(nic).collect();
+        fs::write("/run/netns/cilmark.toml", format!("version = 1\n{nics}")).unwrap();
+    };
+    let open = |name, address| Connection::open(&world, HOST, &listen(&world, name, 5001), address);
+    let _both = [open("red", "10.1.0.10"), open("blue", "10.2.0.10")];
+    let [by_red, by_blue] = [("red", "10.1.0.10 5001"), ("blue", "10.2.0.10 5001")]
+        .map(|(device, remote)| (device.to_owned(), remote.to_owned()));
+    file(&["red", "blue"]);
+    assert_eq!(lines_of(&world), [by_blue, by_red.clone()]);
+    file(&["red"]);
+    assert_eq!(lines_of(&world), [by_red.clone()]);
+    world.sh("ip link add bridge0 type bridge && ip link set bridge0 up && ip addr flush dev red
+         ip link set red master bridge0 && ip addr add 10.1.0.1/24 dev bridge0");
+    assert_eq!(lines_of(&world), [by_red]);
+}
+
+#[test]
+fn what_nat_of_this_host_has_translated_is_one_flow_and_what_nobody_answers_none() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    track(&world);
+    world.sh("nft 'table ip nat { chain output { type nat hook output priority -100;
+              ip daddr 10.1.0.99 tcp dport 5009 dnat to 10.1.0.10:5001; }; }'");
+    let server = listen(&world, "red", 5001);
+    let _translated = Connection::published(&world, HOST, &server, "10.1.0.99", 5009);
+    let [open, outside] = [HOST, "red"].map(|at| udp(&world, at, any("10.1.0.1")));
+    arrives(&outside, &open, "10.1.0.1");
+    let taken = outside.local_addr().unwrap().port();
+    fs::write("/run/netns/cilmark.toml", file(&[], "")).unwrap();
+    let wanted = [format!("10.1.0.10 {taken}"), "10.1.0.10 5001".to_owned()];
+    let remotes = || -> Vec<String> { lines_of(&world).into_iter().map(|it| it.1).collect() };
+    assert_eq!(remotes(), wanted);
+    // Nobody waits for it any more.
+    drop(open);
+    assert_eq!(remotes(), wanted[1..]);
+}
