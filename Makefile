@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help deps build static demo test fuzz test-runtimes test-cluster test-vm test-boot test-static test-provision vagrant-validate lint litmus bench bench-against clean
+.PHONY: help deps build static deb demo test fuzz test-runtimes test-cluster test-vm test-boot test-static test-provision test-deb vagrant-validate lint litmus bench bench-against clean
 # cargo is parallel already, and the order of prerequisites is the order of work.
 .NOTPARALLEL:
 
@@ -30,6 +30,10 @@ build: ## build target/release/cilmark and target/release/cilmark-sync
 static: ## build a cilmark that needs no library of the machine that it runs on
 	@scripts/deps build static
 	scripts/static
+
+deb: ## build the Debian packages of cilmark and cilmark-sync in target/debian
+	@scripts/deps build deb
+	scripts/deb
 
 demo: deps build ## show it at work on real packets, in network namespaces of its own
 	$(UNPRIVILEGED)
@@ -77,6 +81,12 @@ test-provision: ## run what the Vagrantfile runs, and build the tests, in a fres
 	@mkdir -p "$${XDG_CACHE_HOME:-$$HOME/.cache}/cilmark" # or it becomes root's
 	$(SUDO) scripts/test-provision
 
+test-deb: ## build the packages twice, compare them, and install, upgrade, remove and purge them in a Debian 12 and 13
+	@scripts/deps build deb packages
+	@mkdir -p "$${XDG_CACHE_HOME:-$$HOME/.cache}/cilmark" # or it becomes root's
+	scripts/check-deb $${CARGO_TARGET_DIR:-target}/debian/before
+	$(SUDO) scripts/test-deb $${CARGO_TARGET_DIR:-target}/debian $${CARGO_TARGET_DIR:-target}/debian/before
+
 vagrant-validate: ## check the Vagrantfile
 	@scripts/deps vagrant
 	scripts/vagrant-validate
@@ -85,7 +95,7 @@ lint: ## check formatting, warnings, each C header alone, who calls whom, script
 	@scripts/deps build lint
 	cargo fmt --check
 	$(CLANG_FORMAT) --dry-run --Werror $$(find src/bpf benches -name '*.[ch]')
-	shellcheck --severity=warning $$(grep -rlE '^#!.*sh$$' .ci examples scripts tests/boot tests/runtimes)
+	shellcheck --severity=warning $$(grep -rlE '^#!.*sh$$' .ci examples packaging scripts tests/boot tests/packages tests/runtimes)
 	python3 -B -m unittest discover -q -s scripts -p '*_test.py'
 	scripts/check-headers
 	scripts/check-house

@@ -20,7 +20,7 @@ fn a_nic_is_audited_then_enforces_on_trial_and_then_comes_from_a_file_by_pasting
     let watched = "timeout 1 cilmark monitor || [ $? = 124 ]";
     let mut step = |name: &str| {
         let block = blocks.next().unwrap_or_else(|| panic!("no block to {name}"));
-        let is_here = |line: &&str| !line.starts_with("systemctl") && !line.contains("packaging/");
+        let is_here = |line: &&str| !line.starts_with("systemctl");
         let lines: Vec<&str> = block.lines().filter(is_here).collect();
         paste(&world, &lines.join("\n").replace("cilmark monitor ", &format!("{watched} ")))
     };

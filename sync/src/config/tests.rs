@@ -136,3 +136,9 @@ fn a_host_whose_name_is_no_name_has_to_be_given_one() {
     let named = format!("{LEAST}node = \"h2\"");
     assert_eq!(Config::parse(file, &named, nameless).unwrap().node, "h2");
 }
+
+#[test]
+fn the_example_of_the_package_is_a_configuration() {
+    let config = parse(include_str!("../../../packaging/examples/cluster.toml")).unwrap();
+    assert_eq!((config.name.as_str(), config.id), ("edge", 7));
+}
