@@ -34,13 +34,13 @@ fn kernel() -> String {
     text(&output.stdout).trim().to_owned()
 }
 
-struct Libvirt {
-    host: Host,
+pub struct Libvirt {
+    pub host: Host,
     kernel: String,
 }
 
 impl Libvirt {
-    fn new() -> Option<Libvirt> {
+    pub fn new() -> Option<Libvirt> {
         let libvirt = Libvirt { host: Host::new()?, kernel: kernel() };
         let Libvirt { host, kernel } = &libvirt;
         host.write("/etc/libvirt/qemu.conf", CONFIG);
@@ -73,19 +73,12 @@ impl Libvirt {
         self.start_daemon();
     }
 
-    fn start_daemon(&self) {
+    pub fn start_daemon(&self) {
         self.host.daemon("libvirtd", "virsh -q list");
     }
 
     /// Defines a guest with these keys in its metadata.
     fn define(&self, workload: &Workload, keys: &[(&str, String)]) {
-        let Libvirt { host, kernel } = self;
-        let name = &workload.name;
-        host.write("/var/host/image/init", &format!("{INIT}{}\n", workload.command()));
-        host.sh(&format!(
-            "chmod +x /var/host/image/init; cd /var/host/image
-             find . | busybox cpio -o -H newc -R 0:0 >/var/host/{name}.cpio 2>/dev/null"
-        ));
         let element = |(key, value): &(&str, String)| {
             let name = key.replace("cilmark.", "cilmark:");
             format!("<{name}>{value}</{name}>")
@@ -98,6 +91,20 @@ impl Libvirt {
                  <cilmark:ip>10.80.0.10</cilmark:ip></cilmark:workload></metadata>"
             ),
         };
+        let init = format!("{INIT}{}\n", workload.command());
+        let interface = "<interface type='bridge'><source bridge='br0'/>";
+        self.define_guest(&workload.name, &init, &metadata, interface);
+    }
+
+    /// Defines a guest whose first program is a script, with an interface, an element that is not ended yet. What it writes
+    /// to its console is in a file of its name in /var/host/log.
+    pub fn define_guest(&self, name: &str, init: &str, metadata: &str, interface: &str) {
+        let Libvirt { host, kernel } = self;
+        host.write("/var/host/image/init", init);
+        host.sh(&format!(
+            "chmod +x /var/host/image/init; cd /var/host/image
+             find . | busybox cpio -o -H newc -R 0:0 >/var/host/{name}.cpio 2>/dev/null"
+        ));
         let image = self.host.sh(&format!("ls {kernel}/boot/vmlinuz-*"));
         let guest = format!(
             "<domain type='qemu'>
@@ -108,7 +115,7 @@ impl Libvirt {
                <devices>
                  <emulator>/usr/bin/qemu-system-x86_64</emulator>
                  <serial type='file'><source path='/var/host/log/{name}'/><target port='0'/></serial>
-                 <interface type='bridge'><source bridge='br0'/><model type='virtio'/></interface>
+                 {interface}<model type='virtio'/></interface>
                  <memballoon model='none'/>
                </devices>
              </domain>",
