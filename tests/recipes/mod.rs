@@ -38,9 +38,9 @@ fn uplink(world: &World) {
     wait_for("the carrier", || world.sh(ends).matches(" UP ").count() == 2);
 }
 
-/// Pastes each block below a heading, unchanged; what the last one prints.
+/// Pastes each block below a heading, unchanged; what they print.
 fn paste_section(world: &World, page: &str, heading: &str) -> String {
     let blocks = blocks(page, heading, "sh");
-    let printed = blocks.iter().map(|block| paste(world, block));
-    printed.last().unwrap_or_else(|| panic!("nothing to paste below {heading}"))
+    assert!(!blocks.is_empty(), "nothing to paste below {heading}");
+    blocks.iter().map(|block| paste(world, block)).collect()
 }
