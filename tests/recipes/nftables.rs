@@ -99,40 +99,43 @@ fn both_nftables_and_the_receivers_policy_have_to_let_a_packet_pass() {
     }
 }
 
+/// How many datagrams of web each of these chains has seen.
+fn seen(world: &World, chains: &[&str; 7]) -> [u64; 7] {
+    let listed: Value = serde_json::from_str(&world.sh("nft -j list ruleset")).expect("JSON");
+    let entries = listed["nftables"].as_array().expect("a list");
+    let rules = || entries.iter().map(|entry| &entry["rule"]).filter(|it| it["table"] == "look");
+    let packets = |rule: &Value| {
+        let expressions = rule["expr"].as_array().expect("a list").iter();
+        expressions.filter_map(|it| it["counter"]["packets"].as_u64()).next()
+    };
+    chains.map(|chain| rules().find(|it| it["chain"] == chain).and_then(packets).expect("a rule"))
+}
+
 #[test]
 fn the_mark_is_there_in_each_chain_that_is_named_and_not_in_what_the_host_sends() {
-    const CHAINS: [(&str, &str); 7] = [
-        ("netdev", "ingress device veth-web"),
-        ("inet", "prerouting"),
-        ("inet", "input"),
-        ("inet", "forward"),
-        ("inet", "output"),
-        ("inet", "postrouting"),
-        ("netdev", "egress device eth0"),
-    ];
+    const CHAINS: [&str; 7] =
+        ["ingress", "prerouting", "input", "forward", "output", "postrouting", "egress"];
     let Some(world) = set_up() else { return };
-    let name = |hook: &'static str| hook.split(' ').next().expect("a name");
-    for (family, hook) in CHAINS {
-        let chain = name(hook);
-        world.sh(&format!(
-            "nft add table {family} look
-             nft 'add chain {family} look {chain} {{ type filter hook {hook} priority 0; }}'
-             nft 'add rule {family} look {chain} meta l4proto udp meta mark & 0xffff0fff == {WEB} counter'"
-        ));
-    }
+    let look = |chain: &str| {
+        let (family, device) = match chain {
+            "ingress" => ("netdev", "device veth-web"),
+            "egress" => ("netdev", "device eth0"),
+            _ => ("inet", ""),
+        };
+        format!(
+            "add table {family} look
+             add chain {family} look {chain} {{ type filter hook {chain} {device} priority 0; }}
+             add rule {family} look {chain} meta l4proto udp meta mark & 0xffff0fff == {WEB} counter
+            "
+        )
+    };
+    world.sh(&format!("nft -f - <<'END'\n{}\nEND", CHAINS.map(look).concat()));
     // What eth0 sends carries web's identity, for whoever looks behind cilmark.
     world.cilmark_ok("attach eth0 --id web");
-    let counted = || {
-        CHAINS.map(|(family, hook)| -> u64 {
-            let of_chain = format!("nft -j list chain {family} look {}", name(hook));
-            let packets = world.sh(&format!("{of_chain} | jq '.. | .counter? | objects.packets'"));
-            packets.trim().parse().expect("a number")
-        })
-    };
     let sends = |from: &UdpSocket, to: &UdpSocket, address: &str| {
-        let before = counted();
+        let before = seen(&world, &CHAINS);
         arrives(from, to, address);
-        let after = counted();
+        let after = seen(&world, &CHAINS);
         std::array::from_fn::<u64, 7, _>(|chain| after[chain] - before[chain])
     };
     for family in [0, 1] {
