@@ -40,10 +40,10 @@ fn a_healthy_host_has_no_warning_and_a_line_of_each_part() {
     let of_parts = [
         "capabilities bpf tcx jit bpffs pins limits",
         "stale moved interrupted confirmation rules proof forwarding ssh",
-        "hooks",
+        "hooks devices mark",
         "ipcache addresses names nics flows policies",
     ];
-    for check in of_parts.iter().flat_map(|checks| checks.split(' ')) {
+    for check in of_parts.iter().flat_map(|it| it.split(' ')).chain(["first enforcement"]) {
         assert!(checks.contains(check), "{check} in {checks:?}");
     }
     found.is_fine("first enforcement");
