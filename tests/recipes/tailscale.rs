@@ -197,8 +197,14 @@ fn tailscale_works_and_rules_by_identity_count_in_its_tunnel_by_pasting() {
     }
 
     let printed = paste_section(&world, PAGE, "## What you see");
-    let drop = "drop (Policy denied, 133), 2560 (tailnet) -> 1 (host)";
-    assert!(printed.contains(drop) && printed.contains("2816"), "{printed}");
+    for shown in [
+        "Tailscale uses bits 16 to 23",
+        "no trouble to identities that are in use",
+        "2816",
+        "drop (Policy denied, 133), 2560 (tailnet) -> 1 (host)",
+    ] {
+        assert!(printed.contains(shown), "no `{shown}` in {printed}");
+    }
     paste_section(&world, PAGE, "## To undo it");
     assert_eq!(world.pins(), [] as [String; 0]);
     assert!(!world.sh("nft list tables").contains("tailnet"));
@@ -254,6 +260,9 @@ fn identities_with_4_in_their_lowest_byte_leave_as_this_host_and_those_with_8_ar
             assert_eq!(source.ip().to_string(), seen[family], "{identity}");
         }
     }
+    let found = world.cilmark_ok("doctor");
+    let collision = |line: &str| line.contains("warning") && line.contains("the mark of 1284");
+    assert!(found.lines().any(collision), "{found}");
     let warned = world.cilmark("attach veth-web --keep --id 1288");
     assert!(warned.stderr.contains("5210") && warned.status == Some(0), "{warned:?}");
 }
