@@ -34,10 +34,17 @@ pub fn doctor_as(world: &World, arguments: &str) -> Findings {
 }
 
 impl Findings {
-    /// Of what a command has printed.
+    /// Of what a command has printed. The page has each check that comes.
     pub fn read(status: Option<i32>, stdout: &str) -> Findings {
         let all = serde_json::from_str(stdout);
-        Findings { status, all: all.unwrap_or_else(|error| panic!("{error} in {stdout}")) }
+        let found =
+            Findings { status, all: all.unwrap_or_else(|error| panic!("{error} in {stdout}")) };
+        let lines = include_str!("../../docs/doctor.md").lines();
+        let documented = lines.filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let documented: BTreeSet<&str> = documented.collect();
+        let missing: Vec<&str> = found.checks().difference(&documented).copied().collect();
+        assert_eq!(missing, [""; 0], "not in docs/doctor.md");
+        found
     }
 
     /// Those of a check, each as `level of: says; cure`.
