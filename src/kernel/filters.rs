@@ -3,14 +3,19 @@
 
 mod tables;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
 
 use anyhow::{Context, Result, bail};
 
 use crate::kernel::tool;
+use crate::model::mark::Mark;
 use crate::model::marks::iptables;
 use crate::model::marks::nft::{Foreign, Listing};
 use crate::model::marks::ruleset::{Chain, Ruleset};
+
+/// Where iproute2 and nft look for names of marks.
+const MARK_NAMES: [&str; 2] = ["/etc/iproute2/rt_marks", "/usr/share/iproute2/rt_marks"];
 
 /// What was read, and what not.
 #[derive(Debug, Default)]
@@ -93,27 +98,52 @@ const LEGACY: [(&str, Tables); 2] = [
 
 /// All that there is.
 pub fn read() -> Filters {
-    let mut filters = Filters::default();
+    let mut filters = Reading::default();
     match tables::has_nft_tables() {
         Ok(false) => {}
         Ok(true) => filters.read_nft(),
-        Err(error) => filters.unread("the rules of nftables", &error, "run it as root"),
+        Err(error) => filters.closed("nftables", &error),
     }
     for (names, tables) in &LEGACY {
         let what = format!("the rules of {}", tables.tool);
         match tables::legacy_tables(names) {
             Ok(there) if there.is_empty() => {}
             Ok(_) => match tables.list() {
-                Ok(chains) => filters.ruleset.chains.extend(chains),
+                Ok(chains) => filters.chains.extend(chains),
                 Err(error) => filters.unread(&what, &error, &tables.cure()),
             },
-            Err(error) => filters.unread(&what, &error, "run it as root"),
+            Err(error) => filters.closed(tables.tool, &error),
         }
     }
-    filters
+    filters.end()
 }
 
-impl Filters {
+/// What has been read so far.
+#[derive(Default)]
+struct Reading {
+    chains: Vec<Chain>,
+    unread: Vec<Unread>,
+    /// Whose tables can't even be asked for, and the first reason.
+    closed: Vec<String>,
+    why: String,
+}
+
+impl Reading {
+    fn end(mut self) -> Filters {
+        if !self.closed.is_empty() {
+            let (what, why) = (format!("the rules of {}", self.closed.join(", ")), self.why);
+            self.unread.push(Unread { what, why, cure: "run it as root".to_owned() });
+        }
+        Filters { ruleset: Ruleset::new(self.chains), unread: self.unread }
+    }
+
+    fn closed(&mut self, whose: &str, error: &anyhow::Error) {
+        if self.closed.is_empty() {
+            self.why = format!("{error:#}");
+        }
+        self.closed.push(whose.to_owned());
+    }
+
     fn unread(&mut self, what: &str, error: &anyhow::Error, cure: &str) {
         let (what, why, cure) = (what.to_owned(), format!("{error:#}"), cure.to_owned());
         self.unread.push(Unread { what, why, cure });
@@ -129,7 +159,7 @@ impl Filters {
             }
         };
         let foreign = listing.of_iptables();
-        self.ruleset.chains.extend(listing.chains(&foreign));
+        self.chains.extend(listing.chains(&foreign));
         for (family, tables) in &OF_NFT {
             let names: BTreeSet<&str> = foreign
                 .iter()
@@ -140,7 +170,7 @@ impl Filters {
                 continue;
             }
             match tables.list_these(&names) {
-                Ok(chains) => self.ruleset.chains.extend(chains),
+                Ok(chains) => self.chains.extend(chains),
                 Err(error) => {
                     let what = format!("the rules of {}", tables.tool);
                     self.unread(&what, &error, &tables.cure());
@@ -148,7 +178,7 @@ impl Filters {
                     let of_family = |it: &&Foreign| it.family != *family;
                     let others = foreign.iter().filter(of_family).cloned().collect();
                     let shown = listing.chains(&others).into_iter();
-                    self.ruleset.chains.extend(shown.filter(|it| {
+                    self.chains.extend(shown.filter(|it| {
                         it.table.family == *family && names.contains(it.table.name.as_str())
                     }));
                 }
@@ -160,12 +190,24 @@ impl Filters {
 /// The rules, with the elements only of those sets that are about marks: others may have millions.
 fn list_nft() -> Result<Listing> {
     let run = |arguments: &[&str]| tool::output("nft", arguments)?.context("nft is not installed");
-    let mut listing = Listing::parse(&run(&["--json", "--terse", "list", "ruleset"])?)?;
+    let listing = Listing::parse(&run(&["--json", "--terse", "list", "ruleset"])?)?;
+    let mut listing = listing.with_names(mark_names());
     for set in listing.unknown_sets() {
         let (family, table) = (&set.table.family, &set.table.name);
         listing.add(&run(&["--json", "list", set.kind, family, table, &set.name])?)?;
     }
     Ok(listing)
+}
+
+/// The names of marks, of which nft prints the first that there is.
+fn mark_names() -> HashMap<String, u32> {
+    let text = MARK_NAMES.iter().find_map(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    let name = |line: &str| {
+        let mut words = line.split_whitespace();
+        let mark: Mark = words.next()?.parse().ok()?;
+        Some((words.next()?.to_owned(), mark.0))
+    };
+    text.lines().filter_map(name).collect()
 }
 
 impl Tables {

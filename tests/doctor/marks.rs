@@ -319,6 +319,37 @@ fn what_iptables_alone_can_show_is_missed_where_it_is_missing() {
     );
 }
 
+#[test]
+fn marks_with_names_are_known_by_their_numbers() {
+    let Some(world) = workloads(1284) else { return };
+    world.sh("mkdir -p /run/netns/iproute2; test ! -d /etc/iproute2 || cp -r /etc/iproute2/. /run/netns/iproute2
+              test -d /etc/iproute2 || exit 0
+              echo '0x5040000 web' >/run/netns/iproute2/rt_marks; mount --bind /run/netns/iproute2 /etc/iproute2");
+    nft(
+        &world,
+        "table inet fw { chain f { type filter hook forward priority 0; meta mark >= 0x5040000 accept; }; }",
+    );
+    says(
+        &doctor(&world),
+        "warning",
+        &["meta mark == 0x5040000-0xffffffff accept", "takes the mark of 1284"],
+    );
+}
+
+#[test]
+fn an_ordinary_user_is_told_once_that_nobody_can_read_them() {
+    let Some(world) = World::new() else { return };
+    let printed =
+        world.cilmark_of_a_user(&["doctor", "--json"]).output().expect("run cilmark").stdout;
+    let found = Findings::read(Some(1), &String::from_utf8(printed).expect("UTF-8"));
+    found.has(
+        "unread rules",
+        "warning",
+        &["nftables, iptables-legacy, ip6tables-legacy", "run it as root"],
+    );
+    assert_eq!(found.of("mark"), [""; 0]);
+}
+
 /// How many packets a counter of nftables has seen.
 fn counted(world: &World, table: &str, name: &str) -> u64 {
     let counter = world.sh(&format!("nft --json list counter {table} {name}"));

@@ -1,6 +1,8 @@
 //! What `iptables-save` and `ip6tables-save` print (extensions/libxt_mark.c, libxt_MARK.c, libxt_connmark.c,
 //! libxt_CONNMARK.c, libxt_TPROXY.c and libxt_socket.c of iptables).
 
+use std::collections::HashMap;
+
 use anyhow::{Context, Result, ensure};
 
 use super::ruleset::{Action, Chain, Devices, Hook, Rule, Step, Table, Test};
@@ -10,6 +12,8 @@ use super::value::Value;
 pub fn parse(tool: &str, saved: &str) -> Result<Vec<Chain>> {
     let mut chains: Vec<Chain> = Vec::new();
     let mut table = None;
+    // Of the table that is being read.
+    let mut places: HashMap<String, usize> = HashMap::new();
     for line in saved.lines().map(str::trim) {
         let first = line.chars().next();
         match first {
@@ -17,11 +21,13 @@ pub fn parse(tool: &str, saved: &str) -> Result<Vec<Chain>> {
             Some('*') => {
                 let name = line[1..].to_owned();
                 table = Some(Table { tool: tool.to_owned(), family: String::new(), name });
+                places.clear();
             }
             Some(':') => {
                 let table = table.clone().with_context(|| format!("`{line}` is in no table"))?;
                 let name = line[1..].split(' ').next().unwrap_or_default().to_owned();
                 let hook = line.split(' ').nth(1).filter(|policy| *policy != "-").and(hook(&name));
+                places.insert(name.clone(), chains.len());
                 chains.push(Chain { table, name, hook, devices: Vec::new(), rules: Vec::new() });
             }
             _ if line == "COMMIT" => table = None,
@@ -31,11 +37,9 @@ pub fn parse(tool: &str, saved: &str) -> Result<Vec<Chain>> {
                 let start = start.with_context(|| format!("`{line}` is no rule"))?;
                 let name =
                     words.get(start + 1).with_context(|| format!("`{line}` has no chain"))?;
-                let of_table = |chain: &&mut Chain| {
-                    Some(&chain.table) == table.as_ref() && chain.name == *name
-                };
-                let chain = chains.iter_mut().rev().find(of_table);
-                let chain = chain.with_context(|| format!("`{line}` is in no chain"))?;
+                let place = places.get(name).filter(|_| table.is_some());
+                let place = place.with_context(|| format!("`{line}` is in no chain"))?;
+                let chain = &mut chains[*place];
                 chain
                     .rules
                     .push(rule(line, &words[start + 2..]).with_context(|| format!("`{line}`"))?);

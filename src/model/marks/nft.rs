@@ -16,6 +16,8 @@ use show::show;
 pub struct Listing {
     objects: Vec<Json>,
     elements: HashMap<(Table, String), Vec<Json>>,
+    /// Names that marks have.
+    names: HashMap<String, u32>,
 }
 
 /// A set or map whose elements are asked for by name.
@@ -44,6 +46,11 @@ impl Listing {
         let mut listing = Listing::default();
         listing.add(text)?;
         Ok(listing)
+    }
+
+    /// Reads marks by these names, too: nft prints those that rt_marks of iproute2 has.
+    pub fn with_names(self, names: HashMap<String, u32>) -> Listing {
+        Listing { names, ..self }
     }
 
     /// Another one, such as of a set.
@@ -185,9 +192,9 @@ impl Listing {
                 let tests = self.tests(table, op, &it["left"], &it["right"]);
                 tests.into_iter().map(Step::Test).collect()
             }
-            "mangle" => match value(&it["key"]) {
-                Value::Mark => act(Action::SetMark(value(&it["value"]))),
-                Value::ConnMark => act(Action::SetConnMark(value(&it["value"]))),
+            "mangle" => match self.value(&it["key"]) {
+                Value::Mark => act(Action::SetMark(self.value(&it["value"]))),
+                Value::ConnMark => act(Action::SetConnMark(self.value(&it["value"]))),
                 _ => act(Action::Other("set".to_owned())),
             },
             "counter" | "log" | "last" | "comment" => Vec::new(),
@@ -231,13 +238,13 @@ impl Listing {
             let devices = Devices { names, is_inverted };
             return if key.starts_with('i') { Test::From(devices) } else { Test::To(devices) };
         }
-        let value = value(left);
+        let value = self.value(left);
         if !value.reads_mark() && !value.reads_connmark() {
             return Test::Other;
         }
         let ranges = match self.elements(table, right) {
-            Some(elements) => elements.iter().map(range).collect(),
-            None => range(right).map(|range| vec![range]),
+            Some(elements) => elements.iter().map(|it| self.range(it)).collect(),
+            None => self.range(right).map(|range| vec![range]),
         };
         let Some(ranges) = ranges else { return Test::Other };
         let [(low, high)] = ranges[..] else { return Test::Number { value, ranges, is_inverted } };
@@ -258,15 +265,16 @@ impl Listing {
 
     /// Of keys of several parts only that with a mark is looked at; the others narrow it.
     fn mark_in_concat(&self, table: &Table, keys: &[Json], right: &Json) -> Option<Test> {
-        let about_marks = |key: &Json| value(key).reads_mark() || value(key).reads_connmark();
+        let about_marks =
+            |key: &Json| self.value(key).reads_mark() || self.value(key).reads_connmark();
         let at = keys.iter().position(about_marks)?;
         let part = |element: &Json| {
             let element = element.get("elem").map_or(element, |it| &it["val"]);
-            range(element["concat"].get(at)?)
+            self.range(element["concat"].get(at)?)
         };
         let elements = self.elements(table, right).unwrap_or_else(|| vec![right.clone()]);
         let ranges = elements.iter().map(part).collect::<Option<_>>()?;
-        Some(Test::Number { value: value(&keys[at]), ranges, is_inverted: false })
+        Some(Test::Number { value: self.value(&keys[at]), ranges, is_inverted: false })
     }
 }
 
@@ -321,56 +329,58 @@ fn verdict_of(verdict: &Json) -> Option<Action> {
     })
 }
 
-fn value(json: &Json) -> Value {
-    if let Some(number) = number(json) {
-        return Value::Number(number);
+impl Listing {
+    fn value(&self, json: &Json) -> Value {
+        if let Some(number) = self.number(json) {
+            return Value::Number(number);
+        }
+        let Some((kind, it)) = only(json) else { return Value::Unknown };
+        let operands = || it.as_array().into_iter().flatten().map(|it| self.value(it));
+        let shift = |sign: i32| {
+            let by = self.number(&it[1]).map_or(Value::Unknown, |by| {
+                Value::Shift(Box::new(self.value(&it[0])), sign * by.min(32) as i32)
+            });
+            Some(by)
+        };
+        match kind {
+            "meta" if it["key"] == "mark" => Some(Value::Mark),
+            "ct" if it["key"] == "mark" => Some(Value::ConnMark),
+            "&" => operands().reduce(Value::and),
+            "|" => operands().reduce(Value::or),
+            "^" => operands().reduce(Value::xor),
+            "<<" => shift(1),
+            ">>" => shift(-1),
+            _ => None,
+        }
+        .unwrap_or(Value::Unknown)
     }
-    let Some((kind, it)) = only(json) else { return Value::Unknown };
-    let operands = || it.as_array().into_iter().flatten().map(value);
-    let shift = |sign: i32| {
-        let by = number(&it[1]).map_or(Value::Unknown, |by| {
-            Value::Shift(Box::new(value(&it[0])), sign * by.min(32) as i32)
-        });
-        Some(by)
-    };
-    match kind {
-        "meta" if it["key"] == "mark" => Some(Value::Mark),
-        "ct" if it["key"] == "mark" => Some(Value::ConnMark),
-        "&" => operands().reduce(Value::and),
-        "|" => operands().reduce(Value::or),
-        "^" => operands().reduce(Value::xor),
-        "<<" => shift(1),
-        ">>" => shift(-1),
-        _ => None,
-    }
-    .unwrap_or(Value::Unknown)
-}
 
-fn number(json: &Json) -> Option<u32> {
-    match json {
-        Json::Number(number) => u32::try_from(number.as_u64()?).ok(),
-        Json::String(text) => match text.strip_prefix("0x") {
-            Some(hex) => u32::from_str_radix(hex, 16).ok(),
-            None => text.parse().ok(),
-        },
-        _ => None,
+    fn number(&self, json: &Json) -> Option<u32> {
+        match json {
+            Json::Number(number) => u32::try_from(number.as_u64()?).ok(),
+            Json::String(text) => match text.strip_prefix("0x") {
+                Some(hex) => u32::from_str_radix(hex, 16).ok(),
+                None => text.parse().ok().or_else(|| self.names.get(text).copied()),
+            },
+            _ => None,
+        }
     }
-}
 
-/// What an element of a set covers, or what a value is compared with.
-fn range(json: &Json) -> Option<(u32, u32)> {
-    if let Some(element) = json.get("elem") {
-        return range(&element["val"]);
+    /// What an element of a set covers, or what a value is compared with.
+    fn range(&self, json: &Json) -> Option<(u32, u32)> {
+        if let Some(element) = json.get("elem") {
+            return self.range(&element["val"]);
+        }
+        if let Some([low, high]) = json["range"].as_array().map(Vec::as_slice) {
+            return Some((self.number(low)?, self.number(high)?));
+        }
+        if let Some(prefix) = json.get("prefix") {
+            let free = u32::MAX.checked_shr(self.number(&prefix["len"])?).unwrap_or(0);
+            let start = self.number(&prefix["addr"])? & !free;
+            return Some((start, start | free));
+        }
+        self.number(json).map(|number| (number, number))
     }
-    if let Some([low, high]) = json["range"].as_array().map(Vec::as_slice) {
-        return Some((number(low)?, number(high)?));
-    }
-    if let Some(prefix) = json.get("prefix") {
-        let free = u32::MAX.checked_shr(number(&prefix["len"])?).unwrap_or(0);
-        let start = number(&prefix["addr"])? & !free;
-        return Some((start, start | free));
-    }
-    number(json).map(|number| (number, number))
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! The rules of nftables and iptables, as far as they are about marks.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use super::value::{Bits, Value};
+use crate::model::mark::Mark;
 
 /// Whether something holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,10 +18,12 @@ pub enum Truth {
 }
 
 /// Chains of tables of all families.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Ruleset {
-    /// In no order.
-    pub chains: Vec<Chain>,
+    chains: Vec<Chain>,
+    places: HashMap<Table, HashMap<String, usize>>,
+    relevant: Vec<Vec<usize>>,
+    set_connmarks: Vec<Value>,
 }
 
 /// A chain of a table.
@@ -220,6 +224,25 @@ impl Rule {
         })
     }
 
+    /// Whether other bits than 12 to 15 of a mark are in it.
+    fn is_about_identities(&self) -> bool {
+        let has_ours = |bits: u32| bits & !Mark::NOT_OURS != 0;
+        self.steps.iter().any(|step| match step {
+            Step::Test(Test::Number { value, .. }) => has_ours(value.looked_at()),
+            Step::Act(Action::SetMark(value)) => has_ours(value.writes(&Value::Mark)),
+            Step::Act(Action::SetConnMark(value)) => has_ours(value.looked_at()),
+            _ => false,
+        })
+    }
+
+    /// Whether packets may never come to the rules behind: none of its tests is one that is not looked at here.
+    fn may_end_for_all(&self) -> bool {
+        let ends =
+            |action: &Action| matches!(action, Action::Return | Action::End(_) | Action::Goto(_));
+        let is_read = |test: &Test| matches!(test, Test::Number { .. } | Test::From(_));
+        self.actions().any(ends) && self.tests().all(is_read)
+    }
+
     /// Whether a mark, of the packet or of its connection, is in it.
     pub fn is_about_marks(&self) -> bool {
         let reads = |value: &Value| value.reads_mark() || value.reads_connmark();
@@ -232,9 +255,81 @@ impl Rule {
 }
 
 impl Ruleset {
+    /// Of these chains, which are in no order.
+    pub fn new(chains: Vec<Chain>) -> Ruleset {
+        let mut places: HashMap<Table, HashMap<String, usize>> = HashMap::new();
+        for (at, chain) in chains.iter().enumerate() {
+            places.entry(chain.table.clone()).or_default().insert(chain.name.clone(), at);
+        }
+        let actions = chains.iter().flat_map(|chain| &chain.rules).flat_map(Rule::actions);
+        let set_connmarks = actions.filter_map(|action| match action {
+            Action::SetConnMark(value) => Some(value.clone()),
+            _ => None,
+        });
+        let set_connmarks = set_connmarks.collect();
+        let mut ruleset = Ruleset { chains, places, relevant: Vec::new(), set_connmarks };
+        ruleset.relevant = ruleset.find_relevant();
+        ruleset
+    }
+
+    /// All of them.
+    pub fn chains(&self) -> &[Chain] {
+        &self.chains
+    }
+
     /// The place of a chain of a table.
     pub fn find(&self, table: &Table, name: &str) -> Option<usize> {
-        self.chains.iter().position(|chain| chain.table == *table && chain.name == name)
+        self.places.get(table)?.get(name).copied()
+    }
+
+    /// The rules of the chain at a place that have to do with marks of identities, or end its way for all packets. Of
+    /// tens of thousands that balance the load of services there are a few.
+    pub fn relevant(&self, at: usize) -> &[usize] {
+        &self.relevant[at]
+    }
+
+    /// What rules set the marks of connections to.
+    pub fn set_connmarks(&self) -> &[Value] {
+        &self.set_connmarks
+    }
+
+    fn find_relevant(&self) -> Vec<Vec<usize>> {
+        let mut is_relevant: Vec<bool> = vec![false; self.chains.len()];
+        let leads_on = |chain: &Chain, rule: &Rule, is_relevant: &[bool]| {
+            rule.actions().any(|action| match action {
+                Action::Jump(name) | Action::Goto(name) => {
+                    self.find(&chain.table, name).is_some_and(|at| is_relevant[at])
+                }
+                _ => false,
+            })
+        };
+        let own: Vec<Vec<bool>> = self
+            .chains
+            .iter()
+            .map(|it| it.rules.iter().map(Rule::is_about_identities).collect())
+            .collect();
+        loop {
+            let before = is_relevant.clone();
+            for (at, chain) in self.chains.iter().enumerate().filter(|(at, _)| !before[*at]) {
+                let mut rules = chain.rules.iter().zip(&own[at]);
+                is_relevant[at] = rules.any(|(rule, own)| *own || leads_on(chain, rule, &before));
+            }
+            if before == is_relevant {
+                break;
+            }
+        }
+        let of_chain = |(at, chain): (usize, &Chain)| {
+            let rules = chain.rules.iter().enumerate();
+            let counts = |(index, rule): &(usize, &Rule)| {
+                own[at][*index] || rule.may_end_for_all() || leads_on(chain, rule, &is_relevant)
+            };
+            if is_relevant[at] {
+                rules.filter(counts).map(|(index, _)| index).collect()
+            } else {
+                Vec::new()
+            }
+        };
+        self.chains.iter().enumerate().map(of_chain).collect()
     }
 }
 

@@ -64,27 +64,25 @@ pub enum Does {
 pub fn hits<'a>(ruleset: &'a Ruleset, packet: Packet<'_>) -> Vec<Hit<'a>> {
     // A connection has no mark until somebody sets one; then it is what rules state, or what they save.
     let mut connmarks = vec![0];
-    for action in ruleset.chains.iter().flat_map(|chain| &chain.rules).flat_map(Rule::actions) {
-        if let Action::SetConnMark(value) = action {
-            let set = value.of(Bits::all(packet.mark.0), Bits::all(0));
-            if set.known == u32::MAX && !connmarks.contains(&set.value) && connmarks.len() < 8 {
-                connmarks.push(set.value);
-            }
+    for value in ruleset.set_connmarks() {
+        let set = value.of(Bits::all(packet.mark.0), Bits::all(0));
+        if set.known == u32::MAX && !connmarks.contains(&set.value) && connmarks.len() < 8 {
+            connmarks.push(set.value);
         }
     }
     let mut found = BTreeMap::new();
     for connmark in connmarks {
         let mut walk =
             Walk { ruleset, packet, connmark, visited: HashMap::new(), found: &mut found };
-        for (at, chain) in ruleset.chains.iter().enumerate() {
+        for (at, chain) in ruleset.chains().iter().enumerate() {
             if let Some(start) = walk.start(chain) {
                 walk.chain(at, start);
             }
         }
     }
     let hit = |((at, rule, does), certainty): ((usize, usize, Does), Certainty)| Hit {
-        chain: &ruleset.chains[at],
-        rule: &ruleset.chains[at].rules[rule],
+        chain: &ruleset.chains()[at],
+        rule: &ruleset.chains()[at].rules[rule],
         is_certain: certainty.is_certain,
         is_before_workloads: certainty.is_before_workloads,
         does,
@@ -151,8 +149,8 @@ impl Walk<'_, '_> {
             return;
         }
         visited.push(reached);
-        for index in 0..self.ruleset.chains[at].rules.len() {
-            if self.rule(at, index, reached) {
+        for index in self.ruleset.relevant(at) {
+            if self.rule(at, *index, reached) {
                 return;
             }
         }
@@ -160,7 +158,7 @@ impl Walk<'_, '_> {
 
     /// Whether no such packet comes to the rules behind.
     fn rule(&mut self, at: usize, index: usize, reached: Certainty) -> bool {
-        let chain = &self.ruleset.chains[at];
+        let chain = &self.ruleset.chains()[at];
         let rule = &chain.rules[index];
         let (mark, connmark) = (Bits::all(self.packet.mark.0), Bits::all(self.connmark));
         let mut here = reached;
@@ -209,7 +207,7 @@ impl Walk<'_, '_> {
 
     /// Whether it is done with the packet.
     fn act(&mut self, at: usize, index: usize, action: &Action, here: Certainty) -> bool {
-        let chain = &self.ruleset.chains[at];
+        let chain = &self.ruleset.chains()[at];
         let mark = self.packet.mark.0;
         let target = |name: &str| self.ruleset.find(&chain.table, name);
         match action {

@@ -10,7 +10,7 @@ fn does(rules: &str) -> Vec<(Does, bool, bool)> {
 fn does_to(identity: u32, rules: &str) -> Vec<(Does, bool, bool)> {
     let head = ":PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:X - [0:0]\n:Y - [0:0]";
     let saved = format!("*mangle\n{head}\n{rules}\nCOMMIT\n");
-    let ruleset = Ruleset { chains: iptables::parse("iptables", &saved).unwrap() };
+    let ruleset = Ruleset::new(iptables::parse("iptables", &saved).unwrap());
     let mark = Mark::encode(Identity(identity)).unwrap();
     let names = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
     let (from, to) = (names(&["veth-web"]), names(&["veth-db"]));

@@ -29,7 +29,7 @@ struct Users<'a> {
 /// All of them.
 pub fn of(others: &Others) -> Vec<User<'_>> {
     let routing: Vec<Routing> = others.ip_rules.iter().map(IpRule::routing).collect();
-    let chains = &others.ruleset.chains;
+    let chains = others.ruleset.chains();
     let known = LAYOUTS.iter().filter(|it| it.is_here(chains, &routing)).collect();
     let mut users = Users { known, all: BTreeMap::new() };
     for chain in chains {
