@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 use crate::kernel::tool;
 use crate::model::mark::Mark;
 use crate::model::marks::iptables;
-use crate::model::marks::nft::{Foreign, Listing};
-use crate::model::marks::ruleset::{Chain, Ruleset};
+use crate::model::marks::nft::{self, Foreign, Listing};
+use crate::model::marks::ruleset::{Chain, Hook, Ruleset};
 
 /// Where iproute2 and nft look for names of marks.
 const MARK_NAMES: [&str; 2] = ["/etc/iproute2/rt_marks", "/usr/share/iproute2/rt_marks"];
@@ -159,7 +159,9 @@ impl Reading {
             }
         };
         let foreign = listing.of_iptables();
-        self.chains.extend(listing.chains(&foreign));
+        let mut chains = listing.chains(&foreign);
+        chains.iter_mut().for_each(find_devices);
+        self.chains.extend(chains);
         for (family, tables) in &OF_NFT {
             let names: BTreeSet<&str> = foreign
                 .iter()
@@ -184,6 +186,15 @@ impl Reading {
                 }
             }
         }
+    }
+}
+
+/// The JSON of nft 1.0.6 leaves out on which devices a chain is; its text has them.
+fn find_devices(chain: &mut Chain) {
+    if matches!(chain.hook, Some(Hook::Ingress | Hook::Egress)) && chain.devices.is_empty() {
+        let (family, table) = (&chain.table.family, &chain.table.name);
+        let shown = tool::output("nft", &["--terse", "list", "chain", family, table, &chain.name]);
+        chain.devices = shown.ok().flatten().map(|it| nft::devices(&it)).unwrap_or_default();
     }
 }
 

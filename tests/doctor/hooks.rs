@@ -164,6 +164,43 @@ fn ciliums_own_programs_are_named_as_a_second_datapath() {
     doctor(&world).has("Cilium", "warning", &words);
 }
 
+/// Where each side is, packets say: who is behind sees what the other lets pass, and the identity that it has stamped.
+#[test]
+fn chains_of_nftables_are_behind_on_ingress_and_before_on_egress() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.cilmark_ok("attach red --id 300 --ip 10.1.0.10,fd00:1::10 --policy audit");
+    world.cilmark_ok("policy add red allow ingress from host icmp/8");
+    assert_eq!(doctor(&world).of("nftables hook"), [""; 0]);
+    world.sh("nft add table netdev fw
+         nft 'add chain netdev fw in { type filter hook ingress device red priority 0; }'
+         nft 'add rule netdev fw in icmp type echo-request meta mark 0x012c0f00 counter'");
+    doctor(&world).has(
+        "nftables hook",
+        "ok",
+        &["netdev fw chain in runs behind cilmark on ingress"],
+    );
+    world.sh("ip netns exec red ping -qc1 -W20 10.1.0.1");
+    assert!(world.sh("nft list chain netdev fw in").contains("counter packets 1"));
+    world.sh("nft flush table netdev fw; nft delete chain netdev fw in");
+    if !world
+        .try_sh("nft 'add chain netdev fw out { type filter hook egress device red priority 0; }'")
+        .status
+        .success()
+    {
+        return skip("this nftables has no egress hook");
+    }
+    doctor(&world).has("nftables hook", "ok", &["chain out runs before cilmark on egress"]);
+    let asked = || world.cilmark_json("policy list red")[0]["packets"].as_u64().expect("a number");
+    let before = asked();
+    world.sh("ping -qc1 -W20 10.1.0.10");
+    let passed = asked();
+    assert!(passed > before);
+    world.sh("nft add rule netdev fw out ip daddr 10.1.0.10 drop");
+    assert!(!world.try_sh("ping -qc1 -W0.1 10.1.0.10").status.success());
+    assert_eq!(asked(), passed, "cilmark has not seen it");
+}
+
 #[test]
 fn where_nobody_else_is_it_says_so() {
     let Some(world) = nic("--policy enforce") else { return };

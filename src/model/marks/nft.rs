@@ -40,6 +40,17 @@ pub struct Foreign {
     pub table: String,
 }
 
+/// The devices of a chain, as nft shows it: `… hook ingress device "red" priority …`, `… devices = { a, b } priority …`.
+pub fn devices(chain: &str) -> Vec<String> {
+    let devices = || {
+        let line = chain.lines().find(|line| line.trim_start().starts_with("type "))?;
+        let (_, behind) = line.split_once(" device")?;
+        Some(behind.split_once(" priority")?.0.trim_start_matches('s'))
+    };
+    let names = devices().unwrap_or_default().split([' ', '=', '{', '}', ',', '"']);
+    names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
 impl Listing {
     /// A listing, with or without the elements of sets that have names.
     pub fn parse(text: &str) -> Result<Listing> {

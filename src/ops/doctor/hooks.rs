@@ -4,6 +4,8 @@
 //! sends meets the chains of the egress hook, TCX and clsact (net/core/dev.c, `__netif_receive_skb_core` and
 //! `__dev_queue_xmit`).
 
+mod netfilter;
+
 use anyhow::Result;
 
 use super::Host;
@@ -31,6 +33,7 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
     for endpoint in &live {
         found.extend(of_endpoint(endpoint)?);
     }
+    found.extend(netfilter::examine(host, &live)?);
     if found.is_empty() && !live.is_empty() {
         let mut findings = Findings::of_this_host();
         findings.ok("hooks", "no program of others is on a hook of what is attached");

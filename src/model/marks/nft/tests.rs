@@ -156,3 +156,15 @@ fn what_is_no_listing_is_refused() {
         assert!(Listing::parse(text).is_err(), "{text}");
     }
 }
+
+#[test]
+fn the_devices_of_a_chain_are_read_from_its_text() {
+    let shown = |hook: &str| {
+        devices(&format!(
+            "table netdev fw {{\n\tchain in {{\n\t\ttype filter hook {hook} priority filter; policy accept;\n"
+        ))
+    };
+    assert_eq!(shown("ingress device \"red\""), ["red"]);
+    assert_eq!(shown("egress devices = { p, red }"), ["p", "red"]);
+    assert_eq!(shown("input"), [""; 0]);
+}
