@@ -55,6 +55,12 @@ pub fn names() -> Vec<String> {
     entries.map(|entry| text::from_bytes(entry.file_name().as_bytes())).collect()
 }
 
+/// The name that `ip netns` has for the namespace with this inode, if it has one.
+pub fn name_of(inode: u64) -> Option<String> {
+    let is_it = |name: &String| fs::metadata(path_of(name)).is_ok_and(|file| file.ino() == inode);
+    names().into_iter().find(is_it)
+}
+
 /// Paths to the namespaces that a name or a process keeps; to most of them more than one.
 fn paths() -> Result<impl Iterator<Item = PathBuf>> {
     let entries = |directory: &str| match fs::read_dir(directory) {

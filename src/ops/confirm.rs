@@ -145,12 +145,13 @@ fn confirm_one(root: &Root, endpoint: &Endpoint) -> Result<()> {
         }
         Confirmation::None => bail!("{device} has nothing to confirm"),
         Confirmation::Over(Fallback::Audit) => bail!(
-            "too late: {device} has fallen back and only audits; `cilmark attach {device} --policy \
-             enforce --confirm 60s …` tries again"
+            "too late: {device} has fallen back and only audits; `cilmark attach {device} --keep \
+             --confirm 60s` enforces again; `cilmark attach {device} --keep --policy audit` leaves it at audit"
         ),
         Confirmation::Over(Fallback::Rules) => bail!(
             "too late: {device} has fallen back to the rules before the last change, which \
-             `cilmark policy list {device}` shows; make the change again"
+             `cilmark policy list {device}` shows; make the change again, or `cilmark attach {device} --keep --yes` leaves \
+             it as it is"
         ),
     }
 }

@@ -26,6 +26,8 @@ struct Host<'a> {
     root: &'a Root,
     /// What is attached, as far as it can be read; with `--netns`, what is there.
     endpoints: Vec<Endpoint>,
+    /// All of it could be read: that there is nothing bad can be said only then.
+    is_whole: bool,
     names: Names,
     /// The network namespaces, by their inodes: the current one, and those of the endpoints.
     namespaces: Vec<u64>,
@@ -87,6 +89,8 @@ impl<'a> Host<'a> {
                 namespaces.push(netns);
             }
         }
-        Host { root, endpoints, names, namespaces }
+        let has_rights = rights::missing().is_ok_and(|missing| missing.is_empty());
+        let is_whole = errors.is_empty() && has_rights;
+        Host { root, endpoints, is_whole, names, namespaces }
     }
 }

@@ -54,7 +54,7 @@ fn a_program_that_somebody_took_off_its_hook_is_a_problem_until_it_is_put_back()
         found.has(
             "stale",
             "problem",
-            &["red:", "missing on a hook", "`cilmark attach red --keep`"],
+            &["red:", "missing on the hooks", "`cilmark attach red --keep`"],
         );
         assert_eq!(found.status, Some(1));
         world.cilmark_ok("attach red --keep");
@@ -96,7 +96,11 @@ fn a_device_that_has_moved_is_named_where_it_goes_on() {
     world.cilmark_ok("attach red --id 300");
     doctor(&world).is_fine("moved");
     world.sh("ip netns add other && ip link set red netns other");
-    doctor(&world).has("moved", "warning", &["red:", "another network namespace", "detach id:1"]);
+    doctor(&world).has(
+        "moved",
+        "warning",
+        &["red:", "another network namespace", "`cilmark --netns other attach red`", "detach id:1"],
+    );
     world.cilmark_ok("--netns other attach red --id 300");
     doctor(&world).is_fine("moved");
 }
@@ -118,7 +122,12 @@ fn a_pending_confirmation_says_who_is_to_be_confirmed() {
     let Some(world) = World::new() else { return };
     world.veth("nic");
     world.cilmark_ok("attach nic --role netdev --policy enforce --confirm 60s --adopt 0");
-    let words = ["nic: in ", "it only audits", "are cut (--adopt 0)", "`cilmark confirm nic`"];
+    let words = [
+        "nic: not confirmed yet: in ",
+        "it goes back to audit",
+        "are cut (--adopt 0)",
+        "`cilmark confirm nic`",
+    ];
     doctor(&world).has("confirmation", "warning", &words);
     world.cilmark_ok("confirm nic");
     doctor(&world).is_fine("confirmation");
@@ -150,7 +159,7 @@ fn a_file_that_is_on_trial_is_to_be_confirmed_as_a_whole() {
     world.veth("nic");
     world.cilmark_ok(&format!("apply --confirm 60s {file}"));
     let cure = format!("`cilmark confirm {file}`");
-    doctor(&world).has("confirmation", "warning", &["nic: in ", &cure]);
+    doctor(&world).has("confirmation", "warning", &["nic: not confirmed yet: in ", &cure]);
     world.cilmark_ok(&format!("confirm {file}"));
     doctor(&world).is_fine("confirmation");
 }
@@ -160,18 +169,26 @@ fn a_change_that_has_gone_back_is_told_with_what_makes_it_again() {
     let Some(world) = World::new() else { return };
     let soon = format!("{}ms", time_for(Duration::from_millis(100)).as_millis());
     let found = |level: &str, words: &[&str]| {
-        wait_for("the fallback", || !doctor(&world).of("confirmation")[0].contains("unless"));
+        wait_for("the fallback", || {
+            !doctor(&world).of("confirmation")[0].contains("not confirmed yet")
+        });
         doctor(&world).has("confirmation", level, words);
     };
     world.veth("nic");
     // Whether they are in time or not, nobody confirms.
     world.cilmark(&format!("attach nic --role netdev --policy enforce --confirm {soon}"));
-    found("problem", &["nic: ", "it only audits", "`cilmark attach nic --keep --confirm 60s`"]);
+    let words = [
+        "nic: ",
+        "it only audits",
+        "`cilmark attach nic --keep --confirm 60s`",
+        "`cilmark attach nic --keep --policy audit`",
+    ];
+    found("problem", &words);
     world.cilmark_ok("attach nic --keep --confirm 60s");
-    doctor(&world).has("confirmation", "warning", &["unless somebody confirms"]);
+    doctor(&world).has("confirmation", "warning", &["not confirmed yet"]);
     world.cilmark_ok("confirm nic");
     world.cilmark(&format!("policy add nic allow ingress from any tcp/80 --confirm {soon}"));
-    found("warning", &["those before are in force", "`cilmark attach nic --keep`"]);
+    found("warning", &["those before are in force", "`cilmark attach nic --keep --yes`"]);
     world.cilmark_ok("attach nic --keep --yes");
     doctor(&world).is_fine("confirmation");
 }
@@ -181,19 +198,23 @@ fn policies_without_rules_and_rules_without_a_policy_are_told() {
     let Some(world) = World::new() else { return };
     world.veth("red");
     world.cilmark_ok("attach red --id 300 --policy enforce");
-    let words = ["red: ", "has no rule", "`cilmark policy add red RULE`"];
+    let words = ["red: ", "has no rules", "`cilmark policy add red RULE`"];
     doctor(&world).has("rules", "warning", &words);
     world.cilmark_ok("policy add red allow ingress from any tcp/80");
     doctor(&world).is_fine("rules");
     world.cilmark_ok("attach red --id 300");
     let cure = "`cilmark attach red --keep --policy audit`";
-    doctor(&world).has("rules", "warning", &["its policy is off, and a rule", cure]);
+    doctor(&world).has(
+        "rules",
+        "warning",
+        &["its policy is off, so its own rule has no effect", cure],
+    );
     world.cilmark_ok("attach red --keep --policy audit");
     doctor(&world).is_fine("rules");
     world.cilmark_ok("policy add red deny ingress from any tcp");
     let found = doctor(&world);
     let del = "policy del red allow ingress from any tcp/80";
-    found.has("rules", "warning", &["`deny ingress from any tcp` comes before it"]);
+    found.has("rules", "warning", &["`deny ingress from any tcp` beats it"]);
     world.cilmark_ok(del);
     doctor(&world).is_fine("rules");
 }
@@ -308,7 +329,11 @@ fn an_ssh_server_that_nobody_reaches_any_more_is_told() {
     assert_eq!(doctor(&world).of("ssh"), Vec::<String>::new(), "nothing is closed");
     world.cilmark_ok("attach nic --role netdev --policy enforce --yes");
     let cure = "cilmark attach nic --keep --failsafe tcp/22,udp/68,udp/546,tcp/2222";
-    doctor(&world).has("ssh", "warning", &["nic: ", "listens on tcp/2222", cure]);
+    doctor(&world).has(
+        "ssh",
+        "warning",
+        &["nic: ", "no failsafe port or rule opens tcp/2222", cure],
+    );
     world.cilmark_ok(&format!("{} --yes", &cure[8..]));
     doctor(&world).has("ssh", "ok", &["tcp/2222"]);
     world.cilmark_ok("attach nic --keep --failsafe none --yes");

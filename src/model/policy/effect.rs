@@ -257,9 +257,9 @@ impl Void {
             Void::Host => {
                 "nobody on a wire is this host; what comes from its address is dropped".to_owned()
             }
-            Void::Denied(deny) => format!("`{}` comes before it", deny.text(names)),
+            Void::Denied(deny) => format!("`{}` beats it", deny.text(names)),
         };
-        format!("`{text}` never counts: {why}")
+        format!("`{text}` has no effect: {why}")
     }
 }
 

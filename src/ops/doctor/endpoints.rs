@@ -38,7 +38,9 @@ const CHECKS: [Check; 9] = [
 pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
     let mut of_host = Findings::of_this_host();
     if host.endpoints.is_empty() {
-        of_host.ok("endpoints", "nothing is attached that can be seen from here");
+        if host.is_whole {
+            of_host.ok("endpoints", "nothing is attached that can be seen from here");
+        }
         return Ok(of_host.all);
     }
     let mut all = Vec::new();
@@ -52,7 +54,7 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
             });
             found.extend(of_endpoint.all);
         }
-        if found.is_empty() {
+        if found.is_empty() && host.is_whole {
             of_host.ok(check, fine);
         }
         all.append(&mut of_host.all);
@@ -79,7 +81,7 @@ fn stale(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<(
     if !endpoint.is_gone {
         findings.problem(
             "stale",
-            "a program of it is missing on a hook of the device: in that direction packets get no identity and meet no rule",
+            "one or both of its programs are missing on the hooks: packets in that direction get no identity and meet no rule",
             &format!("`cilmark attach {device} --keep` puts it back"),
         );
     } else if endpoint.config.endpoint().is_none() {
@@ -91,8 +93,8 @@ fn stale(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<(
     } else if has_device(endpoint)? {
         findings.problem(
             "stale",
-            "both its programs are missing on the hooks of the device: packets get no identity and meet no rule",
-            &format!("`cilmark attach {device}` with what `cilmark status id:{id} --spec` shows"),
+            "both its programs are missing on the hooks: packets get no identity and meet no rule",
+            &format!("`cilmark attach {device}` with the flags that `cilmark status id:{id} --spec` shows"),
         );
     } else {
         let says = match endpoint.addresses().is_empty() {
@@ -118,11 +120,14 @@ fn has_device(endpoint: &Endpoint) -> Result<bool> {
 fn moved(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
     if !endpoint.stale && endpoint.has_moved() {
         let (id, device) = (endpoint.id, &endpoint.device);
+        let name = netns::name_of(endpoint.netns).unwrap_or_else(|| "/proc/PID/ns/net".to_owned());
         findings.warning(
             "moved",
-            "its device has gone to another network namespace, where it goes on by what it was told in this one",
+            "its device is in another network namespace, and its programs still use what they were told in the old one",
+            // There `--keep` finds nothing to keep.
             &format!(
-                "`cilmark --netns NAME attach {device}` tells it what it is there, `cilmark detach id:{id}` ends it"
+                "`cilmark --netns {name} attach {device}` with the flags that `cilmark status id:{id} --spec` shows; or \
+                 `cilmark detach id:{id}`"
             ),
         );
     }
@@ -157,12 +162,11 @@ fn labels(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Resu
 /// What the operator has asked for counts as right, and is said.
 fn proof(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
     if endpoint.config.by_address != 0 {
-        let says = "it believes addresses (--by-address): who forges a workload's is taken for it";
+        let says = "it believes addresses (--by-address): whoever forges a workload's address is taken for that workload";
         findings.ok("proof", says);
     }
     if endpoint.config.trust_marks != 0 {
-        let says =
-            "it believes marks (--trust-marks): who may set one on this host chooses an identity";
+        let says = "it believes marks (--trust-marks): whoever may set one on this host chooses an identity";
         findings.ok("proof", says);
     }
     Ok(())

@@ -48,7 +48,7 @@ pub fn look(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Re
                 "`{}` lets nobody in by {family}, since no device here forwards that",
                 rule.text(&host.names)
             ),
-            &format!("`sysctl {setting}=1`"),
+            &format!("`sysctl {setting}=1`; for the next boot in /etc/sysctl.d/"),
         );
     }
     Ok(())

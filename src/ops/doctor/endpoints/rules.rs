@@ -31,27 +31,30 @@ pub fn confirmation(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Finding
         Confirmation::Pending(fallback, left) => {
             let seconds = left.as_secs() + 1;
             let what = match fallback {
-                Fallback::Audit => "it only audits",
+                Fallback::Audit => "it goes back to audit",
                 Fallback::Rules => "the rules before the last change come back",
             };
             let cuts = match takes_nothing_over(host, endpoint) {
-                true => ", and connections that were up before are cut (--adopt 0)",
+                true => "; connections that were up before are cut (--adopt 0)",
                 false => "",
             };
-            let says = format!("in {seconds} s {what}, unless somebody confirms{cuts}");
+            let says = format!("not confirmed yet: in {seconds} s {what}{cuts}");
             let cure = format!("`cilmark confirm {}`", whose(host, endpoint)?);
             findings.warning("confirmation", says, &cure);
         }
         Confirmation::Over(Fallback::Audit) => findings.problem(
             "confirmation",
             "nobody has confirmed in time, and it only audits",
-            &format!("`cilmark attach {device} --keep --confirm 60s` enforces again"),
+            &format!(
+                "`cilmark attach {device} --keep --confirm 60s` enforces again; `cilmark attach {device} --keep --policy audit` \
+                 leaves it at audit"
+            ),
         ),
         Confirmation::Over(Fallback::Rules) => findings.warning(
             "confirmation",
             "nobody has confirmed the last change of its rules in time, and those before are in force",
             &format!(
-                "make the change again and confirm it; `cilmark attach {device} --keep` leaves it as it is"
+                "make the change again and confirm it; `cilmark attach {device} --keep --yes` leaves it as it is"
             ),
         ),
     }
@@ -95,7 +98,7 @@ pub fn look(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Re
         if endpoint.enforces()? && !waits {
             findings.warning(
                 "rules",
-                "its policy enforces and has no rule: nothing passes but what answers, and what no rule closes",
+                "its policy enforces and has no rules: only answers and what is always allowed passes",
                 &format!("`cilmark policy add {device} RULE`; `cilmark monitor` proposes them"),
             );
         }
@@ -106,7 +109,7 @@ pub fn look(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Re
         if own > 0 {
             findings.warning(
                 "rules",
-                format!("its policy is off, and {} of its own count for nothing", rules_of(own)),
+                format!("its policy is off, so {} no effect", own_rules_have(own)),
                 &format!("`cilmark attach {device} --keep --policy audit`, or `cilmark policy flush {device}`"),
             );
         }
@@ -122,13 +125,16 @@ pub fn look(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Re
     if let Some((rule, why)) = voids.first() {
         let more = match voids.len() {
             1 => String::new(),
-            many => format!(" (and {} more have none)", many - 1),
+            2 => "; 1 more rule has none either".to_owned(),
+            many => format!("; {} more rules have none either", many - 1),
         };
-        let says = format!("a rule has no effect{more}: {}", why.text(rule, &host.names));
-        let cure = format!(
-            "`cilmark policy del {device} '{}'`, or what it takes to count",
-            rule.text(&host.names)
-        );
+        let says = format!("{}{more}", why.text(rule, &host.names));
+        let or = match why {
+            Void::Denied(_) => ", or change the rule that beats it",
+            Void::Off(_) => ", or give that direction a policy",
+            _ => "",
+        };
+        let cure = format!("`cilmark policy del {device} '{}'`{or}", rule.text(&host.names));
         findings.warning("rules", says, &cure);
     }
     Ok(())
@@ -142,6 +148,6 @@ pub fn in_force(host: &Host<'_>, endpoint: &Endpoint) -> Result<Policy> {
     }
 }
 
-fn rules_of(count: usize) -> String {
-    if count == 1 { "a rule".to_owned() } else { format!("{count} rules") }
+fn own_rules_have(count: usize) -> String {
+    if count == 1 { "its own rule has".to_owned() } else { format!("its own {count} rules have") }
 }

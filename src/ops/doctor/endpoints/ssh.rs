@@ -64,7 +64,7 @@ fn closed(nic: &Endpoint, port: u16) -> Vec<Finding> {
     let failsafe: Vec<String> = failsafe.ingress.iter().map(FailsafePort::to_string).collect();
     findings.warning(
         "ssh",
-        format!("an SSH server listens on {port}, which neither a failsafe port nor a rule opens: nobody gets in any more"),
+        format!("no failsafe port or rule opens {port}, where an SSH server listens: no new login is possible"),
         &format!(
             "`cilmark attach {device} --keep --failsafe {}`, or `cilmark policy add {device} allow ingress from any {port}`",
             failsafe.join(","),
