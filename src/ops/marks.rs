@@ -10,7 +10,7 @@ use crate::kernel::ip_rules::{self, IpRule};
 use crate::model::endpoint::Role;
 use crate::model::identity::{Identity, Names};
 use crate::model::mark::Mark;
-use crate::model::marks::ruleset::Ruleset;
+use crate::model::marks::ruleset::{Chain, Rule, Ruleset};
 use crate::model::marks::walk::{self, Does, Hit, Packet};
 use crate::state::ipcache::Ipcache;
 use crate::state::pin::Root;
@@ -21,6 +21,12 @@ const CHOICE: std::ops::RangeInclusive<u32> = 128..=65535;
 
 /// How many of them are looked at: those behind an identity, and then so many from everywhere.
 const CANDIDATES: usize = 1024;
+
+/// How far apart those from everywhere are.
+const APART: usize = 61;
+
+/// How long the text of a rule may be.
+const LONGEST: usize = 200;
 
 /// The rules of others that are about marks.
 #[derive(Debug, Default)]
@@ -96,9 +102,47 @@ impl Others {
             self.hits(*it, way, &[]).iter().all(|hit| matches!(hit.does, Does::Saves { .. }))
         };
         let near = choice().take(CANDIDATES);
-        let far = choice().skip(CANDIDATES).step_by(61).take(CANDIDATES);
+        let far = choice().skip(CANDIDATES).step_by(APART).take(CANDIDATES);
         Ok(near.chain(far).find(keeps))
     }
+
+    /// The rule of which no identity is free, as far as a sample of them tells; `None` if it takes several to that.
+    pub fn spoiler(&self, way: &Way) -> Option<String> {
+        let mut left: Option<Vec<String>> = None;
+        for identity in CHOICE.step_by(APART).map(Identity) {
+            let hits = self.hits(identity, way, &[]).into_iter();
+            let hits = hits.filter(|hit| !matches!(hit.does, Does::Saves { .. }));
+            let hits = hits.map(|hit| shown(hit.chain, hit.rule));
+            let routing = self.routing(identity).into_iter().map(IpRule::to_string);
+            let met: Vec<String> = routing.chain(hits).collect();
+            let all = match left {
+                None => met,
+                Some(left) => left.into_iter().filter(|rule| met.contains(rule)).collect(),
+            };
+            if all.is_empty() {
+                return None;
+            }
+            left = Some(all);
+        }
+        left?.into_iter().next()
+    }
+}
+
+/// A rule of nftables or iptables, with where it is.
+pub fn shown(chain: &Chain, rule: &Rule) -> String {
+    let text = match rule.text.char_indices().nth(LONGEST) {
+        Some((at, _)) => format!("{}…", &rule.text[..at]),
+        None => rule.text.clone(),
+    };
+    match chain.table.family.is_empty() {
+        true => format!("`{} {text}`", chain.table),
+        false => format!("`{text}` of {}", chain.table),
+    }
+}
+
+/// What to say where another rule has spoilt all identities.
+pub fn because_of(spoiler: &str) -> String {
+    format!("no identity is free of all rules here, because of {spoiler}; mend that one first")
 }
 
 impl Way {

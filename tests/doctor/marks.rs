@@ -67,7 +67,7 @@ fn a_routing_rule_is_named_with_the_identity_that_attach_names() {
         "warning",
         &[
             "`ip rule` 100 (fwmark 0x40000/0xff0000 lookup main)",
-            "takes the mark of 260",
+            "also matches the mark of 260",
             "261 is free",
         ],
     );
@@ -99,7 +99,7 @@ fn rules_of_nftables_collide_by_matches_sets_and_maps() {
         says(
             &doctor(&world),
             "warning",
-            &["nft table inet fw", words, "takes the mark of", "1284"],
+            &["nft table inet fw", words, "also matches the mark of", "1284"],
         );
         world.sh("nft delete table inet fw");
     }
@@ -167,7 +167,7 @@ fn rules_of_both_kinds_of_iptables_and_both_families_are_read() {
             "warning",
             &[
                 &format!("`{shown} -t mangle -A FORWARD -m mark --mark 0x40000/0xff0000"),
-                "takes the mark of 1284",
+                "also matches the mark of 1284",
             ],
         );
         world.sh(&format!("{tool} -t mangle -F; {tool} -t mangle -X"));
@@ -181,7 +181,7 @@ fn a_set_without_a_mask_takes_the_sender_from_who_receives_unless_by_address() {
     let ping = || world.try_sh("ip netns exec web ping -c1 -W1 10.2.0.10").status.success();
     assert!(ping());
     world.sh("iptables-legacy -t mangle -A PREROUTING -i web -p icmp -j MARK --set-mark 1");
-    let words = ["turns 1234 into nobody's", "the world's to rules of workloads", "--by-address"];
+    let words = ["removes the identity 1234", "the world's to rules of workloads", "--by-address"];
     says(&doctor(&world), "warning", &words);
     world.sh("iptables-legacy -t mangle -F; iptables-legacy -t mangle -A PREROUTING -i web -j MARK --set-mark 1");
     says(&doctor(&world), "problem", &words);
@@ -239,7 +239,7 @@ fn what_a_nic_stamps_counts_and_what_comes_in_elsewhere_does_not() {
     );
     says(&doctor(&world), "ok", &["nft table inet fw"]);
     world.cilmark_ok("attach nic --role netdev --stamp-remote");
-    says(&doctor(&world), "warning", &["nft table inet fw", "takes the mark of 1284"]);
+    says(&doctor(&world), "warning", &["nft table inet fw", "also matches the mark of 1284"]);
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn a_port_s_packets_come_in_by_its_bridge() {
     nft(&world, &set("web"));
     says(&doctor(&world), "ok", &["nft table inet fw"]);
     nft(&world, &format!("delete table inet fw\n{}", set("br0")));
-    says(&doctor(&world), "warning", &["iifname br0", "turns 1234 into nobody's"]);
+    says(&doctor(&world), "warning", &["iifname br0", "removes the identity 1234"]);
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn marks_with_names_are_known_by_their_numbers() {
     says(
         &doctor(&world),
         "warning",
-        &["meta mark == 0x5040000-0xffffffff accept", "takes the mark of 1284"],
+        &["meta mark == 0x5040000-0xffffffff accept", "also matches the mark of 1284"],
     );
 }
 
@@ -348,6 +348,27 @@ fn an_ordinary_user_is_told_once_that_nobody_can_read_them() {
         &["nftables, iptables-legacy, ip6tables-legacy", "run it as root"],
     );
     assert_eq!(found.of("mark"), [""; 0]);
+}
+
+#[test]
+fn where_another_rule_spoils_every_identity_that_one_is_to_be_mended_first() {
+    let Some(world) = workloads(1284) else { return };
+    nft(
+        &world,
+        "table inet fw { chain p { type filter hook prerouting priority -200;
+            meta mark & 0xff0000 == 0x40000 accept; }; }
+         table inet wipe { chain p { type filter hook prerouting priority 0; meta mark set 1; }; }",
+    );
+    let words = [
+        "nft table inet fw: ",
+        "also matches the mark of 1284",
+        "no identity is free of all rules here, because of `p: meta mark set 0x1",
+        "of nft table inet wipe; mend that one first",
+    ];
+    says(&doctor(&world), "warning", &words[1..]);
+    nft(&world, "delete table inet wipe");
+    let told = says(&doctor(&world), "warning", &words[1..2]);
+    assert_eq!(free(&told) % 256, 5, "{told}");
 }
 
 /// How many packets a counter of nftables has seen.

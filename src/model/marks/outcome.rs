@@ -59,7 +59,7 @@ impl fmt::Display for Becomes {
         match self {
             Becomes::Identity(identity) => identity.fmt(f),
             Becomes::Nobody => f.write_str("nobody's"),
-            Becomes::Something => f.write_str("something else, by what only the packet tells"),
+            Becomes::Something => f.write_str("something that depends on the packet"),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::model::identity::Identity;
 use crate::model::mark::Mark;
 use crate::model::spec::EndpointSpec;
 use crate::ops::identities;
-use crate::ops::marks::{Others, Way};
+use crate::ops::marks::{Others, Way, because_of};
 use crate::state::pin::Root;
 
 /// A warning, if a rule treats what has the mark of the identity otherwise than what has none.
@@ -30,9 +30,13 @@ pub fn warning(root: &Root, spec: &EndpointSpec, machine: &Machine) -> Result<Op
     }
     // Nftables is asked only here: each attachment would wait for it. `doctor` asks it, too, and names the same identity.
     let way = Way::of(&machine.device.name, machine.role, false);
-    let hint = match Others::read().free(root, identity, &way, &names)? {
+    let others = Others::read();
+    let hint = match others.free(root, identity, &way, &names)? {
         Some(free) => format!("if that is not meant, take another identity: {free} is free of it"),
-        None => "no identity is free of it".to_owned(),
+        None => match others.spoiler(&way).filter(|rule| !telling.contains(rule)) {
+            Some(rule) => because_of(&rule),
+            None => "no identity is free of it".to_owned(),
+        },
     };
     Ok(Some(format!(
         "identity {}: its mark {mark} means something to {}, by which packets of {} may be routed; {hint}",

@@ -34,7 +34,7 @@ fn tailscale_is_known_by_what_it_sets_up() {
                 "Tailscale uses bits 16 to 23",
                 "-A ts-forward -m mark --mark 0x40000/0xff0000 -j ACCEPT",
                 "-A ts-postrouting",
-                "takes the mark of 1284 for one of its own",
+                "also matches the mark of 1284",
                 "1285 is free",
             ],
         );
@@ -136,7 +136,7 @@ const OTHERS: [(&str, &str, &[&str]); 10] = [
          iptables -A cali-FORWARD -j MARK --set-xmark 0x0/0xe0000
          iptables -A cali-FORWARD -m mark --mark 0x10000/0x10000 -j ACCEPT",
         "problem",
-        &["Calico uses bits 16 to 31", "turns 1234 into 1232 and 1235 into 1233", "takes the mark of 1235", "IptablesMarkMask"],
+        &["Calico uses bits 16 to 31", "turns 1234 into 1232 and 1235 into 1233", "also matches the mark of 1235", "IptablesMarkMask"],
     ),
     (
         "iptables -t mangle -N mwan3_hook; iptables -t mangle -A PREROUTING -j mwan3_hook
@@ -146,14 +146,14 @@ const OTHERS: [(&str, &str, &[&str]); 10] = [
          iptables -t mangle -A mwan3_hook -j CONNMARK --save-mark --nfmask 0x3f00 --ctmask 0x3f00
          ip rule add pref 2001 fwmark 0x100/0x3f00 lookup 1",
         "problem",
-        &["mwan3 uses bits 8 to 13", "where nobody has set one it turns 1234 into nobody's", "leaves out", "mmx_mask"],
+        &["mwan3 uses bits 8 to 13", "where nobody has set one it removes the identities 1234 and 1235", "leaves out", "mmx_mask"],
     ),
     (
         "ip rule add not fwmark 51820 table 51820
          iptables -t mangle -I POSTROUTING -m mark --mark 51820 -p udp -m comment --comment 'wg-quick(8) rule for wg0' -j CONNMARK --save-mark
          iptables -t mangle -I PREROUTING -p udp -m comment --comment 'wg-quick(8) rule for wg0' -j CONNMARK --restore-mark",
         "warning",
-        &["wg-quick uses the whole mark", "turns 1234 into nobody's", "`Table = off`"],
+        &["wg-quick uses the whole mark", "removes the identities 1234 and", "`Table = off`"],
     ),
     (
         "ip rule add pref 32500 fwmark 0x40/0x60 lookup 180

@@ -11,13 +11,10 @@ use crate::model::mark::Mark;
 use crate::model::marks::outcome::Becomes;
 use crate::model::marks::ruleset::{Action, Chain, Hook, Rule};
 use crate::model::marks::walk::{self, Does, Hit};
-use crate::ops::marks::{Others, Way};
+use crate::ops::marks::{Others, Way, because_of, shown};
 
 /// How many rules are named, and how many identities of each.
 const NAMED: usize = 3;
-
-/// How long the text of a rule may be.
-const LONGEST: usize = 200;
 
 /// A rule that does something to the marks of identities.
 pub struct Collision {
@@ -145,23 +142,12 @@ fn breaks(here: &Here<'_>, sender: &Sender, hit: &Hit<'_>, becomes: Option<Becom
         && others.any(|it| it.enforces && is_fooled(it.by_address))
 }
 
-fn shown(chain: &Chain, rule: &Rule) -> String {
-    let text = match rule.text.char_indices().nth(LONGEST) {
-        Some((at, _)) => format!("{}…", &rule.text[..at]),
-        None => rule.text.clone(),
-    };
-    match chain.table.family.is_empty() {
-        true => format!("`{} {text}`", chain.table),
-        false => format!("`{text}` of {}", chain.table),
-    }
-}
-
 /// What they come to.
 pub fn in_words(collisions: &[Collision], names: &Names) -> String {
     let mut words: Vec<String> =
         collisions.iter().take(NAMED).map(|it| it.in_words(names)).collect();
     if let Some(more) = collisions.len().checked_sub(NAMED).filter(|more| *more > 0) {
-        words.push(format!("and {more} rules more"));
+        words.push(format!("and {more} more rules"));
     }
     let all = |becomes: fn(Becomes) -> bool| {
         let of = collisions.iter().flat_map(|it| it.identities.values().flatten());
@@ -190,51 +176,67 @@ impl Collision {
         let rule = &self.rule;
         match self.kind {
             Kind::Takes => {
-                format!("{rule} takes the mark of {} for one of its own", self.whose(names))
+                format!("{rule} also matches the mark of {}", self.whose(names))
             }
             Kind::LeavesOut => {
                 format!("{rule} leaves out what has the mark of {}", self.whose(names))
             }
             Kind::SetsOfSome => {
-                format!("{rule} turns, by the mark of some connections, {}", self.turned(names))
+                format!("{rule}, by the mark of some connections, {}", self.does(names))
             }
             Kind::Answers => format!(
                 "{rule} gives answers the mark of who has begun their connection, such as {}",
                 self.whose(names)
             ),
-            Kind::Sets => format!("{rule} turns {}", self.turned(names)),
+            Kind::Sets => format!("{rule} {}", self.does(names)),
             Kind::Wipes => format!(
-                "{rule} gives packets the mark of their connection, and where nobody has set one it turns {}",
-                self.turned(names)
+                "{rule} gives packets the mark of their connection, and where nobody has set one it {}",
+                self.does(names)
             ),
         }
     }
 
     fn whose(&self, names: &Names) -> String {
-        self.list(|identity, _| names.label(identity))
+        list(self.identities.keys().map(|identity| names.label(*identity)))
     }
 
-    fn turned(&self, names: &Names) -> String {
-        self.list(|identity, becomes| {
-            let becomes = match becomes {
-                Some(Becomes::Identity(becomes)) => names.label(becomes),
-                Some(becomes) => becomes.to_string(),
-                None => String::new(),
-            };
-            format!("{} into {becomes}", names.label(identity))
-        })
+    /// What it makes of them.
+    fn does(&self, names: &Names) -> String {
+        let (mut removed, mut turned) = (Vec::new(), Vec::new());
+        for (identity, becomes) in &self.identities {
+            let identity = names.label(*identity);
+            match becomes {
+                Some(Becomes::Identity(becomes)) => {
+                    turned.push(format!("{identity} into {}", names.label(*becomes)));
+                }
+                Some(Becomes::Something) => {
+                    turned.push(format!("{identity} into {}", Becomes::Something))
+                }
+                Some(Becomes::Nobody) | None => removed.push(identity),
+            }
+        }
+        let mut clauses = Vec::new();
+        if !removed.is_empty() {
+            let identities = if removed.len() == 1 { "identity" } else { "identities" };
+            clauses.push(format!("removes the {identities} {}", list(removed.into_iter())));
+        }
+        if !turned.is_empty() {
+            clauses.push(format!("turns {}", list(turned.into_iter())));
+        }
+        clauses.join(", and ")
     }
+}
 
-    fn list(&self, word: impl Fn(Identity, Option<Becomes>) -> String) -> String {
-        let named = self.identities.iter().take(NAMED).map(|(identity, it)| word(*identity, *it));
-        let mut words: Vec<String> = named.collect();
-        if let Some(more) = self.identities.len().checked_sub(NAMED).filter(|more| *more > 0) {
-            words.push(format!("{more} more"));
-        }
-        match words.pop() {
-            Some(last) if !words.is_empty() => format!("{} and {last}", words.join(", ")),
-            last => last.unwrap_or_default(),
-        }
+/// The first of them, and how many more there are.
+fn list(all: impl ExactSizeIterator<Item = String>) -> String {
+    let more = all.len().saturating_sub(NAMED);
+    let mut words: Vec<String> = all.take(NAMED).collect();
+    if more > 0 {
+        words.push(format!("{more} more"));
+    }
+    match words.pop() {
+        Some(last) if !words.is_empty() => format!("{} and {last}", words.join(", ")),
+        last => last.unwrap_or_default(),
     }
 }
 
@@ -273,13 +275,18 @@ pub fn cure(
     let loses = collisions.iter().flat_map(|it| it.identities.values());
     let is_lost = loses.flatten().any(|it| *it == Becomes::Nobody);
     if is_lost && here.receivers.iter().any(|it| !it.by_address) {
-        cures.push("attach who receives with --by-address, which believes addresses".to_owned());
+        cures.push(
+            "attach the receiving workloads with --by-address, which believes addresses".to_owned(),
+        );
     }
     if cures.is_empty() {
-        cures.push(
-            "no identity is free of it: keep its rules off what comes in by the devices of workloads"
-                .to_owned(),
-        );
+        let spoiler = first.and_then(|it| others.spoiler(&it.way));
+        cures.push(match spoiler.filter(|rule| collisions.iter().all(|it| it.rule != *rule)) {
+            Some(rule) => because_of(&rule),
+            None => {
+                "no identity is free of it: keep its rules off what comes in by the devices of workloads".to_owned()
+            }
+        });
     }
     Ok(cures.join("; or "))
 }

@@ -62,14 +62,19 @@ impl User<'_> {
 
     /// Of one with which no identity collides.
     pub fn is_no_trouble(&self) -> String {
-        let what =
-            self.what().unwrap_or_else(|| format!("{} is about marks of packets", self.name));
+        let no_trouble = match self.what() {
+            Some(what) => format!("{what}; that is no trouble to identities in use"),
+            None => {
+                let does = if self.rules.is_empty() { "matches" } else { "matches or sets" };
+                format!("{} {does} marks, but none of an identity in use", self.name)
+            }
+        };
         let avoid: Vec<String> = self.identities_to_avoid().into_iter().collect();
         let avoid = match avoid.is_empty() {
             true => String::new(),
             false => format!("; identities to avoid: {}", avoid.join(", ")),
         };
-        format!("{what}; that is no trouble to identities that are in use{avoid}")
+        format!("{no_trouble}{avoid}")
     }
 
     /// Whose marks it would take for its own.
