@@ -8,6 +8,7 @@ use crate::common::process::{Run, text};
 use crate::common::traffic::{Connection, HOST, listen};
 
 const FILE: &str = "/run/netns/cilmark.toml";
+const RULES: &str = "/run/netns/r.txt";
 
 /// A host whose NIC is `red`, with one connection from outside.
 fn connected() -> Option<(World, Connection)> {
@@ -47,11 +48,16 @@ fn status_4_says_that_something_would_be_cut_and_the_summary_what() {
         run.stdout.contains("no-rule  to allow it: allow ingress from world tcp/5001"),
         "{run:?}"
     );
-    assert!(run.stderr.contains("cut as soon as it is enforced: 1; adopted"), "{run:?}");
+    assert!(run.stderr.contains("without a rule: 1 are cut at once; 0 are adopted"), "{run:?}");
     nic("policy = \"enforce\"");
     let run = test(&world, "--only allow");
     assert_eq!((run.status, run.stdout.lines().count()), (Some(4), 1), "{run:?}");
-    assert!(run.stderr.contains("enforced: 0; adopted, so that they go on and only new ones like them are refused (--adopt): 1"), "{run:?}");
+    assert!(
+        run.stderr.contains(
+            "0 are cut at once; 1 are adopted: they go on, new ones like them are refused (--adopt)"
+        ),
+        "{run:?}"
+    );
     let run = test(&world, "--only no-rule");
     assert!(run.stdout.contains("goes on, adopted; to allow it: "), "{run:?}");
 }
@@ -73,10 +79,6 @@ fn a_direction_that_is_off_is_left_out_and_a_policy_that_is_off_judged_as_enforc
         run.stderr.contains("red: the policy is off, and judged as if it enforced both"),
         "{run:?}"
     );
-    nic("");
-    let run = test(&world, "");
-    assert_eq!(run.status, Some(0), "{run:?}");
-    assert!(run.stderr.contains("1 endpoint has neither a policy nor rules"), "{run:?}");
 }
 
 #[test]
@@ -134,7 +136,7 @@ fn whoever_carries_an_identity_whose_rules_the_file_names_is_judged() {
     let run = test(&world, "");
     assert!(run.stdout.contains("deny     deny egress to any tcp/5001"), "{run:?}");
     fs::write(FILE, "version = 1\n[rules]\n401 = [\"deny egress to any tcp/5001\"]\n").unwrap();
-    assert_eq!(test(&world, "").stdout.lines().count(), 1);
+    test(&world, "").fails(1, &["nothing was tested: ", "nobody here carries an identity"]);
 }
 
 #[test]
@@ -158,15 +160,38 @@ fn what_is_no_file_of_rules_or_no_device_is_refused() {
     let Some(world) = World::new() else { return };
     world.workload("red", 1);
     nic("policy = \"enforce\"");
+    fs::write(RULES, "allow ingress from any\n").expect("write");
     for (arguments, words) in [
         (format!("{FILE} nothing"), "the file has no endpoint for nothing"),
         ("/run/netns/none.toml".to_owned(), "read /run/netns/none.toml"),
         ("/run/netns/none red".to_owned(), "read /run/netns/none"),
         (format!("{FILE} id:7"), "7"),
+        (
+            RULES.to_owned(),
+            "if this is a file of rules, name the device: `cilmark policy test /run/netns/r.txt DEV`",
+        ),
     ] {
         let run = world.cilmark(&format!("policy test {arguments}"));
         assert!(run.status == Some(1) && run.stderr.contains(words), "{arguments}: {run:?}");
     }
     let run = world.cilmark(&format!("policy test {FILE} --only bad"));
     assert_eq!(run.status, Some(2), "{run:?}");
+}
+
+#[test]
+fn a_device_that_is_not_there_is_told_and_nothing_but_such_is_an_error() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    let mistyped = "there is no device rde: nothing was tested for it";
+    nic(
+        "policy = \"enforce\"\n[[endpoint]]\ndevice = \"rde\"\nrole = \"netdev\"\npolicy = \"enforce\"",
+    );
+    let run = test(&world, "");
+    assert!(run.status == Some(0) && run.stderr.contains(mistyped), "{run:?}");
+    let run = test(&world, "rde");
+    assert!(run.status == Some(1) && run.stderr.contains(mistyped), "{run:?}");
+    nic("");
+    let run = test(&world, "");
+    let words = "nothing was tested: 1 endpoint has neither a policy nor rules, and is left out";
+    assert!(run.status == Some(1) && run.stderr.contains(words), "{run:?}");
 }

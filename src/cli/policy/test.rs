@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::slice;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use serde::Serialize;
 
@@ -28,7 +28,7 @@ pub struct Args {
     /// them; `-` is stdin
     #[arg(value_name = "FILE|DIR", value_parser = PathBufValueParser::new().map(path_of))]
     path: PathBuf,
-    /// Of rules, or of a file's endpoints, only those of this device or id:N
+    /// The device (or id:N) to test; required for a file of rules
     #[arg(value_name = "DEV")]
     device: Option<Selector>,
     /// Show only flows with these verdicts; status and counts are of all
@@ -109,10 +109,19 @@ fn read(context: &Context, args: &Args) -> Result<Test> {
         }
         return policy_test::of_device(&context.root, device, &rules, ssh_server_port());
     }
-    let files = match args.path.as_os_str() == "-" {
-        true => Files::of_text("stdin", file::read(&args.path)?)?,
-        false => Files::read(&args.path, true)?,
+    let is_stdin = args.path.as_os_str() == "-";
+    let files = match is_stdin {
+        true => Files::of_text("stdin", file::read(&args.path)?),
+        false => Files::read(&args.path, true),
     };
+    let may_be_rules = !is_document && (is_stdin || args.path.is_file());
+    let files = files.map_err(|error| match may_be_rules {
+        true => anyhow!(
+            "{error:#}; if this is a file of rules, name the device: `cilmark policy test {} DEV`",
+            args.path.display()
+        ),
+        false => error,
+    })?;
     let wanted = files.wanted(&names)?;
     policy_test::of_files(&context.root, &wanted, device.as_deref(), ssh_server_port())
 }
@@ -183,8 +192,8 @@ fn summarize(outcome: &Outcome) {
     let (adopted, without) = (outcome.adopted, of(Kind::NoRule));
     if without > 0 {
         output::note(&format!(
-            "of those without a rule, cut as soon as it is enforced: {}; adopted, so that they go on and only new ones like \
-             them are refused (--adopt): {adopted}",
+            "without a rule: {} are cut at once; {adopted} are adopted: they go on, new ones like them are refused \
+             (--adopt)",
             without - adopted
         ));
     }

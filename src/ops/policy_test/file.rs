@@ -45,7 +45,7 @@ pub fn of_files(
     attached.retain(|it| !it.endpoint.stale);
     for (name, wish) in &devices {
         let Some(device) = device::find(name)? else {
-            builder.notes.push(format!("{name} is not there, and has no flows"));
+            builder.notes.push(format!("there is no device {name}: nothing was tested for it"));
             continue;
         };
         let at = attached.iter().position(|it| it.endpoint.ifindex == device.ifindex);
@@ -84,7 +84,16 @@ pub fn of_files(
             builder.add_attached(it, wanted, &now)?;
         }
     }
-    Ok(builder.test())
+    let test = builder.test();
+    if test.subjects.is_empty() {
+        let why = match test.notes[..] {
+            [] => "the file names no endpoint, and nobody here carries an identity whose rules it names"
+                .to_owned(),
+            _ => test.notes.join("; "),
+        };
+        bail!("nothing was tested: {why}");
+    }
+    Ok(test)
 }
 
 /// The endpoint of a device, with these rules and no others of its own. What is not attached is judged as `attach`
@@ -210,8 +219,11 @@ impl<'a> Builder<'a> {
     fn test(self) -> Test {
         let Builder { names, lines, subjects, mut notes, left_out, .. } = self;
         if left_out > 0 {
-            let have = if left_out == 1 { "endpoint has" } else { "endpoints have" };
-            notes.push(format!("{left_out} {have} neither a policy nor rules, and are left out"));
+            let (have, are) = match left_out {
+                1 => ("endpoint has", "is"),
+                _ => ("endpoints have", "are"),
+            };
+            notes.push(format!("{left_out} {have} neither a policy nor rules, and {are} left out"));
         }
         Test { subjects, lines, names, notes }
     }
