@@ -30,17 +30,28 @@ pub fn before((kind, tc_priority): (HookKind, u32), others: &[Other]) -> Vec<Bef
             true => ("it drops, accepts or redirects", "it"),
             false => ("they drop, accept or redirect", "them"),
         };
-        let says =
-            format!("{they_run} before cilmark on {hook}: what {drops} cilmark does not see");
+        let says = format!(
+            "{they_run} before cilmark on {hook}: cilmark does not see packets that {drops}"
+        );
         Some(Before { hook: *hook, says, flags, them })
     };
     HOOKS.iter().filter_map(of_hook).collect()
 }
 
+/// Programs of the entry points of the datapath (src/bpf/cilmark.bpf.c).
+const OURS: [&str; 4] = ["from_container", "to_container", "from_netdev", "to_netdev"];
+
+fn name(other: &Other) -> String {
+    match OURS.contains(&other.name.as_str()) {
+        true => format!("{} (cilmark of another root)", other.name),
+        false => other.name.clone(),
+    }
+}
+
 /// `a runs` or `a and b run`, and whether it is one; `None` of nobody.
 pub fn they_run(others: &[&Other]) -> Option<(String, bool)> {
-    let names: Vec<&str> = others.iter().map(|it| it.name.as_str()).collect();
-    match names[..] {
+    let names: Vec<String> = others.iter().map(|it| name(it)).collect();
+    match &names[..] {
         [] => None,
         [one] => Some((format!("{one} runs"), true)),
         _ => Some((format!("{} run", names.join(" and ")), false)),

@@ -97,7 +97,7 @@ pub fn sees_little(device: &Device) -> Option<Remark> {
             "attach these",
         ),
         _ if device.is_loopback() => (
-            "has only what this host says to itself, and its policy keeps programs of this host from each other",
+            "carries only traffic between programs of this host",
             "attach the device by which the packets of others come",
         ),
         _ => return None,

@@ -119,8 +119,8 @@ fn programs_that_run_before_ours_are_named() {
             "tcx" => ThirdParty::on_tcx("red", Hook::Ingress),
             _ => ThirdParty::on_clsact("red", Hook::Ingress, 100),
         };
-        let told = "red: third_party runs before cilmark on ingress: what it drops, accepts or redirects \
-                    cilmark does not see; `attach --first` goes before it";
+        let told = "red: third_party runs before cilmark on ingress: cilmark does not see packets that it drops, \
+                    accepts or redirects; `attach --first` goes before it";
         let run = world.cilmark(&format!("attach red --id 300 --hook {kind}"));
         assert!(run.stderr.contains(told), "{run:?}");
         let run = world.cilmark("status red");

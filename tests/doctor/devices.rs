@@ -126,7 +126,7 @@ fn sees_little(world: &World, device: &str, word: &str) {
 #[test]
 fn the_loopback_sees_what_the_host_says_to_itself() {
     let Some(world) = World::new() else { return };
-    sees_little(&world, "lo", "what this host says to itself");
+    sees_little(&world, "lo", "only traffic between programs of this host");
 }
 
 #[test]
@@ -167,8 +167,8 @@ fn a_tunnel_by_which_others_get_to_what_the_nic_closes() {
     // It is what doctor says that it is.
     Connection::open(&world, "vpn", &closed, "10.2.0.1").works();
     let words = [
-        "warning vpn: is not attached, while nic enforces: who is behind it gets to tcp/5432, which nic closes",
-        "of what goes in this tunnel nic sees the outer packets only",
+        "warning vpn: is not attached, while nic enforces: hosts behind it reach tcp/5432, which nic closes",
+        "nic sees only the outer packets of this tunnel",
         "`cilmark attach vpn`",
     ];
     doctor(&world).has("door", "warning", &words);

@@ -46,7 +46,11 @@ fn where_nobody_is_about_to_enforce_it_says_so() {
     fine();
     // A policy that is off, and has rules, waits for somebody.
     world.cilmark_ok("attach red --role netdev --yes --rule allow ingress from any");
-    doctor(&world).has("storage", "warning red", &["iSCSI of 10.1.0.10"]);
+    doctor(&world).has(
+        "storage",
+        "warning red",
+        &["this host uses iSCSI on 10.1.0.10, and no rule of red allows it"],
+    );
 }
 
 #[test]
@@ -57,7 +61,8 @@ fn connections_that_the_rules_would_cut_are_counted_until_rules_allow_them() {
     found.is_fine("host traffic");
     let server = listen(&world, HOST, 5001);
     let _connection = Connection::open(&world, "red", &server, "10.1.0.1");
-    let told = doctor(&world).has("connections", "warning red", &["of 1 flows", "1 have no rule"]);
+    let told =
+        doctor(&world).has("connections", "warning red", &["1 flow is up", "1 have no rule"]);
     let command = told.split('`').nth(1).expect("a command");
     let folder = env!("CARGO_BIN_EXE_cilmark").strip_suffix("/cilmark").unwrap();
     let shown: Output = world.try_sh(&format!("PATH={folder}:$PATH; {command}"));
@@ -84,7 +89,7 @@ fn storage_of_other_hosts_is_told_with_its_rule() {
         "mount -t tmpfs class /sys/class && cd /sys/class && mkdir -p iscsi_connection/connection1:0
          cd iscsi_connection/connection1:0 && echo 10.1.0.10 > persistent_address && echo 3261 > persistent_port",
     );
-    doctor(&world).has("storage", "warning red", &["iSCSI of 10.1.0.10", "to world tcp/3261"]);
+    doctor(&world).has("storage", "warning red", &["iSCSI on 10.1.0.10", "to world tcp/3261"]);
     // What goes by another device is none of its business.
     world.veth("other");
     world.sh("ip route add 10.1.0.10/32 dev other");

@@ -37,8 +37,8 @@ fn what_runs_before_a_policy_that_enforces_is_a_warning_and_its_cure_goes_before
         attach(&world, &format!("--ingress-policy enforce --hook {kind}"));
         let found = doctor(&world).of("program before");
         assert_eq!(found.len(), 2, "{found:#?}");
-        let warning = "warning nic: third_party runs before cilmark on ingress: what it drops, accepts or \
-                       redirects cilmark does not see, and the policy that enforces is not asked about it; \
+        let warning = "warning nic: third_party runs before cilmark on ingress: cilmark does not see packets that it \
+                       drops, accepts or redirects, and the policy that enforces is not asked about them; \
                        `cilmark attach nic --keep --first` goes before it";
         assert_eq!(found[0], warning);
         assert!(found[1].starts_with("ok nic: third_party runs before cilmark on egress"));

@@ -118,15 +118,15 @@ fn a_table_of_flows_that_fills_up_is_told_and_that_flows_have_found_no_room() {
     world.sh(send);
     wait_for("a flow that nobody has answered", || {
         let flows = doctor(&world).of("flows").concat();
-        flows.contains("0 of 9 answered flows in cm_flows4 of all, beside 1 others")
+        flows.contains("cm_flows4 (shared): 0 of 9 entries are answered flows; 1 unanswered")
     });
     enter(&world, 7);
-    assert!(line(&world, "flows", "7 of 9 answered flows in cm_flows4").starts_with("ok "));
+    assert!(line(&world, "flows", "cm_flows4 (shared): 7 of 9 entries").starts_with("ok "));
     enter(&world, 8);
-    let warning = line(&world, "flows", "8 of 9 answered flows in cm_flows4");
+    let warning = line(&world, "flows", "cm_flows4 (shared): 8 of 9 entries");
     assert!(warning.starts_with("warning ") && warning.contains("--ct-entries 18"), "{warning}");
     enter(&world, 60);
-    let full = line(&world, "flows", "16 of 9 answered flows in cm_flows4 of all");
+    let full = line(&world, "flows", "cm_flows4 (shared): 16 of 9 entries");
     assert!(full.starts_with("problem "), "{full}");
     assert!(!doctor(&world).of("flows").concat().contains("no room so far"));
     world.sh(send);

@@ -31,7 +31,7 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
         found.extend(of_device.unwrap_or_default());
     }
     found.extend(doors::examine(host)?);
-    if found.is_empty() && !live.is_empty() {
+    if found.is_empty() && !live.is_empty() && host.is_whole {
         let mut findings = Findings::of_this_host();
         findings.ok("devices", "what is attached are the devices by which the packets go");
         return Ok(findings.all);

@@ -30,12 +30,10 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
         let of_nic = || of_nic(host.root, endpoint);
         all.extend(netns::within(endpoint.netns, of_nic)?.unwrap_or_default());
     }
-    if all.is_empty() {
+    if all.is_empty() && host.is_whole {
         let mut findings = Findings::of_this_host();
-        findings.ok(
-            "first enforcement",
-            "no NIC audits, or has rules and no policy, so that none is about to be enforced",
-        );
+        findings
+            .ok("first enforcement", "no NIC audits, and none has rules while its policy is off");
         return Ok(findings.all);
     }
     Ok(all)
@@ -51,7 +49,7 @@ fn of_nic(root: &Root, nic: &Endpoint) -> Result<Vec<Finding>> {
     let name = &nic.device;
     let mut findings = Findings::of(name);
     let mut outcome = policy_test::of_running(root, nic)?.run(root)?;
-    connections(&outcome, &mut findings);
+    connections(name, &outcome, &mut findings);
     let Some(device) = device::by_index(nic.ifindex)? else { return Ok(findings.all) };
     let mut is_fine = true;
     for need in needs()? {
@@ -59,10 +57,7 @@ fn of_nic(root: &Root, nic: &Endpoint) -> Result<Vec<Finding>> {
             continue;
         }
         if let Some(rule) = lacks(&need, &mut outcome) {
-            let says = format!(
-                "{}: no rule of {name} allows that, and enforcement would cut it",
-                need.says
-            );
+            let says = format!("{}, and no rule of {name} allows it", need.says);
             findings.warning(
                 need.check,
                 says,
@@ -74,13 +69,13 @@ fn of_nic(root: &Root, nic: &Endpoint) -> Result<Vec<Finding>> {
     if is_fine {
         findings.ok(
             "host traffic",
-            "its rules allow what this host has of remote storage, routing protocols, SSH by tunnels and cloud metadata",
+            "nothing of remote storage, routing protocols, SSH by tunnels or cloud metadata is in use that its rules would cut",
         );
     }
     Ok(findings.all)
 }
 
-fn connections(outcome: &Outcome, findings: &mut Findings) {
+fn connections(nic: &str, outcome: &Outcome, findings: &mut Findings) {
     let of = |kind| outcome.counts[&kind];
     let (denied, without) = (of(Kind::Deny), of(Kind::NoRule));
     let all: usize = outcome.counts.values().sum();
@@ -95,8 +90,9 @@ fn connections(outcome: &Outcome, findings: &mut Findings) {
     findings.warning(
         "connections",
         format!(
-            "of {all} flows that are up its rules deny {denied}, and {without} have no rule: when it enforces they are cut, or \
-             new ones like them refused"
+            "{}: the rules deny {denied}, and {without} have no rule. When {nic} enforces, these are cut, or only new ones \
+             like them are refused",
+            if all == 1 { "1 flow is up".to_owned() } else { format!("{all} flows are up") }
         ),
         "`cilmark export --all | cilmark policy test - --only deny,no-rule` shows them, with the rules that they lack",
     );

@@ -34,7 +34,7 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
         found.extend(of_endpoint(endpoint)?);
     }
     found.extend(netfilter::examine(host, &live)?);
-    if found.is_empty() && !live.is_empty() {
+    if found.is_empty() && !live.is_empty() && host.is_whole {
         let mut findings = Findings::of_this_host();
         findings.ok("hooks", "no program of others is on a hook of what is attached");
         return Ok(findings.all);
@@ -68,7 +68,7 @@ fn of_endpoint(endpoint: &Endpoint) -> Result<Vec<Finding>> {
         };
         findings.warning(
             BEFORE,
-            format!("{}, and {guard} is not asked about it{redirects}", it.says),
+            format!("{}, and {guard} is not asked about them{redirects}", it.says),
             &format!(
                 "`cilmark attach {} --keep {}` goes before {}",
                 endpoint.device, it.flags, it.them

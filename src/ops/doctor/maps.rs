@@ -6,7 +6,7 @@ use super::Host;
 use super::endpoints::rules_in_force;
 use crate::kernel::abi::cm_flow_class;
 use crate::model::finding::{Finding, Findings, Level};
-use crate::ops::metrics::{self, owner_of};
+use crate::ops::metrics;
 use crate::ops::targets::policy_of;
 use crate::state::conntrack::Usage;
 use crate::state::nics::Nics;
@@ -57,12 +57,13 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
     let mut findings = Findings::of_this_host();
     for (name, check, entries, cure) in COUNTED {
         if let Some(used) = room::used(host.root, name)? {
-            told(&mut findings, check, used, entries, &format!("({name}) {cure}"));
+            let says = format!("{} of {} {entries}", used.0, used.1);
+            told(&mut findings, check, used, says, &format!("({name}) {cure}"));
         }
     }
     nics(host, &mut findings)?;
     flows(host, &mut findings)?;
-    if findings.all.is_empty() {
+    if findings.all.is_empty() && host.is_whole {
         findings.ok("maps", "none has been made yet");
     }
     let mut all = findings.all;
@@ -75,15 +76,14 @@ fn told(
     findings: &mut Findings,
     check: &'static str,
     (used, room): (u64, u64),
-    entries: &str,
+    says: String,
     cure: &str,
 ) {
-    let says = format!("{used} of {room} {entries}");
     match fullness(used, room) {
         Level::Ok => findings.ok(check, says),
-        Level::Warning => findings.warning(check, format!("{says}: it is nearly full"), cure),
+        Level::Warning => findings.warning(check, format!("{says}; it is nearly full"), cure),
         Level::Problem => {
-            findings.problem(check, format!("{says}: nothing more finds room"), cure);
+            findings.problem(check, format!("{says}; nothing more finds room"), cure);
         }
     }
 }
@@ -100,9 +100,10 @@ fn fullness(used: u64, room: u64) -> Level {
 fn nics(host: &Host<'_>, findings: &mut Findings) -> Result<()> {
     let Some(nics) = Nics::open(host.root)? else { return Ok(()) };
     let owners = nics.owners()?;
-    let used = owners.iter().flatten().count() as u64;
+    let (used, room) = (owners.iter().flatten().count(), owners.len());
     let cure = "detach one, attach it without a policy, or in another root, which `--bpffs` names";
-    told(findings, "nics", (used, owners.len() as u64), "NICs with a policy", cure);
+    let says = format!("{used} of {room} NICs with a policy");
+    told(findings, "nics", (used as u64, room as u64), says, cure);
     Ok(())
 }
 
@@ -113,13 +114,13 @@ fn flows(host: &Host<'_>, findings: &mut Findings) -> Result<()> {
     for usage in &report.usage {
         let (used, room) = (lasting(usage), u64::from(usage.max_entries));
         nearly_full |= fullness(used, room) != Level::Ok;
-        let entries = format!(
-            "answered flows in {} of {}, beside {} others that give way",
+        let owner = usage.owner.map_or("shared".to_owned(), |id| format!("of id:{id}"));
+        let says = format!(
+            "{} ({owner}): {used} of {room} entries are answered flows; {} unanswered, which give way to new ones",
             usage.map,
-            owner_of(usage),
             usage.entries() - used
         );
-        told(findings, "flows", (used, room), &entries, &larger(usage));
+        told(findings, "flows", (used, room), says, &larger(usage));
     }
     let displaced = report.displaced[FIRST_LASTING..].iter().sum::<u64>();
     if report.failed + displaced == 0 {
@@ -171,7 +172,8 @@ fn policies(host: &Host<'_>) -> Result<Vec<Finding>> {
                 endpoint.device,
                 room * 2
             );
-            told(&mut findings, "policies", (used, room), "entries of rules", &cure);
+            let says = format!("{used} of {room} entries of rules");
+            told(&mut findings, "policies", (used, room), says, &cure);
             bad.extend(findings.all);
         }
     }

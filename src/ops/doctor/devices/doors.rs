@@ -92,12 +92,12 @@ fn of_device(
     let guard_name = &guard.nic.device;
     let mut findings = Findings::of(name);
     let tunnel = match is_tunnel(device) {
-        true => format!("; of what goes in this tunnel {guard_name} sees the outer packets only"),
+        true => format!("; {guard_name} sees only the outer packets of this tunnel"),
         false => String::new(),
     };
     let cure = format!(
-        "`cilmark attach {name} --policy audit` and what else {guard_name} has, or `cilmark attach {name}` if it is to have \
-         no policy"
+        "`cilmark attach {name} --policy audit`, with the rules of {guard_name}, and then enforce; or `cilmark attach {name}` \
+         to leave it open on purpose"
     );
     if device::carries_default_route(device)? {
         let says = format!(
@@ -125,7 +125,7 @@ fn of_device(
                 ports.push(format!("{} more", open.len() - NAMED));
             }
             let says = format!(
-                "is not attached, while {guard_name} enforces: who is behind it gets to {}, which {guard_name} closes{tunnel}",
+                "is not attached, while {guard_name} enforces: hosts behind it reach {}, which {guard_name} closes{tunnel}",
                 ports.join(", ")
             );
             findings.warning(DOOR, says, &cure);

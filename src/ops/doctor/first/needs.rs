@@ -118,24 +118,27 @@ fn storage(connected: &[(Socket, SocketAddr)]) -> Vec<Need> {
     // Of the thread: mounts are the process's own where it has a namespace for them.
     let table = fs::read_to_string("/proc/thread-self/mounts").unwrap_or_default();
     let mut servers: BTreeMap<(IpAddr, u8, u16), String> = BTreeMap::new();
+    let uses = |name: &str, server: IpAddr| format!("this host uses {name} on {server}");
     for mount in mounts::remote(&table) {
         let key = (mount.server, mount.protocol, mount.port);
         let kind = mount.kind.trim_end_matches(char::is_numeric).to_uppercase();
-        servers.entry(key).or_insert_with(|| format!("{} is on {kind} of", mount.at));
+        servers.entry(key).or_insert_with(|| {
+            format!("this host uses {kind} on {}, mounted at {}", mount.server, mount.at)
+        });
     }
     for (_, remote) in connected {
         if let Some((port, name)) = STORAGE.iter().find(|(port, _)| *port == remote.port()) {
             let key = (remote.ip(), TCP, *port);
-            servers.entry(key).or_insert_with(|| format!("this host has {name} of"));
+            servers.entry(key).or_insert_with(|| uses(name, remote.ip()));
         }
     }
     for (address, port) in iscsi() {
-        servers.entry((address, TCP, port)).or_insert_with(|| "this host has iSCSI of".to_owned());
+        servers.entry((address, TCP, port)).or_insert_with(|| uses("iSCSI", address));
     }
     let servers = servers.into_iter();
     servers
-        .map(|((server, protocol, port), what)| {
-            to_server("storage", format!("{what} {server}"), flow(protocol, server, port))
+        .map(|((server, protocol, port), says)| {
+            to_server("storage", says, flow(protocol, server, port))
         })
         .collect()
 }
