@@ -109,13 +109,15 @@ pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Result
     table.print()
 }
 
-/// Writes what a doctor has found, one line each. Status 1 if there is a problem.
-pub fn findings(findings: &[Finding], as_json: bool) -> Result<ExitCode> {
+/// Writes what a doctor has found that is at least so bad, one line each, and how many findings there are of each level.
+/// Status 1 if there is a problem.
+pub fn findings(findings: &[Finding], at_least: Level, as_json: bool) -> Result<ExitCode> {
+    let shown = findings.iter().filter(|it| it.level >= at_least);
+    let count = |level| findings.iter().filter(|it| it.level == level).count();
     if as_json {
-        json(&findings)?;
+        json(&shown.collect::<Vec<_>>())?;
     } else {
-        let rows: Vec<[String; 4]> = findings
-            .iter()
+        let rows: Vec<[String; 4]> = shown
             .map(|it| {
                 let cure = it.cure.as_deref().map(|cure| format!("; {cure}")).unwrap_or_default();
                 let says = format!("{}{cure}", it.says);
@@ -123,9 +125,16 @@ pub fn findings(findings: &[Finding], as_json: bool) -> Result<ExitCode> {
             })
             .collect();
         table(["", "OF", "CHECK", "FOUND"], &rows)?;
+        let of = |count, word| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+        let (problems, warnings) = (count(Level::Problem), count(Level::Warning));
+        note(&format!(
+            "{}, {}, {} ok",
+            of(problems, "problem"),
+            of(warnings, "warning"),
+            count(Level::Ok)
+        ));
     }
-    let has_problem = findings.iter().any(|it| it.level == Level::Problem);
-    Ok(if has_problem { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if count(Level::Problem) > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Of a text that has been made visible.

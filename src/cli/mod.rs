@@ -10,7 +10,7 @@ mod confirm;
 mod conntrack;
 mod context;
 mod detach;
-mod doctor;
+pub mod doctor;
 mod event;
 mod explain;
 mod export;

@@ -52,6 +52,27 @@ fn a_healthy_host_has_no_warning_and_a_line_of_each_part() {
 }
 
 #[test]
+fn what_is_not_bad_enough_is_left_out_and_counted() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300 --policy enforce");
+    let found = doctor(&world);
+    assert_eq!(found.bad().len(), 1, "{:?}", found.bad());
+    let run = world.cilmark("doctor --level warning");
+    let lines: Vec<&str> = run.stdout.lines().collect();
+    assert!(matches!(lines[..], [_, line] if line.starts_with("warning  red")), "{run:?}");
+    let counts = format!("0 problems, 1 warning, {} ok\n", found.count() - 1);
+    assert_eq!((run.status, &run.stderr), (Some(0), &counts));
+    let run = world.cilmark("doctor --level warning --json");
+    assert_eq!(Findings::read(run.status, &run.stdout).bad(), found.bad());
+    world.sh("rm -f /sys/fs/bpf/cilmark/endpoints/1/*gress; tc qdisc del dev red clsact || true");
+    let run = world.cilmark("doctor --level problem --json");
+    let found = Findings::read(run.status, &run.stdout);
+    assert!(found.bad().len() == found.count() && found.count() > 0, "{run:?}");
+    assert_eq!(run.status, Some(1));
+}
+
+#[test]
 fn people_and_programs_read_the_same() {
     let Some(world) = host() else { return };
     let found = doctor(&world);

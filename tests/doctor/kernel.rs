@@ -41,6 +41,10 @@ fn an_ordinary_user_is_told_which_rights_are_missing() {
         &["lacks CAP_NET_ADMIN and CAP_SYS_ADMIN", "run it as root"],
     );
     assert_eq!(found.status, Some(1));
+    for check in ["endpoints", "first enforcement", "hooks", "devices", "maps"] {
+        let fine = found.of(check).into_iter().filter(|line| line.starts_with("ok "));
+        assert_eq!(fine.count(), 0, "{check} could not be read");
+    }
     // With one of them the other is missing.
     let net_admin = "setpriv --bounding-set -all,+net_admin --inh-caps -all,+net_admin";
     let binary = env!("CARGO_BIN_EXE_cilmark");

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use cilmark::output;
+use cilmark::cli::doctor::Shown;
 
 use super::process::wait_for;
 use super::{Context, state};
@@ -13,6 +13,8 @@ use crate::doctor::{Asked, examine};
 pub struct Args {
     /// Only this cluster
     cluster: Option<String>,
+    #[command(flatten)]
+    shown: Shown,
 }
 
 /// Status 1 if there is a problem.
@@ -24,5 +26,5 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         is_running: state::is_running(&context.root),
     };
     let findings = wait_for(examine(&asked))?;
-    output::findings(&findings, context.json)
+    args.shown.print(&findings, context.json)
 }
