@@ -26,7 +26,11 @@ fn a_nic_is_audited_then_enforces_on_trial_and_then_comes_from_a_file_by_pasting
     };
     step("audit");
     assert_eq!(world.status("eth0")["ingress_policy"], "audit");
-    step("enforce");
+    step("enforce on trial");
+    let trial = world.status("eth0");
+    assert_eq!(trial["ingress_policy"], "enforce");
+    assert!(trial["confirm_deadline"].is_number(), "{trial}");
+    step("confirm");
     let enforced = world.status("eth0");
     assert_eq!(
         (&enforced["ingress_policy"], &enforced["confirm_deadline"]),
