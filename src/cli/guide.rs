@@ -12,6 +12,9 @@ pub use notes::{Guide, Notes};
 
 use clap::Command;
 
+/// Columns of a comment: with what stands before it, it fits a terminal of 80.
+const COMMENT: usize = 76;
+
 /// Commands whose `--help` has what the guide says of them, and examples.
 pub fn with_guide(command: Command, guide: &Guide) -> Command {
     add(command, guide, "")
@@ -27,7 +30,7 @@ fn add(mut command: Command, guide: &Guide, path: &str) -> Command {
         let style = *command.get_styles().get_header();
         let mut text = format!("{style}Examples:{style:#}");
         for example in examples {
-            text += &format!("\n  # {}", example.does);
+            comment(&example.does).iter().for_each(|line| text += &format!("\n  # {line}"));
             example.lines.iter().for_each(|line| text += &format!("\n  {line}"));
         }
         command = command.after_long_help(text);
@@ -36,6 +39,21 @@ fn add(mut command: Command, guide: &Guide, path: &str) -> Command {
         let path = under(path, it.get_name());
         add(it, guide, &path)
     })
+}
+
+/// The lines of a comment. clap would wrap a long one where a terminal ends, and begin the next line as a command.
+fn comment(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= COMMENT => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// The path of a subcommand, such as `policy add`.
