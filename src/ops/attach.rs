@@ -23,7 +23,7 @@ use crate::kernel::device;
 use crate::kernel::order::Other;
 use crate::kernel::sys;
 use crate::model::endpoint::Role;
-use crate::model::enforcement::{Confirmation, Fallback, Grace};
+use crate::model::enforcement::{Confirmation, Fallback, Grace, Modes};
 use crate::model::identity::Identity;
 use crate::model::origin::Origin;
 use crate::model::policy::Policy;
@@ -78,6 +78,8 @@ pub struct Outlook {
     pub role: Role,
     /// It would drop what no rule allows, for this host.
     pub enforces: bool,
+    /// It does so already, in the same directions.
+    pub enforced: bool,
     /// It is to be a container, and looks like a NIC of this host.
     pub looks_like_a_nic: bool,
     /// Nothing would change for any packet: the same configuration, rules and modes in force.
@@ -167,16 +169,21 @@ impl Consent {
 pub fn examine(root: &Root, spec: &EndpointSpec, terms: &Terms) -> Result<Outlook> {
     let machine = Machine::of(spec)?;
     check(spec, terms, &machine)?;
-    let look = || -> Result<(Vec<String>, bool, bool)> {
+    let look = || -> Result<(Vec<String>, bool, bool, bool)> {
         let devices = Devices::read(root)?;
         let endpoints = Endpoint::concerning(root, &devices, machine.netns, &machine.device)?;
         let (moved, replaced) = here(endpoints, &machine);
         let plan = resolve(root, spec, terms, &machine, replaced.as_ref())?;
         let taken = taken_from(root, moved.iter().chain(&replaced), &plan)?;
         let is_known = replaced.as_ref().is_some_and(|it| it.role() == Some(machine.role));
-        Ok((taken, is_known, is_as_before(root, &plan, replaced.as_ref())?))
+        let modes = match replaced.as_ref().filter(|it| is_known && !it.stale) {
+            Some(endpoint) => endpoint.modes_in_force()?,
+            None => Modes::default().each(),
+        };
+        let enforced = modes == spec.policy.each();
+        Ok((taken, is_known, enforced, is_as_before(root, &plan, replaced.as_ref())?))
     };
-    let (taken, is_known, is_as_before) = look().unwrap_or_else(|error| {
+    let (taken, is_known, enforced, is_as_before) = look().unwrap_or_else(|error| {
         debug!("look at what is attached: {error:#}");
         Default::default()
     });
@@ -193,6 +200,7 @@ pub fn examine(root: &Root, spec: &EndpointSpec, terms: &Terms) -> Result<Outloo
         device: device.name,
         role,
         enforces: role == Role::Netdev && spec.policy.enforce(),
+        enforced,
         looks_like_a_nic,
         is_as_before,
         taken,

@@ -339,6 +339,8 @@ fn a_clock_goes_on_with_what_is_kept_and_is_nobodys_consent() {
     wait_for("the fallback", || world.status("nic")["ingress_policy"] == "audit");
     world.cilmark("attach nic --keep").fails(1, &["going to drop", "--yes"]);
     assert_eq!(world.status("nic")["ingress_policy"], "audit");
+    world.cilmark_ok("attach nic --keep --yes");
+    world.cilmark("attach nic --keep --failsafe tcp/2222").fails(1, &["nic enforces already, and"]);
     assert_eq!(world.cilmark_json("status nic --spec")["policy"], "enforce");
 }
 

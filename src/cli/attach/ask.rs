@@ -24,8 +24,12 @@ pub fn ask(prompt: &Prompt, keep: bool, outlook: Outlook) -> Result<Consent> {
         debug!("{device} goes on as before");
     } else if outlook.enforces {
         let also = if taken.is_empty() { taken } else { format!(" ({taken})") };
-        let risk =
-            format!("{device} is going to drop what no rule and no failsafe port allows{also}");
+        let risk = match outlook.enforced {
+            true => format!("{device} enforces already, and this attaches it again{also}"),
+            false => {
+                format!("{device} is going to drop what no rule and no failsafe port allows{also}")
+            }
+        };
         prompt.obtain(&risk, device)?;
     } else if !taken.is_empty() {
         let risk =
