@@ -30,7 +30,7 @@ fn add(mut command: Command, guide: &Guide, path: &str) -> Command {
         let style = *command.get_styles().get_header();
         let mut text = format!("{style}Examples:{style:#}");
         for example in examples {
-            comment(&example.does).iter().for_each(|line| text += &format!("\n  # {line}"));
+            comment(example.does).iter().for_each(|line| text += &format!("\n  # {line}"));
             example.lines.iter().for_each(|line| text += &format!("\n  {line}"));
         }
         command = command.after_long_help(text);

@@ -199,7 +199,7 @@ fn tailscale_works_and_rules_by_identity_count_in_its_tunnel_by_pasting() {
     let printed = paste_section(&world, PAGE, "## What you see");
     for shown in [
         "Tailscale uses bits 16 to 23",
-        "no trouble to identities that are in use",
+        "no trouble to identities in use",
         "2816",
         "drop (Policy denied, 133), 2560 (tailnet) -> 1 (host)",
     ] {

@@ -41,7 +41,7 @@ fn says(chain: &Chain) -> Option<String> {
              anew"
         )),
         Some(Hook::Egress) => Some(format!(
-            "{table} chain {name} runs before cilmark on egress: what it drops or sends elsewhere cilmark does not see"
+            "{table} chain {name} runs before cilmark on egress: cilmark does not see packets that it drops or sends elsewhere"
         )),
         _ => None,
     }
