@@ -10,7 +10,7 @@ mod confirm;
 mod conntrack;
 mod context;
 mod detach;
-pub mod doctor;
+mod doctor;
 mod event;
 mod explain;
 mod export;

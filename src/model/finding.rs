@@ -1,7 +1,9 @@
 //! What a doctor has found out about one condition, on this host or in a cluster.
 
 use std::fmt;
+use std::str::FromStr;
 
+use anyhow::{Error, Result, bail};
 use serde::Serialize;
 
 /// One condition, with what it comes to.
@@ -29,6 +31,24 @@ pub enum Level {
     Warning,
     /// It does not work.
     Problem,
+}
+
+impl Level {
+    /// As people name them, the best first.
+    pub const NAMES: [&str; 3] = ["ok", "warning", "problem"];
+}
+
+impl FromStr for Level {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Level> {
+        match name {
+            "ok" => Ok(Level::Ok),
+            "warning" => Ok(Level::Warning),
+            "problem" => Ok(Level::Problem),
+            _ => bail!("`{name}` is no level; there are {}", Level::NAMES.join(", ")),
+        }
+    }
 }
 
 impl fmt::Display for Level {

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use cilmark::cli::doctor::Shown;
+use cilmark::model::finding::Level;
+use cilmark::output;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::process::wait_for;
 use super::{Context, state};
@@ -13,8 +15,10 @@ use crate::doctor::{Asked, examine};
 pub struct Args {
     /// Only this cluster
     cluster: Option<String>,
-    #[command(flatten)]
-    shown: Shown,
+    /// Show only findings that are at least so bad; status and counts are of all
+    #[arg(long, value_name = "LEVEL", default_value = "ok",
+          value_parser = PossibleValuesParser::new(Level::NAMES).try_map(|it| it.parse::<Level>()))]
+    level: Level,
 }
 
 /// Status 1 if there is a problem.
@@ -26,5 +30,5 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
         is_running: state::is_running(&context.root),
     };
     let findings = wait_for(examine(&asked))?;
-    args.shown.print(&findings, context.json)
+    output::findings(&findings, args.level, context.json)
 }

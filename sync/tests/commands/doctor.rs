@@ -76,6 +76,10 @@ fn a_cluster_as_it_should_be_has_no_problem() {
         }
         let table = cluster(&file, "doctor").ok();
         assert!(table.contains("ok       edge       cluster-config  number 7"), "{table}");
+        let run = cluster(&file, "doctor --level warning");
+        assert_eq!(run.stdout.lines().count(), 2, "{run:?}");
+        let counts = format!("0 problems, 1 warning, {} ok", all.len() - 1);
+        assert!(run.stderr.contains(&counts), "{run:?}");
     });
 }
 
