@@ -189,13 +189,24 @@ impl Reading {
     }
 }
 
-/// The JSON of nft 1.0.6 leaves out on which devices a chain is; its text has them.
+/// The JSON of nft 1.0.6 leaves out on which devices a chain is; its text has them. It takes its arguments for commands
+/// as they stand, and the kernel any bytes for names: what is no plain name may be one of a command, and its devices stay
+/// unknown.
 fn find_devices(chain: &mut Chain) {
     if matches!(chain.hook, Some(Hook::Ingress | Hook::Egress)) && chain.devices.is_empty() {
         let (family, table) = (&chain.table.family, &chain.table.name);
+        if ![table, &chain.name].into_iter().all(|name| is_plain(name)) {
+            return;
+        }
         let shown = tool::output("nft", &["--terse", "list", "chain", family, table, &chain.name]);
         chain.devices = shown.ok().flatten().map(|it| nft::devices(&it)).unwrap_or_default();
     }
+}
+
+/// Whether a name can be nothing else to nft, nor an option.
+fn is_plain(name: &str) -> bool {
+    let is_of_words = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    name.starts_with(is_of_words) && name.chars().all(|it| is_of_words(it) || "./-".contains(it))
 }
 
 /// The rules, with the elements only of those sets that are about marks: others may have millions.
@@ -204,8 +215,8 @@ fn list_nft() -> Result<Listing> {
     let listing = Listing::parse(&run(&["--json", "--terse", "list", "ruleset"])?)?;
     let mut listing = listing.with_names(mark_names());
     for set in listing.unknown_sets() {
-        let (family, table) = (&set.table.family, &set.table.name);
-        listing.add(&run(&["--json", "list", set.kind, family, table, &set.name])?)?;
+        let shown = tool::output_for("nft", &["--json", "--file", "-"], &set.question())?;
+        listing.add(&shown.context("nft is not installed")?)?;
     }
     Ok(listing)
 }

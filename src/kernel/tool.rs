@@ -1,7 +1,7 @@
 //! Running other programs that print something about the system. No shell is asked, and nobody waits for one for ever.
 
 use std::env;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -18,17 +18,31 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a program prints; `None` if it is not installed. It runs in the network namespace of the calling thread.
 pub fn output(name: &str, arguments: &[&str]) -> Result<Option<String>> {
-    output_within(name, arguments, PATIENCE)
+    output_within(name, arguments, "", PATIENCE)
 }
 
-fn output_within(name: &str, arguments: &[&str], patience: Duration) -> Result<Option<String>> {
+/// The same of one that is given this to read.
+pub fn output_for(name: &str, arguments: &[&str], input: &str) -> Result<Option<String>> {
+    output_within(name, arguments, input, PATIENCE)
+}
+
+fn output_within(
+    name: &str,
+    arguments: &[&str],
+    input: &str,
+    patience: Duration,
+) -> Result<Option<String>> {
     let Some(program) = find(name) else { return Ok(None) };
     let shown = || [&[name], arguments].concat().join(" ");
     let path = search_path();
     let mut command = Command::new(&program);
     command.args(arguments).env_clear().env("PATH", path).env("LC_ALL", "C");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("run {}", program.display()))?;
+    let stdin = child.stdin.take();
+    let input = input.to_owned();
+    // Who does not read what it is given complains of it, or has no need of it.
+    thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
     let ended = wait(&mut child, patience);
     if ended.is_none() {
         // It may have ended just now.
@@ -89,12 +103,13 @@ mod tests {
     use super::*;
 
     fn run(script: &str, patience: Duration) -> Result<Option<String>> {
-        output_within("sh", &["-c", script], patience)
+        output_within("sh", &["-c", script], "given", patience)
     }
 
     #[test]
     fn what_a_program_prints_is_told_and_what_it_complains_of() {
         assert_eq!(run("echo $LC_ALL", PATIENCE).unwrap().as_deref(), Some("C\n"));
+        assert_eq!(run("cat", PATIENCE).unwrap().as_deref(), Some("given"));
         let error = run("echo no way >&2; exit 3", PATIENCE).unwrap_err().to_string();
         assert!(error.contains("no way") && error.contains("exit status: 3"), "{error}");
         assert_eq!(output("cilmark-is-no-tool", &[]).unwrap(), None);

@@ -1,6 +1,7 @@
 //! Others that use the mark of packets, each set up by its own tools and as it sets itself up.
 
 mod known;
+mod strange;
 
 use serde_json::Value;
 

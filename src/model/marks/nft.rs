@@ -294,6 +294,15 @@ impl Named {
         let kind = if kind == "map" { "map" } else { "set" };
         Named { kind, table: table(it, "table"), name: text(&it["name"]) }
     }
+
+    /// What `nft --json --file -` is asked for its elements with. Names are whatever somebody has given the kernel, and
+    /// among the arguments of nft they would be commands.
+    pub fn question(&self) -> String {
+        let Named { kind, table, name } = self;
+        let named =
+            serde_json::json!({ "family": table.family, "table": table.name, "name": name });
+        serde_json::json!({ "nftables": [{ "list": { *kind: named } }] }).to_string()
+    }
 }
 
 /// An object's only member.

@@ -128,6 +128,20 @@ fn sets_with_names_are_asked_for_if_they_are_of_marks() {
 }
 
 #[test]
+fn a_set_is_asked_for_by_its_name_whatever_that_is() {
+    let named = Named {
+        kind: "map",
+        table: Table { tool: "nft".into(), family: "ip".into(), name: "t\"; reset".into() },
+        name: "s; flush ruleset\n".to_owned(),
+    };
+    let question: Json = serde_json::from_str(&named.question()).unwrap();
+    let list = &question["nftables"][0]["list"]["map"];
+    assert_eq!(list["table"], "t\"; reset");
+    assert_eq!(list["name"], "s; flush ruleset\n");
+    assert_eq!(list["family"], "ip");
+}
+
+#[test]
 fn devices_are_read_by_name_and_what_else_narrows_a_rule_is_other() {
     let rule = r#"{"match":{"op":"==","left":{"meta":{"key":"iifname"}},"right":{"set":["a","b*"]}}},{"match":{"op":"!=","left":{"meta":{"key":"oif"}},"right":"lo"}},{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":80}},{"counter":{"packets":0,"bytes":0}},{"limit":{"rate":5}},{"masquerade":null}"#;
     assert_eq!(rules(rule)[0].text, "pre: iifname { a, b* } oifname != lo … masquerade # handle 6");
