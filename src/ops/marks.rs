@@ -12,8 +12,12 @@ use crate::model::identity::{Identity, Names};
 use crate::model::mark::Mark;
 use crate::model::marks::ruleset::{Chain, Rule, Ruleset};
 use crate::model::marks::walk::{self, Does, Hit, Packet};
+use crate::model::rule_list::RuleList;
+use crate::ops::targets;
+use crate::state::id_rules::IdRules;
 use crate::state::ipcache::Ipcache;
 use crate::state::pin::Root;
+use crate::state::policy::Slot;
 use crate::state::registry::Found;
 
 /// Those that an operator chooses by himself: 128 to 255, and the local ones.
@@ -22,8 +26,11 @@ const CHOICE: std::ops::RangeInclusive<u32> = 128..=65535;
 /// How many of them are looked at: those behind an identity, and then so many from everywhere.
 const CANDIDATES: usize = 1024;
 
-/// How far apart those from everywhere are.
-const APART: usize = 61;
+/// At least so many are, if there are very many rules,
+const FEWEST_CANDIDATES: usize = 16;
+
+/// for so many rules are asked altogether: a tenth of a second.
+const MOST_ASKED: usize = 200_000;
 
 /// How long the text of a rule may be.
 const LONGEST: usize = 200;
@@ -78,7 +85,7 @@ impl Others {
         self.ip_rules.iter().filter(|rule| rule.tells_apart(mark)).collect()
     }
 
-    /// The next identity that no rule knows and nobody has.
+    /// The next identity that no rule knows and nobody has, nor speaks of.
     pub fn free(
         &self,
         root: &Root,
@@ -86,11 +93,7 @@ impl Others {
         way: &Way,
         names: &Names,
     ) -> Result<Option<Identity>> {
-        let mut taken: HashSet<Identity> =
-            Found::all(root)?.endpoints.iter().map(|it| Identity(it.config.identity)).collect();
-        if let Some(ipcache) = Ipcache::open(root)? {
-            taken.extend(ipcache.identities()?);
-        }
+        let taken = taken(root)?;
         let is_free = |it: &Identity| {
             self.routing(*it).is_empty() && !taken.contains(it) && names.name(*it).is_none()
         };
@@ -98,18 +101,28 @@ impl Others {
             let behind = CHOICE.filter(|number| *number > identity.0);
             behind.chain(CHOICE).map(Identity).filter(is_free)
         };
-        let keeps = |it: &Identity| {
-            self.hits(*it, way, &[]).iter().all(|hit| matches!(hit.does, Does::Saves { .. }))
+        let keeps = |it: &Identity| match Mark::encode(*it) {
+            Ok(mark) if !way.is_out => walk::keeps(
+                &self.ruleset,
+                Packet { mark, device: &way.device, from: &way.from, to: &[] },
+            ),
+            _ => true,
         };
-        let near = choice().take(CANDIDATES);
-        let far = choice().skip(CANDIDATES).step_by(APART).take(CANDIDATES);
+        let candidates = self.samples();
+        let near = choice().take(candidates);
+        let far = choice().skip(candidates).step_by(CHOICE.count() / candidates);
         Ok(near.chain(far).find(keeps))
+    }
+
+    /// So many identities are asked for one after the other: fewer, if each meets many rules.
+    fn samples(&self) -> usize {
+        (MOST_ASKED / self.ruleset.size().max(1)).clamp(FEWEST_CANDIDATES, CANDIDATES)
     }
 
     /// The rule of which no identity is free, as far as a sample of them tells; `None` if it takes several to that.
     pub fn spoiler(&self, way: &Way) -> Option<String> {
         let mut left: Option<Vec<String>> = None;
-        for identity in CHOICE.step_by(APART).map(Identity) {
+        for identity in CHOICE.step_by(CHOICE.count() / self.samples()).map(Identity) {
             let hits = self.hits(identity, way, &[]).into_iter();
             let hits = hits.filter(|hit| !matches!(hit.does, Does::Saves { .. }));
             let hits = hits.map(|hit| shown(hit.chain, hit.rule));
@@ -126,6 +139,32 @@ impl Others {
         }
         left?.into_iter().next()
     }
+}
+
+/// The identities that somebody has, by whatever tells so, and those that rules are of or speak of.
+fn taken(root: &Root) -> Result<HashSet<Identity>> {
+    let mut taken = HashSet::new();
+    for endpoint in Found::all(root)?.endpoints {
+        taken.insert(Identity(endpoint.config.identity));
+        // Of one that can't be read somebody else tells.
+        let Ok(maps) = targets::policy_of(root, &endpoint) else { continue };
+        let policies =
+            [Slot::Current, Slot::Previous].into_iter().filter_map(|it| maps.read(it).ok());
+        for policy in policies {
+            taken.extend(policy.rules().iter().map(|it| it.rule.peer));
+        }
+    }
+    if let Some(of_identities) = IdRules::open(root)? {
+        for (identity, rules) in of_identities.all()? {
+            taken.insert(identity);
+            let lists = [&rules.now].into_iter().chain(&rules.before);
+            taken.extend(lists.flat_map(RuleList::rules).map(|rule| rule.peer));
+        }
+    }
+    if let Some(ipcache) = Ipcache::open(root)? {
+        taken.extend(ipcache.identities()?);
+    }
+    Ok(taken)
 }
 
 /// A rule of nftables or iptables, with where it is.

@@ -1,5 +1,6 @@
 //! Others that use the mark of packets, each set up by its own tools and as it sets itself up.
 
+mod free;
 mod known;
 mod strange;
 

@@ -288,6 +288,11 @@ impl Ruleset {
         &self.relevant[at]
     }
 
+    /// How many of those there are in all chains.
+    pub fn size(&self) -> usize {
+        self.relevant.iter().map(Vec::len).sum()
+    }
+
     /// What rules set the marks of connections to.
     pub fn set_connmarks(&self) -> &[Value] {
         &self.set_connmarks

@@ -62,6 +62,24 @@ pub enum Does {
 
 /// All of the rules that meet it, in the order of their chains.
 pub fn hits<'a>(ruleset: &'a Ruleset, packet: Packet<'_>) -> Vec<Hit<'a>> {
+    let hit = |((at, rule, does), certainty): ((usize, usize, Does), Certainty)| Hit {
+        chain: &ruleset.chains()[at],
+        rule: &ruleset.chains()[at].rules[rule],
+        is_certain: certainty.is_certain,
+        is_before_workloads: certainty.is_before_workloads,
+        does,
+    };
+    found(ruleset, packet, false).into_iter().map(hit).collect()
+}
+
+/// Whether no rule does more to it than to keep its mark with its connection. The first that does is enough.
+pub fn keeps(ruleset: &Ruleset, packet: Packet<'_>) -> bool {
+    found(ruleset, packet, true).keys().all(|(.., does)| matches!(does, Does::Saves { .. }))
+}
+
+type Found = BTreeMap<(usize, usize, Does), Certainty>;
+
+fn found(ruleset: &Ruleset, packet: Packet<'_>, is_first_enough: bool) -> Found {
     // A connection has no mark until somebody sets one; then it is what rules state, or what they save.
     let mut connmarks = vec![0];
     for value in ruleset.set_connmarks() {
@@ -72,22 +90,26 @@ pub fn hits<'a>(ruleset: &'a Ruleset, packet: Packet<'_>) -> Vec<Hit<'a>> {
     }
     let mut found = BTreeMap::new();
     for connmark in connmarks {
-        let mut walk =
-            Walk { ruleset, packet, connmark, visited: HashMap::new(), found: &mut found };
+        let visited = HashMap::new();
+        let mut walk = Walk {
+            ruleset,
+            packet,
+            connmark,
+            visited,
+            found: &mut found,
+            is_first_enough,
+            is_done: false,
+        };
         for (at, chain) in ruleset.chains().iter().enumerate() {
             if let Some(start) = walk.start(chain) {
                 walk.chain(at, start);
             }
+            if walk.is_done {
+                return found;
+            }
         }
     }
-    let hit = |((at, rule, does), certainty): ((usize, usize, Does), Certainty)| Hit {
-        chain: &ruleset.chains()[at],
-        rule: &ruleset.chains()[at].rules[rule],
-        is_certain: certainty.is_certain,
-        is_before_workloads: certainty.is_before_workloads,
-        does,
-    };
-    found.into_iter().map(hit).collect()
+    found
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -103,7 +125,10 @@ struct Walk<'a, 'f> {
     packet: Packet<'a>,
     connmark: u32,
     visited: HashMap<usize, Vec<Certainty>>,
-    found: &'f mut BTreeMap<(usize, usize, Does), Certainty>,
+    found: &'f mut Found,
+    /// Nothing else counts once a rule does more than to keep the mark.
+    is_first_enough: bool,
+    is_done: bool,
 }
 
 impl Certainty {
@@ -150,7 +175,7 @@ impl Walk<'_, '_> {
         }
         visited.push(reached);
         for index in self.ruleset.relevant(at) {
-            if self.rule(at, *index, reached) {
+            if self.rule(at, *index, reached) || self.is_done {
                 return;
             }
         }
@@ -257,6 +282,7 @@ impl Walk<'_, '_> {
         if here.is_meant {
             return;
         }
+        self.is_done |= self.is_first_enough && !matches!(does, Does::Saves { .. });
         let certainty = self.found.entry((at, index, does)).or_insert(here);
         certainty.is_certain |= here.is_certain;
         certainty.is_before_workloads |= here.is_before_workloads;

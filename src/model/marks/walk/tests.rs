@@ -16,6 +16,8 @@ fn does_to(identity: u32, rules: &str) -> Vec<(Does, bool, bool)> {
     let (from, to) = (names(&["veth-web"]), names(&["veth-db"]));
     let packet = Packet { mark, device: "veth-web", from: &from, to: &to };
     let hits = hits(&ruleset, packet);
+    let all_keep = hits.iter().all(|hit| matches!(hit.does, Does::Saves { .. }));
+    assert_eq!(keeps(&ruleset, packet), all_keep, "the first that does more is enough to tell");
     hits.iter().map(|hit| (hit.does, hit.is_certain, hit.is_before_workloads)).collect()
 }
 
