@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow};
 use log::debug;
@@ -17,10 +18,18 @@ use crate::model::text;
 /// Where `ip netns add` puts names.
 const NAMED: &str = "/run/netns";
 
+/// Set before the first thread leaves it.
+static HOME: OnceLock<u64> = OnceLock::new();
+
 /// The inode of the calling thread's network namespace.
 pub fn current() -> Result<u64> {
     let own = fs::metadata("/proc/thread-self/ns/net").context("read the own network namespace")?;
     Ok(own.ino())
+}
+
+/// The inode of the namespace in which this process began: that of the shell that has started it.
+pub fn home() -> Result<u64> {
+    HOME.get().copied().map_or_else(current, Ok)
 }
 
 /// The calling thread's network namespace, to be asked about from another one.
@@ -44,6 +53,8 @@ pub fn path_of(name_or_path: &str) -> PathBuf {
 
 fn enter_path(path: &Path) -> Result<()> {
     let namespace = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    let home = current()?;
+    HOME.get_or_init(|| home);
     setns(namespace, CloneFlags::CLONE_NEWNET)
         .with_context(|| format!("enter {}", path.display()))?;
     Ok(())
@@ -59,6 +70,11 @@ pub fn names() -> Vec<String> {
 pub fn name_of(inode: u64) -> Option<String> {
     let is_it = |name: &String| fs::metadata(path_of(name)).is_ok_and(|file| file.ino() == inode);
     names().into_iter().find(is_it)
+}
+
+/// A path to the namespace with this inode that others may use, too.
+pub fn path_to(inode: u64) -> Option<PathBuf> {
+    find(inode).ok().flatten()
 }
 
 /// Paths to the namespaces that a name or a process keeps; to most of them more than one.

@@ -1,6 +1,7 @@
 //! What on this host keeps cilmark from doing what people think it does: a finding for each condition. Nothing is
 //! changed.
 
+mod commands;
 mod devices;
 mod endpoints;
 mod first;

@@ -102,7 +102,11 @@ fn a_nic_that_is_attached_as_a_container_until_it_is_one() {
     world.cilmark_ok("attach nic --id 300");
     doctor(&world).is_fine("devices");
     world.sh("ip route add default via 10.0.0.1");
-    let words = ["a default route leaves by it", "`cilmark attach nic --role netdev`"];
+    let words = [
+        "a default route leaves by it",
+        "`cilmark status nic --spec` shows, since its policy and rules go with `cilmark detach nic`",
+        "`cilmark attach nic --role netdev`",
+    ];
     doctor(&world).has("role", "warning", &words);
     world.cilmark_ok("detach nic");
     world.cilmark_ok("attach nic --role netdev");

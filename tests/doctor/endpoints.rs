@@ -11,10 +11,11 @@ use cilmark::model::identity::{Identity, Names};
 use cilmark::model::origin::Origin;
 use cilmark::model::rule::Rule;
 use cilmark::model::rule_list::{IdentityRules, RuleList};
+use cilmark::model::shell::commands;
 use cilmark::state::id_rules::IdRules;
 use libbpf_rs::MapHandle;
 
-use super::doctor;
+use super::{doctor, doctor_as};
 use crate::common::World;
 use crate::common::machine::{by_each_hook, time_for};
 use crate::common::world::{mount_fresh, wait_for};
@@ -99,7 +100,12 @@ fn a_device_that_has_moved_is_named_where_it_goes_on() {
     doctor(&world).has(
         "moved",
         "warning",
-        &["red:", "another network namespace", "`cilmark --netns other attach red`", "detach id:1"],
+        &[
+            "red (netns other):",
+            "another network namespace",
+            "`cilmark --netns other attach red`",
+            "detach id:1",
+        ],
     );
     world.cilmark_ok("--netns other attach red --id 300");
     doctor(&world).is_fine("moved");
@@ -382,4 +388,44 @@ fn what_is_believed_without_a_proof_is_said_and_no_trouble() {
     let said = found.of("proof").concat();
     assert!(said.contains("(--by-address)") && said.contains("(--trust-marks)"), "{said}");
     assert!(!said.contains("workloads are known by what"), "{said}");
+}
+
+#[test]
+fn a_cure_reaches_the_device_that_is_meant_whatever_it_is_called() {
+    let Some(world) = World::new() else { return };
+    world.veth("'$(false)'");
+    world.cilmark_ok("attach $(false) --id 300 --hook clsact --policy enforce");
+    let words = [r"`cilmark policy add \$\(false\) RULE`"];
+    doctor(&world).has("rules", "warning", &words);
+    world.sh("tc qdisc del dev '$(false)' clsact");
+    let cure = r"cilmark attach \$\(false\) --keep";
+    doctor(&world).has("stale", "problem", &[&format!("`{cure}`")]);
+    let words = &commands(cure)[0];
+    world.cilmark_ok(&words[1..].join(" "));
+    doctor(&world).is_fine("stale");
+}
+
+#[test]
+fn a_device_of_another_namespace_is_not_taken_for_the_one_here() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.sh("ip netns add other && ip -n other link add red type veth peer name peer");
+    world.cilmark_ok("attach red --id 300 --hook clsact --policy enforce");
+    world.cilmark_ok("--netns other attach red --id 301 --hook clsact --policy enforce");
+    let rules = doctor(&world).of("rules").concat();
+    for words in ["warning red: ", "add id:1 RULE`", "red (netns other): ", "add id:2 RULE`"] {
+        assert!(rules.contains(words), "no `{words}` in: {rules}");
+    }
+    doctor_as(&world, "--netns other").has(
+        "rules",
+        "warning",
+        &["warning red: ", "add id:2 RULE`"],
+    );
+    world.sh("tc -n other qdisc del dev red clsact");
+    let cure = "cilmark --netns other attach red --keep";
+    for arguments in ["--netns other", ""] {
+        doctor_as(&world, arguments).has("stale", "problem", &[&format!("`{cure}`")]);
+    }
+    world.cilmark_ok(&cure[8..]);
+    doctor(&world).is_fine("stale");
 }

@@ -20,10 +20,10 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
     for endpoint in &live {
         let of_device = netns::within(endpoint.netns, || {
             let Some(device) = device::by_index(endpoint.ifindex)? else { return Ok(Vec::new()) };
-            let mut findings = Findings::of(&device.name);
+            let mut findings = Findings::of(&host.name_in(endpoint.netns, &device.name));
             match endpoint.role() {
-                Some(Role::Container) => as_container(&mut findings, &device)?,
-                Some(Role::Netdev) => as_nic(&mut findings, &live, endpoint, &device)?,
+                Some(Role::Container) => as_container(host, &mut findings, endpoint, &device)?,
+                Some(Role::Netdev) => as_nic(host, &mut findings, &live, endpoint, &device)?,
                 None => {}
             }
             Ok(findings.all)
@@ -39,10 +39,18 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
     Ok(found)
 }
 
-fn as_container(findings: &mut Findings, device: &Device) -> Result<()> {
+fn as_container(
+    host: &Host<'_>,
+    findings: &mut Findings,
+    endpoint: &Endpoint,
+    device: &Device,
+) -> Result<()> {
     let cure = format!(
-        "attach it as a NIC: `cilmark detach {0}` and `cilmark attach {0} --role netdev`",
-        device.name
+        "attach it as a NIC: note what `{}` shows, since its policy and rules go with `{}`; then `{}`, with `--policy` and a \
+         `--rule` for each that is to stay",
+        host.command("status", endpoint, "--spec"),
+        host.command("detach", endpoint, ""),
+        host.attach(endpoint, "--role netdev")
     );
     if device::carries_default_route(device)? {
         let says = "is attached as a container, and a default route leaves by it: all that this host sends there counts \
@@ -61,6 +69,7 @@ fn as_container(findings: &mut Findings, device: &Device) -> Result<()> {
 
 /// Without a policy, a NIC's place hardly matters.
 fn as_nic(
+    host: &Host<'_>,
     findings: &mut Findings,
     live: &[&Endpoint],
     endpoint: &Endpoint,
@@ -82,7 +91,11 @@ fn as_nic(
                      of both",
                     master.device
                 ),
-                &format!("`cilmark detach {}`, if the rules of {} are enough", device.name, master.device),
+                &format!(
+                    "`{}`, if the rules of {} are enough",
+                    host.command("detach", endpoint, ""),
+                    master.device
+                ),
             ),
             _ => warn(findings, remark),
         }

@@ -8,6 +8,7 @@ mod ssh;
 use anyhow::Result;
 pub(super) use rules::in_force as rules_in_force;
 
+use super::commands::attach_in;
 use super::{Host, unread};
 use crate::kernel::{device, netns};
 use crate::model::finding::{Finding, Findings};
@@ -47,7 +48,7 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
     for (check, look, fine) in CHECKS {
         let mut found = Vec::new();
         for endpoint in &host.endpoints {
-            let mut of_endpoint = Findings::of(&name_of(endpoint));
+            let mut of_endpoint = Findings::of(&host.name_of(endpoint));
             look(host, endpoint, &mut of_endpoint).unwrap_or_else(|error| {
                 let says = format!("can't be examined: {error:#}");
                 of_endpoint.problem(check, says, "`cilmark -v doctor` shows more");
@@ -65,16 +66,8 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
     Ok(all)
 }
 
-/// As other commands take it.
-fn name_of(endpoint: &Endpoint) -> String {
-    match endpoint.device.as_str() {
-        "" => format!("id:{}", endpoint.id),
-        device => device.to_owned(),
-    }
-}
-
-fn stale(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
-    let (id, device) = (endpoint.id, &endpoint.device);
+fn stale(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
+    let id = endpoint.id;
     if !endpoint.stale {
         return Ok(());
     }
@@ -82,7 +75,7 @@ fn stale(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<(
         findings.problem(
             "stale",
             "one or both of its programs are missing on the hooks: packets in that direction get no identity and meet no rule",
-            &format!("`cilmark attach {device} --keep` puts it back"),
+            &format!("`{}` puts it back", host.attach(endpoint, "--keep")),
         );
     } else if endpoint.config.endpoint().is_none() {
         findings.warning(
@@ -94,7 +87,10 @@ fn stale(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<(
         findings.problem(
             "stale",
             "both its programs are missing on the hooks: packets get no identity and meet no rule",
-            &format!("`cilmark attach {device}` with the flags that `cilmark status id:{id} --spec` shows"),
+            &format!(
+                "`{}` with the flags that `cilmark status id:{id} --spec` shows",
+                attach_in(endpoint.config.netns, &endpoint.device, "")
+            ),
         );
     } else {
         let says = match endpoint.addresses().is_empty() {
@@ -117,16 +113,15 @@ fn has_device(endpoint: &Endpoint) -> Result<bool> {
     Ok(there.is_some_and(|it| it.name == config.device_name()))
 }
 
-fn moved(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
+fn moved(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
     if !endpoint.stale && endpoint.has_moved() {
-        let (id, device) = (endpoint.id, &endpoint.device);
-        let name = netns::name_of(endpoint.netns).unwrap_or_else(|| "/proc/PID/ns/net".to_owned());
+        let (id, attach) = (endpoint.id, host.attach(endpoint, ""));
         findings.warning(
             "moved",
             "its device is in another network namespace, and its programs still use what they were told in the old one",
             // There `--keep` finds nothing to keep.
             &format!(
-                "`cilmark --netns {name} attach {device}` with the flags that `cilmark status id:{id} --spec` shows; or \
+                "`{attach}` with the flags that `cilmark status id:{id} --spec` shows; or \
                  `cilmark detach id:{id}`"
             ),
         );
@@ -134,11 +129,11 @@ fn moved(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<(
     Ok(())
 }
 
-fn attach_again(_: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
+fn attach_again(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
     let reasons = again::reasons(endpoint)?;
     if !reasons.is_empty() {
         let says = format!("its programs do not know that {}", reasons.join(", and that "));
-        let cure = format!("`cilmark attach {} --keep` tells them", endpoint.device);
+        let cure = format!("`{}` tells them", host.attach(endpoint, "--keep"));
         findings.warning("attach again", says, &cure);
     }
     Ok(())

@@ -17,7 +17,6 @@ use crate::model::identity::{Identity, Names};
 use crate::model::policy::live::Kind;
 use crate::model::rule::{Action, Direction, L4, Rule};
 use crate::ops::policy_test::{self, Outcome};
-use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
 
 /// Findings of this part.
@@ -27,7 +26,7 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
         if endpoint.stale || !is_about_to_enforce(host, endpoint)? {
             continue;
         }
-        let of_nic = || of_nic(host.root, endpoint);
+        let of_nic = || of_nic(host, endpoint);
         all.extend(netns::within(endpoint.netns, of_nic)?.unwrap_or_default());
     }
     if all.is_empty() && host.is_whole {
@@ -45,10 +44,10 @@ fn is_about_to_enforce(host: &Host<'_>, nic: &Endpoint) -> Result<bool> {
         || (modes == [Mode::Off; 2] && !rules_in_force(host, nic)?.rules().is_empty()))
 }
 
-fn of_nic(root: &Root, nic: &Endpoint) -> Result<Vec<Finding>> {
+fn of_nic(host: &Host<'_>, nic: &Endpoint) -> Result<Vec<Finding>> {
     let name = &nic.device;
-    let mut findings = Findings::of(name);
-    let mut outcome = policy_test::of_running(root, nic)?.run(root)?;
+    let mut findings = Findings::of(&host.name_of(nic));
+    let mut outcome = policy_test::of_running(host.root, nic)?.run(host.root)?;
     connections(name, &outcome, &mut findings);
     let Some(device) = device::by_index(nic.ifindex)? else { return Ok(findings.all) };
     let mut is_fine = true;
@@ -61,7 +60,7 @@ fn of_nic(root: &Root, nic: &Endpoint) -> Result<Vec<Finding>> {
             findings.warning(
                 need.check,
                 says,
-                &format!("`cilmark policy add {name} {rule}`{}", need.hint),
+                &format!("`{}`{}", host.command("policy add", nic, &rule), need.hint),
             );
             is_fine = false;
         }

@@ -31,7 +31,7 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
     let mut found = Vec::new();
     let live: Vec<&Endpoint> = host.endpoints.iter().filter(|it| !it.stale).collect();
     for endpoint in &live {
-        found.extend(of_endpoint(endpoint)?);
+        found.extend(of_endpoint(host, endpoint)?);
     }
     found.extend(netfilter::examine(host, &live)?);
     if found.is_empty() && !live.is_empty() && host.is_whole {
@@ -42,8 +42,8 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
     Ok(found)
 }
 
-fn of_endpoint(endpoint: &Endpoint) -> Result<Vec<Finding>> {
-    let mut findings = Findings::of(&endpoint.device);
+fn of_endpoint(host: &Host<'_>, endpoint: &Endpoint) -> Result<Vec<Finding>> {
+    let mut findings = Findings::of(&host.name_of(endpoint));
     let (before, behind) = (endpoint.programs_before()?, endpoint.programs_behind()?);
     let (ciliums, behind): (Vec<Other>, Vec<Other>) = behind.into_iter().partition(is_ciliums);
     let all = before.iter().filter(|it| is_ciliums(it)).chain(&ciliums);
@@ -56,7 +56,7 @@ fn of_endpoint(endpoint: &Endpoint) -> Result<Vec<Finding>> {
                  its own",
                 names.join(" and ")
             ),
-            &format!("leave the device to one of them; `cilmark detach {}`", endpoint.device),
+            &format!("leave the device to one of them; `{}`", host.command("detach", endpoint, "")),
         );
     }
     let place = (endpoint.kind, endpoint.config.tc_priority);
@@ -70,8 +70,9 @@ fn of_endpoint(endpoint: &Endpoint) -> Result<Vec<Finding>> {
             BEFORE,
             format!("{}, and {guard} is not asked about them{redirects}", it.says),
             &format!(
-                "`cilmark attach {} --keep {}` goes before {}",
-                endpoint.device, it.flags, it.them
+                "`{}` goes before {}",
+                host.attach(endpoint, &format!("--keep {}", it.flags)),
+                it.them
             ),
         );
     }

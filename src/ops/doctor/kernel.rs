@@ -79,14 +79,14 @@ fn marked_routes(host: &Host<'_>) -> Result<Vec<Finding>> {
     for nic in host.endpoints.iter().filter(|it| asks_routes(it)) {
         let rules = netns::within(nic.netns, || Ok(ip_rules::with_marks()))?.unwrap_or_default();
         let Some(first) = rules.first() else { continue };
-        let mut of_nic = Findings::of(&nic.device);
+        let mut of_nic = Findings::of(&host.name_of(nic));
         of_nic.warning(
             "marked routes",
             format!(
                 "its policy asks for routes without the mark of the packet (Linux 6.10 takes it), and {first} depends \
                  on that: it may take for this host's what is forwarded, or the other way round"
             ),
-            &format!("`cilmark attach {} --keep --host-addresses listed`", nic.device),
+            &format!("`{}`", host.attach(nic, "--keep --host-addresses listed")),
         );
         all.extend(of_nic.all);
     }

@@ -166,12 +166,9 @@ fn policies(host: &Host<'_>) -> Result<Vec<Finding>> {
         let (used, room) = maps.used(&rules_in_force(host, endpoint)?);
         count += 1;
         if fullness(used, room) != Level::Ok {
-            let mut findings = Findings::of(&endpoint.device);
-            let cure = format!(
-                "`cilmark attach {} --keep --policy-entries {}` makes room",
-                endpoint.device,
-                room * 2
-            );
+            let mut findings = Findings::of(&host.name_of(endpoint));
+            let flags = format!("--keep --policy-entries {}", room * 2);
+            let cure = format!("`{}` makes room", host.attach(endpoint, &flags));
             let says = format!("{used} of {room} entries of rules");
             told(&mut findings, "policies", (used, room), says, &cure);
             bad.extend(findings.all);

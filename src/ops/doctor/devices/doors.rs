@@ -15,6 +15,7 @@ use crate::model::policy::{Decision, Policy, decide};
 use crate::model::protocol::TCP;
 use crate::model::rule::Direction;
 use crate::ops::doctor::Host;
+use crate::ops::doctor::commands::attach_in;
 use crate::ops::targets::policy_of;
 use crate::ops::{options, rules};
 use crate::state::registry::Endpoint;
@@ -39,7 +40,7 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
                 });
             }
         }
-        let look = || of_namespace(&live, &guards);
+        let look = || of_namespace(host, *namespace, &live, &guards);
         if !guards.is_empty() {
             found.extend(netns::within(*namespace, look)?.unwrap_or_default());
         }
@@ -63,7 +64,12 @@ impl Guard<'_> {
     }
 }
 
-fn of_namespace(live: &[&Endpoint], guards: &[Guard<'_>]) -> Result<Vec<Finding>> {
+fn of_namespace(
+    host: &Host<'_>,
+    netns: u64,
+    live: &[&Endpoint],
+    guards: &[Guard<'_>],
+) -> Result<Vec<Finding>> {
     let all = device::all()?;
     let mut known: HashSet<u32> = live.iter().map(|it| it.ifindex).collect();
     for guard in guards {
@@ -75,30 +81,37 @@ fn of_namespace(live: &[&Endpoint], guards: &[Guard<'_>]) -> Result<Vec<Finding>
     for device in all.iter().filter(|it| it.is_up() && !known.contains(&it.ifindex)) {
         let addresses = device::addresses(device)?;
         if !addresses.is_empty() {
-            found.extend(of_device(device, &addresses, &all, guards)?);
+            let name = host.name_in(netns, &device.name);
+            let attach = |flags: &str| attach_in(netns, &device.name, flags);
+            let cure = |guard: &str| {
+                format!(
+                    "`{}`, with the rules of {guard}, and then enforce; or `{}` to leave it open on purpose",
+                    attach("--policy audit"),
+                    attach("")
+                )
+            };
+            let findings = Findings::of(&name);
+            found.extend(of_device(findings, device, &addresses, &all, guards, cure)?);
         }
     }
     Ok(found)
 }
 
 fn of_device(
+    mut findings: Findings,
     device: &Device,
     addresses: &[IpAddr],
     all: &[Device],
     guards: &[Guard<'_>],
+    cure: impl Fn(&str) -> String,
 ) -> Result<Vec<Finding>> {
-    let Device { name, .. } = device;
     let Some(guard) = guards.first() else { return Ok(Vec::new()) };
     let guard_name = &guard.nic.device;
-    let mut findings = Findings::of(name);
     let tunnel = match is_tunnel(device) {
         true => format!("; {guard_name} sees only the outer packets of this tunnel"),
         false => String::new(),
     };
-    let cure = format!(
-        "`cilmark attach {name} --policy audit`, with the rules of {guard_name}, and then enforce; or `cilmark attach {name}` \
-         to leave it open on purpose"
-    );
+    let cure = cure(guard_name);
     if device::carries_default_route(device)? {
         let says = format!(
             "carries a default route and is not attached, while {guard_name} enforces: what others send by it meets no \

@@ -24,12 +24,11 @@ pub fn look(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Re
     let _lock = host.root.lock()?;
     // It may be gone by now.
     let Ok(endpoint) = Endpoint::read(host.root, endpoint.id) else { return Ok(()) };
-    let device = &endpoint.device;
     if rules_change(host, &endpoint)? {
         findings.warning(
             "interrupted",
             "a change of its rules has died half way: each packet asks them, and no verdict is kept",
-            &format!("`cilmark attach {device} --keep` ends it"),
+            &format!("`{}` ends it", host.attach(&endpoint, "--keep")),
         );
     }
     if let Err(error) = spec::read(host.root, &endpoint)
@@ -67,7 +66,7 @@ pub fn shared(host: &Host<'_>) -> Result<Vec<Finding>> {
     if is_writing()? {
         let known = host.endpoints.iter().find(|it| !it.stale && !it.addresses().is_empty());
         let cure = match known {
-            Some(endpoint) => format!("`cilmark attach {} --keep` ends it", endpoint.device),
+            Some(endpoint) => format!("`{}` ends it", host.attach(endpoint, "--keep")),
             None => "the same command again ends it".to_owned(),
         };
         findings.warning(
@@ -77,20 +76,21 @@ pub fn shared(host: &Host<'_>) -> Result<Vec<Finding>> {
             &cure,
         );
     }
-    for (whose, devices) in lacking(host)? {
+    for (whose, endpoints) in lacking(host)? {
+        let devices: Vec<String> = endpoints.iter().map(|it| host.name_of(it)).collect();
         let says = format!(
             "a change of the rules of {whose} has died half way: {} has not all of them",
             devices.join(", ")
         );
-        let cure = format!("`cilmark attach {} --keep`", devices[0]);
+        let cure = format!("`{}`", host.attach(endpoints[0], "--keep"));
         findings.warning("interrupted", says, &cure);
     }
     Ok(findings.all)
 }
 
-/// Identities, each with the devices of those that carry it and have not all of its rules.
-fn lacking(host: &Host<'_>) -> Result<BTreeMap<String, Vec<String>>> {
-    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+/// Identities, each with those that carry it and have not all of its rules.
+fn lacking<'a>(host: &'a Host<'_>) -> Result<BTreeMap<String, Vec<&'a Endpoint>>> {
+    let mut found: BTreeMap<String, Vec<&Endpoint>> = BTreeMap::new();
     let Some(map) = IdRules::open(host.root)? else { return Ok(found) };
     let all = map.all()?;
     for endpoint in host.endpoints.iter().filter(|endpoint| !endpoint.stale) {
@@ -99,7 +99,7 @@ fn lacking(host: &Host<'_>) -> Result<BTreeMap<String, Vec<String>>> {
         let there: HashSet<Rule> = in_force(host, endpoint)?.of_identity().collect();
         if its.now.rules().any(|rule| !there.contains(&rule)) {
             let whose = rules::at(identity, &host.names);
-            found.entry(whose).or_default().push(endpoint.device.clone());
+            found.entry(whose).or_default().push(endpoint);
         }
     }
     Ok(found)

@@ -12,6 +12,7 @@ use crate::model::origin::Origins;
 use crate::model::policy::effect::{Void, void};
 use crate::model::policy::{Listed, Policy};
 use crate::model::rule::Action;
+use crate::model::shell::quoted;
 use crate::model::time::Time;
 use crate::ops::apply::files::{Beside, Standing};
 use crate::ops::rules;
@@ -24,7 +25,6 @@ const FILE: &str = "/etc/cilmark/cilmark.toml";
 
 /// A change that waits for somebody, or has gone back.
 pub fn confirmation(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
-    let device = &endpoint.device;
     match endpoint.confirmation()? {
         _ if endpoint.stale => {}
         Confirmation::None => {}
@@ -46,15 +46,17 @@ pub fn confirmation(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Finding
             "confirmation",
             "nobody has confirmed in time, and it only audits",
             &format!(
-                "`cilmark attach {device} --keep --confirm 60s` enforces again; `cilmark attach {device} --keep --policy audit` \
-                 leaves it at audit"
+                "`{}` enforces again; `{}` leaves it at audit",
+                host.attach(endpoint, "--keep --confirm 60s"),
+                host.attach(endpoint, "--keep --policy audit")
             ),
         ),
         Confirmation::Over(Fallback::Rules) => findings.warning(
             "confirmation",
             "nobody has confirmed the last change of its rules in time, and those before are in force",
             &format!(
-                "make the change again and confirm it; `cilmark attach {device} --keep --yes` leaves it as it is"
+                "make the change again and confirm it; `{}` leaves it as it is",
+                host.attach(endpoint, "--keep --yes")
             ),
         ),
     }
@@ -79,8 +81,10 @@ fn whose(host: &Host<'_>, endpoint: &Endpoint) -> Result<String> {
     let identity = Identity(endpoint.config.identity);
     let deadline = rules::of_identity(host.root, identity)?.deadline();
     Ok(match deadline {
-        Some(until_ns) if until_ns == endpoint.confirmed_by()? => rules::at(identity, &host.names),
-        _ => endpoint.device.clone(),
+        Some(until_ns) if until_ns == endpoint.confirmed_by()? => {
+            quoted(&rules::at(identity, &host.names), None).unwrap_or_default()
+        }
+        _ => host.word_for(endpoint),
     })
 }
 
@@ -90,7 +94,6 @@ pub fn look(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Re
         return Ok(());
     };
     let policy = in_force(host, endpoint)?;
-    let device = &endpoint.device;
     let is_own = |listed: &&Listed| listed.origins != Origins::NONE;
     if policy.rules().is_empty() {
         let waits = setting.modes == [Mode::Enforce; 2]
@@ -99,7 +102,10 @@ pub fn look(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Re
             findings.warning(
                 "rules",
                 "its policy enforces and has no rules: only answers and what is always allowed passes",
-                &format!("`cilmark policy add {device} RULE`; `cilmark monitor` proposes them"),
+                &format!(
+                    "`{}`; `cilmark monitor` proposes them",
+                    host.command("policy add", endpoint, "RULE")
+                ),
             );
         }
         return Ok(());
@@ -110,7 +116,11 @@ pub fn look(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Re
             findings.warning(
                 "rules",
                 format!("its policy is off, so {} no effect", own_rules_have(own)),
-                &format!("`cilmark attach {device} --keep --policy audit`, or `cilmark policy flush {device}`"),
+                &format!(
+                    "`{}`, or `{}`",
+                    host.attach(endpoint, "--keep --policy audit"),
+                    host.command("policy flush", endpoint, "")
+                ),
             );
         }
         return Ok(());
@@ -134,7 +144,8 @@ pub fn look(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Re
             Void::Off(_) => ", or give that direction a policy",
             _ => "",
         };
-        let cure = format!("`cilmark policy del {device} '{}'`{or}", rule.text(&host.names));
+        let rule = format!("'{}'", rule.text(&host.names));
+        let cure = format!("`{}`{or}", host.command("policy del", endpoint, &rule));
         findings.warning("rules", says, &cure);
     }
     Ok(())

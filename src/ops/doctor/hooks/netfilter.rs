@@ -23,7 +23,7 @@ pub fn examine(host: &Host<'_>, live: &[&Endpoint]) -> Result<Vec<Finding>> {
             continue;
         };
         for endpoint in here {
-            let mut findings = Findings::of(&endpoint.device);
+            let mut findings = Findings::of(&host.name_of(endpoint));
             let all = rules.chains().iter();
             let of_device = all.filter(|chain| chain.devices.contains(&endpoint.device));
             of_device.filter_map(says).for_each(|says| findings.ok(NFTABLES, says));

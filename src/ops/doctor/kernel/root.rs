@@ -56,11 +56,14 @@ fn pins(host: &Host<'_>, findings: &mut Findings) {
     for (pin, map) in &lost {
         let id = map.info().map(|info| info.info.id).ok();
         let user = host.endpoints.iter().find(|it| id.is_some_and(|id| it.map_ids().contains(&id)));
-        let device = user.map_or("DEV", |endpoint| &endpoint.device);
+        let attach = match user {
+            Some(endpoint) => host.attach(endpoint, "--keep"),
+            None => "cilmark attach DEV --keep".to_owned(),
+        };
         findings.problem(
             "pins",
             format!("{} is gone, and commands do not see what programs use", pin.display()),
-            &format!("`cilmark attach {device} --keep` pins it again"),
+            &format!("`{attach}` pins it again"),
         );
     }
     // Nothing is lost, or it would be pinned again.
