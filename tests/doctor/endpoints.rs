@@ -349,6 +349,23 @@ fn an_ssh_server_that_nobody_reaches_any_more_is_told() {
 }
 
 #[test]
+fn a_rule_that_another_beats_lets_no_operator_in() {
+    let Some(world) = World::new() else { return };
+    world.veth("nic");
+    world.sh("ip addr add 10.0.0.2/24 dev nic");
+    let _server = world.spawn("socat TCP-LISTEN:22,fork,reuseaddr -");
+    wait_for("the server", || !world.sh("ss -Hlnt").is_empty());
+    world.cilmark_ok("attach nic --role netdev --policy enforce --failsafe none --yes");
+    world.cilmark_ok("policy add nic allow ingress from any --yes");
+    doctor(&world).has("ssh", "ok", &["tcp/22"]);
+    world.cilmark_ok("policy add nic deny ingress from any tcp/22 --yes");
+    let cure = "cilmark attach nic --keep --failsafe tcp/22";
+    doctor(&world).has("ssh", "warning", &["a rule denies tcp/22", cure]);
+    world.cilmark_ok(&format!("{} --yes", &cure[8..]));
+    doctor(&world).has("ssh", "ok", &["tcp/22"]);
+}
+
+#[test]
 fn another_way_in_is_no_concern() {
     let Some(world) = World::new() else { return };
     world.veth("nic");

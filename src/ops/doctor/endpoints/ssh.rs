@@ -10,8 +10,10 @@ use crate::kernel::{device, netns, processes, sockets};
 use crate::model::endpoint::Role;
 use crate::model::enforcement::{FailsafePort, Mode};
 use crate::model::finding::{Finding, Findings};
+use crate::model::identity::Identity;
+use crate::model::policy::{Decision, Policy, decide};
 use crate::model::protocol::TCP;
-use crate::model::rule::{Action, Direction, L4};
+use crate::model::rule::{Direction, Rule};
 use crate::ops::options;
 use crate::state::registry::Endpoint;
 
@@ -41,7 +43,7 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
             let other_way = || other_way(host, netns, &shut);
             match shut.first() {
                 Some(nic) if !netns::within(netns, other_way)?.unwrap_or(true) => {
-                    all.extend(closed(nic, *port));
+                    all.extend(closed(host, nic, *port)?);
                 }
                 _ => {}
             }
@@ -56,22 +58,29 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
     Ok(all)
 }
 
-fn closed(nic: &Endpoint, port: u16) -> Vec<Finding> {
-    let mut findings = Findings::of(&nic.device);
+fn closed(host: &Host<'_>, nic: &Endpoint, port: u16) -> Result<Vec<Finding>> {
+    let mut findings = Findings::of(&host.name_of(nic));
+    let decision = asked(&in_force(host, nic)?, Identity::WORLD, port);
     let port = FailsafePort { protocol: TCP, port };
     let mut failsafe = options::failsafe(&nic.config).unwrap_or_default();
     failsafe.ingress.push(port);
     let failsafe: Vec<String> = failsafe.ingress.iter().map(FailsafePort::to_string).collect();
+    let failsafe = host.attach(nic, &format!("--keep --failsafe {}", failsafe.join(",")));
+    let (what, cure) = match decision {
+        // No other rule beats it.
+        Decision::Deny(_) => ("a rule denies", format!("`{failsafe}`, or remove that rule")),
+        _ => {
+            let rule = format!("allow ingress from any {port}");
+            let add = host.command("policy add", nic, &rule);
+            ("no failsafe port or rule opens", format!("`{failsafe}`, or `{add}`"))
+        }
+    };
     findings.warning(
         "ssh",
-        format!("no failsafe port or rule opens {port}, where an SSH server listens: no new login is possible"),
-        &format!(
-            "`cilmark attach {device} --keep --failsafe {}`, or `cilmark policy add {device} allow ingress from any {port}`",
-            failsafe.join(","),
-            device = nic.device
-        ),
+        format!("{what} {port}, where an SSH server listens: no new login is possible"),
+        &cure,
     );
-    findings.all
+    Ok(findings.all)
 }
 
 /// Where SSH servers of this namespace listen for others than this host.
@@ -82,18 +91,20 @@ fn ports_of_operators() -> Result<BTreeSet<u16>> {
     Ok(ours.map(|listener| listener.local.port()).collect())
 }
 
-/// By a failsafe port, or by a rule for anybody.
+/// By a failsafe port, or by a rule for anybody that no other beats.
 fn lets_in(host: &Host<'_>, nic: &Endpoint, port: u16) -> Result<bool> {
     let failsafe = options::failsafe(&nic.config).unwrap_or_default();
     if failsafe.ingress.contains(&FailsafePort { protocol: TCP, port }) {
         return Ok(true);
     }
-    let wanted = L4::Ports { protocol: TCP, first: port, last: port };
-    Ok(in_force(host, nic)?.rules().iter().any(|listed| {
-        let rule = listed.rule;
-        let is_allowed = rule.action == Action::Allow && rule.direction == Direction::Ingress;
-        is_allowed && rule.l4.meet(wanted).is_some()
-    }))
+    let policy = in_force(host, nic)?;
+    let peers = policy.rules().iter().map(|listed| listed.rule.peer);
+    let mut peers = peers.filter(|peer| *peer != Rule::ANY).chain([Identity::WORLD]);
+    Ok(peers.any(|peer| matches!(asked(&policy, peer, port), Decision::Allow(_))))
+}
+
+fn asked(policy: &Policy, peer: Identity, port: u16) -> Decision {
+    decide(policy.rules(), Direction::Ingress, peer, TCP, port)
 }
 
 /// Whether somebody may come in by a device of this namespace that is none of these: one with an address, by which others
