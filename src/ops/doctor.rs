@@ -10,17 +10,22 @@ mod kernel;
 mod maps;
 mod marks;
 
+use std::time::Duration;
+
 use anyhow::{Error, Result};
 
 use super::{identities, targets};
 use crate::kernel::{netns, rights};
-use crate::model::finding::{Finding, Findings};
+use crate::model::finding::{Finding, Findings, Level};
 use crate::model::identity::Names;
-use crate::state::pin::Root;
+use crate::state::pin::{Lock, Root};
 use crate::state::registry::Endpoint;
 
 /// Servers that let operators in.
 const SSH_SERVERS: [&str; 2] = ["sshd", "dropbear"];
+
+/// How long a command may be at work before it counts as what is.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is examined.
 struct Host<'a> {
@@ -32,31 +37,43 @@ struct Host<'a> {
     names: Names,
     /// The network namespaces, by their inodes: the current one, and those of the endpoints.
     namespaces: Vec<u64>,
+    /// Held while no other command may change anything.
+    lock: Option<Lock>,
 }
 
-/// One of the parts: its name, and what examines it.
-type Part = (&'static str, fn(&Host<'_>) -> Result<Vec<Finding>>);
+/// One of the parts: its name, what examines it, and whether a command that is at work makes it look bad.
+type Part = (&'static str, fn(&Host<'_>) -> Result<Vec<Finding>>, bool);
 
 const PARTS: [Part; 7] = [
-    ("kernel", kernel::examine),
-    ("endpoints", endpoints::examine),
-    ("hooks", hooks::examine),
-    ("devices", devices::examine),
-    ("maps", maps::examine),
-    ("marks", marks::examine),
-    ("first enforcement", first::examine),
+    ("kernel", kernel::examine, true),
+    ("endpoints", endpoints::examine, true),
+    ("hooks", hooks::examine, true),
+    ("devices", devices::examine, true),
+    ("maps", maps::examine, true),
+    ("marks", marks::examine, false),
+    ("first enforcement", first::examine, false),
 ];
 
 /// Examines this host; with `--netns`, only endpoints of that namespace. What can't be read is a finding, too.
 pub fn examine(root: &Root, netns: Option<u64>) -> Vec<Finding> {
-    let mut errors = Vec::new();
-    let host = Host::read(root, netns, &mut errors);
-    let mut findings: Vec<Finding> =
-        errors.into_iter().flat_map(|error| unread("endpoints", error)).collect();
-    for (name, examine) in PARTS {
-        findings.extend(examine(&host).unwrap_or_else(|error| unread(name, error)));
+    let (host, mut unread) = Host::read(root, netns, None);
+    let mut parts = PARTS.map(|part| host.part(part));
+    let is_suspect = |findings: &[Finding]| findings.iter().any(|it| it.level != Level::Ok);
+    let is_half = |(part, findings): (&Part, &Vec<Finding>)| part.2 && is_suspect(findings);
+    // What a command has done by half is no trouble. Who may not wait for it has only the first look.
+    if (is_suspect(&unread) || PARTS.iter().zip(&parts).any(is_half))
+        && let Ok(lock) = root.with_patience(PATIENCE).lock()
+    {
+        let (host, unread_now) = Host::read(root, netns, lock);
+        let again = is_suspect(&unread);
+        unread = unread_now;
+        for (part, findings) in PARTS.into_iter().zip(&mut parts) {
+            if again || is_half((&part, findings)) {
+                *findings = host.part(part);
+            }
+        }
     }
-    findings
+    unread.into_iter().chain(parts.into_iter().flatten()).collect()
 }
 
 fn unread(part: &'static str, error: Error) -> Vec<Finding> {
@@ -70,7 +87,9 @@ fn unread(part: &'static str, error: Error) -> Vec<Finding> {
 }
 
 impl<'a> Host<'a> {
-    fn read(root: &'a Root, netns: Option<u64>, errors: &mut Vec<Error>) -> Host<'a> {
+    /// With what could not be read.
+    fn read(root: &'a Root, netns: Option<u64>, lock: Option<Lock>) -> (Host<'a>, Vec<Finding>) {
+        let mut errors = Vec::new();
         let mut endpoints = Vec::new();
         match targets::all(root, netns) {
             Ok(found) => {
@@ -92,6 +111,16 @@ impl<'a> Host<'a> {
         }
         let has_rights = rights::missing().is_ok_and(|missing| missing.is_empty());
         let is_whole = errors.is_empty() && has_rights;
-        Host { root, endpoints, is_whole, names, namespaces }
+        let unread = errors.into_iter().flat_map(|error| unread("endpoints", error)).collect();
+        (Host { root, endpoints, is_whole, names, namespaces, lock }, unread)
+    }
+
+    fn part(&self, (name, examine, _): Part) -> Vec<Finding> {
+        examine(self).unwrap_or_else(|error| unread(name, error))
+    }
+
+    /// The root's lock, unless it is held for the whole examination.
+    fn lock(&self) -> Result<Option<Lock>> {
+        if self.lock.is_some() { Ok(None) } else { self.root.with_patience(PATIENCE).lock() }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::mem::offset_of;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 use cilmark::kernel::abi::cm_generations;
@@ -445,4 +447,25 @@ fn a_device_of_another_namespace_is_not_taken_for_the_one_here() {
     }
     world.cilmark_ok(&cure[8..]);
     doctor(&world).is_fine("stale");
+}
+
+#[test]
+fn what_a_command_has_done_by_half_is_looked_at_again_when_it_is_done() {
+    let Some(world) = World::new() else { return };
+    world.veth("red");
+    world.cilmark_ok("attach red --id 300");
+    world.sh(&format!("mkdir {PINS}/endpoints/7"));
+    doctor(&world).has("stale", "warning", &["id:7: "]);
+    let lock = world.root().lock().unwrap();
+    let inode = format!(":{} ", fs::metadata(PINS).unwrap().ino());
+    thread::scope(|scope| {
+        let doctor = scope.spawn(|| doctor(&world));
+        wait_for("doctor to wait", || {
+            let locks = fs::read_to_string("/proc/locks").unwrap();
+            locks.lines().any(|line| line.contains("-> FLOCK") && line.contains(&inode))
+        });
+        world.sh(&format!("rmdir {PINS}/endpoints/7"));
+        drop(lock);
+        assert_eq!(doctor.join().unwrap().bad(), [""; 0]);
+    });
 }

@@ -21,7 +21,7 @@ pub fn look(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Re
     if is_whole(host, endpoint)? {
         return Ok(());
     }
-    let _lock = host.root.lock()?;
+    let _lock = host.lock()?;
     // It may be gone by now.
     let Ok(endpoint) = Endpoint::read(host.root, endpoint.id) else { return Ok(()) };
     if rules_change(host, &endpoint)? {
@@ -62,7 +62,7 @@ pub fn shared(host: &Host<'_>) -> Result<Vec<Finding>> {
     if !is_writing()? && lacking(host)?.is_empty() {
         return Ok(findings.all);
     }
-    let _lock = host.root.lock()?;
+    let _lock = host.lock()?;
     if is_writing()? {
         let known = host.endpoints.iter().find(|it| !it.stale && !it.addresses().is_empty());
         let cure = match known {
