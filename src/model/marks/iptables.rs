@@ -14,7 +14,8 @@ pub fn parse(tool: &str, saved: &str) -> Result<Vec<Chain>> {
     let mut table = None;
     // Of the table that is being read.
     let mut places: HashMap<String, usize> = HashMap::new();
-    for line in saved.lines().map(str::trim) {
+    for line in &lines(saved) {
+        let line = line.trim();
         let first = line.chars().next();
         match first {
             None | Some('#') => {}
@@ -47,6 +48,21 @@ pub fn parse(tool: &str, saved: &str) -> Result<Vec<Chain>> {
         }
     }
     Ok(chains)
+}
+
+/// The lines, of which one that ends inside of quotes goes on with the next: the kernel takes any bytes for comments.
+fn lines(saved: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut is_open = false;
+    for next in saved.split_inclusive('\n') {
+        match lines.last_mut() {
+            Some(line) if is_open => line.push_str(next),
+            _ => lines.push(next.to_owned()),
+        }
+        let is_rule = is_open || next.starts_with(['-', '[']);
+        is_open = is_rule && words(lines.last().map_or("", |line| line)).is_err();
+    }
+    lines
 }
 
 fn hook(chain: &str) -> Option<Hook> {
@@ -307,6 +323,15 @@ COMMIT
         };
         assert_eq!(set.of(Bits::all(0x10), Bits::all(0)), Bits::all(0x11));
         assert_eq!(steps("cali-x", 4), [], "a log does nothing");
+    }
+
+    #[test]
+    fn a_newline_in_a_comment_is_of_the_comment() {
+        let saved = "*mangle\n:X - [0:0]\n-A X -m comment --comment \"a\n-A X -j DROP\nb\" -j ACCEPT\n-A X -j RETURN\nCOMMIT\n";
+        let chains = parse("iptables", saved).unwrap();
+        let steps: Vec<_> = chains[0].rules.iter().flat_map(|it| it.steps.clone()).collect();
+        let accept = Action::End("accept".to_owned());
+        assert_eq!(steps, [Step::Act(accept), Step::Act(Action::Return)]);
     }
 
     #[test]
