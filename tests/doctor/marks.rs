@@ -3,6 +3,7 @@
 mod free;
 mod known;
 mod strange;
+mod ways;
 
 use serde_json::Value;
 

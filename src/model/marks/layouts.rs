@@ -22,7 +22,8 @@ pub struct Layout {
     pub uses: &'static str,
     /// What can be changed there.
     pub cure: Option<&'static str>,
-    /// Its rules know marks of identities, and leave them alone or mean them.
+    /// Its rules know marks of identities: they mean them, or write others of the same layout on packets that are no
+    /// identity's any more.
     pub knows_identities: bool,
 }
 
@@ -158,11 +159,12 @@ pub const LAYOUTS: [Layout; 10] = [
         cure: Some("with `Table = off`, and routes of your own, it makes no such rules"),
         knows_identities: false,
     },
-    // cilium/cilium, pkg/datapath/linux/linux_defaults and iptables: the layout that cilmark's mark is taken from;
-    // TO_PROXY 0x200/0xf00 in `ip rule`.
+    // cilium/cilium, pkg/datapath/linux/linux_defaults and pkg/datapath/iptables/iptables.go: the layout that cilmark's
+    // mark is taken from; TO_PROXY 0x200/0xf00 in `ip rule`. Its chains are these, and what else begins with CILIUM_ is
+    // not its own.
     Layout {
         name: "Cilium",
-        chains: &["CILIUM_"],
+        chains: &["CILIUM_PRE_", "CILIUM_POST", "CILIUM_INPUT", "CILIUM_OUTPUT", "CILIUM_FORWARD"],
         tables: &[],
         ip_rules: &[(0x200, 0xf00), (0xd00, 0xf00), (0xe00, 0xf00)],
         priorities: None,

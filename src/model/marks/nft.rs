@@ -180,7 +180,8 @@ impl Listing {
         };
         match elements {
             Some(elements) => elements.iter().filter_map(arm).collect(),
-            None => vec![vec![Step::Test(Test::Other)]],
+            // Which chain it goes to is not known, nor whether it does.
+            None => vec![vec![Step::Test(Test::Other), Step::Act(Action::JumpSomewhere)]],
         }
     }
 
@@ -203,11 +204,15 @@ impl Listing {
                 let tests = self.tests(table, op, &it["left"], &it["right"]);
                 tests.into_iter().map(Step::Test).collect()
             }
-            "mangle" => match self.value(&it["key"]) {
-                Value::Mark => act(Action::SetMark(self.value(&it["value"]))),
-                Value::ConnMark => act(Action::SetConnMark(self.value(&it["value"]))),
-                _ => act(Action::Other("set".to_owned())),
-            },
+            "mangle" => {
+                let set = match self.value(&it["key"]) {
+                    Value::Mark => Action::SetMark(self.value(&it["value"])),
+                    Value::ConnMark => Action::SetConnMark(self.value(&it["value"])),
+                    _ => Action::Other("set".to_owned()),
+                };
+                let narrows = may_be_missing(&it["value"]).then_some(Step::Test(Test::Other));
+                narrows.into_iter().chain([Step::Act(set)]).collect()
+            }
             "counter" | "log" | "last" | "comment" => Vec::new(),
             "accept" | "drop" | "return" | "jump" | "goto" | "continue" => {
                 let verdict = serde_json::json!({ kind: it });
@@ -336,6 +341,19 @@ fn hook(chain: &Json) -> Option<Hook> {
         "egress" => Hook::Egress,
         _ => return None,
     })
+}
+
+/// Whether a value is one of which some packets have none, such as a port, or a map's: then the rule ends before.
+fn may_be_missing(value: &Json) -> bool {
+    const ALWAYS_THERE: [&str; 5] = ["meta", "ct", "numgen", "jhash", "symhash"];
+    match value {
+        Json::Object(_) => only(value).is_some_and(|(kind, it)| match kind {
+            "&" | "|" | "^" | "<<" | ">>" => may_be_missing(it),
+            kind => !ALWAYS_THERE.contains(&kind),
+        }),
+        Json::Array(operands) => operands.iter().any(may_be_missing),
+        _ => false,
+    }
 }
 
 fn verdict_of(verdict: &Json) -> Option<Action> {

@@ -125,6 +125,8 @@ pub enum Action {
     Jump(String),
     /// And does not come back.
     Goto(String),
+    /// Goes to any chain of the table, by a map whose elements are not known.
+    JumpSomewhere,
     /// Goes back to where it has come from.
     Return,
     /// Decides about the packet: `accept`, `drop`, …
@@ -282,6 +284,12 @@ impl Ruleset {
         self.places.get(table)?.get(name).copied()
     }
 
+    /// The places of the chains of a table that others go to.
+    pub fn targets(&self, table: &Table) -> impl Iterator<Item = usize> {
+        let places = self.places.get(table).into_iter().flat_map(HashMap::values).copied();
+        places.filter(|at| self.chains[*at].hook.is_none())
+    }
+
     /// The rules of the chain at a place that have to do with marks of identities, or end its way for all packets. Of
     /// tens of thousands that balance the load of services there are a few.
     pub fn relevant(&self, at: usize) -> &[usize] {
@@ -305,6 +313,7 @@ impl Ruleset {
                 Action::Jump(name) | Action::Goto(name) => {
                     self.find(&chain.table, name).is_some_and(|at| is_relevant[at])
                 }
+                Action::JumpSomewhere => self.targets(&chain.table).any(|at| is_relevant[at]),
                 _ => false,
             })
         };

@@ -273,6 +273,12 @@ impl Walk<'_, '_> {
                 }
                 true
             }
+            Action::JumpSomewhere => {
+                for target in self.ruleset.targets(&chain.table) {
+                    self.chain(target, here);
+                }
+                false
+            }
             Action::Return | Action::End(_) => true,
             Action::Other(_) => false,
         }

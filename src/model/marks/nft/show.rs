@@ -27,6 +27,7 @@ pub fn show(steps: &[Step]) -> String {
             Step::Act(Action::SetConnMark(value)) => format!("ct mark set {value}"),
             Step::Act(Action::Jump(chain)) => format!("jump {chain}"),
             Step::Act(Action::Goto(chain)) => format!("goto {chain}"),
+            Step::Act(Action::JumpSomewhere) => "vmap".to_owned(),
             Step::Act(Action::Return) => "return".to_owned(),
             Step::Act(Action::End(what) | Action::Other(what)) => what.clone(),
         };

@@ -66,7 +66,7 @@ fn what_is_set_is_made_of_both_marks() {
     let set = |key: &str, value: &str| {
         let rule =
             format!(r#"{{"mangle":{{"key":{{"{key}":{{"key":"mark"}}}},"value":{value}}}}}"#);
-        match steps(&rule).remove(0) {
+        match steps(&rule).pop().unwrap() {
             Step::Act(Action::SetMark(value)) => ("meta", value),
             Step::Act(Action::SetConnMark(value)) => ("ct", value),
             step => panic!("{step:?}"),
@@ -86,6 +86,20 @@ fn what_is_set_is_made_of_both_marks() {
     }
     let (_, three) = set("meta", r#"{"|":[{"meta":{"key":"mark"}},1,2]}"#);
     assert_eq!(three.of(Bits::all(4), Bits::all(0)), Bits::all(7));
+}
+
+#[test]
+fn a_value_that_some_packets_lack_is_set_on_some() {
+    let set = |value: &str| {
+        let rule = format!(r#"{{"mangle":{{"key":{{"meta":{{"key":"mark"}}}},"value":{value}}}}}"#);
+        steps(&rule)[0] == Step::Test(Test::Other)
+    };
+    let port = r#"{"payload":{"protocol":"tcp","field":"dport"}}"#;
+    assert!(set(&format!(r#"{{"map":{{"key":{port},"data":{{"set":[[80,16384]]}}}}}}"#)));
+    assert!(set(&format!(r#"{{"|":[{{"meta":{{"key":"mark"}}}},{port}]}}"#)));
+    for always in [r#"{"|":[{"meta":{"key":"mark"}},1]}"#, "1", r#"{"ct":{"key":"mark"}}"#] {
+        assert!(!set(always), "{always}");
+    }
 }
 
 #[test]

@@ -64,19 +64,17 @@ pub fn of(
         collision.identities.insert(sender.identity, becomes);
         collision.breaks |= breaks;
     };
-    if user.layout.is_some_and(|it| it.knows_identities) {
-        return Vec::new();
-    }
+    let knows_identities = user.layout.is_some_and(|it| it.knows_identities);
     let own: HashSet<*const Rule> =
         user.rules.iter().map(|(_, rule)| *rule as *const Rule).collect();
     for (sender, hits) in here.senders.iter().zip(met) {
-        for rule in others.routing(sender.identity) {
+        for rule in others.routing(sender.identity).into_iter().filter(|_| !knows_identities) {
             let is_own = user.ip_rules.iter().any(|it| std::ptr::eq(*it, rule));
             if is_own && !rule.is_meant() {
                 add(sender, rule.to_string(), Kind::Takes, None, false);
             }
         }
-        for hit in hits {
+        for hit in hits.iter().filter(|hit| !knows_identities || is_strange(hit)) {
             let is_own = own.contains(&(hit.rule as *const Rule));
             let rule = || shown(hit.chain, hit.rule);
             match hit.does {
@@ -110,6 +108,14 @@ pub fn of(
         .collect();
     found.retain(|(kind, rule), _| *kind != Kind::Answers || !wiping.contains(rule));
     found.into_values().collect()
+}
+
+/// Whether a rule does what none does of one who knows identities, whatever its chain is called: it writes a mark
+/// without a magic or an identity's, or writes one on every packet.
+fn is_strange(hit: &Hit<'_>) -> bool {
+    let Does::Sets { value, known, .. } = hit.does else { return false };
+    let has_magic = known & value & Mark::MAGIC_OF_IDENTITY != 0;
+    hit.is_certain || !has_magic || matches!(Becomes::of(hit.does), Some(Becomes::Identity(_)))
 }
 
 /// The rules of a user that bring back an identity's mark, which a connection has kept.
