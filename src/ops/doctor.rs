@@ -59,7 +59,10 @@ pub fn examine(root: &Root, netns: Option<u64>) -> Vec<Finding> {
     let (host, mut unread) = Host::read(root, netns, None);
     let mut parts = PARTS.map(|part| host.part(part));
     let is_suspect = |findings: &[Finding]| findings.iter().any(|it| it.level != Level::Ok);
-    let is_half = |(part, findings): (&Part, &Vec<Finding>)| part.2 && is_suspect(findings);
+    let is_half = |((name, _, suffers), findings): (&Part, &Vec<Finding>)| {
+        let is_unread = findings.iter().any(|it| it.check == *name && it.level == Level::Problem);
+        is_unread || *suffers && is_suspect(findings)
+    };
     // What a command has done by half is no trouble. Who may not wait for it has only the first look.
     if (is_suspect(&unread) || PARTS.iter().zip(&parts).any(is_half))
         && let Ok(lock) = root.with_patience(PATIENCE).lock()

@@ -297,7 +297,7 @@ fn an_attach_that_was_killed_before_its_spec_is_told_and_repeated() {
     }
     let [red, blue] = [1, 2].map(|id| format!("{PINS}/endpoints/{id}/spec"));
     world.sh(&format!("rm {red} && bpftool map pin pinned {blue} {red}"));
-    let words = ["red: the spec of endpoint 1", "attach red again with all its flags"];
+    let words = ["red: the spec of endpoint 1", "`cilmark attach red` again, with all its flags"];
     doctor(&world).has("interrupted", "warning", &words);
     world.cilmark_ok("attach red --id 300");
     doctor(&world).is_fine("interrupted");

@@ -35,8 +35,10 @@ pub fn look(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Re
         && !endpoint.is_gone
     {
         let text = format!("{error:#}");
-        let (says, cure) = text.rsplit_once(": ").unwrap_or((&text, "attach it again"));
-        findings.warning("interrupted", says, cure);
+        // Its own hint does not know from where it is read.
+        let says = text.rsplit_once(": ").map_or(text.as_str(), |(says, _)| says);
+        let cure = format!("`{}` again, with all its flags", host.attach(&endpoint, ""));
+        findings.warning("interrupted", says, &cure);
     }
     Ok(())
 }
