@@ -82,6 +82,13 @@ pub struct KernelFlow {
     pub seconds_left: Option<u32>,
 }
 
+impl KernelFlow {
+    /// Whether an endpoint that begins to enforce takes such a flow over.
+    pub fn may_be_adopted(&self) -> bool {
+        matches!(self.protocol, TCP | UDP) && self.is_answered
+    }
+}
+
 /// From where to where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuple {
@@ -96,9 +103,7 @@ pub fn read() -> Result<Vec<KernelFlow>> {
     let mut flows = Vec::new();
     for_each(|flow| match flow {
         Answer::Again => flows.clear(),
-        Answer::One(flow) if matches!(flow.protocol, TCP | UDP) && flow.is_answered => {
-            flows.push(flow);
-        }
+        Answer::One(flow) if flow.may_be_adopted() => flows.push(flow),
         Answer::One(_) => {}
     })?;
     Ok(flows)

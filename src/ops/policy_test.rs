@@ -4,10 +4,12 @@
 mod file;
 mod flows;
 mod subject;
+mod summary;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::Result;
 use ipnet::IpNet;
@@ -25,7 +27,7 @@ use crate::model::policy::live::{By, Kind, LiveFlow, Verdict, Why};
 use crate::model::policy::{Decision, decide};
 use crate::model::protocol::TCP;
 use crate::model::rule::{Action, Direction, L4, Rule};
-use crate::ops::peers::{End, Line as IpcacheLine, Peers};
+use crate::ops::peers::{End, Line as IpcacheLine, Peers, Viewer};
 use crate::state::pin::Root;
 
 /// What is asked about.
@@ -47,8 +49,25 @@ pub struct Outcome {
     pub counts: BTreeMap<Kind, usize>,
     /// Of those that no rule allows, those that are taken over, and go on.
     pub adopted: usize,
+    /// Of those that no rule allows, those that are taken over if they are not idle then.
+    pub adopted_if_active: usize,
+    /// Of those that are unknown, those that depend on which end sends first.
+    pub by_first_packet: usize,
     /// What the operator may not have thought of, a sentence each.
     pub notes: Vec<String>,
+}
+
+/// Why a flow would be stopped.
+pub enum Stop {
+    /// This rule would allow it.
+    Lacks(String),
+    /// A rule denies it, whatever others allow.
+    Denies {
+        /// The rule.
+        rule: String,
+        /// Whose it is, if it is not the endpoint's own.
+        of: Option<Identity>,
+    },
 }
 
 /// A flow at one of its endpoints.
@@ -59,6 +78,9 @@ struct Judged {
     peer: Option<Identity>,
     verdict: Verdict,
     is_adopted: bool,
+    adopted_within: Option<Duration>,
+    /// It is allowed: but if it is idle while flows are adopted, only if the end that began it sends first.
+    depends_on_packet: bool,
     sources: Sources,
 }
 
@@ -84,6 +106,8 @@ pub struct Line<'a> {
     pub to_allow: Vec<String>,
     /// No rule allows it, and it goes on: it is taken over when its endpoint begins to enforce.
     pub is_adopted: bool,
+    /// No rule allows it, and it is taken over if a packet of it comes within this time, since a socket of this host has it.
+    pub adopted_within: Option<Duration>,
     /// Who knows it.
     pub sources: Sources,
 }
@@ -135,8 +159,27 @@ impl Test {
         for flow in &judged {
             *counts.entry(flow.verdict.kind()).or_default() += 1;
         }
+        let idle = judged.iter().filter(|it| it.depends_on_packet).count();
+        if idle > 0 {
+            notes.push(format!(
+                "{idle} of the allowed flows are known by sockets alone: one that is idle while flows are adopted (--adopt) \
+                 goes on then only if the end that began it sends first"
+            ));
+        }
         let adopted = judged.iter().filter(|it| it.is_adopted).count();
-        Ok(Outcome { judge, names, judged, counts, adopted, notes })
+        let adopted_if_active = judged.iter().filter(|it| it.adopted_within.is_some()).count();
+        let waits = Verdict::Unknown(Why::FirstPacket);
+        let by_first_packet = judged.iter().filter(|it| it.verdict == waits).count();
+        Ok(Outcome {
+            judge,
+            names,
+            judged,
+            counts,
+            adopted,
+            adopted_if_active,
+            by_first_packet,
+            notes,
+        })
     }
 }
 
@@ -164,24 +207,51 @@ struct Judge {
 impl Judge {
     fn judge(&mut self, index: usize, key: &Key, known: &Known) -> Judged {
         let subject = &self.subjects[index];
-        let (flow, peers) = (live(key, known), &self.peers);
+        let peers = &self.peers;
+        let is_adopted =
+            known.was_adopted || (!known.is_kept && subject.adopts && known.may_be_adopted);
+        let by_socket = subject.adopts_by_socket.filter(|_| {
+            key.protocol == TCP && known.sources.socket && !known.is_kept && !is_adopted
+        });
+        let begins_anew =
+            !known.is_kept && !is_adopted && by_socket.is_none() && !known.is_unanswered;
+        let flow = LiveFlow { begins_anew, ..live(key, known) };
         let peer = |direction| peer(peers, subject, key, known, direction);
         let decided = &mut self.decided;
-        let verdict = flow.verdict(&subject.setting, peer, |direction, peer, protocol, service| {
-            *decided.entry((index, direction, peer, protocol, service)).or_insert_with(|| {
-                decide(subject.policy.rules(), direction, peer, protocol, service)
+        let mut of = |flow: &LiveFlow| {
+            flow.verdict(&subject.setting, peer, |direction, peer, protocol, service| {
+                *decided.entry((index, direction, peer, protocol, service)).or_insert_with(|| {
+                    decide(subject.policy.rules(), direction, peer, protocol, service)
+                })
             })
+        };
+        let mut verdict = of(&flow);
+        // What is taken over by a socket may have been begun by either end.
+        let other = flow.direction.map(Direction::other);
+        let is_allowed = verdict.kind() == Kind::Allow && verdict != Verdict::Allow(By::Off);
+        let depends_on_packet = by_socket.is_some()
+            && is_allowed
+            && of(&LiveFlow { begins_anew: true, ..flow }) != verdict;
+        let by_socket = by_socket.filter(|_| {
+            verdict == Verdict::NoRule
+                && of(&LiveFlow { direction: other, ..flow }).kind() != Kind::Deny
         });
-        let is_of_socket = subject.adopts_by_socket && key.protocol == TCP;
-        let is_of_kernel = subject.adopts && known.sources.kernel;
+        let may_be_proxys = subject.trusts_proxies
+            && key.whose == Whose::Host
+            && !known.sources.cilmark
+            && flow.direction != Some(Direction::Ingress);
+        if may_be_proxys && matches!(verdict, Verdict::NoRule | Verdict::Deny(_)) {
+            verdict = Verdict::Unknown(Why::Proxy);
+        }
         Judged {
             subject: index,
             key: *key,
             direction: flow.direction,
             peer: flow.direction.and_then(|direction| peer(direction).ok()),
             verdict,
-            is_adopted: verdict == Verdict::NoRule
-                && (known.was_adopted || is_of_kernel || is_of_socket),
+            is_adopted: verdict == Verdict::NoRule && is_adopted,
+            adopted_within: by_socket.filter(|_| verdict == Verdict::NoRule),
+            depends_on_packet,
             sources: known.sources,
         }
     }
@@ -196,9 +266,16 @@ fn peer(
     direction: Direction,
 ) -> Result<Identity, Why> {
     let address = key.remote.ip();
+    if direction == Direction::Ingress
+        && subject.viewer.role == Role::Container
+        && let Some(sender) = known.sender
+    {
+        return translated(peers, &subject.viewer, address, sender);
+    }
     let proof = peers.proof(address, &subject.viewer);
     let claimed = match proof {
-        Some(Identity::WORLD) | None => known.claimed.or(proof),
+        // Under an address of this host a workload may have come.
+        Some(Identity::WORLD | Identity::HOST) | None => known.claimed.or(proof),
         proof => proof,
     };
     let label = subject.flow_labels.filter(|it| IpNet::from(*it).contains(&address));
@@ -208,20 +285,46 @@ fn peer(
     Ok(peers.at(&End { direction, address, claimed }, Some(&subject.viewer)))
 }
 
+/// Who sends to a workload from another address than it sees: what a packet's mark says of its sender stays with it.
+fn translated(
+    peers: &Peers,
+    viewer: &Viewer,
+    seen: IpAddr,
+    sender: IpAddr,
+) -> Result<Identity, Why> {
+    let proof = peers.proof(sender, viewer);
+    let from = |address, claimed| {
+        peers.at(&End { direction: Direction::Ingress, address, claimed }, Some(viewer))
+    };
+    // A NIC that is attached marks what it knows by the ipcache.
+    if proof == Some(Identity::WORLD) && from(sender, proof) != Identity::WORLD {
+        return Err(Why::Translated);
+    }
+    Ok(from(seen, proof))
+}
+
 impl Outcome {
     /// Whether a rule denies any of them, or none allows it.
     pub fn cuts(&self) -> bool {
         self.counts[&Kind::Deny] + self.counts[&Kind::NoRule] > 0
     }
 
-    /// The rule that the first endpoint lacks for a flow that may come; `None` if it passes, or nobody can tell.
-    pub fn lacks(&mut self, flow: &LiveFlow) -> Option<String> {
-        let LiveFlow { protocol, local, remote, direction, masqueraded } = *flow;
+    /// What the first endpoint would stop a flow by that may come; `None` if it passes, or nobody can tell.
+    pub fn stops(&mut self, flow: &LiveFlow) -> Option<Stop> {
+        let LiveFlow { protocol, local, remote, direction, masqueraded, .. } = *flow;
         let key = Key { whose: Whose::Host, protocol, local, remote };
-        let known = Known { direction, masqueraded, ..Known::default() };
+        // It is to come, so that its originator sends first.
+        let known = Known { direction, masqueraded, is_unanswered: true, ..Known::default() };
         let judged = self.judge.judge(0, &key, &known);
         match judged.verdict {
-            Verdict::NoRule | Verdict::Deny(_) => self.to_allow(&judged).pop(),
+            Verdict::NoRule => self.to_allow(&judged).pop().map(Stop::Lacks),
+            Verdict::Deny(number) => {
+                let subject = &self.judge.subjects[0];
+                let is_own =
+                    subject.policy.own().rules().any(|it| Some(it) == subject.policy.get(number));
+                let rule = subject.policy.get(number)?.text(&self.names);
+                Some(Stop::Denies { rule, of: (!is_own).then_some(subject.identity) })
+            }
             Verdict::Allow(_) | Verdict::Unknown(_) => None,
         }
     }
@@ -268,6 +371,15 @@ impl Outcome {
                 Verdict::Unknown(Why::FlowLabel) => {
                     word("its sender says by a flow label who it is")
                 }
+                Verdict::Unknown(Why::FirstPacket) => {
+                    word("goes on only if the end that began it sends first")
+                }
+                Verdict::Unknown(Why::Translated) => {
+                    word("its sender's address is translated on the way")
+                }
+                Verdict::Unknown(Why::Proxy) => {
+                    word("no rule allows it, but it may be a trusted proxy's")
+                }
                 Verdict::NoRule if flow.direction.is_none() => {
                     word("nobody knows which end began; no rule allows it either way")
                 }
@@ -278,6 +390,7 @@ impl Outcome {
                 _ => Vec::new(),
             },
             is_adopted: flow.is_adopted,
+            adopted_within: flow.adopted_within,
             sources: flow.sources,
         }
     }

@@ -1,7 +1,9 @@
 //! What `policy test` tells of flows that are up, beside what becomes of them when the rules are enforced.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -9,7 +11,9 @@ use super::adoption_of_datagrams::{Talk, track};
 use super::nat::translating;
 use crate::common::World;
 use crate::common::process::Run;
-use crate::common::traffic::{Connection, HOST, any, arrives, is_lost, listen, udp};
+use crate::common::traffic::{
+    Connection, HOST, any, arrives, is_lost, is_unanswered, listen, ping, udp,
+};
 
 /// A flow of the host by its NIC, with the ends that this has.
 struct Flow {
@@ -122,7 +126,7 @@ fn flows(world: &World, has_datagrams: bool) -> (Vec<(Flow, &'static str)>, Vec<
     let (mut flows, mut rules) = (Vec::new(), Vec::new());
     for (is_in, v4, v6) in [(true, "10.1.0.1", "fd00:1::1"), (false, "10.1.0.10", "fd00:1::10")] {
         let verb = if is_in { "ingress from" } else { "egress to" };
-        let login = if is_in { "allow" } else { "no-rule" };
+        let login = if is_in { "failsafe" } else { "no-rule" };
         for address in [v4, v6] {
             flows.push((Flow::tcp(world, is_in, 5001, address), "allow"));
             flows.push((Flow::tcp(world, is_in, 5002, address), "deny"));
@@ -175,14 +179,20 @@ fn just_the_flows_that_it_calls_denied_or_without_a_rule_stop_when_all_is_enforc
             assert_eq!(lines.as_array().unwrap().len(), flows.len(), "{lines:#}");
             for (flow, wanted) in &flows {
                 let line = flow.told(&lines, "red").unwrap_or_else(|| panic!("{}", flow.name));
-                assert_eq!(verdict(Some(line)), *wanted, "{} {line:#}", flow.name);
+                // Rules allow only what one end sends, and the other may send first: but from a failsafe port.
+                let wanted = match *wanted {
+                    "allow" => "unknown",
+                    "failsafe" => "allow",
+                    wanted => wanted,
+                };
+                assert_eq!(verdict(Some(line)), wanted, "{} {line:#}", flow.name);
                 assert_eq!((&line["identity"], &line["adopted"]), (&json!(300), &json!(false)));
                 let by_kernel = line["known_by"].as_array().unwrap().contains(&json!("kernel"));
                 assert_eq!(by_kernel, is_tracked, "{line:#}");
             }
             assert!(world.pins().is_empty(), "nothing is attached: {:?}", world.pins());
             world.cilmark_ok("apply /run/netns/cilmark.toml --yes");
-            become_of(&flows, &["allow"]);
+            become_of(&flows, &["allow", "failsafe"]);
         };
         std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("tracked: {is_tracked}"));
     }
@@ -202,8 +212,10 @@ fn what_it_calls_adopted_goes_on_without_a_rule_and_what_a_rule_denies_stops() {
     for (flow, wanted) in &flows {
         let line = flow.told(&lines, "red").unwrap_or_else(|| panic!("{}", flow.name));
         assert_eq!(line["adopted"], *wanted == "no-rule", "{line:#}");
+        let verdict = if *wanted == "failsafe" { "allow" } else { wanted };
+        assert_eq!(line["verdict"], verdict, "{line:#}");
     }
-    become_of(&flows, &["allow", "no-rule"]);
+    become_of(&flows, &["allow", "failsafe", "no-rule"]);
 }
 
 #[test]
@@ -233,13 +245,13 @@ fn a_workloads_masqueraded_flow_passes_the_nic_and_meets_the_workloads_own_rules
         assert_eq!(found.len(), 1, "{device} {number}: {lines:#}");
         (found[0]["verdict"].clone(), found[0]["because"].clone())
     };
+    let by_first = (json!("unknown"), json!("goes on only if the end that began it sends first"));
     for port in [5001, 5002] {
-        assert_eq!(of("red", "remote_port", port), (json!("allow"), json!("masqueraded")));
+        assert_eq!(of("red", "remote_port", port), by_first);
     }
-    let by_rule = |rule: &str| (json!("allow"), json!(rule));
-    assert_eq!(of("blue", "remote_port", 5001), by_rule("allow egress to office tcp/5001"));
+    assert_eq!(of("blue", "remote_port", 5001), by_first);
     assert_eq!(of("blue", "remote_port", 5002).0, "no-rule");
-    assert_eq!(of("blue", "local_port", 80), by_rule("allow ingress from office tcp/80"));
+    assert_eq!(of("blue", "local_port", 80), by_first);
     assert_eq!(of("red", "local_port", 8080).0, "no-rule");
     let of_blue = world.cilmark("policy test /run/netns/cilmark.toml blue --json");
     let only = told(&of_blue);
@@ -275,7 +287,8 @@ fn what_audit_knows_of_a_workload_is_judged_by_other_rules() {
     };
     let port = answerer.local_addr().unwrap().port();
     let inward = of("ingress", "tcp");
-    assert_eq!(inward["because"], "allow ingress from host tcp/5001");
+    // Audit has let it pass without a rule, which leaves nothing that says who began.
+    assert_eq!((&inward["verdict"], &inward["identity"]), (&json!("unknown"), &json!(1)));
     assert_eq!(inward["known_by"], json!(["cilmark", "socket"]));
     assert_eq!(of("egress", "tcp")["to_allow"], json!(["allow egress to host tcp/5002"]));
     assert_eq!(
@@ -345,4 +358,104 @@ fn what_nat_of_this_host_has_translated_is_one_flow_and_what_nobody_answers_none
     // Nobody waits for it any more.
     drop(open);
     assert_eq!(remotes(), wanted[1..]);
+}
+
+/// What is told of the file's flows, one by one.
+fn all_told(world: &World) -> Vec<Value> {
+    let run = world.cilmark("policy test /run/netns/cilmark.toml --json");
+    told(&run).as_array().expect("a list").clone()
+}
+
+#[test]
+fn echoes_and_datagrams_that_nobody_has_answered_are_not_adopted() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    track(&world);
+    ping(&world, HOST, "10.1.0.10");
+    let [asker, silent] = [HOST, "red"].map(|at| udp(&world, at, any("10.1.0.10")));
+    arrives(&asker, &silent, "10.1.0.10");
+    fs::write("/run/netns/cilmark.toml", file(&[], "")).unwrap();
+    let told = all_told(&world);
+    assert_eq!(told.len(), 2, "{told:?}");
+    for line in told {
+        assert_eq!((&line["verdict"], &line["adopted"]), (&json!("no-rule"), &json!(false)));
+    }
+    world.cilmark_ok("apply /run/netns/cilmark.toml --yes");
+    is_lost(&asker, &silent, "10.1.0.10");
+    is_unanswered(&world, HOST, "10.1.0.10");
+}
+
+#[test]
+fn a_download_is_not_called_allowed_by_what_allows_its_request_unless_it_is_adopted() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    track(&world);
+    let connection = Connection::open(&world, HOST, &listen(&world, "red", 5001), "10.1.0.10");
+    let rules = by_number(vec!["allow egress to office tcp/5001".to_owned()]);
+    let one = |adopt: &str| {
+        fs::write("/run/netns/cilmark.toml", file(&rules, adopt)).unwrap();
+        let told = all_told(&world);
+        assert_eq!(told.len(), 1, "{told:?}");
+        told[0]["verdict"].clone()
+    };
+    assert_eq!(one(""), "allow");
+    assert_eq!(one("adopt = \"0s\""), "unknown");
+    world.cilmark_ok("apply /run/netns/cilmark.toml --yes");
+    (&connection.server).write_all(b"hello").unwrap();
+    connection.client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!((&connection.client).read(&mut [0; 5]).is_err(), "it came through");
+}
+
+#[test]
+fn behind_masquerade_of_this_host_a_workload_is_known_by_its_mark() {
+    let Some(world) = translating() else { return };
+    world.cilmark_ok("attach blue --id 400 --ip 10.2.0.10");
+    let connection = Connection::open(&world, "blue", &listen(&world, "red", 5001), "10.1.0.10");
+    let of_red = |rule: &str| {
+        let text = format!(
+            r#"version = 1
+            [[endpoint]]
+            device = "red"
+            id = 500
+            ip = ["10.1.0.10"]
+            policy = "enforce"
+            adopt = "30s"
+            rules = ["{rule}"]"#
+        );
+        fs::write("/run/netns/cilmark.toml", text).unwrap();
+        let told = all_told(&world);
+        assert_eq!(told.len(), 1, "{told:?}");
+        let line = &told[0];
+        assert_eq!((&line["device"], &line["identity"]), (&json!("red"), &json!(400)), "{line}");
+        line["verdict"].clone()
+    };
+    assert_eq!(of_red("allow ingress from host tcp/5001"), "no-rule");
+    assert_eq!(of_red("deny ingress from host tcp/5001"), "no-rule");
+    assert_eq!(of_red("allow ingress from 400 tcp/5001"), "allow");
+    world.cilmark_ok("apply /run/netns/cilmark.toml --yes");
+    connection.works();
+    assert_eq!(of_red("deny ingress from 400 tcp/5001"), "deny");
+    world.cilmark_ok("apply /run/netns/cilmark.toml --yes");
+    connection.is_cut();
+}
+
+#[test]
+fn who_sends_from_a_privileged_port_where_nobody_listens_has_begun() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.sh("sysctl -qw net.ipv4.ip_unprivileged_port_start=0
+              sysctl -qw net.ipv4.ip_local_port_range='803 804'");
+    let connection = Connection::open(&world, HOST, &listen(&world, "red", 2049), "10.1.0.10");
+    let port = connection.client.local_addr().unwrap().port();
+    assert!(matches!(port, 803 | 804), "{port}");
+    fs::write("/run/netns/cilmark.toml", file(&[], "adopt = \"0s\"")).unwrap();
+    let direction = || {
+        let told = all_told(&world);
+        assert_eq!(told.len(), 1, "{told:?}");
+        told[0]["direction"].clone()
+    };
+    assert_eq!(direction(), "egress");
+    let listen_on = |at: &str| world.inside(HOST, || TcpListener::bind((at, port))).expect("bind");
+    let _inside = listen_on("127.0.0.1");
+    assert_eq!(direction(), "egress");
 }

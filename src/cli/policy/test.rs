@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::slice;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::builder::{PathBufValueParser, TypedValueParser};
@@ -19,7 +20,7 @@ use crate::model::protocol;
 use crate::model::rule::{Direction, L4, Rule};
 use crate::model::text;
 use crate::ops::apply::files::Files;
-use crate::ops::policy_test::{self, Line, Outcome, Sources, Test};
+use crate::ops::policy_test::{self, Line, Sources, Test};
 use crate::output::{self, JsonList, Table};
 
 #[derive(clap::Args)]
@@ -52,6 +53,8 @@ struct Told<'a> {
     #[serde(skip_serializing_if = "slice_is_empty")]
     to_allow: &'a [String],
     adopted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adopted_within: Option<u64>,
     known_by: Vec<&'static str>,
 }
 
@@ -88,7 +91,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode> {
             table.print()?;
         }
     }
-    summarize(&outcome);
+    outcome.summary().iter().for_each(|line| output::note(line));
     Ok(if outcome.cuts() { ExitCode::from(WOULD_CUT) } else { ExitCode::SUCCESS })
 }
 
@@ -140,8 +143,13 @@ fn push_json(json: &mut JsonList, line: &Line<'_>) -> Result<()> {
         because: line.because.as_deref(),
         to_allow: &line.to_allow,
         adopted: line.is_adopted,
+        adopted_within: line.adopted_within.map(seconds),
         known_by: known_by(line.sources),
     })
+}
+
+fn seconds(time: Duration) -> u64 {
+    time.as_secs_f64().ceil() as u64
 }
 
 /// What stands in the place of a port, where a protocol has none, is no port.
@@ -166,6 +174,9 @@ fn push(table: &mut Table<8>, line: &Line<'_>, names: &Names) {
     if line.is_adopted {
         because = format!("goes on, adopted; {because}");
     }
+    if let Some(time) = line.adopted_within {
+        because = format!("adopted if it sends within {}s; {because}", seconds(time));
+    }
     table.push([
         &line.device,
         &direction,
@@ -176,25 +187,4 @@ fn push(table: &mut Table<8>, line: &Line<'_>, names: &Names) {
         &line.verdict.kind(),
         &because,
     ]);
-}
-
-fn summarize(outcome: &Outcome) {
-    let of = |kind| outcome.counts[&kind];
-    let all: usize = outcome.counts.values().sum();
-    let flows = if all == 1 { "flow" } else { "flows" };
-    output::note(&format!(
-        "{all} {flows}: {} allowed, {} without a rule, {} denied, {} unknown",
-        of(Kind::Allow),
-        of(Kind::NoRule),
-        of(Kind::Deny),
-        of(Kind::Unknown)
-    ));
-    let (adopted, without) = (outcome.adopted, of(Kind::NoRule));
-    if without > 0 {
-        output::note(&format!(
-            "without a rule: {} are cut at once; {adopted} are adopted: they go on, new ones like them are refused \
-             (--adopt)",
-            without - adopted
-        ));
-    }
 }

@@ -8,7 +8,7 @@ use super::{Decision, RuleNumber};
 use crate::model::endpoint::Role;
 use crate::model::enforcement::{FailsafePort, Mode};
 use crate::model::identity::Identity;
-use crate::model::protocol::{self, UDP};
+use crate::model::protocol::{self, TCP, UDP};
 use crate::model::rule::{Action, Direction, L4, Rule};
 use crate::model::serial::named;
 
@@ -25,6 +25,8 @@ pub struct LiveFlow {
     pub direction: Option<Direction>,
     /// A workload's, under an address of this host.
     pub masqueraded: bool,
+    /// No entry is going to tell who began it: its next packet begins it anew, of whichever end that is.
+    pub begins_anew: bool,
 }
 
 /// What becomes of a flow.
@@ -77,6 +79,12 @@ pub enum Why {
     Originator,
     /// Its sender says by a flow label who it is.
     FlowLabel,
+    /// The rules allow what its originator sends, and not what the other end does, which may send first.
+    FirstPacket,
+    /// It comes translated, and whether the identity of its sender comes with it depends on the device that it came in by.
+    Translated,
+    /// It may be a trusted proxy's, which rules are not about.
+    Proxy,
 }
 
 impl Verdict {
@@ -143,10 +151,11 @@ impl LiveFlow {
         peer: impl Fn(Direction) -> Result<Identity, Why>,
         mut decide: impl FnMut(Direction, Identity, u8, u16) -> Decision,
     ) -> Verdict {
-        if self.masqueraded {
-            return Verdict::Allow(By::Masqueraded);
-        }
         let mut of = |direction| self.verdict_on(direction, setting, &peer, &mut decide);
+        if self.masqueraded {
+            let verdict = Verdict::Allow(By::Masqueraded);
+            return self.if_any_end_may_send(verdict, Direction::Egress, of);
+        }
         let Some(direction) = self.direction else {
             let [one, other] = [Direction::Ingress, Direction::Egress].map(&mut of);
             return match (one.kind(), other.kind()) {
@@ -156,7 +165,28 @@ impl LiveFlow {
                 _ => Verdict::Unknown(Why::Originator),
             };
         };
-        of(direction)
+        self.if_any_end_may_send(of(direction), direction, of)
+    }
+
+    /// A verdict on what its originator sends, if what the other end sends passes, too. Of echoes and unanswered requests
+    /// for leases it begins nothing, and the originator sends again.
+    fn if_any_end_may_send(
+        &self,
+        verdict: Verdict,
+        direction: Direction,
+        mut of: impl FnMut(Direction) -> Verdict,
+    ) -> Verdict {
+        let is_settled = match verdict {
+            // What answers from a failsafe port of TCP needs no entry.
+            Verdict::Allow(By::Failsafe) => self.protocol == TCP && direction == Direction::Ingress,
+            Verdict::Allow(By::Dhcp) => true,
+            Verdict::Allow(_) => protocol::has_types(self.protocol),
+            _ => true,
+        };
+        if !self.begins_anew || is_settled || of(direction.other()).kind() == Kind::Allow {
+            return verdict;
+        }
+        Verdict::Unknown(Why::FirstPacket)
     }
 
     fn verdict_on(
@@ -216,11 +246,12 @@ mod tests {
     use super::*;
     use crate::model::enforcement::Failsafe;
     use crate::model::identity::Names;
-    use crate::model::protocol::{ICMP, ICMP6, TCP};
+    use crate::model::protocol::{ICMP, ICMP6};
 
     fn flow(protocol: u8, local: &str, remote: &str, direction: Option<Direction>) -> LiveFlow {
         let end = |text: &str| text.parse().expect("an address and a port");
-        LiveFlow { protocol, local: end(local), remote: end(remote), direction, masqueraded: false }
+        let (local, remote) = (end(local), end(remote));
+        LiveFlow { protocol, local, remote, direction, masqueraded: false, begins_anew: false }
     }
 
     fn setting(role: Role) -> Setting {
@@ -282,6 +313,35 @@ mod tests {
         let masqueraded =
             LiveFlow { masqueraded: true, ..flow(TCP, &at(1), &of(25), Some(Egress)) };
         assert_eq!(verdict(&masqueraded, &nic, &rules), Verdict::Allow(By::Masqueraded));
+    }
+
+    #[test]
+    fn what_begins_anew_is_allowed_only_where_either_end_may_send_first() {
+        use Direction::{Egress, Ingress};
+        let (at, of) =
+            (|port: u16| format!("{HERE}:{port}"), |port: u16| format!("{THERE}:{port}"));
+        let nic = setting(Role::Netdev);
+        let off = Setting { modes: [Mode::Enforce, Mode::Off], ..nic.clone() };
+        let out = ["allow egress to any"];
+        let both = ["allow egress to any", "allow ingress from 300 tcp/50000"];
+        for (protocol, local, remote, direction, setting, rules, wanted) in [
+            (TCP, at(50000), of(443), Egress, &nic, &out[..], Kind::Unknown),
+            (TCP, at(50000), of(443), Egress, &nic, &both, Kind::Allow),
+            (TCP, at(50000), of(443), Egress, &off, &[], Kind::Unknown),
+            (TCP, at(50000), of(443), Egress, &nic, &[], Kind::NoRule),
+            (TCP, at(22), of(50000), Ingress, &nic, &[], Kind::Allow),
+            (UDP, at(50000), of(53), Egress, &nic, &[], Kind::Unknown),
+            (ICMP, at(7), of(8), Egress, &nic, &out, Kind::Allow),
+            (47, at(0), of(0), Egress, &nic, &out, Kind::Unknown),
+        ] {
+            let known = flow(protocol, &local, &remote, Some(direction));
+            let flow = LiveFlow { begins_anew: true, ..known };
+            assert_eq!(verdict(&flow, setting, rules).kind(), wanted, "{flow:?} {rules:?}");
+            let masqueraded = LiveFlow { masqueraded: true, ..flow };
+            let is_open = rules.len() == 2 || local == at(22);
+            let wanted = if is_open || protocol == ICMP { Kind::Allow } else { Kind::Unknown };
+            assert_eq!(verdict(&masqueraded, setting, rules).kind(), wanted, "{masqueraded:?}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::model::finding::{Finding, Findings};
 use crate::model::identity::{Identity, Names};
 use crate::model::policy::live::Kind;
 use crate::model::rule::{Action, Direction, L4, Rule};
-use crate::ops::policy_test::{self, Outcome};
+use crate::ops::policy_test::{self, Outcome, Stop};
 use crate::state::registry::Endpoint;
 
 /// Findings of this part.
@@ -55,15 +55,22 @@ fn of_nic(host: &Host<'_>, nic: &Endpoint) -> Result<Vec<Finding>> {
         if !goes_by(&need, &device)? {
             continue;
         }
-        if let Some(rule) = lacks(&need, &mut outcome) {
-            let says = format!("{}, and no rule of {name} allows it", need.says);
-            findings.warning(
-                need.check,
-                says,
-                &format!("`{}`{}", host.command("policy add", nic, &rule), need.hint),
-            );
-            is_fine = false;
-        }
+        let (says, cure) = match stops(&need, &mut outcome) {
+            None => continue,
+            Some(Stop::Lacks(rule)) => (
+                format!("{}, and no rule of {name} allows it", need.says),
+                format!("`{}`{}", host.command("policy add", nic, &rule), need.hint),
+            ),
+            Some(Stop::Denies { rule, of }) => (
+                format!("{}, and a rule of {name} denies it", need.says),
+                match of {
+                    None => format!("`{}`", host.command("policy del", nic, &rule)),
+                    Some(identity) => format!("`cilmark policy del @{identity} {rule}`"),
+                },
+            ),
+        };
+        findings.warning(need.check, says, &cure);
+        is_fine = false;
     }
     if is_fine {
         findings.ok(
@@ -118,12 +125,12 @@ fn goes_by(need: &Need, nic: &Device) -> Result<bool> {
     })
 }
 
-/// The rule that is missing for it; `None` if it passes.
-fn lacks(need: &Need, outcome: &mut Outcome) -> Option<String> {
+/// What is missing for it, or denies it; `None` if it passes.
+fn stops(need: &Need, outcome: &mut Outcome) -> Option<Stop> {
     if let Some(flow) = &need.flow
-        && let Some(rule) = outcome.lacks(flow)
+        && let Some(stop) = outcome.stops(flow)
     {
-        return Some(rule);
+        return Some(stop);
     }
     let is_open = |(direction, l4): &(Direction, L4)| outcome.opens(*direction, *l4);
     let missing = match need.any_will_do {
@@ -139,6 +146,6 @@ fn lacks(need: &Need, outcome: &mut Outcome) -> Option<String> {
             (l4, _) => *l4,
         };
         let (action, peer) = (Action::Allow, Identity::WORLD);
-        Rule { action, direction: *direction, peer, l4 }.text(&Names::default())
+        Stop::Lacks(Rule { action, direction: *direction, peer, l4 }.text(&Names::default()))
     })
 }

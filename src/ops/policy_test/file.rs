@@ -195,6 +195,15 @@ impl<'a> Builder<'a> {
     ) -> Result<()> {
         if spec.policy.are_off() && own.is_empty() && of_identity.is_empty() {
             self.left_out += 1;
+            if running.is_none() && spec.role != Some(Role::Netdev) {
+                let viewer = Viewer {
+                    role: Role::Container,
+                    netns: netns::current()?,
+                    by_address: spec.by_address,
+                };
+                let own = Line::own(identity, &viewer);
+                self.lines.extend(spec.ip.listed.iter().map(|prefix| (*prefix, own)));
+            }
             return Ok(());
         }
         if spec.policy.are_off() {

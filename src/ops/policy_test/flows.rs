@@ -14,7 +14,7 @@ use crate::model::flow::Progress;
 use crate::model::identity::Identity;
 use crate::model::policy::live::LiveFlow;
 use crate::model::prefix::PrefixTable;
-use crate::model::protocol::{TCP, UDP, has_types};
+use crate::model::protocol::{EPHEMERAL, TCP, UDP, has_types};
 use crate::model::rule::Direction;
 use crate::ops::adoption;
 use crate::state::conntrack::{Conntrack, Existing, Flow, Originator};
@@ -55,6 +55,14 @@ pub struct Known {
     pub passed: u16,
     /// Its endpoint has taken it over before.
     pub was_adopted: bool,
+    /// Its entry counts when its endpoint enforces.
+    pub is_kept: bool,
+    /// The kernel knows it as one that is taken over.
+    pub may_be_adopted: bool,
+    /// Only the end that began it has sent.
+    pub is_unanswered: bool,
+    /// Who has sent what a workload receives, where that comes under another address.
+    pub sender: Option<IpAddr>,
     /// Who knows it.
     pub sources: Sources,
 }
@@ -84,8 +92,8 @@ struct Collector {
     host: HashSet<IpAddr>,
     has_nics: bool,
     workloads: PrefixTable<Vec<usize>>,
-    /// Ports of this host on which somebody waits for others.
-    open: HashSet<(u8, u16)>,
+    /// Where somebody waits for others on this host, by protocol and port.
+    open: HashMap<(u8, u16), Vec<IpAddr>>,
     connected: Vec<Socket>,
     /// Flows of this host's sockets that have other ends outside.
     translated: HashSet<(u8, SocketAddr, SocketAddr)>,
@@ -96,7 +104,10 @@ struct Collector {
 pub fn read(root: &Root, subjects: &[Subject]) -> Result<Flows> {
     let mut collector = Collector::new(subjects)?;
     sockets::for_each(|socket| match socket.remote {
-        Peer::Anybody => _ = collector.open.insert((socket.protocol, socket.local.port())),
+        Peer::Anybody => {
+            let at = collector.open.entry((socket.protocol, socket.local.port())).or_default();
+            at.push(socket.local.ip());
+        }
         Peer::One(_) => collector.connected.push(socket),
     })?;
     // The kernel's come first: it may have seen who began.
@@ -123,11 +134,18 @@ impl Collector {
             host: device::local_addresses()?,
             has_nics: subjects.iter().any(|it| it.viewer.role == Role::Netdev),
             workloads: workloads.into_iter().collect(),
-            open: HashSet::new(),
+            open: HashMap::new(),
             connected: Vec::new(),
             translated: HashSet::new(),
             flows: HashMap::new(),
         })
+    }
+
+    /// Whether somebody waits for others there. A socket of IPv6 may take what comes by IPv4, too.
+    fn is_open(&self, protocol: u8, end: SocketAddr) -> bool {
+        let takes =
+            |at: &IpAddr| *at == end.ip() || at.is_unspecified() && (at.is_ipv6() || end.is_ipv4());
+        self.open.get(&(protocol, end.port())).is_some_and(|open| open.iter().any(takes))
     }
 
     fn is_local(&self, address: IpAddr) -> bool {
@@ -148,13 +166,16 @@ impl Collector {
             && let Some(existing) = adoption::of_host(flow, &self.host)
             && self.is_live(flow, &existing)
         {
-            self.add_existing(Whose::Host, &existing);
+            self.add_existing(Whose::Host, &existing, flow);
         }
         for index in self.workloads_at(original.source.ip()) {
-            self.add_existing(Whose::Workload(index), &adoption::of_sender(flow));
+            self.add_existing(Whose::Workload(index), &adoption::of_sender(flow), flow);
         }
         for index in self.workloads_at(reply.source.ip()) {
-            self.add_existing(Whose::Workload(index), &adoption::of_receiver(flow));
+            let received = adoption::of_receiver(flow);
+            let known = self.add_existing(Whose::Workload(index), &received, flow);
+            let sender = original.source.ip();
+            known.sender = (sender != received.remote.ip()).then_some(sender);
         }
         let is_translated =
             (original.source, original.destination) != (reply.destination, reply.source);
@@ -171,17 +192,20 @@ impl Collector {
         flow.is_answered
             || existing.direction == Direction::Egress
             || match flow.protocol {
-                UDP => self.open.contains(&(UDP, existing.local.port())),
+                UDP => self.open.contains_key(&(UDP, existing.local.port())),
                 protocol => !has_types(protocol),
             }
     }
 
-    fn add_existing(&mut self, whose: Whose, flow: &Existing) {
+    fn add_existing(&mut self, whose: Whose, flow: &Existing, kernels: &KernelFlow) -> &mut Known {
         let Existing { protocol, local, remote, .. } = *flow;
         let known = self.flows.entry(Key { whose, protocol, local, remote }).or_default();
         known.direction = known.direction.or(certain(flow.originator, flow.direction));
         known.masqueraded |= flow.masqueraded;
+        known.may_be_adopted = kernels.may_be_adopted();
+        known.is_unanswered = !kernels.is_answered;
         known.sources.kernel = true;
+        known
     }
 
     fn add_known(&mut self, root: &Root, subjects: &[Subject]) -> Result<()> {
@@ -225,7 +249,8 @@ impl Collector {
         known.masqueraded |= flow.masqueraded;
         known.claimed = flow.claimed;
         known.passed |= flow.passed;
-        known.was_adopted = flow.adopted;
+        known.was_adopted = flow.adopted && flow.allowed;
+        known.is_kept = flow.allowed;
         known.sources.cilmark = true;
     }
 
@@ -252,7 +277,14 @@ impl Collector {
     /// `end` is the one of this host.
     fn add_socket(&mut self, key: Key, end: SocketAddr) {
         let to_host = if key.local == end { Direction::Ingress } else { Direction::Egress };
-        let by_listener = self.open.contains(&(key.protocol, end.port())).then_some(to_host);
+        let other = if key.local == end { key.remote } else { key.local };
+        // A TCP connection was begun by the end where nobody listens, even from a privileged port, as by clients of NFS.
+        // But where only the other port is one that clients get, who listened here has gone.
+        let by_listener = match key.protocol {
+            _ if self.is_open(key.protocol, end) => Some(to_host),
+            TCP if end.port() >= EPHEMERAL || other.port() < EPHEMERAL => Some(to_host.other()),
+            _ => None,
+        };
         let known = self.flows.entry(key).or_default();
         let by_ports = || live(&key, &Known::default()).direction_by_ports();
         known.direction = known.direction.or(by_listener).or_else(by_ports);
@@ -278,5 +310,6 @@ pub fn live(key: &Key, known: &Known) -> LiveFlow {
         remote: key.remote,
         direction: known.direction,
         masqueraded: known.masqueraded,
+        begins_anew: false,
     }
 }

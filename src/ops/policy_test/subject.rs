@@ -1,11 +1,12 @@
 //! An endpoint whose flows are judged, as it is going to be.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use anyhow::Result;
 use ipnet::{IpNet, Ipv6Net};
 
-use crate::kernel::device;
+use crate::kernel::{device, sys};
 use crate::model::endpoint::{EndpointId, Role, Scope};
 use crate::model::enforcement::{Mode, Modes};
 use crate::model::identity::Identity;
@@ -36,8 +37,10 @@ pub struct Subject {
     pub policy: Policy,
     /// Flows that the kernel's conntrack knows are taken over when it begins to enforce.
     pub adopts: bool,
-    /// Connections are taken over by the sockets of this host.
-    pub adopts_by_socket: bool,
+    /// For how long connections are taken over by the sockets of this host, each by a packet of it.
+    pub adopts_by_socket: Option<Duration>,
+    /// Proxies of this host may send in others' names.
+    pub trusts_proxies: bool,
     /// What it has known of flows so far.
     pub known: Option<KnownFlows>,
     /// Of a NIC: the numbers of the devices whose packets pass it.
@@ -102,7 +105,10 @@ impl Subject {
             },
             policy: nothing.made_of(asked.own, asked.of_identity, &nothing),
             adopts: plan.adopts,
-            adopts_by_socket: role == Role::Netdev && config.adopt_until_ns != 0,
+            adopts_by_socket: Some(config.adopt_until_ns.saturating_sub(sys::coarse_ns()))
+                .filter(|left| role == Role::Netdev && *left != 0)
+                .map(Duration::from_nanos),
+            trusts_proxies: spec.trust_proxy,
             known: runs.map(|it| KnownFlows {
                 owner: it.owns_flows(),
                 scope: it.config.scope(),

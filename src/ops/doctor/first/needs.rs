@@ -107,6 +107,7 @@ fn flow(protocol: u8, server: IpAddr, port: u16) -> LiveFlow {
         remote: SocketAddr::new(server, port),
         direction: Some(Direction::Egress),
         masqueraded: false,
+        begins_anew: false,
     }
 }
 
