@@ -36,6 +36,8 @@ pub struct Test {
     /// Who is where, but for the subjects' own addresses.
     lines: HashMap<IpNet, IpcacheLine>,
     names: Names,
+    /// How many NICs are judged or attached here.
+    nics: usize,
     /// What the operator may not have thought of, a sentence each.
     pub notes: Vec<String>,
 }
@@ -120,7 +122,7 @@ impl Test {
 
     /// Looks at all flows of this namespace.
     pub fn run(self, root: &Root) -> Result<Outcome> {
-        let Test { subjects, mut lines, names, mut notes } = self;
+        let Test { subjects, mut lines, names, nics, mut notes } = self;
         for subject in &subjects {
             let own = IpcacheLine::own(subject.identity, &subject.viewer);
             lines.extend(subject.addresses.iter().map(|address| (*address, own)));
@@ -146,6 +148,13 @@ impl Test {
                     flow => judged.push(flow),
                 }
             }
+        }
+        if ways.are_guessed && nics > 1 {
+            notes.push(
+                "flows of this host are judged at the NIC by which their packets leave; what comes in by another one meets \
+                 the rules of that one, too"
+                    .to_owned(),
+            );
         }
         notes.extend(off.into_iter().map(|(device, direction)| {
             format!("{device}: the policy of {direction} is off, and its flows are left out")

@@ -332,8 +332,12 @@ fn a_flow_belongs_to_the_nic_by_which_it_leaves_also_through_a_bridge() {
         .map(|(device, remote)| (device.to_owned(), remote.to_owned()));
     file(&["red", "blue"]);
     assert_eq!(lines_of(&world), [by_blue, by_red.clone()]);
+    let note = "what comes in by another one meets the rules of that one, too";
+    let says = || world.cilmark("policy test /run/netns/cilmark.toml").stderr.contains(note);
+    assert!(says());
     file(&["red"]);
     assert_eq!(lines_of(&world), std::slice::from_ref(&by_red));
+    assert!(!says());
     world.sh("ip link add bridge0 type bridge && ip link set bridge0 up && ip addr flush dev red
          ip link set red master bridge0 && ip addr add 10.1.0.1/24 dev bridge0");
     assert_eq!(lines_of(&world), [by_red]);

@@ -1,6 +1,6 @@
 //! Who is judged: what files ask for over what there is, an endpoint under other rules, or as it is.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
@@ -146,6 +146,8 @@ struct Builder<'a> {
     login_port: Option<u16>,
     names: Names,
     lines: HashMap<IpNet, Line>,
+    /// NICs of this namespace that are attached.
+    nics: HashSet<String>,
     subjects: Vec<Subject>,
     notes: Vec<String>,
     /// That have neither a policy nor rules.
@@ -158,8 +160,12 @@ impl<'a> Builder<'a> {
         let viewers: HashMap<EndpointId, Viewer> =
             found.endpoints.iter().filter_map(|it| Some((it.id, Viewer::of(it)?))).collect();
         let lines = peers::lines(root, |id| viewers.get(&id).copied())?;
+        let netns = netns::current()?;
+        let is_nic =
+            |it: &&Endpoint| !it.stale && it.netns == netns && it.role() == Some(Role::Netdev);
+        let nics = found.endpoints.iter().filter(is_nic).map(|it| it.device.clone()).collect();
         let (subjects, notes) = (Vec::new(), Vec::new());
-        Ok(Builder { root, login_port, names, lines, subjects, notes, left_out: 0 })
+        Ok(Builder { root, login_port, names, lines, nics, subjects, notes, left_out: 0 })
     }
 
     /// An endpoint's own address stays its own.
@@ -226,7 +232,9 @@ impl<'a> Builder<'a> {
     }
 
     fn test(self) -> Test {
-        let Builder { names, lines, subjects, mut notes, left_out, .. } = self;
+        let Builder { names, lines, mut nics, subjects, mut notes, left_out, .. } = self;
+        let judged = subjects.iter().filter(|it| it.viewer.role == Role::Netdev);
+        nics.extend(judged.map(|it| it.device.clone()));
         if left_out > 0 {
             let (have, are) = match left_out {
                 1 => ("endpoint has", "is"),
@@ -234,7 +242,7 @@ impl<'a> Builder<'a> {
             };
             notes.push(format!("{left_out} {have} neither a policy nor rules, and {are} left out"));
         }
-        Test { subjects, lines, names, notes }
+        Test { subjects, lines, names, nics: nics.len(), notes }
     }
 }
 

@@ -13,6 +13,8 @@ use crate::model::endpoint::Role;
 /// What the routing tables have said so far.
 #[derive(Default)]
 pub struct Ways {
+    /// Of some flow nobody has seen by which NICs it goes.
+    pub are_guessed: bool,
     by_route: HashMap<(IpAddr, IpAddr), Vec<usize>>,
 }
 
@@ -33,6 +35,7 @@ impl Ways {
         if !passed.is_empty() {
             return Ok(passed);
         }
+        self.are_guessed = true;
         let (own, other) = (key.local.ip(), key.remote.ip());
         if let Some(found) = self.by_route.get(&(own, other)) {
             return Ok(found.clone());
