@@ -75,6 +75,17 @@ fn connections_that_the_rules_would_cut_are_counted_until_rules_allow_them() {
 }
 
 #[test]
+fn storage_that_a_rule_denies_is_cured_by_removing_that_rule() {
+    let Some(world) = audited() else { return };
+    let server = listen(&world, "red", 3260);
+    let _storage = Connection::open(&world, HOST, &server, "10.1.0.10");
+    world.cilmark_ok("policy add red allow egress to any tcp/3260");
+    world.cilmark_ok("policy add red deny egress to any tcp/3260");
+    doctor(&world).has("storage", "warning red", &["and a rule of red denies it"]);
+    is_cured(&world, "storage");
+}
+
+#[test]
 fn storage_of_other_hosts_is_told_with_its_rule() {
     let Some(world) = audited() else { return };
     for (port, name) in [(3260, "iSCSI"), (4420, "NVMe"), (10809, "NBD"), (2049, "NFS")] {
