@@ -8,7 +8,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
-use crate::kernel::tool;
+use crate::kernel::tool::Tools;
 use crate::model::mark::Mark;
 use crate::model::marks::iptables;
 use crate::model::marks::nft::{self, Foreign, Listing};
@@ -96,19 +96,19 @@ const LEGACY: [(&str, Tables); 2] = [
     ),
 ];
 
-/// All that there is.
-pub fn read() -> Filters {
+/// All that there is, as these tools list it.
+pub fn read(tools: &Tools) -> Filters {
     let mut filters = Reading::default();
     match tables::has_nft_tables() {
         Ok(false) => {}
-        Ok(true) => filters.read_nft(),
+        Ok(true) => filters.read_nft(tools),
         Err(error) => filters.closed("nftables", &error),
     }
     for (names, tables) in &LEGACY {
         let what = format!("the rules of {}", tables.tool);
         match tables::legacy_tables(names) {
             Ok(there) if there.is_empty() => {}
-            Ok(_) => match tables.list() {
+            Ok(_) => match tables.list(tools) {
                 Ok(chains) => filters.chains.extend(chains),
                 Err(error) => filters.unread(&what, &error, &tables.cure()),
             },
@@ -149,8 +149,8 @@ impl Reading {
         self.unread.push(Unread { what, why, cure });
     }
 
-    fn read_nft(&mut self) {
-        let listing = match list_nft() {
+    fn read_nft(&mut self, tools: &Tools) {
+        let listing = match list_nft(tools) {
             Ok(listing) => listing,
             Err(error) => {
                 let cure =
@@ -160,7 +160,7 @@ impl Reading {
         };
         let foreign = listing.of_iptables();
         let mut chains = listing.chains(&foreign);
-        chains.iter_mut().for_each(find_devices);
+        chains.iter_mut().for_each(|chain| find_devices(tools, chain));
         self.chains.extend(chains);
         for (family, tables) in &OF_NFT {
             let names: BTreeSet<&str> = foreign
@@ -171,7 +171,7 @@ impl Reading {
             if names.is_empty() {
                 continue;
             }
-            match tables.list_these(&names) {
+            match tables.list_these(tools, &names) {
                 Ok(chains) => self.chains.extend(chains),
                 Err(error) => {
                     let what = format!("the rules of {}", tables.tool);
@@ -192,13 +192,13 @@ impl Reading {
 /// The JSON of nft 1.0.6 leaves out on which devices a chain is; its text has them. It takes its arguments for commands
 /// as they stand, and the kernel any bytes for names: what is no plain name may be one of a command, and its devices stay
 /// unknown.
-fn find_devices(chain: &mut Chain) {
+fn find_devices(tools: &Tools, chain: &mut Chain) {
     if matches!(chain.hook, Some(Hook::Ingress | Hook::Egress)) && chain.devices.is_empty() {
         let (family, table) = (&chain.table.family, &chain.table.name);
         if ![table, &chain.name].into_iter().all(|name| is_plain(name)) {
             return;
         }
-        let shown = tool::output("nft", &["--terse", "list", "chain", family, table, &chain.name]);
+        let shown = tools.output("nft", &["--terse", "list", "chain", family, table, &chain.name]);
         chain.devices = shown.ok().flatten().map(|it| nft::devices(&it)).unwrap_or_default();
     }
 }
@@ -210,12 +210,12 @@ fn is_plain(name: &str) -> bool {
 }
 
 /// The rules, with the elements only of those sets that are about marks: others may have millions.
-fn list_nft() -> Result<Listing> {
-    let run = |arguments: &[&str]| tool::output("nft", arguments)?.context("nft is not installed");
+fn list_nft(tools: &Tools) -> Result<Listing> {
+    let run = |arguments: &[&str]| tools.output("nft", arguments)?.context("nft is not installed");
     let listing = Listing::parse(&run(&["--json", "--terse", "list", "ruleset"])?)?;
     let mut listing = listing.with_names(mark_names());
     for set in listing.unknown_sets() {
-        let shown = tool::output_for("nft", &["--json", "--file", "-"], &set.question())?;
+        let shown = tools.output_for("nft", &["--json", "--file", "-"], &set.question())?;
         listing.add(&shown.context("nft is not installed")?)?;
     }
     Ok(listing)
@@ -233,26 +233,26 @@ fn mark_names() -> HashMap<String, u32> {
 }
 
 impl Tables {
-    fn list(&self) -> Result<Vec<Chain>> {
-        let saved = match tool::output(self.save, &[])? {
+    fn list(&self, tools: &Tools) -> Result<Vec<Chain>> {
+        let saved = match tools.output(self.save, &[])? {
             Some(saved) => saved,
-            None => self.list_by_the_usual()?,
+            None => self.list_by_the_usual(tools)?,
         };
         iptables::parse(self.tool, &saved)
     }
 
     /// Distributions with only one kind of iptables call it by its plain name.
-    fn list_by_the_usual(&self) -> Result<String> {
+    fn list_by_the_usual(&self, tools: &Tools) -> Result<String> {
         let missing = || format!("{} is not installed", self.save);
-        let version = tool::output(self.usual, &["--version"])?.with_context(missing)?;
+        let version = tools.output(self.usual, &["--version"])?.with_context(missing)?;
         if version.contains("nf_tables") != self.is_nft {
             bail!("{}, and {} is of the other kind", missing(), self.usual);
         }
-        tool::output(self.usual, &[])?.with_context(missing)
+        tools.output(self.usual, &[])?.with_context(missing)
     }
 
-    fn list_these(&self, names: &BTreeSet<&str>) -> Result<Vec<Chain>> {
-        let mut chains = self.list()?;
+    fn list_these(&self, tools: &Tools, names: &BTreeSet<&str>) -> Result<Vec<Chain>> {
+        let mut chains = self.list(tools)?;
         chains.retain(|it| names.contains(it.table.name.as_str()));
         if let Some(name) =
             names.iter().find(|name| !chains.iter().any(|it| it.table.name == **name))

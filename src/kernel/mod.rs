@@ -28,5 +28,5 @@ pub(crate) mod skel;
 pub mod sockets;
 pub mod sys;
 pub mod syslog;
-mod tool;
+pub mod tool;
 pub mod xdp;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Error, Result};
 
 use super::{identities, targets};
+use crate::kernel::tool::Tools;
 use crate::kernel::{netns, rights};
 use crate::model::finding::{Finding, Findings, Level};
 use crate::model::identity::Names;
@@ -39,6 +40,8 @@ struct Host<'a> {
     namespaces: Vec<u64>,
     /// Held while no other command may change anything.
     lock: Option<Lock>,
+    /// Other programs, which have one time for all that is asked.
+    tools: Tools,
 }
 
 /// One of the parts: its name, what examines it, and whether a command that is at work makes it look bad.
@@ -115,7 +118,8 @@ impl<'a> Host<'a> {
         let has_rights = rights::missing().is_ok_and(|missing| missing.is_empty());
         let is_whole = errors.is_empty() && has_rights;
         let unread = errors.into_iter().flat_map(|error| unread("endpoints", error)).collect();
-        (Host { root, endpoints, is_whole, names, namespaces, lock }, unread)
+        let tools = Tools::default();
+        (Host { root, endpoints, is_whole, names, namespaces, lock, tools }, unread)
     }
 
     fn part(&self, (name, examine, _): Part) -> Vec<Finding> {

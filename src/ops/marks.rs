@@ -7,6 +7,7 @@ use anyhow::Result;
 use crate::kernel::device;
 use crate::kernel::filters::{self, Unread};
 use crate::kernel::ip_rules::{self, IpRule};
+use crate::kernel::tool::Tools;
 use crate::model::endpoint::Role;
 use crate::model::identity::{Identity, Names};
 use crate::model::mark::Mark;
@@ -59,8 +60,8 @@ pub struct Way {
 
 impl Others {
     /// Those of the current namespace.
-    pub fn read() -> Others {
-        let filters = filters::read();
+    pub fn read(tools: &Tools) -> Others {
+        let filters = filters::read(tools);
         Others {
             ip_rules: ip_rules::with_marks(),
             ruleset: filters.ruleset,

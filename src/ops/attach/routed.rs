@@ -5,6 +5,7 @@ use anyhow::Result;
 use super::Machine;
 use super::resolve::identity;
 use crate::kernel::ip_rules::{self, IpRule};
+use crate::kernel::tool::Tools;
 use crate::model::endpoint::Role;
 use crate::model::identity::Identity;
 use crate::model::mark::Mark;
@@ -30,7 +31,7 @@ pub fn warning(root: &Root, spec: &EndpointSpec, machine: &Machine) -> Result<Op
     }
     // Nftables is asked only here: each attachment would wait for it. `doctor` asks it, too, and names the same identity.
     let way = Way::of(&machine.device.name, machine.role, false);
-    let others = Others::read();
+    let others = Others::read(&Tools::default());
     let hint = match others.free(root, identity, &way, &names)? {
         Some(free) => format!("if that is not meant, take another identity: {free} is free of it"),
         None => match others.spoiler(&way).filter(|rule| !telling.contains(rule)) {

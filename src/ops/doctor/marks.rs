@@ -32,7 +32,7 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
 }
 
 fn examine_here(host: &Host<'_>, namespace: u64, findings: &mut Findings) -> Result<()> {
-    let others = Others::read();
+    let others = Others::read(&host.tools);
     let here = Here::read(host, namespace)?;
     for unread in &others.unread {
         let says = format!(

@@ -19,7 +19,8 @@ pub fn examine(host: &Host<'_>, live: &[&Endpoint]) -> Result<Vec<Finding>> {
         if here.is_empty() {
             continue;
         }
-        let Some(rules) = netns::within(*namespace, || Ok(filters::read().ruleset))? else {
+        let Some(rules) = netns::within(*namespace, || Ok(filters::read(&host.tools).ruleset))?
+        else {
             continue;
         };
         for endpoint in here {
