@@ -148,7 +148,7 @@ fn while_another_command_is_at_work_it_is_to_be_tried_later() {
     world.veth("other");
     world.cilmark_ok("attach other --id 299");
     let root = "/sys/fs/bpf/cilmark";
-    let _holder = world.spawn(&format!("flock {root} sleep 1000"));
+    let _holder = world.spawn(&format!("flock --no-fork {root} sleep 1000"));
     wait_for("the lock", || !world.try_sh(&format!("flock -n {root} true")).status.success());
     let config = super::config_in("1.1.0", 1, json!({"id": 300, "cni.dev/valid-attachments": []}));
     let start = |command: &str| -> (String, Child) {
