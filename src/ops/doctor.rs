@@ -10,10 +10,14 @@ mod kernel;
 mod maps;
 mod marks;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Error, Result};
 
+use super::marks::Others;
 use super::{identities, targets};
 use crate::kernel::tool::Tools;
 use crate::kernel::{netns, rights};
@@ -42,6 +46,8 @@ struct Host<'a> {
     lock: Option<Lock>,
     /// Other programs, which have one time for all that is asked.
     tools: Tools,
+    /// What these have said of each namespace.
+    others: RefCell<HashMap<u64, Rc<Others>>>,
 }
 
 /// One of the parts: its name, what examines it, and whether a command that is at work makes it look bad.
@@ -118,12 +124,24 @@ impl<'a> Host<'a> {
         let has_rights = rights::missing().is_ok_and(|missing| missing.is_empty());
         let is_whole = errors.is_empty() && has_rights;
         let unread = errors.into_iter().flat_map(|error| unread("endpoints", error)).collect();
-        let tools = Tools::default();
-        (Host { root, endpoints, is_whole, names, namespaces, lock, tools }, unread)
+        let (tools, others) = Default::default();
+        (Host { root, endpoints, is_whole, names, namespaces, lock, tools, others }, unread)
     }
 
     fn part(&self, (name, examine, _): Part) -> Vec<Finding> {
         examine(self).unwrap_or_else(|error| unread(name, error))
+    }
+
+    /// The rules of others in a namespace, read once; `None` if it is gone.
+    fn others(&self, namespace: u64) -> Result<Option<Rc<Others>>> {
+        if let Some(known) = self.others.borrow().get(&namespace) {
+            return Ok(Some(Rc::clone(known)));
+        }
+        let read = netns::within(namespace, || Ok(Rc::new(Others::read(&self.tools))))?;
+        if let Some(read) = &read {
+            self.others.borrow_mut().insert(namespace, Rc::clone(read));
+        }
+        Ok(read)
     }
 
     /// The root's lock, unless it is held for the whole examination.

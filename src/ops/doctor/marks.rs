@@ -22,7 +22,9 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
             Some(device) => Findings::of(&format!("the network namespace of {device}")),
             None => Findings::of_this_host(),
         };
-        let examined = netns::within(*namespace, || examine_here(host, *namespace, &mut here))?;
+        let Some(others) = host.others(*namespace)? else { continue };
+        let examine = || examine_here(host, *namespace, &others, &mut here);
+        let examined = netns::within(*namespace, examine)?;
         // Of a namespace that has just gone there is nothing to say.
         if examined.is_some() {
             findings.append(&mut here.all);
@@ -31,8 +33,12 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-fn examine_here(host: &Host<'_>, namespace: u64, findings: &mut Findings) -> Result<()> {
-    let others = Others::read(&host.tools);
+fn examine_here(
+    host: &Host<'_>,
+    namespace: u64,
+    others: &Others,
+    findings: &mut Findings,
+) -> Result<()> {
     let here = Here::read(host, namespace)?;
     for unread in &others.unread {
         let says = format!(
@@ -41,23 +47,23 @@ fn examine_here(host: &Host<'_>, namespace: u64, findings: &mut Findings) -> Res
         );
         findings.warning("unread rules", says, &unread.cure);
     }
-    let users = users::of(&others);
+    let users = users::of(others);
     if users.is_empty() && others.unread.is_empty() {
         findings.ok(
             "mark",
             "nobody else uses the mark of packets: no rule of `ip rule`, nftables or iptables asks for it or sets it",
         );
     }
-    let met = here.met(&others);
+    let met = here.met(others);
     for user in &users {
-        let found = collision::of(&here, &others, user, &met);
+        let found = collision::of(&here, others, user, &met);
         if found.is_empty() {
             findings.ok("mark", user.is_no_trouble());
             continue;
         }
         let words = collision::in_words(&found, here.names);
         let says = user.what().map_or(words.clone(), |what| format!("{what}: {words}"));
-        let cure = collision::cure(&here, &others, user, &found)?;
+        let cure = collision::cure(&here, others, user, &found)?;
         match found.iter().any(|it| it.breaks) {
             true => findings.problem("mark", says, &cure),
             false => findings.warning("mark", says, &cure),

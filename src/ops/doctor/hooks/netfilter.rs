@@ -3,7 +3,6 @@
 
 use anyhow::Result;
 
-use crate::kernel::{filters, netns};
 use crate::model::finding::{Finding, Findings};
 use crate::model::marks::ruleset::{Chain, Hook};
 use crate::ops::doctor::Host;
@@ -19,13 +18,10 @@ pub fn examine(host: &Host<'_>, live: &[&Endpoint]) -> Result<Vec<Finding>> {
         if here.is_empty() {
             continue;
         }
-        let Some(rules) = netns::within(*namespace, || Ok(filters::read(&host.tools).ruleset))?
-        else {
-            continue;
-        };
+        let Some(others) = host.others(*namespace)? else { continue };
         for endpoint in here {
             let mut findings = Findings::of(&host.name_of(endpoint));
-            let all = rules.chains().iter();
+            let all = others.ruleset.chains().iter();
             let of_device = all.filter(|chain| chain.devices.contains(&endpoint.device));
             of_device.filter_map(says).for_each(|says| findings.ok(NFTABLES, says));
             found.extend(findings.all);
