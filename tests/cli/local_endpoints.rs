@@ -185,7 +185,8 @@ fn devices_and_addresses_that_come_and_go_are_told_once() {
         "ip link del red",
     ] {
         world.sh(change);
-        assert!(changes.take().unwrap(), "{change}");
+        // A worker of the kernel tells of an address of IPv6.
+        wait_for(change, || changes.take().unwrap());
         assert!(!changes.take().unwrap(), "{change}");
     }
 }
