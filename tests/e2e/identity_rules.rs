@@ -22,7 +22,7 @@ fn they_count_from_the_first_packet_of_whoever_is_attached() {
     world.cilmark_ok("policy add @1234 allow egress to 199472 udp allow ingress from 199472 udp");
     world.cilmark_ok("policy add @1235 allow egress to any udp allow ingress from 199472 udp");
     every_request_is_answered(&world, || {
-        for _ in 0..repetitions(15) {
+        for _ in 0..repetitions(8) {
             world.cilmark_ok("detach red");
             world.cilmark_ok(&format!("{RED} --id 1234"));
             world.cilmark_ok(&format!("{RED} --id 1234 --rule allow egress to any tcp"));
@@ -116,7 +116,7 @@ fn another_identity_opens_nothing_for_a_moment_that_neither_opens() {
             }
         });
         let mut arrived = 0;
-        for _ in 0..repetitions(30) {
+        for _ in 0..repetitions(15) {
             for id in [1235, 1234] {
                 world.cilmark_ok(&format!("{RED} --id {id}"));
                 while blue.recv(&mut [0; 8]).is_ok() {

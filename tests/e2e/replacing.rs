@@ -52,7 +52,7 @@ fn replacing_loses_no_packet() {
     by_each_hook(|hook| {
         let Some(world) = red_and_blue(&format!("--hook {hook}")) else { return };
         let answered = every_request_is_answered(&world, || {
-            let many = if hook == "tcx" { 500 } else { 100 };
+            let many = if hook == "tcx" { 160 } else { 60 };
             for round in 0..repetitions(many) {
                 let identity = 300 + round % 2;
                 world.cilmark_ok(&format!(
@@ -72,7 +72,7 @@ fn rules_that_come_with_an_attachment_count_from_its_first_packet_on() {
     let allow = "--rule allow egress to 199472 udp allow ingress from 199472 udp";
     let attach = "attach red --id 1234 --ip 10.1.0.10 fd00:1::10 --policy";
     every_request_is_answered(&world, || {
-        for _ in 0..repetitions(20) {
+        for _ in 0..repetitions(10) {
             world.cilmark_ok("detach red");
             world.cilmark_ok(&format!("{attach} enforce {allow} allow egress to any tcp"));
             world.cilmark_ok(&format!("{attach} enforce {allow}"));
@@ -88,7 +88,7 @@ fn a_flood_of_pings_is_answered_through_replacements() {
     let Some(world) = red_and_blue("") else { return };
     let count = repetitions(5_000);
     let mut replaced = 0;
-    while replaced < repetitions(30) {
+    while replaced < repetitions(15) {
         let ping = world.spawn(&format!("ip netns exec red ping -qfc {count} -W 5 10.2.0.10"));
         let summary = loop {
             world.cilmark_ok("attach red --id 300 --ip 10.1.0.10 fd00:1::10");

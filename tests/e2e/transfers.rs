@@ -6,7 +6,7 @@ use crate::common::machine::repetitions;
 use crate::common::traffic::{Connection, HOST, listen};
 use crate::common::transfer::Transfer;
 
-const TIMES: u64 = 200;
+const TIMES: u64 = 80;
 
 /// One transfer from `red` over IPv4, and one to it over IPv6.
 fn transfers(world: &World, to: &str, addresses: [&str; 2]) -> Vec<Transfer> {

@@ -259,7 +259,7 @@ fn fuzz(name: &'static str, layout: Layout) {
         (Party::Host, Receiver::open(&topology.world, None)),
         (Party::Red, Receiver::open(&topology.world, Some("red"))),
     ];
-    let mut session = Session::new(name, 28_000);
+    let mut session = Session::new(name, 18_000);
     while let Some(seed) = session.next_round() {
         let taste = if seed.is_multiple_of(3) { CALM } else { WILD };
         run(&mut session, &mut topology, &receivers, seed, taste);

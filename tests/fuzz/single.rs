@@ -280,10 +280,10 @@ fn fuzz(name: &'static str, frames: u64, of_containers: bool) {
 
 #[test]
 fn a_workloads_programs_do_what_is_documented() {
-    fuzz("single frames at workloads", 80_000, true);
+    fuzz("single frames at workloads", 50_000, true);
 }
 
 #[test]
 fn a_nics_programs_do_what_is_documented() {
-    fuzz("single frames at NICs", 80_000, false);
+    fuzz("single frames at NICs", 50_000, false);
 }

@@ -18,7 +18,7 @@ use crate::common::program::{Endpoint, Verdict};
 use crate::common::random::{Ingredients, Random};
 
 const SEED: u64 = 0xe791_a14e;
-const FRAMES: u64 = 40;
+const FRAMES: u64 = 20;
 const RULES: [&str; 6] = [
     "allow egress to any tcp/80",
     "allow egress to 300 udp",
