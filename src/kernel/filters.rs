@@ -50,7 +50,7 @@ struct Tables {
     package: &'static str,
 }
 
-const OF_NFT: [(&str, Tables); 2] = [
+const OF_NFT: [(&str, Tables); 3] = [
     (
         "ip",
         Tables {
@@ -67,6 +67,16 @@ const OF_NFT: [(&str, Tables); 2] = [
             tool: "ip6tables",
             save: "ip6tables-nft-save",
             usual: "ip6tables-save",
+            is_nft: true,
+            package: "iptables",
+        },
+    ),
+    (
+        "bridge",
+        Tables {
+            tool: "ebtables",
+            save: "ebtables-nft-save",
+            usual: "ebtables-save",
             is_nft: true,
             package: "iptables",
         },

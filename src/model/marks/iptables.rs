@@ -1,5 +1,8 @@
 //! What `iptables-save` and `ip6tables-save` print (extensions/libxt_mark.c, libxt_MARK.c, libxt_connmark.c,
-//! libxt_CONNMARK.c, libxt_TPROXY.c and libxt_socket.c of iptables).
+//! libxt_CONNMARK.c, libxt_TPROXY.c and libxt_socket.c of iptables), and `ebtables-save` (libebt_mark.c, libebt_mark_m.c).
+
+mod ebtables;
+mod options;
 
 use std::collections::HashMap;
 
@@ -7,9 +10,12 @@ use anyhow::{Context, Result, ensure};
 
 use super::ruleset::{Action, Chain, Devices, Hook, Rule, Step, Table, Test};
 use super::value::Value;
+use options::{Options, masked, number};
 
 /// The chains of all tables that are printed.
 pub fn parse(tool: &str, saved: &str) -> Result<Vec<Chain>> {
+    let is_ebtables = tool == ebtables::TOOL;
+    let family = if is_ebtables { "bridge" } else { "" };
     let mut chains: Vec<Chain> = Vec::new();
     let mut table = None;
     // Of the table that is being read.
@@ -21,7 +27,7 @@ pub fn parse(tool: &str, saved: &str) -> Result<Vec<Chain>> {
             None | Some('#') => {}
             Some('*') => {
                 let name = line[1..].to_owned();
-                table = Some(Table { tool: tool.to_owned(), family: String::new(), name });
+                table = Some(Table { tool: tool.to_owned(), family: family.to_owned(), name });
                 places.clear();
             }
             Some(':') => {
@@ -40,10 +46,12 @@ pub fn parse(tool: &str, saved: &str) -> Result<Vec<Chain>> {
                     words.get(start + 1).with_context(|| format!("`{line}` has no chain"))?;
                 let place = places.get(name).filter(|_| table.is_some());
                 let place = place.with_context(|| format!("`{line}` is in no chain"))?;
-                let chain = &mut chains[*place];
-                chain
-                    .rules
-                    .push(rule(line, &words[start + 2..]).with_context(|| format!("`{line}`"))?);
+                let mut of_rule = words[start + 2..].to_vec();
+                if is_ebtables {
+                    ebtables::put_negations_first(&mut of_rule);
+                }
+                let rule = rule(line, &of_rule, is_ebtables).with_context(|| format!("`{line}`"));
+                chains[*place].rules.push(rule?);
             }
         }
     }
@@ -99,50 +107,18 @@ fn words(line: &str) -> Result<Vec<String>> {
     Ok(words)
 }
 
-/// Options of the match or target that is being read.
-#[derive(Default)]
-struct Options {
-    module: String,
-    values: Vec<(String, String)>,
-}
-
-impl Options {
-    fn masked(&self, name: &str) -> Result<Option<(u32, u32)>> {
-        self.get(name).map(masked).transpose()
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.values.iter().find(|(option, _)| option == name).map(|(_, value)| value.as_str())
-    }
-
-    fn mask(&self, name: &str) -> Result<u32> {
-        self.get(name).map_or(Ok(u32::MAX), number)
-    }
-}
-
-/// `0x1/0xff`, or `0x1`.
-fn masked(text: &str) -> Result<(u32, u32)> {
-    match text.split_once('/') {
-        Some((value, mask)) => Ok((number(value)?, number(mask)?)),
-        None => Ok((number(text)?, u32::MAX)),
-    }
-}
-
-fn number(text: &str) -> Result<u32> {
-    let number = match text.strip_prefix("0x") {
-        Some(hex) => u32::from_str_radix(hex, 16),
-        None => text.parse(),
-    };
-    number.with_context(|| format!("`{text}` is no number of 32 bits"))
-}
-
-fn rule(line: &str, words: &[String]) -> Result<Rule> {
+fn rule(line: &str, words: &[String], is_ebtables: bool) -> Result<Rule> {
     let mut steps = Vec::new();
     let mut target = None;
     let mut is_inverted = false;
     let mut words = words.iter().peekable();
     let mut options = Options::default();
     while let Some(word) = words.next() {
+        // A comment tests nothing, and may be anything.
+        if word == "--comment" && target.is_none() {
+            words.next();
+            continue;
+        }
         // The values of an option: what follows, up to the next option.
         let mut values = Vec::new();
         while let Some(value) = words.next_if(|next| !next.starts_with('-') && *next != "!") {
@@ -165,9 +141,17 @@ fn rule(line: &str, words: &[String]) -> Result<Rule> {
                 options = Options { module: value.clone(), ..Options::default() };
                 target = Some((word == "-g", value));
             }
-            "--mark" if ["mark", "connmark"].contains(&options.module.as_str()) => {
+            "--mark" if is_ebtables || ["mark", "connmark"].contains(&options.module.as_str()) => {
+                // `/0x1` of ebtables: some of these bits.
+                if let Some(mask) = value.strip_prefix('/') {
+                    let bits = Value::Mark.and(Value::Number(number(mask)?));
+                    steps.push(Step::Test(Test::is(bits, 0, !is_inverted)));
+                    is_inverted = false;
+                    continue;
+                }
                 let (number, mask) = masked(&value)?;
-                let of = if options.module == "mark" { Value::Mark } else { Value::ConnMark };
+                let is_connmark = options.module == "connmark";
+                let of = if is_connmark { Value::ConnMark } else { Value::Mark };
                 let of = if mask == u32::MAX { of } else { of.and(Value::Number(mask)) };
                 steps.push(Step::Test(Test::is(of, number, is_inverted)));
             }
@@ -175,14 +159,18 @@ fn rule(line: &str, words: &[String]) -> Result<Rule> {
                 steps.extend([Step::Test(Test::Other), Step::Act(Action::SetMark(Value::Unknown))]);
             }
             _ if target.is_some() => options.values.push((word.clone(), value)),
-            // A comment tests nothing.
-            "--comment" => {}
             _ => steps.push(Step::Test(Test::Other)),
         }
         is_inverted = false;
     }
-    if let Some((is_goto, name)) = target {
-        steps.extend(action(is_goto, &name, &options)?.map(Step::Act));
+    match target {
+        Some((_, name)) if is_ebtables => {
+            steps.extend(ebtables::actions(&name, &options)?.into_iter().map(Step::Act));
+        }
+        Some((is_goto, name)) => {
+            steps.extend(action(is_goto, &name, &options)?.map(Step::Act));
+        }
+        None => {}
     }
     Ok(Rule { text: line.to_owned(), steps })
 }
@@ -226,7 +214,8 @@ fn action(is_goto: bool, target: &str, options: &Options) -> Result<Option<Actio
             }
             None => Action::Other(target.to_owned()),
         },
-        "HMARK" => Action::SetMark(Value::Unknown),
+        // The second is of xtables-addons.
+        "HMARK" | "IPMARK" => Action::SetMark(Value::Unknown),
         "SET" if options.get("--map-mark").is_some() => Action::SetMark(Value::Unknown),
         "RETURN" => Action::Return,
         "ACCEPT" | "DROP" | "REJECT" | "QUEUE" | "NFQUEUE" | "DNAT" | "SNAT" | "MASQUERADE"
@@ -332,6 +321,51 @@ COMMIT
         let steps: Vec<_> = chains[0].rules.iter().flat_map(|it| it.steps.clone()).collect();
         let accept = Action::End("accept".to_owned());
         assert_eq!(steps, [Step::Act(accept), Step::Act(Action::Return)]);
+    }
+
+    #[test]
+    fn a_comment_may_be_what_is_an_option_elsewhere() {
+        let saved = "*mangle\n:X - [0:0]\n-A X -m comment --comment -i -m mark --mark 0x1 -j ACCEPT\nCOMMIT\n";
+        let steps = parse("iptables", saved).unwrap().remove(0).rules.remove(0).steps;
+        let marked = Step::Test(Test::is(Value::Mark, 1, false));
+        assert_eq!(steps, [marked, Step::Act(Action::End("accept".to_owned()))]);
+    }
+
+    #[test]
+    fn rules_of_bridges_are_read() {
+        let saved = "*filter
+:FORWARD ACCEPT
+:mine ACCEPT
+-A FORWARD -p IPv4 -i ! veth+ --mark ! 0x1/0xff -j mine
+-A FORWARD --mark /0x6 -j DROP
+-A mine -j mark --mark-or 0x5 --mark-target CONTINUE
+-A mine -j mark --mark-set 0x5 --mark-target ACCEPT
+-A mine -j dnat --to-dst 00:11:22:33:44:55 --dnat-target RETURN
+";
+        let chains = parse("ebtables", saved).unwrap();
+        let named: Vec<_> = chains.iter().map(|it| (it.name.as_str(), it.hook)).collect();
+        assert_eq!(named, [("FORWARD", Some(Hook::Forward)), ("mine", None)]);
+        assert_eq!(chains[0].table.family, "bridge");
+        let steps: Vec<_> = chains.into_iter().flat_map(|it| it.rules).map(|it| it.steps).collect();
+        let end = |end: &str| Step::Act(Action::End(end.to_owned()));
+        let set = |value| Step::Act(Action::SetMark(value));
+        let and = |bits| Value::Mark.and(Value::Number(bits));
+        let from = Devices { names: vec!["veth*".to_owned()], is_inverted: true };
+        assert_eq!(
+            steps,
+            [
+                vec![
+                    Step::Test(Test::Other),
+                    Step::Test(Test::From(from)),
+                    Step::Test(Test::is(and(0xff), 1, true)),
+                    Step::Act(Action::Jump("mine".to_owned())),
+                ],
+                vec![Step::Test(Test::is(and(6), 0, true)), end("drop")],
+                vec![set(Value::Mark.or(Value::Number(5)))],
+                vec![set(Value::Number(5)), end("accept")],
+                vec![Step::Act(Action::Other("dnat".to_owned())), Step::Act(Action::Return)],
+            ]
+        );
     }
 
     #[test]

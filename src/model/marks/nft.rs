@@ -31,10 +31,10 @@ pub struct Named {
     pub name: String,
 }
 
-/// A chain's rules, parts of which only iptables can show.
+/// A table, parts of whose rules only iptables or ebtables can show.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Foreign {
-    /// `ip` or `ip6`.
+    /// `ip`, `ip6` or `bridge`.
     pub family: String,
     /// `filter`, `mangle`, …
     pub table: String,
@@ -80,22 +80,24 @@ impl Listing {
         Ok(())
     }
 
-    /// The sets and maps with marks in their keys, whose elements are not known yet.
+    /// The sets and maps with marks or devices in their keys, whose elements are not known yet.
     pub fn unknown_sets(&self) -> Vec<Named> {
-        let is_of_marks = |it: &Json| match &it["type"] {
-            Json::String(kind) => kind == "mark",
-            Json::Array(kinds) => kinds.iter().any(|kind| kind == "mark"),
-            _ => false,
+        let is_looked_at = |kind: &Json| {
+            kind.as_str().is_some_and(|kind| ["mark", "ifname", "iface_index"].contains(&kind))
+        };
+        let has_such_keys = |it: &Json| match &it["type"] {
+            Json::Array(kinds) => kinds.iter().any(is_looked_at),
+            kind => is_looked_at(kind),
         };
         let sets = self.objects.iter().filter_map(|object| match only(object) {
-            Some((kind @ ("set" | "map"), it)) if is_of_marks(it) => Some(Named::of(kind, it)),
+            Some((kind @ ("set" | "map"), it)) if has_such_keys(it) => Some(Named::of(kind, it)),
             _ => None,
         });
         sets.filter(|it| !self.elements.contains_key(&(it.table.clone(), it.name.clone())))
             .collect()
     }
 
-    /// The tables with parts that only iptables can show.
+    /// The tables with parts that only iptables or ebtables can show.
     pub fn of_iptables(&self) -> BTreeSet<Foreign> {
         let rules = self.objects.iter().filter_map(|object| match only(object) {
             Some(("rule", rule)) => Some(rule),
@@ -103,14 +105,19 @@ impl Listing {
         });
         let has_xt = |rule: &&Json| {
             let statements = rule["expr"].as_array().into_iter().flatten();
-            statements.into_iter().any(|it| it.get("xt").is_some())
+            let mut xt = statements.filter_map(|it| it.get("xt"));
+            match rule["family"] == "bridge" {
+                // What ebtables has besides marks need not be read.
+                true => xt.any(|it| it["name"].as_str().is_none_or(|name| name.contains("mark"))),
+                false => xt.next().is_some(),
+            }
         };
         let foreign =
             |rule: &Json| Foreign { family: text(&rule["family"]), table: text(&rule["table"]) };
         rules.filter(has_xt).map(foreign).collect()
     }
 
-    /// The chains, but for those of tables whose rules iptables shows.
+    /// The chains, but for those of tables whose rules iptables or ebtables shows.
     pub fn chains(&self, but_for: &BTreeSet<Foreign>) -> Vec<Chain> {
         let is_left_out = |it: &Json, table: &Json| {
             let foreign = Foreign { family: text(&it["family"]), table: text(table) };
@@ -228,27 +235,35 @@ impl Listing {
         }
     }
 
+    /// Those of a match. Of keys of several parts each that is a mark or a device is looked at; the others narrow it.
     fn tests(&self, table: &Table, op: &str, left: &Json, right: &Json) -> Vec<Test> {
-        match left["concat"].as_array() {
-            Some(keys) if op != "!=" => {
-                let mut tests: Vec<Test> =
-                    self.mark_in_concat(table, keys, right).into_iter().collect();
-                tests.push(Test::Other);
-                tests
-            }
-            Some(_) => vec![Test::Other],
-            None => vec![self.test(table, op, left, right)],
+        let Some(keys) = left["concat"].as_array() else {
+            return vec![self.test(table, op, left, right)];
+        };
+        if op == "!=" {
+            return vec![Test::Other];
         }
+        let elements = self.elements(table, right).unwrap_or_else(|| vec![right.clone()]);
+        let of_part = |(at, key): (usize, &Json)| {
+            let part = |element: &Json| value_of(element)["concat"].get(at).cloned();
+            let parts = elements.iter().map(part).collect::<Option<Vec<_>>>()?;
+            let test = self.test(table, "==", key, &serde_json::json!({ "set": parts }));
+            Some(test).filter(|test| *test != Test::Other)
+        };
+        keys.iter().enumerate().filter_map(of_part).chain([Test::Other]).collect()
     }
 
     fn test(&self, table: &Table, op: &str, left: &Json, right: &Json) -> Test {
         let is_inverted = op == "!=";
+        let elements = self.elements(table, right);
         if let Some(key @ ("iif" | "iifname" | "oif" | "oifname")) = left["meta"]["key"].as_str() {
-            let names = match right {
-                Json::String(name) if !name.starts_with('@') => Some(vec![name.clone()]),
-                right => right["set"].as_array().map(|set| set.iter().map(text).collect()),
-            };
-            let Some(names) = names.filter(|_| ["==", "!=", "in"].contains(&op)) else {
+            let all = elements.unwrap_or_else(|| vec![right.clone()]);
+            let name = |it: &Json| value_of(it).as_str().map(str::to_owned);
+            let names = all.iter().map(name).collect::<Option<Vec<String>>>();
+            // The name of a set whose elements nobody knows is none of a device.
+            let is_known = |names: &Vec<String>| !names.iter().any(|it| it.starts_with('@'));
+            let Some(names) = names.filter(is_known).filter(|_| ["==", "!=", "in"].contains(&op))
+            else {
                 return Test::Other;
             };
             let devices = Devices { names, is_inverted };
@@ -258,7 +273,7 @@ impl Listing {
         if !value.reads_mark() && !value.reads_connmark() {
             return Test::Other;
         }
-        let ranges = match self.elements(table, right) {
+        let ranges = match elements {
             Some(elements) => elements.iter().map(|it| self.range(it)).collect(),
             None => self.range(right).map(|range| vec![range]),
         };
@@ -277,20 +292,6 @@ impl Listing {
             _ => ranges,
         };
         Test::Number { value, ranges, is_inverted }
-    }
-
-    /// Of keys of several parts only that with a mark is looked at; the others narrow it.
-    fn mark_in_concat(&self, table: &Table, keys: &[Json], right: &Json) -> Option<Test> {
-        let about_marks =
-            |key: &Json| self.value(key).reads_mark() || self.value(key).reads_connmark();
-        let at = keys.iter().position(about_marks)?;
-        let part = |element: &Json| {
-            let element = element.get("elem").map_or(element, |it| &it["val"]);
-            self.range(element["concat"].get(at)?)
-        };
-        let elements = self.elements(table, right).unwrap_or_else(|| vec![right.clone()]);
-        let ranges = elements.iter().map(part).collect::<Option<_>>()?;
-        Some(Test::Number { value: self.value(&keys[at]), ranges, is_inverted: false })
     }
 }
 
@@ -313,6 +314,11 @@ impl Named {
 /// An object's only member.
 fn only(object: &Json) -> Option<(&str, &Json)> {
     object.as_object()?.iter().next().map(|(key, value)| (key.as_str(), value))
+}
+
+/// An element's value, which stands deeper where it has a comment, a counter or a timeout.
+fn value_of(element: &Json) -> &Json {
+    element.get("elem").map_or(element, |it| &it["val"])
 }
 
 fn text(json: &Json) -> String {
@@ -406,9 +412,7 @@ impl Listing {
 
     /// What an element of a set covers, or what a value is compared with.
     fn range(&self, json: &Json) -> Option<(u32, u32)> {
-        if let Some(element) = json.get("elem") {
-            return self.range(&element["val"]);
-        }
+        let json = value_of(json);
         if let Some([low, high]) = json["range"].as_array().map(Vec::as_slice) {
             return Some((self.number(low)?, self.number(high)?));
         }

@@ -67,10 +67,11 @@ impl fmt::Display for Becomes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::marks::walk::Of;
 
     #[test]
     fn a_mark_that_is_written_to_is_another_identity_s_or_nobody_s() {
-        let becomes = |value, known| Becomes::of(Does::Sets { value, known, connmark: None });
+        let becomes = |value, known| Becomes::of(Does::Sets { value, known, of: Of::All });
         for (value, becomes_it) in [
             (0x0404_0f00, Becomes::Identity(Identity(1028))),
             (0, Becomes::Nobody),

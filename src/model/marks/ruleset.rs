@@ -24,6 +24,7 @@ pub struct Ruleset {
     places: HashMap<Table, HashMap<String, usize>>,
     relevant: Vec<Vec<usize>>,
     set_connmarks: Vec<Value>,
+    written_beside: u32,
 }
 
 /// A chain of a table.
@@ -44,9 +45,9 @@ pub struct Chain {
 /// Whose rules they are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Table {
-    /// What lists it: `nft`, `iptables`, `ip6tables`, `iptables-legacy`, `ip6tables-legacy`.
+    /// What lists it: `nft`, `iptables`, `ip6tables`, `iptables-legacy`, `ip6tables-legacy`, `ebtables`.
     pub tool: String,
-    /// `inet`, `ip`, `bridge`, …; of iptables none.
+    /// `inet`, `ip`, `bridge`, …; of iptables none, of ebtables `bridge`.
     pub family: String,
     /// Its name.
     pub name: String,
@@ -175,20 +176,23 @@ impl Test {
     pub fn holds(&self, mark: Bits, connmark: Bits) -> Truth {
         let Test::Number { value, ranges, is_inverted } = self else { return Truth::Maybe };
         let number = value.of(mark, connmark);
-        let is_in = ranges.iter().map(|(low, high)| match number.known {
-            u32::MAX if (*low..=*high).contains(&number.value) => Truth::Yes,
-            u32::MAX => Truth::No,
-            known if low == high && (number.value ^ low) & known != 0 => Truth::No,
-            _ => Truth::Maybe,
+        let (least, greatest) = number.range();
+        let is_in = ranges.iter().map(|(low, high)| {
+            let is_other = low == high && (number.value ^ low) & number.known != 0;
+            match () {
+                _ if *low <= least && greatest <= *high => Truth::Yes,
+                _ if is_other || greatest < *low || *high < least => Truth::No,
+                _ => Truth::Maybe,
+            }
         });
         is_in.max().unwrap_or(Truth::No).inverted_if(*is_inverted)
     }
 
     /// Whether packets with this mark meet it and those without a mark do not, or the other way round.
-    pub fn tells_apart(&self, mark: u32, connmark: Bits) -> bool {
+    pub fn tells_apart(&self, mark: Bits, connmark: Bits) -> bool {
         let Test::Number { value, .. } = self else { return false };
-        value.reads_mark()
-            && self.holds(Bits::all(mark), connmark) != self.holds(Bits::all(0), connmark)
+        let nothing = Bits::of(0, mark.known);
+        value.reads_mark() && self.holds(mark, connmark) != self.holds(nothing, connmark)
     }
 }
 
@@ -269,7 +273,16 @@ impl Ruleset {
             _ => None,
         });
         let set_connmarks = set_connmarks.collect();
-        let mut ruleset = Ruleset { chains, places, relevant: Vec::new(), set_connmarks };
+        let actions = chains.iter().flat_map(|chain| &chain.rules).flat_map(Rule::actions);
+        let written = actions.filter_map(|action| match action {
+            Action::SetMark(value) => Some(value.writes(&Value::Mark)),
+            _ => None,
+        });
+        // What writes others, too, has an end of the mark.
+        let is_beside = |bits: &u32| bits & !Mark::NOT_OURS == 0;
+        let written_beside = written.filter(is_beside).fold(0, |all, bits| all | bits);
+        let relevant = Vec::new();
+        let mut ruleset = Ruleset { chains, places, relevant, set_connmarks, written_beside };
         ruleset.relevant = ruleset.find_relevant();
         ruleset
     }
@@ -299,6 +312,11 @@ impl Ruleset {
     /// How many of those there are in all chains.
     pub fn size(&self) -> usize {
         self.relevant.iter().map(Vec::len).sum()
+    }
+
+    /// Which bits of bits 12 to 15 rules write that leave identities as they are.
+    pub fn written_beside(&self) -> u32 {
+        self.written_beside
     }
 
     /// What rules set the marks of connections to.
@@ -380,6 +398,13 @@ mod tests {
         for (mark, holds) in [(1, true), (2, false), (0x100, true), (0x200, true), (0x201, false)] {
             assert_eq!(truth(&ranges, mark) == Truth::Yes, holds, "{mark:#x}");
         }
+        // Of a number between two others these tell, if there are.
+        let between =
+            Test::Number { value: Value::Mark, ranges: vec![(0x100, 0x2ff)], is_inverted: false };
+        let of = |value, known| between.holds(Bits::of(value, known), Bits::all(0));
+        assert_eq!(of(0x200, !0xff), Truth::Yes);
+        assert_eq!(of(0x200, !0x1ff), Truth::Maybe);
+        assert_eq!(of(0x300, !0xff), Truth::No);
         // Of what nobody knows it may hold, unless bits that are known tell otherwise.
         let unknown = Test::is(Value::Unknown.and(Value::Number(0xff)), 1, false);
         assert_eq!(truth(&unknown, 0), Truth::Maybe);
@@ -390,9 +415,10 @@ mod tests {
     #[test]
     fn a_test_of_the_connection_s_mark_tells_no_packets_apart() {
         let of = |value: Value| Test::is(value.and(Value::Number(0xff0000)), 0x40000, false);
-        assert!(of(Value::Mark).tells_apart(0x0504_0f00, Bits::all(0)));
-        assert!(!of(Value::Mark).tells_apart(0x04d2_0f00, Bits::all(0)));
-        assert!(!of(Value::ConnMark).tells_apart(0x0504_0f00, Bits::all(0)));
+        let tells = |value, mark| of(value).tells_apart(Bits::all(mark), Bits::all(0));
+        assert!(tells(Value::Mark, 0x0504_0f00));
+        assert!(!tells(Value::Mark, 0x04d2_0f00));
+        assert!(!tells(Value::ConnMark, 0x0504_0f00));
     }
 
     #[test]

@@ -40,8 +40,14 @@ impl Bits {
 
     const NONE: Bits = Bits { value: 0, known: 0 };
 
-    fn of(value: u32, known: u32) -> Bits {
+    /// Some are known.
+    pub const fn of(value: u32, known: u32) -> Bits {
         Bits { value: value & known, known }
+    }
+
+    /// The least and the greatest number that it may be.
+    pub const fn range(self) -> (u32, u32) {
+        (self.value, self.value | !self.known)
     }
 
     /// The bits that are zero for certain.

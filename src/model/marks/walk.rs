@@ -50,8 +50,8 @@ pub enum Does {
         value: u32,
         /// Which bits of that are known.
         known: u32,
-        /// With which mark of the connection, if that makes a difference; 0 is one that nobody has set.
-        connmark: Option<u32>,
+        /// To packets of which connections.
+        of: Of,
     },
     /// Keeps its mark in that of its connection.
     Saves {
@@ -59,6 +59,20 @@ pub enum Does {
         connmark: u32,
     },
 }
+
+/// Connections whose packets a rule does something to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Of {
+    /// All.
+    All,
+    /// Those whose own mark nobody has set, and perhaps others.
+    Unmarked,
+    /// Such as have one.
+    Marked,
+}
+
+/// How many marks of connections are told from each other.
+const MOST_CONNMARKS: usize = 8;
 
 /// All of the rules that meet it, in the order of their chains.
 pub fn hits<'a>(ruleset: &'a Ruleset, packet: Packet<'_>) -> Vec<Hit<'a>> {
@@ -80,20 +94,15 @@ pub fn keeps(ruleset: &Ruleset, packet: Packet<'_>) -> bool {
 type Found = BTreeMap<(usize, usize, Does), Certainty>;
 
 fn found(ruleset: &Ruleset, packet: Packet<'_>, is_first_enough: bool) -> Found {
-    // A connection has no mark until somebody sets one; then it is what rules state, or what they save.
-    let mut connmarks = vec![0];
-    for value in ruleset.set_connmarks() {
-        let set = value.of(Bits::all(packet.mark.0), Bits::all(0));
-        if set.known == u32::MAX && !connmarks.contains(&set.value) && connmarks.len() < 8 {
-            connmarks.push(set.value);
-        }
-    }
+    // Bits that are no identity's may be others once a rule has written them.
+    let mark = Bits::of(packet.mark.0, !ruleset.written_beside());
     let mut found = BTreeMap::new();
-    for connmark in connmarks {
+    for connmark in connmarks(ruleset, mark) {
         let visited = HashMap::new();
         let mut walk = Walk {
             ruleset,
             packet,
+            mark,
             connmark,
             visited,
             found: &mut found,
@@ -112,18 +121,45 @@ fn found(ruleset: &Ruleset, packet: Packet<'_>, is_first_enough: bool) -> Found 
     found
 }
 
+/// What a connection may have: no mark until somebody sets one, and then what rules make of that, one after the other.
+fn connmarks(ruleset: &Ruleset, mark: Bits) -> Vec<Bits> {
+    let mut connmarks = vec![Bits::all(0)];
+    let (mut next, mut are_all) = (0, true);
+    while let Some(before) = connmarks.get(next).copied() {
+        next += 1;
+        for value in ruleset.set_connmarks() {
+            let set = value.of(mark, before);
+            if connmarks.contains(&set) {
+                continue;
+            }
+            match set.known | Mark::NOT_OURS == u32::MAX && connmarks.len() < MOST_CONNMARKS {
+                true => connmarks.push(set),
+                false => are_all = false,
+            }
+        }
+    }
+    if !are_all {
+        let written = ruleset.set_connmarks().iter().map(|it| it.writes(&Value::ConnMark));
+        connmarks.push(Bits::of(0, !written.fold(0, |all, bits| all | bits)));
+    }
+    connmarks
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Certainty {
     is_certain: bool,
     is_before_workloads: bool,
     /// A rule has sent it there for its identity: what is done to it there is meant.
     is_meant: bool,
+    /// It is known to come from the device with the program, whatever that is a port of.
+    is_at_port: bool,
 }
 
 struct Walk<'a, 'f> {
     ruleset: &'a Ruleset,
     packet: Packet<'a>,
-    connmark: u32,
+    mark: Bits,
+    connmark: Bits,
     visited: HashMap<usize, Vec<Certainty>>,
     found: &'f mut Found,
     /// Nothing else counts once a rule does more than to keep the mark.
@@ -136,6 +172,7 @@ impl Certainty {
         self.is_certain >= other.is_certain
             && self.is_before_workloads >= other.is_before_workloads
             && self.is_meant <= other.is_meant
+            && self.is_at_port == other.is_at_port
     }
 
     fn with(self, truth: Truth) -> Certainty {
@@ -164,8 +201,10 @@ impl Walk<'_, '_> {
             Hook::Prerouting | Hook::Forward | Hook::Postrouting => true,
         };
         // Of devices by which packets leave, and connections with marks, nobody knows whether there are any.
-        let is_certain = chain.hook != Some(Hook::Egress) && self.connmark == 0;
-        Some(Certainty { is_certain, is_before_workloads, is_meant: false })
+        let is_certain = chain.hook != Some(Hook::Egress) && !self.is_marked();
+        let is_at_port = matches!(chain.hook, Some(Hook::Ingress | Hook::Egress))
+            || ["bridge", "netdev"].contains(&chain.table.family.as_str());
+        Some(Certainty { is_certain, is_before_workloads, is_meant: false, is_at_port })
     }
 
     fn chain(&mut self, at: usize, reached: Certainty) {
@@ -185,20 +224,20 @@ impl Walk<'_, '_> {
     fn rule(&mut self, at: usize, index: usize, reached: Certainty) -> bool {
         let chain = &self.ruleset.chains()[at];
         let rule = &chain.rules[index];
-        let (mark, connmark) = (Bits::all(self.packet.mark.0), Bits::all(self.connmark));
+        let (mark, connmark) = (self.mark, self.connmark);
         let mut here = reached;
         let mut truth = Truth::Yes;
         for step in &rule.steps {
             match step {
                 Step::Test(test) => {
                     let does_anything = rule.actions().next().is_some();
-                    if does_anything && test.tells_apart(mark.value, connmark) {
-                        let is_meant = is_meant(test, mark.value, connmark);
+                    if does_anything && test.tells_apart(mark, connmark) {
+                        let is_meant = is_meant(test, mark, connmark);
                         let is_taken = test.holds(mark, connmark) != Truth::No;
                         self.record(at, index, Does::TellsApart { is_meant, is_taken }, here);
                         here.is_meant |= is_meant;
                     }
-                    let holds = self.holds(test, chain, connmark);
+                    let holds = self.holds(test, reached.is_at_port);
                     if holds == Truth::No {
                         return false;
                     }
@@ -218,44 +257,38 @@ impl Walk<'_, '_> {
         false
     }
 
-    fn holds(&self, test: &Test, chain: &Chain, connmark: Bits) -> Truth {
+    fn holds(&self, test: &Test, is_at_port: bool) -> Truth {
         match test {
-            // Where bridges and devices ask, the device is the packet's own.
-            Test::From(devices) if ["bridge", "netdev"].contains(&chain.table.family.as_str()) => {
-                devices.hold(&[self.packet.device.to_owned()])
-            }
+            Test::From(devices) if is_at_port => devices.hold(&[self.packet.device.to_owned()]),
             Test::From(devices) => devices.hold(self.packet.from),
             Test::To(_) => Truth::Maybe,
-            test => test.holds(Bits::all(self.packet.mark.0), connmark),
+            test => test.holds(self.mark, self.connmark),
         }
     }
 
     /// Whether it is done with the packet.
     fn act(&mut self, at: usize, index: usize, action: &Action, here: Certainty) -> bool {
         let chain = &self.ruleset.chains()[at];
-        let mark = self.packet.mark.0;
         let target = |name: &str| self.ruleset.find(&chain.table, name);
         match action {
             Action::SetMark(value) => {
-                let new = value.of(Bits::all(mark), Bits::all(self.connmark));
-                if ((new.value ^ mark) & new.known | !new.known) & !Mark::NOT_OURS != 0 {
-                    let sets = |connmark| {
-                        let Bits { value, known } = new;
-                        Does::Sets { value, known, connmark }
-                    };
-                    let is_by_connmark = match self.connmark {
-                        0 => value.reads_connmark(),
+                let Bits { value: new, known } = value.of(self.mark, self.connmark);
+                if ((new ^ self.mark.value) & known | !known) & !Mark::NOT_OURS != 0 {
+                    let sets = |of| Does::Sets { value: new, known, of };
+                    let of = match self.is_marked() {
+                        false if value.reads_connmark() => Of::Unmarked,
                         // Where it does the same to others, that is told already.
-                        _ => !self.found.contains_key(&(at, index, sets(None))),
+                        true if !self.found.contains_key(&(at, index, sets(Of::All))) => Of::Marked,
+                        _ => Of::All,
                     };
-                    let connmark = is_by_connmark.then_some(self.connmark);
-                    self.record(at, index, sets(connmark), here);
+                    self.record(at, index, sets(of), here);
                 }
                 false
             }
             Action::SetConnMark(value) => {
-                let with = |mark| value.of(Bits::all(mark), Bits::all(self.connmark));
-                let (saved, without) = (with(mark), with(0));
+                let nothing = Bits::of(0, self.mark.known);
+                let [saved, without] =
+                    [self.mark, nothing].map(|mark| value.of(mark, self.connmark));
                 if value.reads_mark() && (saved.value ^ without.value) & !Mark::NOT_OURS != 0 {
                     self.record(at, index, Does::Saves { connmark: saved.value }, here);
                 }
@@ -284,6 +317,10 @@ impl Walk<'_, '_> {
         }
     }
 
+    fn is_marked(&self) -> bool {
+        self.connmark != Bits::all(0)
+    }
+
     fn record(&mut self, at: usize, index: usize, does: Does, here: Certainty) {
         if here.is_meant {
             return;
@@ -296,9 +333,11 @@ impl Walk<'_, '_> {
 }
 
 /// Whether a test looks for marks of identities: with another magic the packet is none to it.
-fn is_meant(test: &Test, mark: u32, connmark: Bits) -> bool {
-    let with =
-        |magic: u32| test.holds(Bits::all(mark & !Mark::MAGIC_OF_IDENTITY | magic << 8), connmark);
+fn is_meant(test: &Test, mark: Bits, connmark: Bits) -> bool {
+    let with = |magic: u32| {
+        let value = mark.value & !Mark::MAGIC_OF_IDENTITY | magic << 8;
+        test.holds(Bits { value, ..mark }, connmark)
+    };
     (0..0xf).all(|magic| with(magic) != with(0xf))
 }
 

@@ -17,6 +17,69 @@ fn a_chain_behind_a_map_of_verdicts_may_be_come_to() {
 }
 
 #[test]
+fn bits_that_are_no_identity_s_may_lead_to_what_replaces_its_mark() {
+    let Some(world) = workloads(1234) else { return };
+    nft(
+        &world,
+        "table ip t { chain c { type filter hook prerouting priority 0;
+            ip saddr 10.1.0.0/16 meta mark set meta mark | 0x1000
+            meta mark & 0x1000 == 0x1000 meta mark set 0x1; }; }",
+    );
+    says(
+        &doctor(&world),
+        "warning",
+        &["c: meta mark & 0x1000 == 0x1000 meta mark set 0x1", "1234"],
+    );
+}
+
+#[test]
+fn a_connection_may_have_any_mark_that_is_drawn_for_it() {
+    let Some(world) = workloads(1234) else { return };
+    nft(
+        &world,
+        "table ip t { chain c { type filter hook prerouting priority 0;
+            ct mark 0x0 ct mark set numgen inc mod 4 offset 0x100
+            ct mark != 0x0 meta mark set ct mark; }; }",
+    );
+    says(&doctor(&world), "warning", &["by the mark of some connections", "1234"]);
+}
+
+#[test]
+fn a_device_in_a_set_is_read() {
+    let Some(world) = workloads(1234) else { return };
+    nft(
+        &world,
+        "table ip t {
+            set wan { type ifname; elements = { db }; }
+            map ways { type ifname : verdict; elements = { db : jump x }; }
+            chain x { meta mark set 1; }
+            chain c { type filter hook prerouting priority 0;
+                iifname @wan meta mark set 2
+                iifname vmap @ways; }
+        }",
+    );
+    let line = says(&doctor(&world), "warning", &["nft table ip t", "meta mark set 0x1"]);
+    assert!(line.contains("meta mark set 0x2") && !line.contains("1234"), "{line}");
+    nft(
+        &world,
+        "flush chain ip t c; add rule ip t c iifname { web comment \"a\", lo } meta mark set 3",
+    );
+    says(&doctor(&world), "problem", &["meta mark set 0x3", "removes the identity 1234;"]);
+}
+
+#[test]
+fn rules_of_bridges_by_ebtables_are_read() {
+    let Some(world) = workloads(1234) else { return };
+    world.sh("ebtables-nft -A FORWARD -p ip -j ACCEPT; ebtables-nft -t nat -A POSTROUTING -j snat --to-src 02:00:00:00:00:01");
+    world.sh("ebtables-nft -A FORWARD -i web -j mark --mark-or 0x1000 --mark-target CONTINUE");
+    let found = doctor(&world);
+    says(&found, "ok", &["ebtables table bridge filter"]);
+    assert!(found.of("unread rules").is_empty());
+    world.sh("ebtables-nft -A FORWARD -i web -j mark --mark-set 0x5");
+    says(&doctor(&world), "problem", &["of ebtables table bridge filter", "1234"]);
+}
+
+#[test]
 fn what_some_packets_have_no_value_for_is_no_problem_of_all() {
     let Some(world) = workloads(1234) else { return };
     nft(

@@ -136,7 +136,7 @@ fn sets_with_names_are_asked_for_if_they_are_of_marks() {
         texts,
         [
             "pre: meta mark == { 0x10-0x20, 0x40000 } drop # handle 6",
-            "pre: meta mark == 0x5 … drop # handle 6"
+            "pre: meta mark == 0x5 iifname lo … drop # handle 6"
         ]
     );
 }
@@ -159,6 +159,54 @@ fn a_set_is_asked_for_by_its_name_whatever_that_is() {
 fn devices_are_read_by_name_and_what_else_narrows_a_rule_is_other() {
     let rule = r#"{"match":{"op":"==","left":{"meta":{"key":"iifname"}},"right":{"set":["a","b*"]}}},{"match":{"op":"!=","left":{"meta":{"key":"oif"}},"right":"lo"}},{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":80}},{"counter":{"packets":0,"bytes":0}},{"limit":{"rate":5}},{"masquerade":null}"#;
     assert_eq!(rules(rule)[0].text, "pre: iifname { a, b* } oifname != lo … masquerade # handle 6");
+}
+
+#[test]
+fn a_device_is_read_whatever_stands_beside_it() {
+    let of = |rule: &str| rules(rule).into_iter().map(|it| it.text).collect::<Vec<_>>();
+    let matched = |right: &str| {
+        format!(
+            r#"{{"match":{{"op":"==","left":{{"meta":{{"key":"iifname"}}}},"right":{right}}}}}"#
+        )
+    };
+    assert_eq!(
+        of(&matched(r#"{"set":[{"elem":{"val":"a","comment":"wan"}},"b"]}"#)),
+        ["pre: iifname { a, b } # handle 6"]
+    );
+    assert_eq!(of(&matched(r#""@nobody_knows""#)), ["pre: … # handle 6"]);
+    let vmap = r#"{"vmap":{"key":{"meta":{"key":"iifname"}},"data":{"set":[[{"elem":{"val":"a","comment":"wan"}},{"drop":null}],["*",{"accept":null}]]}}}"#;
+    assert_eq!(of(vmap), ["pre: iifname a drop # handle 6", "pre: iifname * accept # handle 6"]);
+    let both = r#"{"match":{"op":"==","left":{"concat":[{"ct":{"key":"mark"}},{"meta":{"key":"mark"}},{"payload":{"protocol":"tcp","field":"dport"}}]},"right":{"set":[{"concat":[0,7,80]},{"elem":{"val":{"concat":[1,8,81]},"comment":"x"}}]}}}"#;
+    assert_eq!(of(both), ["pre: ct mark == { 0x0, 0x1 } meta mark == { 0x7, 0x8 } … # handle 6"]);
+}
+
+#[test]
+fn sets_of_devices_are_asked_for() {
+    let sets = [
+        r#"{"set":{"family":"inet","name":"wan","table":"fw","type":"ifname","handle":3}}"#,
+        r#"{"map":{"family":"inet","name":"ways","table":"fw","type":["iface_index","ipv4_addr"],"handle":4,"map":"verdict"}}"#,
+    ];
+    let matched =
+        r#"{"match":{"op":"==","left":{"meta":{"key":"iifname"}},"right":"@wan"}},{"drop":null}"#;
+    let mut listing = listing(&[matched], &sets);
+    let names: Vec<_> = listing.unknown_sets().into_iter().map(|it| it.name).collect();
+    assert_eq!(names, ["wan", "ways"]);
+    listing.add(r#"{"nftables":[{"set":{"family":"inet","name":"wan","table":"fw","type":"ifname","elem":["eth0","ppp*"]}}]}"#).unwrap();
+    let text = &listing.chains(&BTreeSet::new()).remove(0).rules[0].text;
+    assert_eq!(text, "pre: iifname { eth0, ppp* } drop # handle 6");
+}
+
+#[test]
+fn of_ebtables_only_what_is_about_marks_is_left_to_it() {
+    let rule = |table: &str, kind: &str, name: &str| {
+        format!(
+            r#"{{"rule":{{"family":"bridge","table":"{table}","chain":"FORWARD","handle":2,"expr":[{{"xt":{{"type":"{kind}","name":"{name}"}}}}]}}}}"#
+        )
+    };
+    let others = [rule("filter", "match", "mark_m"), rule("nat", "target", "dnat")];
+    let foreign = listing(&[], &others.each_ref().map(String::as_str)).of_iptables();
+    let filter = Foreign { family: "bridge".to_owned(), table: "filter".to_owned() };
+    assert_eq!(foreign, BTreeSet::from([filter]));
 }
 
 #[test]

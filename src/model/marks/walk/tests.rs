@@ -22,7 +22,7 @@ fn does_to(identity: u32, rules: &str) -> Vec<(Does, bool, bool)> {
 }
 
 fn sets(value: u32) -> Does {
-    Does::Sets { value, known: u32::MAX, connmark: None }
+    Does::Sets { value, known: u32::MAX, of: Of::All }
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn what_is_done_to_an_identity_s_packets_for_their_identity_is_meant() {
 #[test]
 fn what_a_connection_has_kept_is_known() {
     // Nobody has saved anything: nothing is what comes back.
-    let wiped = |value| Does::Sets { value, known: u32::MAX, connmark: Some(0) };
+    let wiped = |value| Does::Sets { value, known: u32::MAX, of: Of::Unmarked };
     assert_eq!(
         does("-A PREROUTING -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff"),
         [(wiped(0), true, true)]
@@ -115,7 +115,7 @@ fn what_a_connection_has_kept_is_known() {
     let restore = "-A PREROUTING -m connmark ! --mark 0x0/0xff -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff";
     assert_eq!(does(restore), []);
     let stated = does(&format!("{restore}\n-A FORWARD -j CONNMARK --set-xmark 0x7/0xffffffff"));
-    let of_seven = Does::Sets { value: 7, known: u32::MAX, connmark: Some(7) };
+    let of_seven = Does::Sets { value: 7, known: u32::MAX, of: Of::Marked };
     assert_eq!(stated, [(of_seven, false, true)], "who knows which connections have it");
     // A rule that sets marks anyway is told once.
     let anyway = does(
@@ -126,4 +126,70 @@ fn what_a_connection_has_kept_is_known() {
     let saved = does("-A PREROUTING -m connmark ! --mark 0x0 -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff
 -A FORWARD -j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff");
     assert_eq!(saved, [(Does::Saves { connmark: 0x04d2_0f00 }, true, true)]);
+}
+
+#[test]
+fn what_rules_make_of_a_connection_s_mark_is_known_however_many_there_are() {
+    let restore = "-A PREROUTING -m connmark ! --mark 0x0 -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff";
+    // One bit after the other: only with both of them the mark is replaced.
+    let both = restore.replace("! --mark 0x0", "--mark 0x3");
+    let bits = ["0x1", "0x2"]
+        .map(|bit| format!("-A FORWARD -p udp -j CONNMARK --set-xmark {bit}/{bit}\n"))
+        .concat();
+    let of = |value| Does::Sets { value, known: u32::MAX, of: Of::Marked };
+    assert_eq!(does(&format!("{bits}{both}")), [(of(3), false, true)]);
+    // One of very many, or one that nobody can read.
+    let many: Vec<String> = (1..40)
+        .map(|n| format!("-A FORWARD -p udp -j CONNMARK --set-xmark {n}/0xffffffff\n"))
+        .collect();
+    let last = "-A PREROUTING -m connmark --mark 0x27 -j MARK --set-xmark 0x27/0xffffffff";
+    assert_eq!(does(&format!("{}{last}", many.concat())), [(of(0x27), false, true)]);
+    let unread = "-A FORWARD -j CONNMARK --set-strange\n";
+    assert_eq!(does(&format!("{unread}{last}")), [(of(0x27), false, true)]);
+    // What no rule writes into it is not in it.
+    let masked = last.replace("0x27 ", "0x100/0x100 ");
+    assert_eq!(does(&format!("{bits}{masked}")), []);
+}
+
+#[test]
+fn what_is_done_by_bits_that_other_rules_write_is_done() {
+    let set = "-A FORWARD -m mark --mark 0x1000/0x1000 -j MARK --set-xmark 0x0/0xffffffff";
+    assert_eq!(does(set), [], "nobody sets it");
+    let first = "-A PREROUTING -p udp -j MARK --set-xmark 0x1000/0xf000\n";
+    let wiped = Does::Sets { value: 0, known: u32::MAX, of: Of::All };
+    assert_eq!(does(&format!("{first}{set}")), [(wiped, false, true)]);
+    // Whoever has it not goes back: what is behind is of the others.
+    let back = "-A FORWARD -m mark ! --mark 0x1000/0x1000 -j RETURN\n";
+    let behind = format!("{first}{back}-A FORWARD -j MARK --set-xmark 0x0/0xffffffff");
+    assert!(does(&behind).iter().any(|(does, ..)| *does == wiped));
+    // Marks of identities are known whatever these bits are.
+    let whole = "-A FORWARD -m mark --mark 0x4d20f00/0xffff0fff -j DROP";
+    let known = does(&format!("{first}{whole}"));
+    assert_eq!(known, [(Does::TellsApart { is_meant: true, is_taken: true }, true, true)]);
+}
+
+#[test]
+fn where_devices_ask_it_is_the_port_that_it_comes_from() {
+    use crate::model::marks::nft::Listing;
+    let chain = |family: &str, hook: &str| {
+        format!(
+            r#"{{"nftables":[{{"chain":{{"family":"{family}","table":"t","name":"c","type":"filter","hook":"{hook}","dev":"veth-web","prio":0}}}},
+               {{"rule":{{"family":"{family}","table":"t","chain":"c","handle":3,"expr":[
+                 {{"match":{{"op":"==","left":{{"meta":{{"key":"iifname"}}}},"right":"veth-web"}}}},
+                 {{"mangle":{{"key":{{"meta":{{"key":"mark"}}}},"value":1}}}}]}}}}]}}"#
+        )
+    };
+    let mark = Mark::encode(Identity(1234)).unwrap();
+    let from = ["br0".to_owned()];
+    let packet = Packet { mark, device: "veth-web", from: &from, to: &[] };
+    for (family, hook, is_set) in [
+        ("netdev", "ingress", true),
+        ("inet", "ingress", true),
+        ("bridge", "forward", true),
+        ("inet", "forward", false),
+    ] {
+        let listing = Listing::parse(&chain(family, hook)).unwrap();
+        let ruleset = Ruleset::new(listing.chains(&Default::default()));
+        assert_eq!(!hits(&ruleset, packet).is_empty(), is_set, "{family} {hook}");
+    }
 }

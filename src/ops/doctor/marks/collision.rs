@@ -10,7 +10,7 @@ use crate::model::identity::{Identity, Names};
 use crate::model::mark::Mark;
 use crate::model::marks::outcome::Becomes;
 use crate::model::marks::ruleset::{Action, Chain, Hook, Rule};
-use crate::model::marks::walk::{self, Does, Hit};
+use crate::model::marks::walk::{self, Does, Hit, Of};
 use crate::ops::marks::{Others, Way, because_of, shown};
 
 /// How many rules are named, and how many identities of each.
@@ -82,11 +82,11 @@ pub fn of(
                     let kind = if is_taken { Kind::Takes } else { Kind::LeavesOut };
                     add(sender, rule(), kind, None, false);
                 }
-                Does::Sets { connmark, .. } if is_own => {
-                    let kind = match connmark {
-                        None => Kind::Sets,
-                        Some(0) => Kind::Wipes,
-                        Some(_) => Kind::SetsOfSome,
+                Does::Sets { of, .. } if is_own => {
+                    let kind = match of {
+                        Of::All => Kind::Sets,
+                        Of::Unmarked => Kind::Wipes,
+                        Of::Marked => Kind::SetsOfSome,
                     };
                     let becomes = Becomes::of(hit.does);
                     add(sender, rule(), kind, becomes, breaks(here, sender, hit, becomes));
