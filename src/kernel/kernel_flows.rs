@@ -7,22 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result};
 use log::debug;
 use netlink_packet_core::{
-    DecodeError, NLM_F_DUMP, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable,
-    NlasIterator, parse_ip, parse_u8, parse_u16_be, parse_u32_be,
+    DecodeError, NlasIterator, parse_ip, parse_u8, parse_u16_be, parse_u32_be,
 };
-use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use crate::kernel::netlink;
 pub use crate::kernel::netlink::Answer;
+use crate::kernel::netlink::netfilter::{self, Listed};
 use crate::model::protocol::{TCP, UDP, echo_of, has_ports, has_types};
 
 /// How many flows the namespace has; there only where nf_conntrack is loaded.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
-
-/// `IPCTNL_MSG_CT_GET` of `NFNL_SUBSYS_CTNETLINK`.
-const CT_GET: u16 = 1 << 8 | 1;
-/// `struct nfgenmsg`: family (any: 0), version, resource.
-const FAMILY_HEADER: usize = 4;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
@@ -117,42 +110,22 @@ pub fn for_each(mut handle: impl FnMut(Answer<KernelFlow>)) -> Result<bool> {
         debug!("the kernel tracks no connections here");
         return Ok(false);
     }
-    netlink::for_each(NETLINK_NETFILTER, Message::Get, NLM_F_DUMP, None, |answer| match answer {
+    netfilter::for_each(|answer| match answer {
         Answer::Again => handle(Answer::Again),
-        Answer::One(Message::Flow(Some(flow))) => handle(Answer::One(flow)),
-        Answer::One(_) => {}
+        Answer::One(Some(flow)) => handle(Answer::One(flow)),
+        Answer::One(None) => {}
     })
     .context("ask the kernel's conntrack")?;
     Ok(true)
 }
 
-/// What is sent and received.
-enum Message {
-    Get,
-    /// `None` if it is over, has not begun, or is another network's.
-    Flow(Option<KernelFlow>),
-}
+/// `None` if it is over, has not begun, or is another network's.
+impl Listed for Option<KernelFlow> {
+    /// `IPCTNL_MSG_CT_GET` of `NFNL_SUBSYS_CTNETLINK`.
+    const GET: u16 = 1 << 8 | 1;
 
-impl NetlinkSerializable for Message {
-    fn message_type(&self) -> u16 {
-        CT_GET
-    }
-
-    fn buffer_len(&self) -> usize {
-        FAMILY_HEADER
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        buffer.fill(0);
-    }
-}
-
-impl NetlinkDeserializable for Message {
-    type Error = DecodeError;
-
-    fn deserialize(_header: &NetlinkHeader, payload: &[u8]) -> Result<Message, DecodeError> {
-        let attributes = payload.get(FAMILY_HEADER..).unwrap_or_default();
-        Ok(Message::Flow(flow(attributes)?))
+    fn read(attributes: &[u8]) -> Result<Option<KernelFlow>, DecodeError> {
+        flow(attributes)
     }
 }
 

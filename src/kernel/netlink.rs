@@ -1,5 +1,7 @@
 //! Asking the kernel by netlink: one request, and its answers.
 
+pub mod netfilter;
+
 use anyhow::{Context, Result, anyhow, bail};
 use netlink_packet_core::{
     NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,

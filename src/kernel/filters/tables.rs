@@ -5,17 +5,10 @@ use std::io;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
-use netlink_packet_core::{
-    DecodeError, NLM_F_DUMP, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable,
-};
-use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_packet_core::DecodeError;
 
-use crate::kernel::netlink;
-
-/// `NFT_MSG_GETTABLE` of `NFNL_SUBSYS_NFTABLES` (include/uapi/linux/netfilter/nf_tables.h).
-const GET_TABLE: u16 = 10 << 8 | 1;
-/// `struct nfgenmsg`: family (any: 0), version, resource.
-const FAMILY_HEADER: usize = 4;
+use crate::kernel::netlink::Answer;
+use crate::kernel::netlink::netfilter::{self, Listed};
 
 /// Whether this namespace has a table of nftables. The kernel is asked only where nf_tables is there already, since the
 /// question itself loads it.
@@ -23,8 +16,10 @@ pub fn has_nft_tables() -> Result<bool> {
     if !has_nf_tables()? {
         return Ok(false);
     }
-    let tables = netlink::request(NETLINK_NETFILTER, Message, NLM_F_DUMP, None);
-    Ok(!tables.context("ask the kernel for the tables of nftables")?.is_empty())
+    let mut has_one = false;
+    netfilter::for_each(|answer| has_one = matches!(answer, Answer::One(Table)))
+        .context("ask the kernel for the tables of nftables")?;
+    Ok(has_one)
 }
 
 /// By its module, or, if it is built in, by one of its functions: the symbols of a module are there only with it.
@@ -52,27 +47,14 @@ pub fn legacy_tables(names: &str) -> Result<Vec<String>> {
     }
 }
 
-/// A question for all tables, or one of them.
-struct Message;
+/// That there is one.
+struct Table;
 
-impl NetlinkSerializable for Message {
-    fn message_type(&self) -> u16 {
-        GET_TABLE
-    }
+impl Listed for Table {
+    /// `NFT_MSG_GETTABLE` of `NFNL_SUBSYS_NFTABLES` (include/uapi/linux/netfilter/nf_tables.h).
+    const GET: u16 = 10 << 8 | 1;
 
-    fn buffer_len(&self) -> usize {
-        FAMILY_HEADER
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        buffer.fill(0);
-    }
-}
-
-impl NetlinkDeserializable for Message {
-    type Error = DecodeError;
-
-    fn deserialize(_header: &NetlinkHeader, _payload: &[u8]) -> Result<Message, DecodeError> {
-        Ok(Message)
+    fn read(_attributes: &[u8]) -> Result<Table, DecodeError> {
+        Ok(Table)
     }
 }
