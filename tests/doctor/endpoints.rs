@@ -17,7 +17,7 @@ use cilmark::model::shell::commands;
 use cilmark::state::id_rules::IdRules;
 use libbpf_rs::MapHandle;
 
-use super::{doctor, doctor_as};
+use super::{attached, doctor, doctor_as};
 use crate::common::World;
 use crate::common::machine::{by_each_hook, time_for};
 use crate::common::world::{mount_fresh, wait_for};
@@ -82,9 +82,7 @@ fn a_device_without_any_of_its_programs_is_not_taken_for_gone() {
 
 #[test]
 fn what_an_attach_has_left_that_died_early_is_told_and_removed() {
-    let Some(world) = World::new() else { return };
-    world.veth("red");
-    world.cilmark_ok("attach red --id 300");
+    let Some(world) = attached("red --id 300") else { return };
     world.sh(&format!("mkdir {PINS}/endpoints/7"));
     let words = ["id:7: an `attach` has died before", "`cilmark detach id:7`"];
     doctor(&world).has("stale", "warning", &words);
@@ -115,9 +113,7 @@ fn a_device_that_has_moved_is_named_where_it_goes_on() {
 
 #[test]
 fn a_nic_of_which_its_programs_were_told_something_else_is_attached_again() {
-    let Some(world) = World::new() else { return };
-    world.veth("nic");
-    world.cilmark_ok("attach nic --role netdev --policy audit");
+    let Some(world) = attached("nic --role netdev --policy audit") else { return };
     world.sh("sysctl -qw net.ipv4.conf.nic.accept_local=1");
     let words = ["accept_local has been switched on", "`cilmark attach nic --keep`"];
     doctor(&world).has("attach again", "warning", &words);
@@ -127,9 +123,9 @@ fn a_nic_of_which_its_programs_were_told_something_else_is_attached_again() {
 
 #[test]
 fn a_pending_confirmation_says_who_is_to_be_confirmed() {
-    let Some(world) = World::new() else { return };
-    world.veth("nic");
-    world.cilmark_ok("attach nic --role netdev --policy enforce --confirm 60s --adopt 0");
+    let Some(world) = attached("nic --role netdev --policy enforce --confirm 60s --adopt 0") else {
+        return;
+    };
     let words = [
         "nic: not confirmed yet: in ",
         "it goes back to audit",
@@ -203,9 +199,7 @@ fn a_change_that_has_gone_back_is_told_with_what_makes_it_again() {
 
 #[test]
 fn policies_without_rules_and_rules_without_a_policy_are_told() {
-    let Some(world) = World::new() else { return };
-    world.veth("red");
-    world.cilmark_ok("attach red --id 300 --policy enforce");
+    let Some(world) = attached("red --id 300 --policy enforce") else { return };
     let words = ["red: ", "has no rules", "`cilmark policy add red RULE`"];
     doctor(&world).has("rules", "warning", &words);
     world.cilmark_ok("policy add red allow ingress from any tcp/80");
@@ -229,9 +223,7 @@ fn policies_without_rules_and_rules_without_a_policy_are_told() {
 
 #[test]
 fn rules_that_allow_what_is_open_anyway_are_fine() {
-    let Some(world) = World::new() else { return };
-    world.veth("nic");
-    world.cilmark_ok("attach nic --role netdev --policy enforce --yes");
+    let Some(world) = attached("nic --role netdev --policy enforce --yes") else { return };
     world.cilmark_ok("policy add nic allow ingress from any tcp/22 --yes");
     doctor(&world).is_fine("rules");
     world.cilmark_ok("policy add nic deny ingress from world tcp/22 --yes");
@@ -263,9 +255,7 @@ fn set_word(offset: usize, word: u32) {
 
 #[test]
 fn a_change_of_rules_that_was_killed_is_told_and_ended() {
-    let Some(world) = World::new() else { return };
-    world.veth("red");
-    world.cilmark_ok("attach red --id 300 --policy audit");
+    let Some(world) = attached("red --id 300 --policy audit") else { return };
     doctor(&world).is_fine("interrupted");
     set_word(offset_of!(cm_generations, policies) + size_of::<u32>(), 7);
     let words = ["red: a change of its rules has died", "`cilmark attach red --keep`"];
@@ -276,9 +266,7 @@ fn a_change_of_rules_that_was_killed_is_told_and_ended() {
 
 #[test]
 fn a_change_of_addresses_that_was_killed_is_told_and_ended() {
-    let Some(world) = World::new() else { return };
-    world.veth("red");
-    world.cilmark_ok("attach red --id 300 --ip 10.0.0.1");
+    let Some(world) = attached("red --id 300 --ip 10.0.0.1") else { return };
     set_word(offset_of!(cm_generations, writing), 1);
     let found = doctor(&world).of("interrupted").concat();
     let words = ["warning this host: a change of the ipcache", "`cilmark attach red --keep`"];
@@ -305,9 +293,7 @@ fn an_attach_that_was_killed_before_its_spec_is_told_and_repeated() {
 
 #[test]
 fn carriers_that_lack_rules_of_their_identity_are_told_and_get_them() {
-    let Some(world) = World::new() else { return };
-    world.veth("red");
-    world.cilmark_ok("attach red --id 300 --policy audit");
+    let Some(world) = attached("red --id 300 --policy audit") else { return };
     world.cilmark_ok("policy add @300 allow ingress from any tcp/80");
     // As a command that dies after it has changed the identity's.
     let mut rules = RuleList::default();
@@ -399,9 +385,7 @@ fn rules_for_the_world_on_a_host_that_does_not_forward_are_told() {
 
 #[test]
 fn what_is_believed_without_a_proof_is_said_and_no_trouble() {
-    let Some(world) = World::new() else { return };
-    world.veth("red");
-    world.cilmark_ok("attach red --id 300 --by-address --trust-marks");
+    let Some(world) = attached("red --id 300 --by-address --trust-marks") else { return };
     let found = doctor(&world);
     assert_eq!(found.bad(), Vec::<String>::new());
     let said = found.of("proof").concat();
@@ -451,9 +435,7 @@ fn a_device_of_another_namespace_is_not_taken_for_the_one_here() {
 
 #[test]
 fn what_a_command_has_done_by_half_is_looked_at_again_when_it_is_done() {
-    let Some(world) = World::new() else { return };
-    world.veth("red");
-    world.cilmark_ok("attach red --id 300");
+    let Some(world) = attached("red --id 300") else { return };
     world.sh(&format!("mkdir {PINS}/endpoints/7"));
     doctor(&world).has("stale", "warning", &["id:7: "]);
     let lock = world.root().lock().unwrap();

@@ -1,6 +1,6 @@
 //! On a healthy host nothing is found.
 
-use super::{Findings, doctor, doctor_as};
+use super::{Findings, attached, doctor, doctor_as};
 use crate::common::World;
 use crate::common::process::Run;
 use crate::common::world::wait_for;
@@ -53,9 +53,7 @@ fn a_healthy_host_has_no_warning_and_a_line_of_each_part() {
 
 #[test]
 fn what_is_not_bad_enough_is_left_out_and_counted() {
-    let Some(world) = World::new() else { return };
-    world.veth("red");
-    world.cilmark_ok("attach red --id 300 --policy enforce");
+    let Some(world) = attached("red --id 300 --policy enforce") else { return };
     let found = doctor(&world);
     assert_eq!(found.bad().len(), 1, "{:?}", found.bad());
     let run = world.cilmark("doctor --level warning");

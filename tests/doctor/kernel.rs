@@ -3,7 +3,7 @@
 use cilmark::kernel::sys;
 use nix::sys::utsname::uname;
 
-use super::{Findings, doctor, doctor_as};
+use super::{Findings, attached, doctor, doctor_as};
 use crate::common::World;
 use crate::common::process::Run;
 
@@ -82,9 +82,7 @@ fn a_root_of_somebody_else_is_a_problem() {
 
 #[test]
 fn pins_that_this_version_does_not_know_are_a_problem() {
-    let Some(world) = World::new() else { return };
-    world.veth("red");
-    world.cilmark_ok("attach red --id 300");
+    let Some(world) = attached("red --id 300") else { return };
     doctor(&world).is_fine("pins");
     world.sh("bpftool map create /sys/fs/bpf/cilmark/cm_later type hash key 4 value 4 entries 1 name cm_later");
     doctor(&world).has(
@@ -98,9 +96,7 @@ fn pins_that_this_version_does_not_know_are_a_problem() {
 
 #[test]
 fn a_pin_that_was_removed_is_named_and_comes_back_as_the_cure_says() {
-    let Some(world) = World::new() else { return };
-    world.veth("red");
-    world.cilmark_ok("attach red --id 300");
+    let Some(world) = attached("red --id 300") else { return };
     world.sh("rm /sys/fs/bpf/cilmark/cm_ipcache");
     let before = world.pins();
     doctor(&world).has("pins", "problem", &["cm_ipcache is gone", "`cilmark attach red --keep`"]);

@@ -8,7 +8,7 @@ use cilmark::model::rule::Direction;
 use cilmark::state::conntrack::{Conntrack, Existing, Originator};
 use cilmark::state::registry::Endpoint;
 
-use super::doctor;
+use super::{attached, doctor};
 use crate::common::World;
 use crate::common::world::wait_for;
 
@@ -49,9 +49,7 @@ fn an_ipcache_that_fills_up_is_told_before_and_then_and_grows_as_the_cure_says()
 
 #[test]
 fn rules_that_fill_their_map_are_told_and_get_room_as_the_cure_says() {
-    let Some(world) = World::new() else { return };
-    world.veth("red");
-    world.cilmark_ok("attach red --id 300 --policy audit --policy-entries 32");
+    let Some(world) = attached("red --id 300 --policy audit --policy-entries 32") else { return };
     let add = |peers: std::ops::Range<u32>| {
         let rules: String = peers.map(|peer| format!(" allow ingress from {peer}")).collect();
         world.cilmark_ok(&format!("policy add red{rules}"));

@@ -33,6 +33,15 @@ pub fn doctor_as(world: &World, arguments: &str) -> Findings {
     Findings::read(run.status, &run.stdout)
 }
 
+/// A veth with these arguments of `cilmark attach`, the first of which is its name.
+pub fn attached(arguments: &str) -> Option<World> {
+    let world = World::new()?;
+    let (device, _) = arguments.split_once(' ').unwrap_or((arguments, ""));
+    world.veth(device);
+    world.cilmark_ok(&format!("attach {arguments}"));
+    Some(world)
+}
+
 impl Findings {
     /// Of what a command has printed. The page has each check that comes.
     pub fn read(status: Option<i32>, stdout: &str) -> Findings {
