@@ -171,7 +171,7 @@ pub fn examine(root: &Root, spec: &EndpointSpec, terms: &Terms) -> Result<Outloo
     check(spec, terms, &machine)?;
     let look = || -> Result<(Vec<String>, bool, bool, bool)> {
         let devices = Devices::read(root)?;
-        let endpoints = Endpoint::concerning(root, &devices, machine.netns, &machine.device)?;
+        let endpoints = concerning(root, &devices, &machine, terms)?;
         let (moved, replaced) = here(endpoints, &machine);
         let plan = resolve(root, spec, terms, &machine, replaced.as_ref())?;
         let taken = taken_from(root, moved.iter().chain(&replaced), &plan)?;
@@ -213,7 +213,7 @@ pub fn examine(root: &Root, spec: &EndpointSpec, terms: &Terms) -> Result<Outloo
 pub fn attach(root: &Root, spec: &EndpointSpec, terms: &Terms) -> Result<Report> {
     let attached = Machine::of(spec).and_then(|machine| {
         check(spec, terms, &machine)?;
-        let (endpoints, gone) = clean_stale(root, &machine)?;
+        let (endpoints, gone) = clean_stale(root, &machine, terms)?;
         let left = gone.iter().filter(|gone| gone.rules > 0);
         let left: Vec<String> = left.map(Gone::to_string).collect();
         let attached = attach_to(root, spec, terms, machine, (endpoints, gone));
@@ -388,12 +388,16 @@ fn has_own_rules_on_trial(root: &Root, endpoint: &Endpoint) -> Result<bool> {
 /// Removes what is left of endpoints whose device is gone, if it had this one's name; the others
 /// that have to do with this device. One that is of this device has its rules still, also if its
 /// programs are gone.
-fn clean_stale(root: &Root, machine: &Machine) -> Result<(Vec<Endpoint>, Vec<Gone>)> {
+fn clean_stale(
+    root: &Root,
+    machine: &Machine,
+    terms: &Terms,
+) -> Result<(Vec<Endpoint>, Vec<Gone>)> {
     let Machine { device, netns, .. } = machine;
     let (mut others, mut gone) = (Vec::new(), Vec::new());
     let all = Devices::read(root)?;
     all.mend()?;
-    for endpoint in Endpoint::concerning(root, &all, *netns, device)? {
+    for endpoint in concerning(root, &all, machine, terms)? {
         let same = endpoint.config.netns == *netns
             && (endpoint.device == device.name || endpoint.config.ifindex == device.ifindex);
         let is_left = endpoint.stale && !endpoint.is_on(device, *netns);
@@ -408,6 +412,22 @@ fn clean_stale(root: &Root, machine: &Machine) -> Result<(Vec<Endpoint>, Vec<Gon
         }
     }
     Ok((others, gone))
+}
+
+/// Endpoints that have to do with the device. Who keeps what it had says that it is the same still.
+fn concerning(
+    root: &Root,
+    all: &Devices,
+    machine: &Machine,
+    terms: &Terms,
+) -> Result<Vec<Endpoint>> {
+    let Machine { device, netns, .. } = machine;
+    let mut endpoints = Endpoint::concerning(root, all, *netns, device)?;
+    if terms.kept.is_some() {
+        let here = endpoints.into_iter().map(|endpoint| endpoint.believed_on(device, *netns));
+        endpoints = here.collect();
+    }
+    Ok(endpoints)
 }
 
 /// Endpoints that the device has brought from another namespace, and the one that is to be replaced.

@@ -17,11 +17,12 @@ use crate::state::spec;
 pub fn kept(root: &Root, name: &str) -> Result<EndpointSpec> {
     let (device, netns) = (device::by_name(name)?, netns::current()?);
     let endpoints = Endpoint::concerning(root, &Devices::read(root)?, netns, &device)?;
-    let mut here = endpoints.iter().filter(|it| it.is_on(&device, netns) && !it.has_moved());
+    let endpoints = endpoints.into_iter().map(|it| it.believed_on(&device, netns));
+    let mut here = endpoints.filter(|it| it.is_on(&device, netns) && !it.has_moved());
     let endpoint = here.next().with_context(|| {
         format!("{name} is not attached, so that there is nothing to keep: attach it with all its flags, without --keep")
     })?;
-    current(root, endpoint, &super::identities::names(root)?)
+    current(root, &endpoint, &super::identities::names(root)?)
 }
 
 /// With the identity that it has: a name may have become another number's, or nobody's.

@@ -54,6 +54,9 @@ pub struct Endpoint {
     pub stale: bool,
     /// The device is gone; otherwise what is stale lacks a program only.
     pub is_gone: bool,
+    /// As far as its links tell it is gone, and a device with its name and number is in its place: the same, if somebody has
+    /// detached both links, or a new one in a namespace whose number has come again.
+    pub has_double: bool,
     pub(super) programs: [Option<Running>; 2],
     /// The number of the pinned configuration, if no program tells its maps.
     pinned_config: Option<u32>,
@@ -149,6 +152,7 @@ impl Endpoint {
             netns: config.netns,
             ifindex: config.ifindex,
             is_gone: false,
+            has_double: false,
             stale: programs.iter().any(Option::is_none),
             programs,
             pinned_config,
@@ -163,11 +167,24 @@ impl Endpoint {
             self.programs.iter().flatten().find_map(|running| Some(running.link?.ifindex));
         self.ifindex = linked_to.unwrap_or(self.config.ifindex);
         match (self.ifindex, linked_to) {
-            (0, _) => (self.stale, self.is_gone) = (true, true),
+            (0, _) => {
+                (self.stale, self.is_gone) = (true, true);
+                self.has_double = self.is_in_place()?;
+            }
             (_, Some(_)) => self.find_linked_device()?,
             (_, None) => self.look_at_filters()?,
         }
         Ok(())
+    }
+
+    /// Whether a device with its name and number is where its own was.
+    fn is_in_place(&self) -> Result<bool> {
+        let ifindex = self.config.ifindex;
+        if ifindex == 0 {
+            return Ok(false);
+        }
+        let there = netns::within(self.config.netns, || device::by_index(ifindex))?.flatten();
+        Ok(there.is_some_and(|it| it.name == self.config.device_name()))
     }
 
     /// A link that has a device is alive, in whichever namespace that is now, and even where nobody can
@@ -229,6 +246,16 @@ impl Endpoint {
     /// Whether its programs are on this device of the current namespace, as far as they run.
     pub fn is_on(&self, device: &Device, netns: u64) -> bool {
         !self.is_gone && (self.netns, self.ifindex) == (netns, device.ifindex)
+    }
+
+    /// The same as one of this device of the current namespace, if it has that for a double, for whoever says that it is no
+    /// other.
+    pub fn believed_on(self, device: &Device, netns: u64) -> Endpoint {
+        let cm_config { netns: home, ifindex, .. } = self.config;
+        match self.has_double && (home, ifindex) == (netns, device.ifindex) {
+            true => Endpoint { ifindex, is_gone: false, has_double: false, ..self },
+            false => self,
+        }
     }
 
     /// Whether one of its programs is on its device, which is the one that it was attached to, then. Of any
@@ -309,6 +336,12 @@ impl Endpoint {
     /// Fails if it is dead, so that nothing would come of what is said to it.
     pub fn check_alive(&self) -> Result<()> {
         let Endpoint { id, device, .. } = self;
+        ensure!(
+            !self.has_double,
+            "endpoint {id} ({device}) is stale: its links were detached from both hooks, or its device is another one \
+             now; `cilmark attach {device} --keep` puts its programs back, and `cilmark detach id:{id}` removes what \
+             is left"
+        );
         ensure!(
             !self.is_gone,
             "endpoint {id} ({device}) is stale: its device is gone, and one that gets its name again is \
@@ -436,8 +469,10 @@ impl Endpoint {
     /// What runs now, for somebody who replaces it by programs of another configuration.
     pub fn previous(&self, next: &cm_config) -> Result<Previous> {
         let [ingress, egress] = &self.programs;
+        // The kernel takes no other program for a link that is on no hook.
         let program = |running: &Option<Running>| {
-            running.as_ref().map(|running| running.program.try_clone()).transpose()
+            let running = running.as_ref().filter(|running| !running.is_detached());
+            running.map(|running| running.program.try_clone()).transpose()
         };
         let relaxes = |hook| next.mode_on(hook) < self.config.mode_on(hook);
         let egress_first = relaxes(Hook::Egress) && !relaxes(Hook::Ingress);

@@ -69,15 +69,19 @@ fn a_program_that_somebody_took_off_its_hook_is_a_problem_until_it_is_put_back()
 fn a_device_without_any_of_its_programs_is_not_taken_for_gone() {
     let Some(world) = World::with_tcx() else { return };
     world.veth("red");
-    world.cilmark_ok("attach red --id 300");
+    world.cilmark_ok("attach red --id 300 --policy enforce --rule allow ingress from any");
+    let spec = world.cilmark_json("status red --spec");
     for hook in ["ingress", "egress"] {
         world.sh(&format!("bpftool link detach pinned {PINS}/endpoints/1/{hook}"));
     }
-    let words = ["red: both its programs are missing", "`cilmark status id:1 --spec`"];
+    let words = ["red: both its programs are missing", "`cilmark attach red --keep`"];
     doctor(&world).has("stale", "problem", &words);
-    assert_eq!(world.cilmark_json("status id:1 --spec")["id"], 300);
-    world.cilmark_ok("attach red --id 300");
+    let words = ["links were detached from both hooks", "`cilmark attach red --keep`"];
+    world.cilmark("policy add red allow egress to any").fails(1, &words);
+    world.cilmark_ok("attach red --keep");
     doctor(&world).is_fine("stale");
+    assert_eq!(world.cilmark_json("status red --spec"), spec);
+    assert_eq!(spec["rules"].as_array().unwrap().len(), 1, "{spec}");
 }
 
 #[test]

@@ -10,7 +10,6 @@ pub(super) use rules::in_force as rules_in_force;
 
 use super::commands::attach_in;
 use super::{Host, unread};
-use crate::kernel::{device, netns};
 use crate::model::finding::{Finding, Findings};
 use crate::ops::again;
 use crate::state::registry::Endpoint;
@@ -83,14 +82,12 @@ fn stale(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Resul
             "an `attach` has died before it was on a device, and what it had made is left",
             &format!("`cilmark detach id:{id}` removes it"),
         );
-    } else if has_device(endpoint)? {
+    } else if endpoint.has_double {
+        let attach = attach_in(endpoint.config.netns, &endpoint.device, "--keep");
         findings.problem(
             "stale",
             "both its programs are missing on the hooks: packets get no identity and meet no rule",
-            &format!(
-                "`{}` with the flags that `cilmark status id:{id} --spec` shows",
-                attach_in(endpoint.config.netns, &endpoint.device, "")
-            ),
+            &format!("`{attach}` puts them back"),
         );
     } else {
         let says = match endpoint.addresses().is_empty() {
@@ -101,16 +98,6 @@ fn stale(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Resul
         findings.warning("stale", says, &cure);
     }
     Ok(())
-}
-
-/// Links that were detached tell of no device, also where that is still there.
-fn has_device(endpoint: &Endpoint) -> Result<bool> {
-    let config = &endpoint.config;
-    if config.ifindex == 0 {
-        return Ok(false);
-    }
-    let there = netns::within(config.netns, || device::by_index(config.ifindex))?.flatten();
-    Ok(there.is_some_and(|it| it.name == config.device_name()))
 }
 
 fn moved(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Result<()> {
