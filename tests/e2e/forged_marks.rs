@@ -1,12 +1,16 @@
 //! Marks that nobody of us has set: they change no verdict.
 
+use std::io::{Read, Write};
 use std::net::UdpSocket;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::red_and_blue;
 use crate::common::World;
-use crate::common::traffic::{HOST, arrives, is_lost, udp};
+use crate::common::process::PATIENCE;
+use crate::common::traffic::{
+    Connection, HOST, any, arrives, is_lost, is_refused, listen, ping, udp,
+};
 use crate::common::world::wait_for;
 
 /// The friend 1234, this host, and proxies in the friend's name.
@@ -103,6 +107,62 @@ fn a_workload_is_itself_whatever_it_marks() {
         };
         std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("with `{way}`"));
     }
+}
+
+/// net.ipv4.fwmark_reflect and the like: what the kernel itself answers has the mark of what has asked, and so has a socket
+/// that was accepted.
+fn gives_marks_back(world: &World, asker: &str) {
+    world.sh(&format!(
+        "sysctl -qw net.ipv4.fwmark_reflect=1 net.ipv6.fwmark_reflect=1 net.ipv4.tcp_fwmark_accept=1
+         nft 'table inet t {{ counter given_back {{ }}; chain o {{ type filter hook output priority 0;
+             meta mark & 0xffff0fff == {asker} counter name given_back; }}; }}'"
+    ));
+}
+
+/// By both families: the host answers, refuses and serves, and speaks first once its rules have changed.
+fn host_answers(world: &World, asker: &str, addresses: [&str; 2], change: &str) {
+    let server = listen(world, HOST, 5000);
+    for address in addresses {
+        let given_back = || world.sh("nft list counter inet t given_back");
+        let before = given_back();
+        ping(world, asker, address);
+        is_refused(&udp(world, asker, any(address)), address, 5001);
+        let connection = Connection::open(world, asker, &server, address);
+        connection.works();
+        assert_ne!(given_back(), before, "no mark comes back");
+        world.cilmark_ok(&format!("policy add {change}"));
+        (&connection.server).write_all(b"first").expect("send");
+        let mut bytes = [0; 5];
+        connection.client.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+        (&connection.client).read_exact(&mut bytes).expect("it arrives");
+        world.cilmark_ok(&format!("policy del {change}"));
+    }
+}
+
+#[test]
+fn marks_that_the_kernel_gives_back_to_their_workload_change_no_verdict() {
+    for way in ["", "--local-delivery", "--trust-marks"] {
+        let claim = move || {
+            let Some(world) = red_and_blue(&format!("--policy enforce {way}")) else { return };
+            world.cilmark_ok("policy add red allow egress to host");
+            gives_marks_back(&world, "0x04d20f00");
+            host_answers(&world, "red", ["10.1.0.1", "fd00:1::1"], "red allow egress to any tcp/9");
+        };
+        std::thread::spawn(claim).join().unwrap_or_else(|_| panic!("with `{way}`"));
+    }
+}
+
+#[test]
+fn marks_that_the_kernel_gives_back_to_the_wire_change_no_verdict() {
+    let Some(world) = World::new() else { return };
+    world.workload("wire", 1);
+    world.cilmark_ok("ipcache set 10.1.0.10 1234");
+    world.cilmark_ok("ipcache set fd00:1::10 1234");
+    world.cilmark_ok("attach wire --role netdev --policy enforce --stamp-remote --yes");
+    world.cilmark_ok("policy add wire allow ingress from 1234 --yes");
+    gives_marks_back(&world, "0x04d20f00");
+    let change = "wire allow egress to any tcp/9 --yes";
+    host_answers(&world, "wire", ["10.1.0.1", "fd00:1::1"], change);
 }
 
 /// A wire that keeps marks: the neighbour's end of it is in the same namespace as the NIC.
