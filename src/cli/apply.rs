@@ -17,6 +17,7 @@ use super::{Context, DIFFERS, file, path_of};
 use crate::kernel::sys;
 use crate::model::enforcement::Grace;
 use crate::model::file::DEFAULT_FILE;
+use crate::model::shell::word;
 use crate::ops::apply::files::{Beside, Files, Standing};
 use crate::ops::apply::{self, Plan, Request, carry_out, plan};
 use crate::ops::{self, confirm};
@@ -171,10 +172,11 @@ fn check_nothing_waits(args: &Args, beside: &Beside) -> Result<bool> {
     let standing = beside.standing()?;
     if let Standing::Waits(left) = standing {
         bail!(
-            "{path} was applied with --confirm and waits: `cilmark confirm {path}` makes that permanent, or it goes back by \
+            "{} was applied with --confirm and waits: `cilmark confirm {}` makes that permanent, or it goes back by \
              itself in {}; then apply again; nothing has changed",
-            time::text(left),
-            path = args.told_path()
+            args.told_path(),
+            word(&args.told_path()),
+            time::text(left)
         );
     }
     Ok(matches!(standing, Standing::Over))

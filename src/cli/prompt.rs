@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::time;
 use crate::model::enforcement::Grace;
+use crate::model::shell::word;
 use crate::model::text::visible;
 use crate::model::time::Time;
 use crate::output;
@@ -34,12 +35,13 @@ impl Prompt {
     }
 
     /// Fails unless the user is known to know what he does. On a terminal it asks.
-    pub fn obtain(&self, risk: &str, command: &str) -> Result<()> {
+    pub fn obtain(&self, risk: &str, whose: &str) -> Result<()> {
         self.ask(
             &format!("{risk}, which may cut you off (--confirm 60s would go back by itself)"),
             &format!(
                 "{risk}, which may cut you off; say --confirm 60s, to go back by itself unless \
-                 `cilmark confirm {command}` comes in time, or --yes"
+                 `cilmark confirm {}` comes in time, or --yes",
+                word(whose)
             ),
         )
     }
@@ -68,9 +70,10 @@ impl Prompt {
 }
 
 /// Tells what is to be done, and by when.
-pub fn remind(device: &str, time: Duration, otherwise: &str) {
+pub fn remind(whose: &str, time: Duration, otherwise: &str) {
     output::note(&format!(
-        "`cilmark confirm {device}` within {} makes this permanent; otherwise {otherwise}",
+        "`cilmark confirm {}` within {} makes this permanent; otherwise {otherwise}",
+        word(whose),
         time::text(time)
     ));
 }

@@ -1,5 +1,7 @@
 //! Lines of a shell: how it cuts them into words, and how a word is written so that it stays one.
 
+use super::text::{is_hidden, to_bytes};
+
 /// A piece of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Token {
@@ -112,6 +114,19 @@ pub fn quoted(text: &str, open: Option<char>) -> Option<String> {
     }
 }
 
+/// A text as a shell takes it for one word, in a command that somebody is told to paste; also where a terminal can't show
+/// it.
+pub fn word(text: &str) -> String {
+    if !text.contains(is_hidden) {
+        return quoted(text, None).unwrap_or_default();
+    }
+    let octal = |byte: u8| match byte.is_ascii_alphanumeric() {
+        true => char::from(byte).to_string(),
+        false => format!("\\{byte:03o}"),
+    };
+    format!("$'{}'", to_bytes(text).into_iter().map(octal).collect::<String>())
+}
+
 fn escaped(text: &str, is_special: impl Fn(char) -> bool) -> String {
     let escape = |c| is_special(c).then_some('\\').into_iter().chain([c]);
     text.chars().flat_map(escape).collect()
@@ -173,6 +188,12 @@ mod tests {
         assert_eq!(quoted("it's", Some('\'')), None);
         assert_eq!(quoted("a!b", Some('"')), None);
         assert_eq!(quoted("a!$b", None).as_deref(), Some("a\\!\\$b"));
+    }
+
+    #[test]
+    fn what_no_terminal_shows_is_written_in_digits() {
+        assert_eq!(word("a\u{1b}1'\u{f7ff}"), "$'a\\0331\\047\\377'");
+        assert_eq!(word("a;reboot"), "a\\;reboot");
     }
 
     proptest! {

@@ -11,6 +11,7 @@ use crate::kernel::netns;
 use crate::model::enforcement::{Confirmation, Fallback};
 use crate::model::identity::Identity;
 use crate::model::origin::Origin;
+use crate::model::shell::word;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
 
@@ -122,14 +123,15 @@ fn confirm_identity(root: &Root, identity: Identity) -> Result<Report> {
     match rules::confirm(root, identity)? {
         true => Ok(Report { confirmed: vec![name], errors: Vec::new() }),
         false => bail!(
-            "{name} has nothing to confirm; `cilmark policy list {name}` shows its rules: those of a change that nobody \
-             has confirmed in time are gone again"
+            "{name} has nothing to confirm; `cilmark policy list {}` shows its rules: those of a change that nobody \
+             has confirmed in time are gone again",
+            word(&name)
         ),
     }
 }
 
 fn confirm_one(root: &Root, endpoint: &Endpoint) -> Result<()> {
-    let device = &endpoint.device;
+    let (device, its) = (&endpoint.device, word(&endpoint.device));
     match endpoint.confirmation()? {
         Confirmation::Pending(fallback, _) => {
             let identity = Identity(endpoint.config.identity);
@@ -137,20 +139,20 @@ fn confirm_one(root: &Root, endpoint: &Endpoint) -> Result<()> {
             let Some(until_ns) = rules.deadline() else { return endpoint.confirm_by(None) };
             ensure!(
                 fallback != Fallback::Rules || endpoint.confirmed_by()? != until_ns,
-                "what is on trial are the rules of {device}'s identity: `cilmark confirm {name}` confirms them, on all \
+                "what is on trial are the rules of {device}'s identity: `cilmark confirm {}` confirms them, on all \
                  that carry it",
-                name = at(identity, &identities::names(root)?)
+                word(&at(identity, &identities::names(root)?))
             );
             rules::wait_for_identity(root, endpoint, &rules)
         }
         Confirmation::None => bail!("{device} has nothing to confirm"),
         Confirmation::Over(Fallback::Audit) => bail!(
-            "too late: {device} has fallen back and only audits; `cilmark attach {device} --keep \
-             --confirm 60s` enforces again; `cilmark attach {device} --keep --policy audit` leaves it at audit"
+            "too late: {device} has fallen back and only audits; `cilmark attach {its} --keep \
+             --confirm 60s` enforces again; `cilmark attach {its} --keep --policy audit` leaves it at audit"
         ),
         Confirmation::Over(Fallback::Rules) => bail!(
             "too late: {device} has fallen back to the rules before the last change, which \
-             `cilmark policy list {device}` shows; make the change again, or `cilmark attach {device} --keep --yes` leaves \
+             `cilmark policy list {its}` shows; make the change again, or `cilmark attach {its} --keep --yes` leaves \
              it as it is"
         ),
     }

@@ -24,6 +24,7 @@ use crate::model::origin::{Origin, Origins};
 use crate::model::policy::effect::{Setting, Void, void};
 use crate::model::rule::Rule;
 use crate::model::rule_list::{IdentityRules, RuleList};
+use crate::model::shell::word;
 use crate::state::id_rules::IdRules;
 use crate::state::pin::Root;
 use crate::state::policy::Slot;
@@ -319,16 +320,18 @@ fn missing_rules(
         if nobodys.is_empty() {
             let name = at(identity, names);
             return format!(
-                "{whose} has {} from its identity, {name}; `cilmark policy del {name} {}` removes it there, and so \
+                "{whose} has {} from its identity, {name}; `cilmark policy del {} {}` removes it there, and so \
                  from all that carry it; nothing has changed",
                 quoted(&its),
+                word(&name),
                 text(&its).join(" ")
             );
         }
     }
     format!(
-        "{whose} has no rule {}; `cilmark policy list {whose}` shows those that it has, and nothing has changed",
-        quoted(missing)
+        "{whose} has no rule {}; `cilmark policy list {}` shows those that it has, and nothing has changed",
+        quoted(missing),
+        word(whose)
     )
 }
 

@@ -30,6 +30,7 @@ use crate::kernel::sys::{self, Hook, OnTcx, ProgramFacts};
 use crate::model::endpoint::{EndpointId, Role};
 use crate::model::enforcement::Mode;
 use crate::model::identity::Identity;
+use crate::model::shell::word;
 use crate::state::config::{pinned_config, read_config};
 use crate::state::devices::Devices;
 use crate::state::layout::{self, HELD_BY_ALL};
@@ -336,22 +337,23 @@ impl Endpoint {
     /// Fails if it is dead, so that nothing would come of what is said to it.
     pub fn check_alive(&self) -> Result<()> {
         let Endpoint { id, device, .. } = self;
+        let its = word(device);
         ensure!(
             !self.has_double,
             "endpoint {id} ({device}) is stale: its links were detached from both hooks, or its device is another one \
-             now; `cilmark attach {device} --keep` puts its programs back, and `cilmark detach id:{id}` removes what \
+             now; `cilmark attach {its} --keep` puts its programs back, and `cilmark detach id:{id}` removes what \
              is left"
         );
         ensure!(
             !self.is_gone,
             "endpoint {id} ({device}) is stale: its device is gone, and one that gets its name again is \
-             another one; `cilmark attach {device}` gives that an endpoint, and `cilmark detach id:{id}` \
+             another one; `cilmark attach {its}` gives that an endpoint, and `cilmark detach id:{id}` \
              removes what is left of this"
         );
         ensure!(
             !self.stale,
             "endpoint {id} ({device}) is stale: not all of its programs are on the device's hooks; \
-             `cilmark attach {device}` puts them back, and keeps its rules, and `cilmark detach id:{id}` \
+             `cilmark attach {its}` puts them back, and keeps its rules, and `cilmark detach id:{id}` \
              removes what is left"
         );
         Ok(())

@@ -69,6 +69,35 @@ fn a_device_whose_name_is_no_text_is_attached_shown_and_detached() {
 }
 
 #[test]
+fn a_command_that_a_message_names_is_one_of_cilmark_alone() {
+    let Some(world) = World::new() else { return };
+    veth(&world, "x$(id);y", "red-peer");
+    veth(&world, "e\\033", "blue-peer");
+    for (name, number) in [("x$(id);y", 1), ("e\x1b", 2)] {
+        let attach = |flags: &[&str]| run(&["attach"], name.as_bytes(), flags);
+        let attached = attach(&["--id", "300", "--endpoint-id", &number.to_string()]);
+        assert_eq!(attached.status, Some(0), "{attached:?}");
+        let added = run(&["policy", "add"], name.as_bytes(), &["allow ingress from any"]);
+        for (said, advised) in [
+            (added, ["attach", name, "--policy", "audit"].as_slice()),
+            (attach(&["--id", "300", "--endpoint-id", "7"]), &["detach", name]),
+            (
+                run(&["policy", "del"], name.as_bytes(), &["deny egress to any"]),
+                &["policy", "list", name],
+            ),
+        ] {
+            is_harmless(&said);
+            let line =
+                said.stderr.split('`').find(|it| it.starts_with("cilmark ")).expect("a command");
+            // As a shell has it.
+            let words = world.sh(&format!("bash <<'END'\nprintf '%s\\n' {line}\nEND"));
+            let words: Vec<&str> = words.lines().collect();
+            assert_eq!(words, [&["cilmark"], advised].concat(), "{said:?}");
+        }
+    }
+}
+
+#[test]
 fn a_device_that_gets_such_a_name_later_is_shown_and_detached() {
     let Some(world) = World::new() else { return };
     world.veth("red");

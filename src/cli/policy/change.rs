@@ -9,6 +9,7 @@ use crate::model::identity::Names;
 use crate::model::policy::Policy;
 use crate::model::policy::effect::{Void, void};
 use crate::model::rule::Rule;
+use crate::model::shell::word;
 use crate::ops;
 use crate::ops::rules::{self, Edit, OfIdentity, Otherwise, Report, Request, Standing, at};
 use crate::ops::targets::Targets;
@@ -118,7 +119,8 @@ fn print(report: &Report, names: &Names) -> Result<()> {
 
 fn print_off(device: &str) {
     output::note(&format!(
-        "{device} has its policy off; `cilmark attach {device} --policy audit`, or enforce, makes the rules count"
+        "{device} has its policy off; `cilmark attach {} --policy audit`, or enforce, makes the rules count",
+        word(device)
     ));
 }
 

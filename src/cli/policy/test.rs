@@ -1,6 +1,7 @@
 //! `cilmark policy test`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::slice;
@@ -18,6 +19,7 @@ use crate::model::identity::{Identity, Names};
 use crate::model::policy::live::Kind;
 use crate::model::protocol;
 use crate::model::rule::{Direction, L4, Rule};
+use crate::model::shell::word;
 use crate::model::text;
 use crate::ops::apply::files::Files;
 use crate::ops::policy_test::{self, Line, Sources, Test};
@@ -121,7 +123,7 @@ fn read(context: &Context, args: &Args) -> Result<Test> {
     let files = files.map_err(|error| match may_be_rules {
         true => anyhow!(
             "{error:#}; if this is a file of rules, name the device: `cilmark policy test {} DEV`",
-            args.path.display()
+            word(&text::from_bytes(args.path.as_os_str().as_bytes()))
         ),
         false => error,
     })?;

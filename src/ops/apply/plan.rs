@@ -16,6 +16,7 @@ use crate::model::identity::{Identity, Names};
 use crate::model::origin::Origin;
 use crate::model::prefix::{format_prefix, is_host};
 use crate::model::rule_list::RuleList;
+use crate::model::shell::word;
 use crate::model::spec::{EndpointSpec, IdentityRef};
 use crate::ops::attach::{self, Machine, Terms};
 use crate::ops::cluster::number::Numbers;
@@ -364,8 +365,9 @@ impl Plan {
         let others = rules.made().iter().filter(|made| !made.origins.contain(Origin::File)).count();
         if others > 0 {
             self.notes.push(format!(
-                "{whose} has {others} more {} than the file says; `cilmark policy list {whose}` shows all",
-                if others == 1 { "rule" } else { "rules" }
+                "{whose} has {others} more {} than the file says; `cilmark policy list {}` shows all",
+                if others == 1 { "rule" } else { "rules" },
+                word(whose)
             ));
         }
     }

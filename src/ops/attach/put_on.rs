@@ -14,6 +14,7 @@ use crate::kernel::sys;
 use crate::model::policy::{Listed, Policy};
 use crate::model::rule::{Action, Rule};
 use crate::model::rule_list::IdentityRules;
+use crate::model::shell::word;
 use crate::ops::{adoption, rules};
 use crate::program::attach;
 use crate::program::load::{self, Loaded};
@@ -63,7 +64,8 @@ pub fn put_on(root: &Root, plan: &Plan, replaced: Option<&Endpoint>) -> Result<L
             || plan.confirm.fallback != cm_fallback::CM_FALLBACK_RULES
             || plan.waits_for_identity(),
         "{name}: nobody has confirmed the last change of its rules yet, and they would get another place, where nothing \
-         goes back by itself: `cilmark confirm {name}` first; nothing has changed",
+         goes back by itself: `cilmark confirm {}` first; nothing has changed",
+        word(&resolved.device.name),
         name = resolved.device.name
     );
     // A mode that ends must not drop by the rules that come in its place.

@@ -21,6 +21,7 @@ use crate::model::policy::Policy;
 use crate::model::prefix::{any_contains, format_prefix, hosts, is_host};
 use crate::model::rule::Rule;
 use crate::model::rule_list::{IdentityRules, RuleList};
+use crate::model::shell::word;
 use crate::model::spec::{EndpointSpec, HookChoice, HostAddresses};
 use crate::ops::{identities, placement, rules};
 use crate::program::load::{self, Features, Resolved, Sizes};
@@ -278,7 +279,7 @@ fn endpoint_id(
                 "{} is attached as endpoint {}; `cilmark detach {}` first, to change the number",
                 endpoint.device,
                 endpoint.id,
-                endpoint.device
+                word(&endpoint.device)
             );
             Ok(wanted)
         }

@@ -8,6 +8,7 @@ use crate::kernel::netns;
 use crate::model::birth;
 use crate::model::identity::Identity;
 use crate::model::owner::Owner;
+use crate::model::shell::word;
 use crate::model::spec::EndpointSpec;
 use crate::model::wish;
 use crate::ops::{self, identities};
@@ -69,9 +70,10 @@ impl Born {
         ensure!(
             is_same || born.id_from == wish::BY_DEFAULT,
             "its network is that of {owner} too, whose identity is {}, not {}; two workloads that share a network have \
-             one identity; if {owner} has ended, and nobody has told, `cilmark detach --owner {owner}`",
+             one identity; if {owner} has ended, and nobody has told, `cilmark detach --owner {}`",
             names.label(Identity(endpoint.config.identity)),
-            names.label(identity.unwrap_or(Identity::UNKNOWN))
+            names.label(identity.unwrap_or(Identity::UNKNOWN)),
+            word(owner.get())
         );
         let current = ops::spec::current(root, &endpoint, &names)?;
         let has_rules = born.rules_from.is_some() || !current.policy.are_off();

@@ -12,7 +12,7 @@ use crate::model::origin::Origins;
 use crate::model::policy::effect::{Void, void};
 use crate::model::policy::{Listed, Policy};
 use crate::model::rule::Action;
-use crate::model::shell::quoted;
+use crate::model::shell::word;
 use crate::model::time::Time;
 use crate::ops::apply::files::{Beside, Standing};
 use crate::ops::rules;
@@ -82,7 +82,7 @@ fn whose(host: &Host<'_>, endpoint: &Endpoint) -> Result<String> {
     let deadline = rules::of_identity(host.root, identity)?.deadline();
     Ok(match deadline {
         Some(until_ns) if until_ns == endpoint.confirmed_by()? => {
-            quoted(&rules::at(identity, &host.names), None).unwrap_or_default()
+            word(&rules::at(identity, &host.names))
         }
         _ => host.word_for(endpoint),
     })
