@@ -1,9 +1,11 @@
 //! The XDP programs of a device, which run before all else that sees its packets (include/uapi/linux/if_link.h,
 //! IFLA_XDP).
 
+use std::collections::HashSet;
 use std::fmt;
 use std::os::fd::AsFd;
 
+use libbpf_rs::query::LinkInfoIter;
 use libbpf_rs::{MapCore, MapHandle};
 use libbpf_sys as bpf;
 
@@ -19,6 +21,17 @@ pub enum Mode {
     Generic,
     /// On the device.
     Offloaded,
+}
+
+impl Mode {
+    /// What `ip link set dev DEV … off` takes off one that runs so: without it, what the driver runs if it can run any.
+    pub fn of_ip_link(self) -> &'static str {
+        match self {
+            Mode::Native => "xdpdrv",
+            Mode::Generic => "xdpgeneric",
+            Mode::Offloaded => "xdpoffload",
+        }
+    }
 }
 
 impl fmt::Display for Mode {
@@ -38,6 +51,8 @@ pub struct XdpProgram {
     pub name: String,
     /// Where it runs.
     pub mode: Mode,
+    /// A BPF link keeps it there: only who has made that takes it off.
+    pub is_held: bool,
     /// Its maps have sockets of AF_XDP, which get packets past the stack.
     pub has_sockets: bool,
     /// Its maps have devices that it may send packets to.
@@ -46,12 +61,17 @@ pub struct XdpProgram {
 
 /// Those with these numbers, as the kernel tells them of a device.
 pub fn programs(numbers: &[(Mode, u32)]) -> Vec<XdpProgram> {
+    if numbers.is_empty() {
+        return Vec::new();
+    }
+    let of_links: HashSet<u32> = LinkInfoIter::default().map(|link| link.prog_id).collect();
     let program = |(mode, id): &(Mode, u32)| {
         let kinds = map_kinds(*id);
         let has = |some: &[u32]| kinds.iter().any(|kind| some.contains(kind));
         XdpProgram {
             name: program_name(*id),
             mode: *mode,
+            is_held: of_links.contains(id),
             has_sockets: has(&[bpf::BPF_MAP_TYPE_XSKMAP]),
             has_devices: has(&[bpf::BPF_MAP_TYPE_DEVMAP, bpf::BPF_MAP_TYPE_DEVMAP_HASH]),
         }

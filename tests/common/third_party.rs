@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 
 use cilmark::kernel::sys::{self, Hook};
 use libbpf_rs::{
-    Link, MapCore, MapFlags, Object, ObjectBuilder, TC_EGRESS, TC_INGRESS, TcHookBuilder,
+    Link, MapCore, MapFlags, Object, ObjectBuilder, TC_EGRESS, TC_INGRESS, TcHookBuilder, Xdp,
+    XdpFlags,
 };
 
 use super::bpf;
@@ -95,12 +96,24 @@ impl ThirdParty {
 
 /// An XDP program of `xdp.bpf.c` on a device of this namespace, as long as what is returned lives.
 pub fn xdp(name: &str, device: &str) -> (Object, Link) {
-    static OBJECT: LazyLock<Vec<u8>> = LazyLock::new(|| bpf::compile("xdp"));
-    let open = ObjectBuilder::default().open_memory(&OBJECT).expect("open the XDP programs");
-    let object = open.load().expect("load the XDP programs");
+    let object = xdp_programs();
     let program = object.progs_mut().find(|program| program.name() == name).expect("the program");
     let link = program.attach_xdp(ifindex(device) as i32).expect("attach the XDP program");
     (object, link)
+}
+
+/// The same without a link, until somebody takes it off.
+pub fn xdp_without_a_link(name: &str, device: &str, flags: XdpFlags) {
+    let object = xdp_programs();
+    let program = object.progs().find(|program| program.name() == name).expect("the program");
+    let attached = Xdp::new(program.as_fd()).attach(ifindex(device) as i32, flags);
+    attached.expect("attach the XDP program");
+}
+
+fn xdp_programs() -> Object {
+    static OBJECT: LazyLock<Vec<u8>> = LazyLock::new(|| bpf::compile("xdp"));
+    let open = ObjectBuilder::default().open_memory(&OBJECT).expect("open the XDP programs");
+    open.load().expect("load the XDP programs")
 }
 
 fn ifindex(device: &str) -> u32 {

@@ -388,6 +388,20 @@ fn rules_for_the_world_on_a_host_that_does_not_forward_are_told() {
 }
 
 #[test]
+fn another_namespace_forwards_once_the_cure_is_pasted() {
+    let Some(world) = World::new() else { return };
+    world.sh("sysctl -qw net.ipv4.ip_forward=0
+              ip netns add far; ip -n far link add red type veth peer name p
+              ip netns exec far sysctl -qw net.ipv4.ip_forward=0");
+    world.cilmark_ok("--netns far attach red --id 300 --ip 10.1.0.10 --policy enforce");
+    world.cilmark_ok("policy add id:1 allow ingress from world tcp/443");
+    let line = doctor(&world).has("forwarding", "warning", &["red (netns far): ", "ip_forward=1"]);
+    world.sh(line.rsplit('`').nth(1).expect("a command"));
+    doctor(&world).is_fine("forwarding");
+    assert_eq!(world.sh("sysctl -n net.ipv4.ip_forward"), "0\n", "that is another's");
+}
+
+#[test]
 fn what_is_believed_without_a_proof_is_said_and_no_trouble() {
     let Some(world) = attached("red --id 300 --by-address --trust-marks") else { return };
     let found = doctor(&world);

@@ -1,11 +1,12 @@
 //! Programs of others on the hooks of what is attached.
 
 use cilmark::kernel::sys::Hook;
+use libbpf_rs::XdpFlags;
 
 use super::doctor;
 use crate::common::World;
 use crate::common::machine::{by_each_hook, skip};
-use crate::common::third_party::{ThirdParty, xdp};
+use crate::common::third_party::{ThirdParty, xdp, xdp_without_a_link};
 
 /// The device `nic`, attached as a NIC.
 fn nic(flags: &str) -> Option<World> {
@@ -133,7 +134,7 @@ fn xdp_programs_are_told_and_those_that_pass_the_stack_by_are_a_warning() {
     let words = [
         "to_sockets runs by XDP (native), before all hooks, and gives packets to sockets of AF_XDP: the policy that \
          enforces is not asked about these",
-        "`ip link set dev nic xdp off`",
+        "a BPF link keeps it",
     ];
     doctor(&world).has("XDP program", "warning", &words);
     attach(&world, "--policy audit");
@@ -149,8 +150,29 @@ fn xdp_programs_of_the_device_below_are_told() {
     }
     world.cilmark_ok("attach nic.5 --policy enforce --yes");
     let _to_sockets = xdp("to_sockets", "nic");
-    let words = ["nic.5: to_sockets runs by XDP (native) on nic,", "dev nic xdp off"];
+    let words = ["nic.5: to_sockets runs by XDP (native) on nic,"];
     doctor(&world).has("XDP program", "warning", &words);
+}
+
+#[test]
+fn an_xdp_program_that_nobody_holds_is_taken_off_as_the_cure_says() {
+    let Some(world) = World::new() else { return };
+    world.sh("ip netns add far; ip -n far link add 'n;c' type veth peer name p");
+    world.veth("'n;c'");
+    for namespace in ["", "--netns far"] {
+        world.cilmark_ok(&format!("{namespace} attach n;c --role netdev --policy enforce --yes"));
+        let put = |flags| match namespace {
+            "" => xdp_without_a_link("to_sockets", "n;c", flags),
+            _ => world.inside("far", || xdp_without_a_link("to_sockets", "n;c", flags)),
+        };
+        for (flags, mode) in [(XdpFlags::DRV_MODE, "native"), (XdpFlags::SKB_MODE, "generic")] {
+            put(flags);
+            let line = doctor(&world).has("XDP program", "warning", &[&format!("XDP ({mode})")]);
+            let cure = line.rsplit('`').nth(1).expect("a command");
+            world.sh(cure);
+            assert_eq!(doctor(&world).of("XDP program"), [""; 0], "{cure}");
+        }
+    }
 }
 
 #[test]

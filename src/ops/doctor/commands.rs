@@ -8,6 +8,9 @@ use crate::model::shell::word;
 use crate::model::text::is_hidden;
 use crate::state::registry::Endpoint;
 
+/// Of a namespace to which nothing leads that others may use.
+const UNKNOWN: &str = "/proc/PID/ns/net";
+
 impl Host<'_> {
     /// `cilmark attach` of its device, with these flags.
     pub fn attach(&self, endpoint: &Endpoint, flags: &str) -> String {
@@ -47,8 +50,7 @@ impl Host<'_> {
 
 /// `cilmark attach` of a device of a namespace, with these flags.
 pub fn attach_in(netns: u64, device: &str, flags: &str) -> String {
-    let is_here = netns == 0 || netns::home().is_ok_and(|home| home == netns);
-    let place = match is_here {
+    let place = match is_here(netns) {
         true => String::new(),
         false => format!("--netns {}", word(&where_is(netns))),
     };
@@ -60,10 +62,26 @@ pub fn attach_in(netns: u64, device: &str, flags: &str) -> String {
     }
 }
 
+/// Another command that acts on the network namespace in which it is run, with its arguments.
+pub fn tool_in(netns: u64, words: &[&str]) -> String {
+    let words: Vec<String> = words.iter().copied().map(word).collect();
+    let words = words.join(" ");
+    if is_here(netns) {
+        return words;
+    }
+    let path = netns::path_to(netns).map(|path| path.display().to_string());
+    format!("nsenter --net={} {words}", word(&path.unwrap_or_else(|| UNKNOWN.to_owned())))
+}
+
+/// Whether a command that is pasted acts there by itself.
+pub fn is_here(netns: u64) -> bool {
+    netns == 0 || netns::home().is_ok_and(|home| home == netns)
+}
+
 /// A name of `ip netns`, or a path that leads there.
 fn where_is(netns: u64) -> String {
     let path = || netns::path_to(netns).map(|path| path.display().to_string());
-    netns::name_of(netns).or_else(path).unwrap_or_else(|| "/proc/PID/ns/net".to_owned())
+    netns::name_of(netns).or_else(path).unwrap_or_else(|| UNKNOWN.to_owned())
 }
 
 fn word_for(id: EndpointId, device: &str, is_enough: bool) -> String {

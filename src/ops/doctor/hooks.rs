@@ -9,6 +9,7 @@ mod netfilter;
 use anyhow::Result;
 
 use super::Host;
+use super::commands::tool_in;
 use crate::kernel::device::{self, Device};
 use crate::kernel::hooks::HOOKS;
 use crate::kernel::netns;
@@ -147,7 +148,7 @@ fn of_xdp(
     device: &Device,
     program: &XdpProgram,
 ) -> Result<()> {
-    let XdpProgram { name, mode, has_sockets, has_devices } = program;
+    let XdpProgram { name, mode, is_held, has_sockets, has_devices } = program;
     let place = match device.ifindex == endpoint.ifindex {
         true => String::new(),
         false => format!(" on {}", device.name),
@@ -169,10 +170,18 @@ fn of_xdp(
         Some(guard) => findings.warning(
             XDP,
             format!("{runs}, and {past}: {guard} is not asked about these"),
-            &format!(
-                "nothing of cilmark goes before it; `ip link set dev {} xdp off` takes it off",
-                device.name
-            ),
+            &match is_held {
+                true => "nothing of cilmark goes before it; end what has put it there (a BPF link keeps it: `bpftool \
+                         link` shows whose)"
+                    .to_owned(),
+                false => format!(
+                    "nothing of cilmark goes before it; `{}` takes it off",
+                    tool_in(
+                        endpoint.netns,
+                        &["ip", "link", "set", "dev", &device.name, mode.of_ip_link(), "off"]
+                    )
+                ),
+            },
         ),
     }
     Ok(())

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 use super::super::Host;
+use super::super::commands::{is_here, tool_in};
 use super::rules::in_force;
 use crate::kernel::{device, netns};
 use crate::model::endpoint::Role;
@@ -48,7 +49,12 @@ pub fn look(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Re
                 "`{}` lets nobody in by {family}, since no device here forwards that",
                 rule.text(&host.names)
             ),
-            &format!("`sysctl {setting}=1`; for the next boot in /etc/sysctl.d/"),
+            &match tool_in(endpoint.netns, &["sysctl", &format!("{setting}=1")]) {
+                here if is_here(endpoint.netns) => {
+                    format!("`{here}`; for the next boot in /etc/sysctl.d/")
+                }
+                there => format!("`{there}`"),
+            },
         );
     }
     Ok(())
