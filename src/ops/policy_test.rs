@@ -199,8 +199,8 @@ fn untold(subjects: &[Subject]) -> Option<String> {
         subjects.iter().filter(is_untold).map(|it| it.device.as_str()).collect();
     (!devices.is_empty()).then(|| {
         format!(
-            "the kernel tracks no connections here (nf_conntrack), so that of the flows of {} only those with this host are \
-             known; with --policy audit cilmark gets to know them",
+            "the kernel tracks no connections here (nf_conntrack), so that of the flows of {} only those with this host, and \
+             with workloads that have a policy, are known; with --policy audit cilmark gets to know them",
             devices.join(", ")
         )
     })
@@ -217,8 +217,9 @@ impl Judge {
     fn judge(&mut self, index: usize, key: &Key, known: &Known) -> Judged {
         let subject = &self.subjects[index];
         let peers = &self.peers;
-        let is_adopted =
-            known.was_adopted || (!known.is_kept && subject.adopts && known.may_be_adopted);
+        let was_adopted =
+            known.was_adopted && (subject.has_passed(known.passed) || !subject.asks_about_adopted);
+        let is_adopted = was_adopted || (!known.is_kept && subject.adopts && known.may_be_adopted);
         let by_socket = subject.adopts_by_socket.filter(|_| {
             key.protocol == TCP && known.sources.socket && !known.is_kept && !is_adopted
         });

@@ -12,7 +12,7 @@ use super::world::wait_for;
 pub const HOST: &str = "/proc/thread-self/ns/net";
 
 /// How long to wait for what must not come.
-const SILENCE: Duration = Duration::from_millis(100);
+pub const SILENCE: Duration = Duration::from_millis(100);
 
 /// Any address of the family of this one, and any port.
 pub fn any(address: &str) -> &'static str {

@@ -12,7 +12,7 @@ use super::nat::translating;
 use crate::common::World;
 use crate::common::process::Run;
 use crate::common::traffic::{
-    Connection, HOST, any, arrives, is_lost, is_unanswered, listen, ping, udp,
+    Connection, HOST, SILENCE, any, arrives, is_lost, is_unanswered, listen, ping, udp,
 };
 
 /// A flow of the host by its NIC, with the ends that this has.
@@ -32,13 +32,21 @@ enum Kind {
 impl Flow {
     /// `is_in`: `red` begins it.
     fn tcp(world: &World, is_in: bool, port: u16, address: &str) -> Flow {
-        let (from, to) = if is_in { ("red", HOST) } else { (HOST, "red") };
-        let connection = Connection::open(world, from, &listen(world, to, port), address);
-        let (client, server) =
+        if !is_in {
+            return Flow::tcp_to(world, "red", port, address);
+        }
+        let connection = Connection::open(world, "red", &listen(world, HOST, port), address);
+        let (there, here) =
             (connection.client.local_addr().unwrap(), connection.client.peer_addr().unwrap());
-        let (here, there) = if is_in { (server, client) } else { (client, server) };
-        let name = format!("tcp/{port} {address}");
-        Flow { name, kind: Kind::Tcp(connection), here, there }
+        Flow { name: format!("tcp/{port} {address}"), kind: Kind::Tcp(connection), here, there }
+    }
+
+    /// The host begins it.
+    fn tcp_to(world: &World, name: &str, port: u16, address: &str) -> Flow {
+        let connection = Connection::open(world, HOST, &listen(world, name, port), address);
+        let (here, there) =
+            (connection.client.local_addr().unwrap(), connection.client.peer_addr().unwrap());
+        Flow { name: format!("tcp/{port} {address}"), kind: Kind::Tcp(connection), here, there }
     }
 
     fn udp(world: &World, is_in: bool, address: &'static str) -> Flow {
@@ -341,6 +349,77 @@ fn a_flow_belongs_to_the_nic_by_which_it_leaves_also_through_a_bridge() {
     world.sh("ip link add bridge0 type bridge && ip link set bridge0 up && ip addr flush dev red
          ip link set red master bridge0 && ip addr add 10.1.0.1/24 dev bridge0");
     assert_eq!(lines_of(&world), [by_red]);
+}
+
+/// Whoever takes flows over takes those that go by others, too.
+#[test]
+fn what_one_nic_has_taken_over_is_asked_of_the_one_by_which_it_goes() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    track(&world);
+    let flow = Flow::tcp_to(&world, "blue", 5001, "10.2.0.10");
+    world.cilmark_ok("attach red --role netdev --policy enforce --yes --rule allow egress to any");
+    let nic = |name: &str, adopt: &str| {
+        format!(
+            "[[endpoint]]\ndevice = \"{name}\"\nrole = \"netdev\"\npolicy = \"enforce\"\n{adopt}\n"
+        )
+    };
+    let nics = [nic("red", ""), nic("blue", "adopt = \"0s\"")].concat();
+    fs::write("/run/netns/cilmark.toml", format!("version = 1\n{nics}")).unwrap();
+    let lines = told(&world.cilmark("policy test /run/netns/cilmark.toml --json"));
+    assert_eq!(verdict(flow.told(&lines, "red")), "allow", "{lines:#}");
+    let by_blue = flow.told(&lines, "blue").expect("a line of the NIC by which it goes");
+    assert_eq!((verdict(Some(by_blue)), &by_blue["adopted"]), ("no-rule", &json!(false)));
+    world.cilmark_ok("apply /run/netns/cilmark.toml --yes");
+    let Kind::Tcp(Connection { mut client, mut server }) = flow.kind else { unreachable!() };
+    client.write_all(b"hello").unwrap();
+    server.set_read_timeout(Some(SILENCE)).unwrap();
+    assert!(server.read(&mut [0; 5]).is_err(), "what its originator sends is cut");
+}
+
+#[test]
+fn what_one_workload_knows_of_another_is_asked_of_both() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.workload("blue", 2);
+    world.cilmark_ok("attach red --id 300 --ip 10.1.0.10 --policy audit");
+    let connection = Connection::open(&world, "red", &listen(&world, "blue", 5001), "10.2.0.10");
+    connection.works();
+    let workload = |name: &str, id: u32, ip: &str, rules: &str| {
+        format!(
+            "[[endpoint]]\ndevice = \"{name}\"\nid = {id}\nip = [\"{ip}\"]\npolicy = \"enforce\"\nrules = [{rules}]\n"
+        )
+    };
+    let allow = "\"allow egress to any\", \"allow ingress from any\"";
+    let both = [workload("red", 300, "10.1.0.10", allow), workload("blue", 301, "10.2.0.10", "")];
+    fs::write("/run/netns/cilmark.toml", format!("version = 1\n{}", both.concat())).unwrap();
+    let lines = told(&world.cilmark("policy test /run/netns/cilmark.toml --json"));
+    let of = |device: &str| {
+        let is_it = |line: &&Value| line["device"] == device;
+        let line = lines.as_array().unwrap().iter().find(is_it).expect("a line");
+        [line["direction"].clone(), line["verdict"].clone(), line["identity"].clone()]
+    };
+    assert_eq!(of("red"), [json!("egress"), json!("allow"), json!(301)]);
+    assert_eq!(of("blue"), [json!("ingress"), json!("no-rule"), json!(300)]);
+    world.cilmark_ok("apply /run/netns/cilmark.toml --yes");
+    connection.is_cut();
+}
+
+#[test]
+fn local_delivery_alone_knows_no_flow_of_a_workload() {
+    let Some(world) = World::new() else { return };
+    world.workload("red", 1);
+    world.cilmark_ok("attach red --id 300 --ip 10.1.0.10 --local-delivery");
+    let workload =
+        "[[endpoint]]\ndevice = \"red\"\nid = 300\nip = [\"10.1.0.10\"]\nlocal_delivery = true\n";
+    let file = format!("version = 1\n{workload}policy = \"enforce\"\n");
+    fs::write("/run/netns/cilmark.toml", file).unwrap();
+    let told = || world.cilmark("policy test /run/netns/cilmark.toml").stderr;
+    let note = "of the flows of red only those with this host, and";
+    assert!(told().contains(note), "{}", told());
+    world.cilmark_ok("attach red --keep --policy audit");
+    assert!(!told().contains(note), "{}", told());
 }
 
 #[test]

@@ -115,7 +115,7 @@ pub fn read(root: &Root, subjects: &[Subject]) -> Result<Flows> {
         Answer::Again => collector.flows.clear(),
         Answer::One(flow) => collector.add_kernels(&flow),
     })?;
-    collector.add_known(root, subjects)?;
+    collector.add_known(root, subjects, kernel_has_none)?;
     collector.add_sockets();
     Ok(Flows { all: collector.flows, kernel_has_none })
 }
@@ -208,7 +208,8 @@ impl Collector {
         known
     }
 
-    fn add_known(&mut self, root: &Root, subjects: &[Subject]) -> Result<()> {
+    /// `at_both_ends`: nobody translates addresses, so that what a workload knows of another the other has, too.
+    fn add_known(&mut self, root: &Root, subjects: &[Subject], at_both_ends: bool) -> Result<()> {
         let mut seen: Vec<(KnownFlows, Whose)> = Vec::new();
         for (index, subject) in subjects.iter().enumerate() {
             let Some(known) = subject.known else { continue };
@@ -225,14 +226,18 @@ impl Collector {
             let Some(conntrack) = Conntrack::open(root, place.owner)? else { continue };
             conntrack.for_each_flow(|flow| {
                 if flow.scope == place.scope && is_up(&flow) {
-                    self.add_flow(whose, &flow);
+                    let direction = self.add_flow(whose, &flow);
+                    if at_both_ends && whose != Whose::Host {
+                        self.add_at_other_end(&flow, direction);
+                    }
                 }
             })?;
         }
         Ok(())
     }
 
-    fn add_flow(&mut self, whose: Whose, flow: &Flow) {
+    /// Its direction, if anybody can tell.
+    fn add_flow(&mut self, whose: Whose, flow: &Flow) -> Option<Direction> {
         let key = Key {
             whose,
             protocol: flow.protocol,
@@ -252,6 +257,20 @@ impl Collector {
         known.was_adopted = flow.adopted && flow.allowed;
         known.is_kept = flow.allowed;
         known.sources.cilmark = true;
+        known.direction
+    }
+
+    /// Of the workload there, which may have no entry of it.
+    fn add_at_other_end(&mut self, flow: &Flow, direction: Option<Direction>) {
+        let local = SocketAddr::new(flow.remote, flow.remote_port);
+        let remote = SocketAddr::new(flow.local, flow.local_port);
+        for index in self.workloads_at(flow.remote) {
+            let whose = Whose::Workload(index);
+            let key = Key { whose, protocol: flow.protocol, local, remote };
+            let known = self.flows.entry(key).or_default();
+            known.direction = known.direction.or(direction.map(Direction::other));
+            known.sources.cilmark = true;
+        }
     }
 
     fn add_sockets(&mut self) {

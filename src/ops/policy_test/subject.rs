@@ -39,6 +39,8 @@ pub struct Subject {
     pub adopts: bool,
     /// For how long connections are taken over by the sockets of this host, each by a packet of it.
     pub adopts_by_socket: Option<Duration>,
+    /// Of what another NIC has taken over it asks its own rules.
+    pub asks_about_adopted: bool,
     /// Proxies of this host may send in others' names.
     pub trusts_proxies: bool,
     /// What it has known of flows so far.
@@ -56,6 +58,14 @@ pub struct KnownFlows {
     pub scope: Scope,
     /// Of a NIC, its place among them.
     pub slot: Option<u8>,
+}
+
+impl Subject {
+    /// Whether a flow is known to have passed it, as a NIC.
+    pub fn has_passed(&self, passed: u16) -> bool {
+        let slot = self.known.and_then(|known| known.slot);
+        slot.is_some_and(|slot| passed >> slot & 1 != 0)
+    }
 }
 
 /// What an endpoint is asked to be.
@@ -88,7 +98,8 @@ impl Subject {
         let plan = attach::resolve(root, &spec, &terms, &machine, asked.running)?;
         let config = plan.resolved.config();
         let role = plan.resolved.role;
-        let runs = asked.running.filter(|it| it.config.keeps_flows() && !it.stale);
+        // Without a policy local delivery alone keeps something, and of no flow whether it is up.
+        let runs = asked.running.filter(|it| it.config.has_policy() && !it.stale);
         let nothing = Policy::default();
         Ok(Subject {
             viewer: Viewer { role, netns: machine.netns, by_address: spec.by_address },
@@ -108,6 +119,7 @@ impl Subject {
             adopts_by_socket: Some(config.adopt_until_ns.saturating_sub(sys::coarse_ns()))
                 .filter(|left| role == Role::Netdev && *left != 0)
                 .map(Duration::from_nanos),
+            asks_about_adopted: role == Role::Netdev && config.adopt_until_ns == 0,
             trusts_proxies: spec.trust_proxy,
             known: runs.map(|it| KnownFlows {
                 owner: it.owns_flows(),

@@ -20,22 +20,20 @@ pub struct Ways {
 
 impl Ways {
     /// The NICs whose rules a flow meets, by their places among the subjects: those that it has passed, else those
-    /// to which the routing tables lead.
+    /// to which the routing tables lead. What a NIC has taken over may have passed another one.
     pub fn of(&mut self, key: &Key, known: &Known, subjects: &[Subject]) -> Result<Vec<usize>> {
-        let nics = || {
-            let all = subjects.iter().enumerate();
-            all.filter(|(_, it)| it.viewer.role == Role::Netdev)
-        };
-        let has_passed = |it: &Subject| {
-            let slot = it.known.and_then(|known| known.slot);
-            slot.is_some_and(|slot| known.passed >> slot & 1 != 0)
-        };
-        let passed: Vec<usize> =
-            nics().filter(|(_, it)| has_passed(it)).map(|(index, _)| index).collect();
-        if !passed.is_empty() {
+        let passed = nics(subjects).filter(|(_, it)| it.has_passed(known.passed));
+        let passed: Vec<usize> = passed.map(|(index, _)| index).collect();
+        if !passed.is_empty() && !known.was_adopted {
             return Ok(passed);
         }
         self.are_guessed = true;
+        let by_route = self.by_route(key, subjects)?;
+        let others: Vec<usize> = by_route.into_iter().filter(|it| !passed.contains(it)).collect();
+        Ok([passed, others].concat())
+    }
+
+    fn by_route(&mut self, key: &Key, subjects: &[Subject]) -> Result<Vec<usize>> {
         let (own, other) = (key.local.ip(), key.remote.ip());
         if let Some(found) = self.by_route.get(&(own, other)) {
             return Ok(found.clone());
@@ -47,10 +45,15 @@ impl Ways {
             Some(Route::Here) => Box::new(|_| false),
             None => Box::new(move |it| it.addresses.iter().any(|of| of.contains(&own))),
         };
-        let found: Vec<usize> = nics().filter(|(_, it)| is_way(it)).map(|(at, _)| at).collect();
+        let found: Vec<usize> =
+            nics(subjects).filter(|(_, it)| is_way(it)).map(|(at, _)| at).collect();
         self.by_route.insert((own, other), found.clone());
         Ok(found)
     }
+}
+
+fn nics(subjects: &[Subject]) -> impl Iterator<Item = (usize, &Subject)> {
+    subjects.iter().enumerate().filter(|(_, it)| it.viewer.role == Role::Netdev)
 }
 
 fn is_of_link(address: IpAddr) -> bool {
