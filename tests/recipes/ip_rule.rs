@@ -2,7 +2,7 @@
 
 use std::net::UdpSocket;
 
-use super::{paste_section, uplink};
+use super::{paste_section, twice_is_undone, uplink};
 use crate::common::World;
 use crate::common::process::{Running, text};
 use crate::common::traffic::{HOST, any, arrives, is_lost, ping, tcp, udp};
@@ -13,9 +13,9 @@ const PAGE: &str = include_str!("../../docs/recipes/ip-rule.md");
 /// An address that is reached by both ways, and so tells by which.
 const FAR: [&str; 2] = ["203.0.113.9", "2001:db8:9::9"];
 
-/// A host with strict reverse path filtering, whose workload web is set up as the page says. The other end of wg0, which
-/// is a tun, is the namespace `wg0`, and knows no workload.
-fn set_up() -> Option<(World, [Running; 2])> {
+/// A host with strict reverse path filtering. The other end of wg0, which is a tun, is the namespace `wg0`, and knows no
+/// workload.
+fn host() -> Option<(World, [Running; 2])> {
     let world = World::new()?;
     uplink(&world);
     for (name, number) in [("veth-web", 1), ("veth-db", 2)] {
@@ -28,6 +28,12 @@ fn set_up() -> Option<(World, [Running; 2])> {
              ip -n $way addr add 2001:db8:9::9/128 dev lo nodad
          done
          ip -n wg0 route del default; ip -n wg0 -6 route del default");
+    Some((world, tunnel))
+}
+
+/// The same, whose workload web is set up as the page says.
+fn set_up() -> Option<(World, [Running; 2])> {
+    let (world, tunnel) = host()?;
     paste_section(&world, PAGE, "## Set it up");
     Some((world, tunnel))
 }
@@ -104,4 +110,10 @@ fn a_host_whose_reverse_path_filter_asks_by_the_mark_lets_the_workload_send() {
     is_lost(&web, &by_vpn, FAR[0]);
     world.sh("ip route add 10.1.0.0/24 dev veth-web table 100");
     arrives(&web, &by_vpn, FAR[0]);
+}
+
+#[test]
+fn pasted_twice_it_is_undone_all_the_same() {
+    let Some((world, _tunnel)) = host() else { return };
+    twice_is_undone(&world, PAGE, &["## Set it up"]);
 }

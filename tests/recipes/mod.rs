@@ -9,7 +9,7 @@ mod tailscale;
 mod two_nic_router;
 
 use crate::common::World;
-use crate::common::pages::{blocks, paste};
+use crate::common::pages::{blocks, paste, paste_all};
 use crate::common::world::wait_for;
 
 /// Both addresses of the other end of the uplink.
@@ -43,4 +43,24 @@ fn paste_section(world: &World, page: &str, heading: &str) -> String {
     let blocks = blocks(page, heading, "sh");
     assert!(!blocks.is_empty(), "nothing to paste below {heading}");
     blocks.iter().map(|block| paste(world, block)).collect()
+}
+
+/// That after a page was pasted twice its undo, pasted once, leaves what was there before.
+fn twice_is_undone(world: &World, page: &str, headings: &[&str]) {
+    let before = state(world);
+    for heading in headings.iter().chain(headings).chain(&["## To undo it"]) {
+        for block in blocks(page, heading, "sh") {
+            paste_all(world, &block);
+        }
+    }
+    wait_for("what was there before", || state(world) == before);
+}
+
+/// What pages change, but for counters.
+fn state(world: &World) -> String {
+    let shown = world.sh("nft -s list ruleset; ip rule; ip -6 rule
+         ip route show table 100 2>/dev/null || true; ip -6 route show table 100 2>/dev/null || true
+         ip -br addr; ss -Hltn; sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding net.ipv4.tcp_fwmark_accept
+         find /etc/cilmark /run /usr/local/sbin -xdev -type f 2>/dev/null || true");
+    format!("{shown}{:?}", world.pins())
 }

@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 
 use serde_json::Value;
 
-use super::{OUTSIDE, paste_section, uplink};
+use super::{OUTSIDE, paste_section, twice_is_undone, uplink};
 use crate::common::World;
 use crate::common::traffic::{
     Connection, HOST, any, arrives, cannot_connect, is_lost, listen, udp,
@@ -18,13 +18,19 @@ const DB: u64 = 0x0b30_0f03;
 const OF_WEB: [&str; 2] = ["10.1.0.10", "fd00:1::10"];
 const OF_DB: [&str; 2] = ["10.2.0.10", "fd00:2::10"];
 
-/// A host with the two workloads of the page and one that nobody attaches, set up as the page says.
-fn set_up() -> Option<World> {
+/// A host with the two workloads of the page and one that nobody attaches.
+fn hosts() -> Option<World> {
     let world = World::new()?;
     uplink(&world);
     for (name, number) in [("veth-web", 1), ("veth-db", 2), ("veth-other", 3)] {
         world.workload(name, number);
     }
+    Some(world)
+}
+
+/// The same, set up as the page says.
+fn set_up() -> Option<World> {
+    let world = hosts()?;
     paste_section(&world, PAGE, "## Set it up");
     Some(world)
 }
@@ -194,4 +200,10 @@ fn the_mark_is_there_in_chains_of_a_bridge() {
     }
     let rules = world.sh("nft list table bridge look");
     assert!(rules.contains("counter packets 2"), "{rules}");
+}
+
+#[test]
+fn pasted_twice_it_is_undone_all_the_same() {
+    let Some(world) = hosts() else { return };
+    twice_is_undone(&world, PAGE, &["## Set it up", "## Together with cilmark's policy"]);
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use super::{OUTSIDE, paste_section, uplink};
+use super::{OUTSIDE, paste_section, twice_is_undone, uplink};
 use crate::common::World;
 use crate::common::pages::{blocks, paste};
 use crate::common::process::PATIENCE;
@@ -132,4 +132,11 @@ fn between_workloads_nothing_is_redirected_and_a_proxy_that_marks_nothing_is_the
     client.set_nonblocking(true).expect("set");
     assert!((&client).read(&mut [0]).is_err(), "nothing comes from the server");
     assert!(world.status("eth0")["drops"].as_u64().expect("a number") > 0);
+}
+
+#[test]
+fn pasted_twice_it_is_undone_all_the_same() {
+    let Some(world) = router() else { return };
+    let _proxy = Proxy(&world);
+    twice_is_undone(&world, PAGE, &["## Set it up"]);
 }

@@ -1,6 +1,6 @@
 //! docs/recipes/two-nic-router.md.
 
-use super::{OUTSIDE, paste_section};
+use super::{OUTSIDE, paste_section, twice_is_undone};
 use crate::common::World;
 use crate::common::traffic::{Connection, HOST, cannot_connect, is_unanswered, listen, ping};
 use crate::common::world::wait_for;
@@ -103,4 +103,10 @@ fn undone_the_router_is_as_it_was() {
     assert_eq!(world.pins(), [] as [String; 0]);
     assert_eq!(world.sh("nft list ruleset"), "");
     Connection::open(&world, "outside", &other, WAN[0]).works();
+}
+
+#[test]
+fn pasted_twice_it_is_undone_all_the_same() {
+    let Some(world) = router() else { return };
+    twice_is_undone(&world, PAGE, &["## Set it up"]);
 }
