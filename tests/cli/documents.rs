@@ -76,3 +76,23 @@ fn the_example_file_is_applied_as_it_stands() {
     let told: serde_json::Value = serde_json::from_str(&paste(&world, export)).expect("JSON");
     assert_eq!(told["changes"], json!([]));
 }
+
+/// `export` knows neither defaults for births nor patterns, which a file that is there may have.
+#[test]
+fn a_file_that_is_there_is_not_written_over_by_pasting() {
+    let Some(world) = World::new() else { return };
+    world.sh("mount -t tmpfs etc /etc && mkdir /etc/cilmark");
+    let file =
+        "version = 1\n[births]\npolicy = \"enforce\"\n[[endpoint]]\ndevice = \"ve-*\"\nid = 300\n";
+    fs::write("/etc/cilmark/cilmark.toml", file).expect("write");
+    for (page, heading) in [
+        (include_str!("../../README.md"), "## A host firewall, without locking yourself out"),
+        (include_str!("../../docs/recipes/docker.md"), "## To keep it"),
+    ] {
+        let blocks = blocks(page, heading, "sh").into_iter();
+        for block in blocks.filter(|block| block.contains("cilmark export")) {
+            paste(&world, block.split("\nsystemctl").next().expect("commands"));
+        }
+        assert_eq!(fs::read_to_string("/etc/cilmark/cilmark.toml").expect("read"), file);
+    }
+}
