@@ -73,17 +73,20 @@ fn answer(line: &[&str]) -> Vec<String> {
     run.stdout.lines().skip(1).map(|line| line.split('\t').next().unwrap().to_owned()).collect()
 }
 
-#[test]
-fn bash_completes_lines_that_are_typed() {
-    let Some(_world) = world() else { return };
-    typed("bash --norc --noprofile -i", "source <(command cilmark completions bash)", &LINES);
-}
+const SHELLS: [(&str, &str); 2] = [
+    ("bash --norc --noprofile -i", "source <(command cilmark completions bash)"),
+    (
+        "zsh -f -i",
+        "autoload -U compinit; compinit -u -D; source <(command cilmark completions zsh)",
+    ),
+];
 
 #[test]
-fn zsh_completes_lines_that_are_typed() {
+fn bash_and_zsh_complete_lines_that_are_typed() {
     let Some(_world) = world() else { return };
-    let setup = "autoload -U compinit; compinit -u -D; source <(command cilmark completions zsh)";
-    typed("zsh -f -i", setup, &LINES);
+    for (program, setup) in SHELLS {
+        typed(program, setup, &LINES);
+    }
 }
 
 #[test]
@@ -164,4 +167,47 @@ fn who_may_not_look_is_offered_nothing_and_told_nothing() {
         let said = (run.status, run.stdout.as_str(), run.stderr.as_str());
         assert_eq!(said, (Some(0), "values\n", ""), "{line}");
     }
+}
+
+#[test]
+fn whatever_a_name_has_in_it_stays_one_word_that_nothing_runs() {
+    let Some(world) = World::new() else { return };
+    world.sh("mount -t tmpfs none /mnt");
+    let odd = [
+        "qa$(id>x)",
+        "qb`id>x`",
+        "qc;id",
+        "qd!id",
+        "qe{a,b}",
+        "qf*",
+        "qg\\b",
+        "qh\\",
+        "qi(b",
+        "qj&",
+        "qk|b",
+        "ql[x]",
+        "qm#x~",
+        "qn=~x",
+        "qo^x^y",
+        "qp'b",
+        "qr\"b",
+        "qs,$HOME",
+    ];
+    for name in odd {
+        let mut add = Command::new("ip");
+        let output = add.args(["link", "add", name, "type", "veth"]).output().expect("run ip");
+        assert!(output.status.success(), "{name}: {}", text(&output.stderr));
+    }
+    let lines: Vec<(String, String)> = odd
+        .iter()
+        .map(|name| {
+            (format!("cd /mnt; cilmark attach {}\\t", &name[..2]), format!("<attach><{name}>"))
+        })
+        .collect();
+    let lines: Vec<(&str, &str)> =
+        lines.iter().map(|(line, words)| (line.as_str(), words.as_str())).collect();
+    for (program, setup) in SHELLS {
+        typed(program, setup, &lines);
+    }
+    assert_eq!(world.sh("ls /mnt"), "");
 }

@@ -6,7 +6,8 @@ _FUNCTION() {
     local line value
     answer=("${(@f)$(command PROGRAM completions zsh -- "${(@Q)words[1,CURRENT-1]}" "${(Q)PREFIX}" 2>/dev/null)}")
     for line in "${(@)answer[2,-1]}"; do
-        value=${${line%%$'\t'*}//:/\\:}
+        # _describe takes a colon for the end of the value, and a backslash for a sign of its own.
+        value=${${${line%%$'\t'*}//\\/\\\\}//:/\\:}
         [[ $line == *$'\t'* ]] && line="$value:${line#*$'\t'}" || line=$value
         # What goes on gets no space.
         [[ $value == *[/=] ]] && open+=("$line") || values+=("$line")
