@@ -236,7 +236,8 @@ impl Rule {
         self.steps.iter().any(|step| match step {
             Step::Test(Test::Number { value, .. }) => has_ours(value.looked_at()),
             Step::Act(Action::SetMark(value)) => has_ours(value.writes(&Value::Mark)),
-            Step::Act(Action::SetConnMark(value)) => has_ours(value.looked_at()),
+            // Who restores it has that.
+            Step::Act(Action::SetConnMark(_)) => true,
             _ => false,
         })
     }

@@ -50,6 +50,11 @@ impl Bits {
         (self.value, self.value | !self.known)
     }
 
+    /// One or the other: known are the bits that both have.
+    pub fn or(self, other: Bits) -> Bits {
+        Bits::of(self.value, self.known & other.known & !(self.value ^ other.value))
+    }
+
     /// The bits that are zero for certain.
     fn zeros(self) -> u32 {
         self.known & !self.value

@@ -76,6 +76,31 @@ const MOST_CONNMARKS: usize = 8;
 
 /// All of the rules that meet it, in the order of their chains.
 pub fn hits<'a>(ruleset: &'a Ruleset, packet: Packet<'_>) -> Vec<Hit<'a>> {
+    hits_of(ruleset, found(ruleset, packet, connmarks, false))
+}
+
+/// The rules that give a packet a mark that has none, and comes by whatever device, if its connection has kept this one.
+pub fn restoring(ruleset: &Ruleset, connmark: u32) -> Vec<Hit<'_>> {
+    let packet = Packet { mark: Mark(0), device: "", from: &[], to: &[] };
+    let mut hits =
+        hits_of(ruleset, found(ruleset, packet, |_, _| vec![Bits::all(connmark)], false));
+    hits.retain(|hit| {
+        let restores =
+            |action: &Action| matches!(action, Action::SetMark(it) if it.reads_connmark());
+        matches!(hit.does, Does::Sets { .. }) && hit.rule.actions().any(restores)
+    });
+    hits
+}
+
+/// Whether no rule does more to it than to keep its mark with its connection. The first that does is enough.
+pub fn keeps(ruleset: &Ruleset, packet: Packet<'_>) -> bool {
+    let found = found(ruleset, packet, connmarks, true);
+    found.keys().all(|(.., does)| matches!(does, Does::Saves { .. }))
+}
+
+type Found = BTreeMap<(usize, usize, Does), Certainty>;
+
+fn hits_of(ruleset: &Ruleset, found: Found) -> Vec<Hit<'_>> {
     let hit = |((at, rule, does), certainty): ((usize, usize, Does), Certainty)| Hit {
         chain: &ruleset.chains()[at],
         rule: &ruleset.chains()[at].rules[rule],
@@ -83,17 +108,15 @@ pub fn hits<'a>(ruleset: &'a Ruleset, packet: Packet<'_>) -> Vec<Hit<'a>> {
         is_before_workloads: certainty.is_before_workloads,
         does,
     };
-    found(ruleset, packet, false).into_iter().map(hit).collect()
+    found.into_iter().map(hit).collect()
 }
 
-/// Whether no rule does more to it than to keep its mark with its connection. The first that does is enough.
-pub fn keeps(ruleset: &Ruleset, packet: Packet<'_>) -> bool {
-    found(ruleset, packet, true).keys().all(|(.., does)| matches!(does, Does::Saves { .. }))
-}
-
-type Found = BTreeMap<(usize, usize, Does), Certainty>;
-
-fn found(ruleset: &Ruleset, packet: Packet<'_>, is_first_enough: bool) -> Found {
+fn found(
+    ruleset: &Ruleset,
+    packet: Packet<'_>,
+    connmarks: impl Fn(&Ruleset, Bits) -> Vec<Bits>,
+    is_first_enough: bool,
+) -> Found {
     // Bits that are no identity's may be others once a rule has written them.
     let mark = Bits::of(packet.mark.0, !ruleset.written_beside());
     let mut found = BTreeMap::new();
@@ -111,7 +134,7 @@ fn found(ruleset: &Ruleset, packet: Packet<'_>, is_first_enough: bool) -> Found 
         };
         for (at, chain) in ruleset.chains().iter().enumerate() {
             if let Some(start) = walk.start(chain) {
-                walk.chain(at, start);
+                walk.chain(at, start, connmark);
             }
             if walk.is_done {
                 return found;
@@ -155,12 +178,28 @@ struct Certainty {
     is_at_port: bool,
 }
 
+/// That packets have come to a chain.
+struct Visit {
+    reached: Certainty,
+    /// The mark of their connection when they came, and when they went on behind the chain.
+    connmarks: [Bits; 2],
+}
+
+/// The mark of a packet's connection in a chain.
+struct ConnMark {
+    /// Of those that come to the next rule.
+    now: Bits,
+    /// Of those that have gone back before, if any have.
+    gone: Option<Bits>,
+}
+
 struct Walk<'a, 'f> {
     ruleset: &'a Ruleset,
     packet: Packet<'a>,
     mark: Bits,
+    /// As the packet comes into a chain of a hook.
     connmark: Bits,
-    visited: HashMap<usize, Vec<Certainty>>,
+    visited: HashMap<usize, Vec<Visit>>,
     found: &'f mut Found,
     /// Nothing else counts once a rule does more than to keep the mark.
     is_first_enough: bool,
@@ -177,6 +216,12 @@ impl Certainty {
 
     fn with(self, truth: Truth) -> Certainty {
         Certainty { is_certain: self.is_certain && truth == Truth::Yes, ..self }
+    }
+}
+
+impl ConnMark {
+    fn go(&mut self, connmark: Bits) {
+        self.gone = Some(self.gone.map_or(connmark, |gone| gone.or(connmark)));
     }
 }
 
@@ -207,24 +252,34 @@ impl Walk<'_, '_> {
         Some(Certainty { is_certain, is_before_workloads, is_meant: false, is_at_port })
     }
 
-    fn chain(&mut self, at: usize, reached: Certainty) {
+    /// What the connection's mark is behind it.
+    fn chain(&mut self, at: usize, reached: Certainty, connmark: Bits) -> Bits {
         let visited = self.visited.entry(at).or_default();
-        if visited.iter().any(|before| before.covers(reached)) {
-            return;
+        let is_covered = |it: &&Visit| it.connmarks[0] == connmark && it.reached.covers(reached);
+        if let Some(before) = visited.iter().find(is_covered) {
+            return before.connmarks[1];
         }
-        visited.push(reached);
-        for index in self.ruleset.relevant(at) {
-            if self.rule(at, *index, reached) || self.is_done {
-                return;
-            }
+        let visit = visited.len();
+        visited.push(Visit { reached, connmarks: [connmark; 2] });
+        let mut connmark = ConnMark { now: connmark, gone: None };
+        let mut rules = self.ruleset.relevant(at).iter();
+        let has_ended =
+            rules.any(|index| self.rule(at, *index, reached, &mut connmark) || self.is_done);
+        if !has_ended {
+            connmark.go(connmark.now);
         }
+        let behind = connmark.gone.unwrap_or(connmark.now);
+        if let Some(visit) = self.visited.get_mut(&at).and_then(|it| it.get_mut(visit)) {
+            visit.connmarks[1] = behind;
+        }
+        behind
     }
 
     /// Whether no such packet comes to the rules behind.
-    fn rule(&mut self, at: usize, index: usize, reached: Certainty) -> bool {
+    fn rule(&mut self, at: usize, index: usize, reached: Certainty, of_all: &mut ConnMark) -> bool {
         let chain = &self.ruleset.chains()[at];
         let rule = &chain.rules[index];
-        let (mark, connmark) = (self.mark, self.connmark);
+        let (mark, mut connmark) = (self.mark, of_all.now);
         let mut here = reached;
         let mut truth = Truth::Yes;
         for step in &rule.steps {
@@ -237,7 +292,7 @@ impl Walk<'_, '_> {
                         self.record(at, index, Does::TellsApart { is_meant, is_taken }, here);
                         here.is_meant |= is_meant;
                     }
-                    let holds = self.holds(test, reached.is_at_port);
+                    let holds = self.holds(test, connmark, reached.is_at_port);
                     if holds == Truth::No {
                         return false;
                     }
@@ -248,67 +303,90 @@ impl Walk<'_, '_> {
                     here = here.with(holds);
                 }
                 Step::Act(action) => {
-                    if self.act(at, index, action, here) && truth == Truth::Yes {
+                    let before = connmark;
+                    let is_done = self.act(at, index, action, &mut connmark, here);
+                    if matches!(action, Action::Return | Action::Goto(_)) {
+                        of_all.go(connmark);
+                        connmark = before;
+                    }
+                    if is_done && truth == Truth::Yes {
                         return true;
                     }
+                    of_all.now = match truth {
+                        Truth::Yes => connmark,
+                        _ => of_all.now.or(connmark),
+                    };
                 }
             }
         }
         false
     }
 
-    fn holds(&self, test: &Test, is_at_port: bool) -> Truth {
+    fn holds(&self, test: &Test, connmark: Bits, is_at_port: bool) -> Truth {
         match test {
             Test::From(devices) if is_at_port => devices.hold(&[self.packet.device.to_owned()]),
             Test::From(devices) => devices.hold(self.packet.from),
             Test::To(_) => Truth::Maybe,
-            test => test.holds(self.mark, self.connmark),
+            test => test.holds(self.mark, connmark),
         }
     }
 
     /// Whether it is done with the packet.
-    fn act(&mut self, at: usize, index: usize, action: &Action, here: Certainty) -> bool {
+    fn act(
+        &mut self,
+        at: usize,
+        index: usize,
+        action: &Action,
+        connmark: &mut Bits,
+        here: Certainty,
+    ) -> bool {
         let chain = &self.ruleset.chains()[at];
         let target = |name: &str| self.ruleset.find(&chain.table, name);
         match action {
             Action::SetMark(value) => {
-                let Bits { value: new, known } = value.of(self.mark, self.connmark);
+                let Bits { value: new, known } = value.of(self.mark, *connmark);
                 if ((new ^ self.mark.value) & known | !known) & !Mark::NOT_OURS != 0 {
                     let sets = |of| Does::Sets { value: new, known, of };
                     let of = match self.is_marked() {
+                        // Rules before have made another of it.
+                        _ if *connmark != self.connmark => Of::All,
                         false if value.reads_connmark() => Of::Unmarked,
                         // Where it does the same to others, that is told already.
                         true if !self.found.contains_key(&(at, index, sets(Of::All))) => Of::Marked,
                         _ => Of::All,
                     };
+                    let is_known =
+                        !value.reads_connmark() || connmark.known | Mark::NOT_OURS == u32::MAX;
+                    let here = Certainty { is_certain: here.is_certain && is_known, ..here };
                     self.record(at, index, sets(of), here);
                 }
                 false
             }
             Action::SetConnMark(value) => {
                 let nothing = Bits::of(0, self.mark.known);
-                let [saved, without] =
-                    [self.mark, nothing].map(|mark| value.of(mark, self.connmark));
+                let [saved, without] = [self.mark, nothing].map(|mark| value.of(mark, *connmark));
                 if value.reads_mark() && (saved.value ^ without.value) & !Mark::NOT_OURS != 0 {
                     self.record(at, index, Does::Saves { connmark: saved.value }, here);
                 }
+                *connmark = saved;
                 false
             }
             Action::Jump(name) => {
                 if let Some(target) = target(name) {
-                    self.chain(target, here);
+                    *connmark = self.chain(target, here, *connmark);
                 }
                 false
             }
             Action::Goto(name) => {
                 if let Some(target) = target(name) {
-                    self.chain(target, here);
+                    *connmark = self.chain(target, here, *connmark);
                 }
                 true
             }
             Action::JumpSomewhere => {
+                let before = *connmark;
                 for target in self.ruleset.targets(&chain.table) {
-                    self.chain(target, here);
+                    *connmark = connmark.or(self.chain(target, here, before));
                 }
                 false
             }
@@ -343,11 +421,6 @@ fn is_meant(test: &Test, mark: Bits, connmark: Bits) -> bool {
 
 fn may_be(devices: &Devices, to: &[String]) -> bool {
     to.iter().any(|device| devices.contain(device))
-}
-
-/// What a mark that a packet's connection has kept makes of a packet without one, where this restores it.
-pub fn restored(value: &Value, connmark: u32) -> Bits {
-    value.of(Bits::all(0), Bits::all(connmark))
 }
 
 #[cfg(test)]

@@ -35,13 +35,21 @@ fn bits_that_are_no_identity_s_may_lead_to_what_replaces_its_mark() {
 #[test]
 fn a_connection_may_have_any_mark_that_is_drawn_for_it() {
     let Some(world) = workloads(1234) else { return };
-    nft(
-        &world,
-        "table ip t { chain c { type filter hook prerouting priority 0;
-            ct mark 0x0 ct mark set numgen inc mod 4 offset 0x100
-            ct mark != 0x0 meta mark set ct mark; }; }",
-    );
-    says(&doctor(&world), "warning", &["by the mark of some connections", "1234"]);
+    let draw = "ct mark 0x0 ct mark set numgen inc mod 4 offset 0x100;";
+    let restore = "ct mark != 0x0 meta mark set ct mark;";
+    for (rules, words) in [
+        (format!("{draw} {restore}"), "turns 1234 into something that depends on the packet"),
+        (format!("{restore} {draw}"), "by the mark of some connections, turns 1234 into"),
+    ] {
+        nft(
+            &world,
+            &format!(
+                "table ip t {{ chain c {{ type filter hook prerouting priority 0; {rules} }}; }}"
+            ),
+        );
+        says(&doctor(&world), "warning", &["nft table ip t", words]);
+        world.sh("nft delete table ip t");
+    }
 }
 
 #[test]
@@ -100,6 +108,29 @@ fn a_chain_is_not_trusted_for_its_name() {
         ));
         says(&doctor(&world), "warning", &[&format!("-A {chain}"), "removes the identities 1234"]);
         world.sh("iptables-legacy -t mangle -F; iptables-legacy -t mangle -X");
+    }
+}
+
+#[test]
+fn what_restores_a_mark_that_was_saved_just_before_leaves_it_as_it_is() {
+    let Some(world) = workloads(1234) else { return };
+    world.cilmark_ok("policy add db allow ingress from 1234 icmp/8");
+    let ping = || world.try_sh("ip netns exec web ping -c1 -W1 10.2.0.10").status.success();
+    let save = "ct mark set meta mark & 0xffff0fff;";
+    let restore = "meta mark set ct mark;";
+    let hook = "type filter hook prerouting priority mangle;";
+    let wipes = ["where nobody has set one it removes the identities 1234 and 1235"];
+    let some = ["turns 1234 into something that depends on the packet"];
+    for (chains, level, words) in [
+        (format!("chain c {{ {hook} {save} {restore} }}"), "ok", &[][..]),
+        (format!("chain x {{ {save} }}; chain c {{ {hook} jump x; {restore} }}"), "ok", &[]),
+        (format!("chain c {{ {hook} {restore} {save} }}"), "problem", &wipes),
+        (format!("chain c {{ {hook} tcp dport 80 {save} {restore} }}"), "warning", &some),
+    ] {
+        nft(&world, &format!("table ip t {{ {chains}; }}"));
+        says(&doctor(&world), level, &[&["nft table ip t"], words].concat());
+        assert_eq!(ping(), level == "ok", "{chains}");
+        world.sh("nft delete table ip t");
     }
 }
 

@@ -193,3 +193,28 @@ fn where_devices_ask_it_is_the_port_that_it_comes_from() {
         assert_eq!(!hits(&ruleset, packet).is_empty(), is_set, "{family} {hook}");
     }
 }
+
+#[test]
+fn what_rules_before_have_made_of_the_connection_s_mark_counts() {
+    let save = "-j CONNMARK --save-mark --nfmask 0xffff0fff --ctmask 0xffffffff";
+    let restore = "-j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff";
+    let saves = (Does::Saves { connmark: 0x04d2_0f00 }, true, true);
+    assert_eq!(does(&format!("-A PREROUTING {save}\n-A PREROUTING {restore}")), [saves]);
+    let by_jump = does(&format!("-A PREROUTING -j X\n-A X {save}\n-A PREROUTING {restore}"));
+    assert_eq!(by_jump, [saves]);
+    let set = "-j CONNMARK --set-xmark 0x7/0xffffffff";
+    let stated = does(&format!("-A PREROUTING {set}\n-A PREROUTING {restore}"));
+    assert_eq!(stated, [(sets(7), true, true)]);
+    // Of some packets it is saved.
+    let some = (Does::Saves { connmark: 0x04d2_0f00 }, false, true);
+    let unknown = Does::Sets { value: 0, known: !0x04d2_0f00, of: Of::All };
+    for saved in [
+        format!("-A PREROUTING -p udp {save}"),
+        format!("-A PREROUTING -p udp -j X\n-A X {save}"),
+        format!("-A PREROUTING -j X\n-A X -p udp -g Y\n-A Y {save}"),
+    ] {
+        let found = does(&format!("{saved}\n-A PREROUTING {restore}"));
+        assert!(found.contains(&(unknown, false, true)) && found.contains(&some), "{saved}");
+        assert_eq!(found.len(), 2, "{saved}");
+    }
+}

@@ -9,7 +9,7 @@ use super::users::User;
 use crate::model::identity::{Identity, Names};
 use crate::model::mark::Mark;
 use crate::model::marks::outcome::Becomes;
-use crate::model::marks::ruleset::{Action, Chain, Hook, Rule};
+use crate::model::marks::ruleset::Rule;
 use crate::model::marks::walk::{self, Does, Hit, Of};
 use crate::ops::marks::{Others, Way, because_of, shown};
 
@@ -92,8 +92,10 @@ pub fn of(
                     add(sender, rule(), kind, becomes, breaks(here, sender, hit, becomes));
                 }
                 Does::Saves { connmark } => {
-                    for (chain, rule) in restoring(user, connmark) {
-                        add(sender, shown(chain, rule), Kind::Answers, None, false);
+                    for hit in restoring(others, connmark) {
+                        if own.contains(&(hit.rule as *const Rule)) {
+                            add(sender, shown(hit.chain, hit.rule), Kind::Answers, None, false);
+                        }
                     }
                 }
                 _ => {}
@@ -118,21 +120,11 @@ fn is_strange(hit: &Hit<'_>) -> bool {
     hit.is_certain || !has_magic || matches!(Becomes::of(hit.does), Some(Becomes::Identity(_)))
 }
 
-/// The rules of a user that bring back an identity's mark, which a connection has kept.
-fn restoring<'a>(user: &'a User<'_>, connmark: u32) -> impl Iterator<Item = (&'a Chain, &'a Rule)> {
-    let brings_back = move |rule: &Rule| {
-        rule.actions().any(|action| match action {
-            Action::SetMark(value) if value.reads_connmark() => {
-                let mark = walk::restored(value, connmark);
-                let is_known = mark.known | Mark::NOT_OURS == u32::MAX;
-                is_known && matches!(Becomes::of_mark(Mark(mark.value)), Becomes::Identity(_))
-            }
-            _ => false,
-        })
-    };
-    // What this host sends is the host's, whatever its mark says.
-    let rules = user.rules.iter().filter(|(chain, _)| chain.hook != Some(Hook::Output));
-    rules.filter(move |(_, rule)| brings_back(rule)).copied()
+/// The rules that bring back an identity's mark, which a connection has kept. What this host sends is the host's, whatever
+/// its mark says.
+fn restoring(others: &Others, connmark: u32) -> impl Iterator<Item = Hit<'_>> {
+    let hits = walk::restoring(&others.ruleset, connmark).into_iter();
+    hits.filter(|hit| matches!(Becomes::of(hit.does), Some(Becomes::Identity(_))))
 }
 
 /// Whether workloads that enforce their rules meet packets of the sender under another identity, always.
