@@ -6,12 +6,12 @@ mod tables;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 
 use crate::kernel::tool::Tools;
 use crate::model::mark::Mark;
 use crate::model::marks::iptables;
-use crate::model::marks::nft::{self, Foreign, Listing};
+use crate::model::marks::nft::{self, Foreign, Listing, Named};
 use crate::model::marks::ruleset::{Chain, Hook, Ruleset};
 
 /// Where iproute2 and nft look for names of marks.
@@ -163,11 +163,15 @@ impl Reading {
         let listing = match list_nft(tools) {
             Ok(listing) => listing,
             Err(error) => {
-                let cure =
-                    "install nft (package nftables), or look at it by hand: `nft list ruleset`";
+                let cure = "install nft (package nftables), or look at it by hand: `nft list ruleset`";
                 return self.unread("the rules of nftables", &error, cure);
             }
         };
+        let (listing, unlisted) = listing;
+        for (set, error) in unlisted {
+            let what = format!("the elements of {} {} of {}", set.kind, set.name, set.table);
+            self.unread(&what, &error, "look at them by hand: `nft list ruleset` shows them");
+        }
         let foreign = listing.of_iptables();
         let mut chains = listing.chains(&foreign);
         chains.iter_mut().for_each(|chain| find_devices(tools, chain));
@@ -219,16 +223,24 @@ fn is_plain(name: &str) -> bool {
     name.starts_with(is_of_words) && name.chars().all(|it| is_of_words(it) || "./-".contains(it))
 }
 
-/// The rules, with the elements only of those sets that are about marks: others may have millions.
-fn list_nft(tools: &Tools) -> Result<Listing> {
-    let run = |arguments: &[&str]| tools.output("nft", arguments)?.context("nft is not installed");
+/// The rules, with the elements only of those sets that are about marks: others may have millions. And the sets whose
+/// elements can't be listed, with why not.
+fn list_nft(tools: &Tools) -> Result<(Listing, Vec<(Named, Error)>)> {
+    let is_missing = || "nft is not installed".to_owned();
+    let run = |arguments: &[&str]| tools.output("nft", arguments)?.with_context(is_missing);
     let listing = Listing::parse(&run(&["--json", "--terse", "list", "ruleset"])?)?;
     let mut listing = listing.with_names(mark_names());
+    let mut unlisted = Vec::new();
     for set in listing.unknown_sets() {
-        let shown = tools.output_for("nft", &["--json", "--file", "-"], &set.question())?;
-        listing.add(&shown.context("nft is not installed")?)?;
+        let mut add = || {
+            let shown = tools.output_for("nft", &["--json", "--file", "-"], &set.question())?;
+            listing.add(&shown.with_context(is_missing)?)
+        };
+        if let Err(error) = add() {
+            unlisted.push((set, error));
+        }
     }
-    Ok(listing)
+    Ok((listing, unlisted))
 }
 
 /// The names of marks, of which nft prints the first that there is.
@@ -276,6 +288,9 @@ impl Tables {
     }
 
     fn cure(&self) -> String {
-        format!("install the package {}, or look at it by hand: `{}`", self.package, self.save)
+        format!(
+            "install the package {}, or look at it by hand: `{}`",
+            self.package, self.save
+        )
     }
 }

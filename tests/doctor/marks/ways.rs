@@ -135,6 +135,27 @@ fn what_restores_a_mark_that_was_saved_just_before_leaves_it_as_it_is() {
 }
 
 #[test]
+fn a_set_that_can_t_be_listed_leaves_only_that_unknown() {
+    let Some(world) = workloads(1234) else { return };
+    nft(
+        &world,
+        "table ip t {
+            set s { type mark; elements = { 0x04d20f00 }; }
+            chain c { type filter hook forward priority 0; meta mark @s drop; meta mark set 1; }
+        }",
+    );
+    says(&doctor(&world), "warning", &["meta mark set 0x1", "removes the identity 1235"]);
+    // As one with more elements than nft can print in time.
+    world.sh(r#"cp $(command -v nft) /run/netns/nft
+           echo '#!/bin/sh
+           case $* in *--file*) exit 1;; esac; exec /run/netns/nft "$@"' >/run/netns/wrapper
+           chmod +x /run/netns/wrapper; mount --bind /run/netns/wrapper $(command -v nft)"#);
+    let found = doctor(&world);
+    says(&found, "warning", &["the elements of set s of nft table ip t can't be read"]);
+    says(&found, "problem", &["meta mark set 0x1", "removes the identities 1234 and 1235"]);
+}
+
+#[test]
 fn a_newline_in_a_comment_hides_no_rule() {
     let Some(world) = workloads(1284) else { return };
     world.sh(
