@@ -8,7 +8,7 @@ use std::fs;
 
 use anyhow::{Context, Error, Result, bail};
 
-use crate::kernel::tool::Tools;
+use crate::kernel::tool::{self, Tools};
 use crate::model::mark::Mark;
 use crate::model::marks::iptables;
 use crate::model::marks::nft::{self, Foreign, Listing, Named};
@@ -163,7 +163,7 @@ impl Reading {
         let listing = match list_nft(tools) {
             Ok(listing) => listing,
             Err(error) => {
-                let cure = "install nft (package nftables), or look at it by hand: `nft list ruleset`";
+                let cure = "install nft there (package nftables), or look at it by hand: `nft list ruleset`";
                 return self.unread("the rules of nftables", &error, cure);
             }
         };
@@ -226,7 +226,7 @@ fn is_plain(name: &str) -> bool {
 /// The rules, with the elements only of those sets that are about marks: others may have millions. And the sets whose
 /// elements can't be listed, with why not.
 fn list_nft(tools: &Tools) -> Result<(Listing, Vec<(Named, Error)>)> {
-    let is_missing = || "nft is not installed".to_owned();
+    let is_missing = || tool::is_missing("nft");
     let run = |arguments: &[&str]| tools.output("nft", arguments)?.with_context(is_missing);
     let listing = Listing::parse(&run(&["--json", "--terse", "list", "ruleset"])?)?;
     let mut listing = listing.with_names(mark_names());
@@ -265,7 +265,7 @@ impl Tables {
 
     /// Distributions with only one kind of iptables call it by its plain name.
     fn list_by_the_usual(&self, tools: &Tools) -> Result<String> {
-        let missing = || format!("{} is not installed", self.save);
+        let missing = || tool::is_missing(self.save);
         let version = tools.output(self.usual, &["--version"])?.with_context(missing)?;
         if version.contains("nf_tables") != self.is_nft {
             bail!("{}, and {} is of the other kind", missing(), self.usual);
@@ -289,7 +289,7 @@ impl Tables {
 
     fn cure(&self) -> String {
         format!(
-            "install the package {}, or look at it by hand: `{}`",
+            "install it there (package {}), or look at it by hand: `{}`",
             self.package, self.save
         )
     }

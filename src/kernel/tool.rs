@@ -14,8 +14,10 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-/// Where tools of administrators are. Root runs none of them from anywhere else, whatever PATH says.
-const PLACES: &str = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin";
+/// Where tools of administrators are, the last of these with NixOS (nixpkgs, nixos/modules/config/system-path.nix). Root
+/// runs none of them from anywhere else, whatever PATH says.
+const PLACES: &str =
+    "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin:/run/current-system/sw/bin";
 
 /// How long all of them together may take,
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,7 +44,7 @@ impl Default for Tools {
 }
 
 impl Tools {
-    /// What a program prints; `None` if it is not installed. It runs in the network namespace of the calling thread.
+    /// What a program prints; `None` if it is in none of the places of tools. It runs in the network namespace of the calling thread.
     pub fn output(&self, name: &str, arguments: &[&str]) -> Result<Option<String>> {
         self.output_for(name, arguments, "")
     }
@@ -139,6 +141,11 @@ fn printed(shown: &str, status: ExitStatus, stdout: Vec<u8>, stderr: &[u8]) -> R
         bail!("`{shown}` has failed ({status}): {}", said.unwrap_or("it says nothing"));
     }
     String::from_utf8(stdout).with_context(|| format!("`{shown}` has printed other than UTF-8"))
+}
+
+/// Why a tool is not run: it may be somewhere else.
+pub fn is_missing(name: &str) -> String {
+    format!("{name} is in none of {PLACES}, from where alone tools are run")
 }
 
 /// The first of that name that may be run.

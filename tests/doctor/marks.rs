@@ -299,14 +299,26 @@ fn what_nobody_can_read_is_said_and_reading_makes_nothing() {
     says(
         &found,
         "warning",
-        &["the rules of nftables can't be read", "nft is not installed", "install"],
+        &[
+            "the rules of nftables can't be read",
+            "nft is in none of /usr/sbin:",
+            "install nft there",
+        ],
     );
     says(
         &found,
         "warning",
-        &["the rules of iptables-legacy can't be read", "iptables-legacy-save is not installed"],
+        &[
+            "the rules of iptables-legacy can't be read",
+            "iptables-legacy-save is in none of /usr/sbin:",
+        ],
     );
     assert_eq!(found.of("mark"), [""; 0], "what is unread is not said to be free of marks");
+    // As with NixOS.
+    world.sh("umount /usr/sbin && mount -t tmpfs none /run && mkdir -p /run/current-system/sw/bin
+              cp /usr/sbin/nft /run/current-system/sw/bin && mount -t tmpfs none /usr/sbin");
+    let unread = doctor(&world).of("unread rules").concat();
+    assert!(!unread.contains("nftables"), "{unread}");
 }
 
 #[test]
