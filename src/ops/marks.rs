@@ -86,15 +86,14 @@ impl Others {
         self.ip_rules.iter().filter(|rule| rule.tells_apart(mark)).collect()
     }
 
-    /// The next identity that no rule knows and nobody has, nor speaks of.
+    /// The next identity that no rule knows, and that is not taken.
     pub fn free(
         &self,
-        root: &Root,
+        taken: &HashSet<Identity>,
         identity: Identity,
         way: &Way,
         names: &Names,
-    ) -> Result<Option<Identity>> {
-        let taken = taken(root)?;
+    ) -> Option<Identity> {
         let is_free = |it: &Identity| {
             self.routing(*it).is_empty() && !taken.contains(it) && names.name(*it).is_none()
         };
@@ -112,7 +111,7 @@ impl Others {
         let candidates = self.samples();
         let near = choice().take(candidates);
         let far = choice().skip(candidates).step_by(CHOICE.count() / candidates);
-        Ok(near.chain(far).find(keeps))
+        near.chain(far).find(keeps)
     }
 
     /// So many identities are asked for one after the other: fewer, if each meets many rules.
@@ -143,7 +142,7 @@ impl Others {
 }
 
 /// The identities that somebody has, by whatever tells so, and those that rules are of or speak of.
-fn taken(root: &Root) -> Result<HashSet<Identity>> {
+pub fn taken(root: &Root) -> Result<HashSet<Identity>> {
     let mut taken = HashSet::new();
     for endpoint in Found::all(root)?.endpoints {
         taken.insert(Identity(endpoint.config.identity));

@@ -15,7 +15,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 
 pub use file::{of_device, of_files, of_running};
-pub use flows::Sources;
+pub use flows::{Flows, Sources};
 use flows::{Key, Known, Whose, live};
 pub use subject::Subject;
 use ways::Ways;
@@ -122,25 +122,40 @@ impl Test {
 
     /// Looks at all flows of this namespace.
     pub fn run(self, root: &Root) -> Result<Outcome> {
+        let found = self.flows(root)?;
+        self.run_on(&found)
+    }
+
+    /// All flows of this namespace that concern who is judged: for each NIC the same, if cilmark knows flows of all.
+    pub fn flows(&self, root: &Root) -> Result<Flows> {
+        flows::read(root, &self.subjects)
+    }
+
+    /// Whether cilmark itself may know their flows.
+    pub fn has_known_flows(&self) -> bool {
+        self.subjects.iter().any(|it| it.known.is_some())
+    }
+
+    /// Looks at these flows, which are of this namespace.
+    pub fn run_on(self, found: &Flows) -> Result<Outcome> {
         let Test { subjects, mut lines, names, nics, mut notes } = self;
         for subject in &subjects {
             let own = IpcacheLine::own(subject.identity, &subject.viewer);
             lines.extend(subject.addresses.iter().map(|address| (*address, own)));
         }
         let peers = Peers::of(lines, subjects.iter().map(|it| it.viewer))?;
-        let found = flows::read(root, &subjects)?;
         if found.kernel_has_none {
             notes.extend(untold(&subjects));
         }
         let mut judge = Judge { subjects, peers, decided: HashMap::new() };
         let (mut ways, mut judged, mut off) = (Ways::default(), Vec::new(), BTreeSet::new());
-        for (key, known) in found.all {
+        for (key, known) in &found.all {
             let whose = match key.whose {
                 Whose::Workload(index) => vec![index],
-                Whose::Host => ways.of(&key, &known, &judge.subjects)?,
+                Whose::Host => ways.of(key, known, &judge.subjects)?,
             };
             for subject in whose {
-                match judge.judge(subject, &key, &known) {
+                match judge.judge(subject, key, known) {
                     Judged { verdict: Verdict::Allow(By::Off), direction, .. } => {
                         let device = &judge.subjects[subject].device;
                         off.extend(direction.map(|it| (device.clone(), it)));

@@ -75,6 +75,20 @@ fn connections_that_the_rules_would_cut_are_counted_until_rules_allow_them() {
 }
 
 #[test]
+fn each_nic_is_told_of_what_goes_by_it() {
+    let Some(world) = audited() else { return };
+    world.workload("blue", 2);
+    world.cilmark_ok(&AUDIT.replace("red", "blue"));
+    let server = listen(&world, HOST, 5001);
+    let _of_red = Connection::open(&world, "red", &server, "10.1.0.1");
+    let _of_blue = [(); 2].map(|()| Connection::open(&world, "blue", &server, "10.2.0.1"));
+    let found = doctor(&world).of("connections");
+    let says = |words: &str| found.iter().any(|it| it.starts_with(words));
+    assert!(says("warning red: 1 flow is up: the rules deny 0, and 1 have no rule"), "{found:?}");
+    assert!(says("warning blue: 2 flows are up: the rules deny 0, and 2 have"), "{found:?}");
+}
+
+#[test]
 fn storage_that_a_rule_denies_is_cured_by_removing_that_rule() {
     let Some(world) = audited() else { return };
     let server = listen(&world, "red", 3260);

@@ -11,7 +11,7 @@ use crate::model::identity::Identity;
 use crate::model::mark::Mark;
 use crate::model::spec::EndpointSpec;
 use crate::ops::identities;
-use crate::ops::marks::{Others, Way, because_of};
+use crate::ops::marks::{Others, Way, because_of, taken};
 use crate::state::pin::Root;
 
 /// A warning, if a rule treats what has the mark of the identity otherwise than what has none.
@@ -32,7 +32,7 @@ pub fn warning(root: &Root, spec: &EndpointSpec, machine: &Machine) -> Result<Op
     // Nftables is asked only here: each attachment would wait for it. `doctor` asks it, too, and names the same identity.
     let way = Way::of(&machine.device.name, machine.role, false);
     let others = Others::read(&Tools::default());
-    let hint = match others.free(root, identity, &way, &names)? {
+    let hint = match others.free(&taken(root)?, identity, &way, &names) {
         Some(free) => format!("if that is not meant, take another identity: {free} is free of it"),
         None => match others.spoiler(&way).filter(|rule| !telling.contains(rule)) {
             Some(rule) => because_of(&rule),

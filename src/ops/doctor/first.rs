@@ -3,6 +3,9 @@
 
 mod needs;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use anyhow::Result;
 use needs::{Need, needs};
 
@@ -16,17 +19,17 @@ use crate::model::finding::{Finding, Findings};
 use crate::model::identity::{Identity, Names};
 use crate::model::policy::live::Kind;
 use crate::model::rule::{Action, Direction, L4, Rule};
-use crate::ops::policy_test::{self, Outcome, Stop};
+use crate::ops::policy_test::{self, Flows, Outcome, Stop};
 use crate::state::registry::Endpoint;
 
 /// Findings of this part.
 pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
-    let mut all = Vec::new();
+    let (mut all, mut flows) = (Vec::new(), HashMap::new());
     for endpoint in host.endpoints.iter().filter(|it| it.role() == Some(Role::Netdev)) {
         if endpoint.stale || !is_about_to_enforce(host, endpoint)? {
             continue;
         }
-        let of_nic = || of_nic(host, endpoint);
+        let of_nic = || of_nic(host, endpoint, &mut flows);
         all.extend(netns::within(endpoint.netns, of_nic)?.unwrap_or_default());
     }
     if all.is_empty() && host.is_whole {
@@ -44,10 +47,18 @@ fn is_about_to_enforce(host: &Host<'_>, nic: &Endpoint) -> Result<bool> {
         || (modes == [Mode::Off; 2] && !rules_in_force(host, nic)?.rules().is_empty()))
 }
 
-fn of_nic(host: &Host<'_>, nic: &Endpoint) -> Result<Vec<Finding>> {
+/// The flows of NICs, by their namespace and whether cilmark itself has been asked for them. There may be millions.
+type FlowsOf = HashMap<(u64, bool), Flows>;
+
+fn of_nic(host: &Host<'_>, nic: &Endpoint, flows: &mut FlowsOf) -> Result<Vec<Finding>> {
     let name = &nic.device;
     let mut findings = Findings::of(&host.name_of(nic));
-    let mut outcome = policy_test::of_running(host.root, nic)?.run(host.root)?;
+    let test = policy_test::of_running(host.root, nic)?;
+    let flows = match flows.entry((nic.netns, test.has_known_flows())) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(place) => place.insert(test.flows(host.root)?),
+    };
+    let mut outcome = test.run_on(flows)?;
     connections(name, &outcome, &mut findings);
     let Some(device) = device::by_index(nic.ifindex)? else { return Ok(findings.all) };
     let mut is_fine = true;

@@ -254,7 +254,7 @@ pub fn cure(
         first.and_then(|it| Some((*it.identities.keys().next()?, &it.way)))
     {
         let whose = here.names.label(identity);
-        if let Some(free) = others.free(here.root, identity, way, here.names)? {
+        if let Some(free) = others.free(here.taken()?, identity, way, here.names) {
             cures.push(format!("take another identity for {whose}: {free} is free of it"));
         }
     }

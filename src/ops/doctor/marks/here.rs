@@ -1,5 +1,7 @@
 //! Who is on the ends of marks in one network namespace.
 
+use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::slice;
 
 use anyhow::Result;
@@ -10,7 +12,7 @@ use crate::model::enforcement::Mode;
 use crate::model::identity::{Identity, Names};
 use crate::model::marks::walk::Hit;
 use crate::ops::doctor::Host;
-use crate::ops::marks::{Others, Way};
+use crate::ops::marks::{self, Others, Way};
 use crate::state::ipcache::Ipcache;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
@@ -20,10 +22,12 @@ pub const STAMPED: usize = 1000;
 
 /// All of them.
 pub struct Here<'a> {
-    pub root: &'a Root,
+    root: &'a Root,
     pub names: &'a Names,
     pub senders: Vec<Sender>,
     pub receivers: Vec<Receiver>,
+    /// The identities that are in use, once somebody has asked for them.
+    taken: OnceCell<HashSet<Identity>>,
     /// Identities of the ipcache that are not among the senders, since there are too many.
     pub left_out: usize,
 }
@@ -53,6 +57,7 @@ impl<'a> Here<'a> {
             names: &host.names,
             senders: Vec::new(),
             receivers: Vec::new(),
+            taken: OnceCell::new(),
             left_out: 0,
         };
         for endpoint in host.endpoints.iter().filter(|it| it.netns == namespace && !it.stale) {
@@ -105,6 +110,15 @@ impl<'a> Here<'a> {
         let sender = |identity| Sender { identity, way: way.clone(), is_workload: false };
         self.senders.extend(stamped.into_iter().map(sender));
         Ok(())
+    }
+
+    /// The identities that somebody has, or that rules speak of.
+    pub fn taken(&self) -> Result<&HashSet<Identity>> {
+        if let Some(taken) = self.taken.get() {
+            return Ok(taken);
+        }
+        let taken = marks::taken(self.root)?;
+        Ok(self.taken.get_or_init(|| taken))
     }
 
     /// The rules that each sender's packets meet.
