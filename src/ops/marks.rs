@@ -108,21 +108,21 @@ impl Others {
             ),
             _ => true,
         };
-        let candidates = self.samples();
+        let candidates = self.samples(CANDIDATES);
         let near = choice().take(candidates);
         let far = choice().skip(candidates).step_by(CHOICE.count() / candidates);
         near.chain(far).find(keeps)
     }
 
     /// So many identities are asked for one after the other: fewer, if each meets many rules.
-    fn samples(&self) -> usize {
-        (MOST_ASKED / self.ruleset.size().max(1)).clamp(FEWEST_CANDIDATES, CANDIDATES)
+    pub fn samples(&self, most: usize) -> usize {
+        (MOST_ASKED / self.ruleset.size().max(1)).clamp(FEWEST_CANDIDATES, most)
     }
 
     /// The rule of which no identity is free, as far as a sample of them tells; `None` if it takes several to that.
     pub fn spoiler(&self, way: &Way) -> Option<String> {
         let mut left: Option<Vec<String>> = None;
-        for identity in CHOICE.step_by(CHOICE.count() / self.samples()).map(Identity) {
+        for identity in CHOICE.step_by(CHOICE.count() / self.samples(CANDIDATES)).map(Identity) {
             let hits = self.hits(identity, way, &[]).into_iter();
             let hits = hits.filter(|hit| !matches!(hit.does, Does::Saves { .. }));
             let hits = hits.map(|hit| shown(hit.chain, hit.rule));

@@ -17,8 +17,8 @@ use crate::state::ipcache::Ipcache;
 use crate::state::pin::Root;
 use crate::state::registry::Endpoint;
 
-/// How many identities of the ipcache are looked at, where a NIC stamps them.
-pub const STAMPED: usize = 1000;
+/// How many identities of the ipcache are looked at, where a NIC stamps them: fewer, if each meets many rules.
+const STAMPED: usize = 1000;
 
 /// All of them.
 pub struct Here<'a> {
@@ -30,6 +30,7 @@ pub struct Here<'a> {
     taken: OnceCell<HashSet<Identity>>,
     /// Identities of the ipcache that are not among the senders, since there are too many.
     pub left_out: usize,
+    most_stamped: usize,
 }
 
 /// Whose marks packets carry.
@@ -51,7 +52,7 @@ pub struct Receiver {
 
 impl<'a> Here<'a> {
     /// The endpoints of a namespace, which is the current one.
-    pub fn read(host: &'a Host<'_>, namespace: u64) -> Result<Here<'a>> {
+    pub fn read(host: &'a Host<'_>, namespace: u64, others: &Others) -> Result<Here<'a>> {
         let mut here = Here {
             root: host.root,
             names: &host.names,
@@ -59,6 +60,7 @@ impl<'a> Here<'a> {
             receivers: Vec::new(),
             taken: OnceCell::new(),
             left_out: 0,
+            most_stamped: others.samples(STAMPED),
         };
         for endpoint in host.endpoints.iter().filter(|it| it.netns == namespace && !it.stale) {
             match endpoint.role() {
@@ -105,8 +107,8 @@ impl<'a> Here<'a> {
         if !stamped.contains(&Identity::WORLD) {
             stamped.insert(0, Identity::WORLD);
         }
-        self.left_out = self.left_out.max(stamped.len().saturating_sub(STAMPED));
-        stamped.truncate(STAMPED);
+        self.left_out = self.left_out.max(stamped.len().saturating_sub(self.most_stamped));
+        stamped.truncate(self.most_stamped);
         let sender = |identity| Sender { identity, way: way.clone(), is_workload: false };
         self.senders.extend(stamped.into_iter().map(sender));
         Ok(())
