@@ -3,6 +3,7 @@
 use super::{OUTSIDE, paste_section, uplink};
 use crate::common::World;
 use crate::common::machine::skip;
+use crate::common::pages::{blocks, paste_all};
 use crate::common::traffic::{Connection, HOST, listen, ping};
 
 const PAGE: &str = include_str!("../../docs/recipes/moving-from-ufw.md");
@@ -82,4 +83,39 @@ fn ufw_goes_and_what_it_did_stays_at_each_step() {
     assert_eq!(world.pins(), [] as [String; 0]);
     is_closed_but_for_the_rules(&world);
     assert!(world.sh("ufw status").contains("Status: active"));
+}
+
+/// Pastes below a heading, going on where a line fails.
+fn paste_on(world: &World, heading: &str) {
+    for block in blocks(PAGE, heading, "sh") {
+        paste_all(world, &block);
+    }
+}
+
+#[test]
+fn one_of_them_enforces_also_where_a_step_was_left_out_or_fails() {
+    let Some(world) = host() else { return };
+    let servers = [22, 443, 5432, 8080].map(|port| listen(&world, HOST, port));
+    paste_section(&world, PAGE, "## What is there");
+    paste_section(&world, PAGE, "## Say it to cilmark");
+    let is_active = || world.sh("ufw status").contains("Status: active");
+    // It only audits.
+    paste_on(&world, "## Take ufw away");
+    assert!(is_active());
+    // Nobody has confirmed yet.
+    let trial = blocks(PAGE, "## Enforce on trial", "sh").remove(0);
+    paste_all(&world, &trial);
+    assert_eq!(world.status("eth0")["ingress_policy"], "enforce");
+    paste_on(&world, "## Take ufw away");
+    assert!(is_active());
+    let confirm = blocks(PAGE, "## Enforce on trial", "sh").remove(1);
+    paste_all(&world, &confirm);
+    paste_on(&world, "## Take ufw away");
+    assert!(!is_active());
+    // What somebody has done who sees that it works.
+    world.sh("mount --bind /bin/false \"$(command -v ufw)\"");
+    paste_on(&world, "## To undo it");
+    assert_eq!(world.status("eth0")["ingress_policy"], "enforce");
+    is_closed_but_for_the_rules(&world);
+    drop(servers);
 }

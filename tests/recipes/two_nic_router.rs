@@ -2,6 +2,7 @@
 
 use super::{OUTSIDE, paste_section, twice_is_undone};
 use crate::common::World;
+use crate::common::pages::{blocks, paste_all};
 use crate::common::traffic::{Connection, HOST, cannot_connect, is_unanswered, listen, ping};
 use crate::common::world::wait_for;
 
@@ -109,4 +110,16 @@ fn undone_the_router_is_as_it_was() {
 fn pasted_twice_it_is_undone_all_the_same() {
     let Some(world) = router() else { return };
     twice_is_undone(&world, PAGE, &["## Set it up"]);
+}
+
+#[test]
+fn nothing_is_forwarded_where_nftables_does_not_filter() {
+    let Some(world) = router() else { return };
+    // Pages are pasted on where a line fails.
+    world.sh("mount --bind /bin/false \"$(command -v nft)\"");
+    for block in blocks(PAGE, "## Set it up", "sh") {
+        paste_all(&world, &block);
+    }
+    let forwards = world.sh("sysctl -n net.ipv4.ip_forward net.ipv6.conf.all.forwarding");
+    assert_eq!(forwards, "0\n0\n");
 }
