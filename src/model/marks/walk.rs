@@ -74,6 +74,10 @@ pub enum Of {
 /// How many marks of connections are told from each other.
 const MOST_CONNMARKS: usize = 8;
 
+/// How often a chain is gone through, before what comes there more has a connection's mark that nobody knows: whoever may
+/// write rules may let these be very many.
+const MOST_VISITS: usize = 32;
+
 /// All of the rules that meet it, in the order of their chains.
 pub fn hits<'a>(ruleset: &'a Ruleset, packet: Packet<'_>) -> Vec<Hit<'a>> {
     hits_of(ruleset, found(ruleset, packet, connmarks, false))
@@ -253,8 +257,11 @@ impl Walk<'_, '_> {
     }
 
     /// What the connection's mark is behind it.
-    fn chain(&mut self, at: usize, reached: Certainty, connmark: Bits) -> Bits {
+    fn chain(&mut self, at: usize, reached: Certainty, mut connmark: Bits) -> Bits {
         let visited = self.visited.entry(at).or_default();
+        if visited.len() >= MOST_VISITS {
+            connmark = Bits::of(0, 0);
+        }
         let is_covered = |it: &&Visit| it.connmarks[0] == connmark && it.reached.covers(reached);
         if let Some(before) = visited.iter().find(is_covered) {
             return before.connmarks[1];

@@ -218,3 +218,27 @@ fn what_rules_before_have_made_of_the_connection_s_mark_counts() {
         assert_eq!(found.len(), 2, "{saved}");
     }
 }
+
+#[test]
+fn rules_that_give_connections_very_many_marks_hold_nobody_up() {
+    let (mut heads, mut rules) = (String::new(), String::from("-A PREROUTING -j C0\n"));
+    for chain in 0..16 {
+        heads += &format!(":C{chain} - [0:0]\n");
+        for bit in 0..4 {
+            let xor = 1_u32 << ((chain * 4 + bit) % 32);
+            rules += &format!(
+                "-A C{chain} -j CONNMARK --set-xmark {xor:#x}/0x0\n-A C{chain} -j C{}\n",
+                chain + 1
+            );
+        }
+    }
+    let restore = "-A C16 -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff";
+    let saved = format!(
+        "*mangle\n:PREROUTING ACCEPT [0:0]\n:C16 - [0:0]\n{heads}{rules}{restore}\nCOMMIT\n"
+    );
+    let ruleset = Ruleset::new(iptables::parse("iptables", &saved).unwrap());
+    let mark = Mark::encode(Identity(1234)).unwrap();
+    let packet = Packet { mark, device: "veth-web", from: &[], to: &[] };
+    let unknown = Does::Sets { value: 0, known: 0, of: Of::All };
+    assert!(hits(&ruleset, packet).iter().any(|hit| hit.does == unknown));
+}
