@@ -427,6 +427,16 @@ fn a_cure_reaches_the_device_that_is_meant_whatever_it_is_called() {
 }
 
 #[test]
+fn without_options_that_were_kept_nothing_is_kept_by_the_cure() {
+    let Some(world) = attached("red --id 300 --hook clsact") else { return };
+    world.sh(&format!("tc qdisc del dev red clsact; rm {PINS}/endpoints/1/spec"));
+    let cure = "`cilmark attach red` again, with all its flags";
+    doctor(&world).has("stale", "problem", &[cure]);
+    world.cilmark_ok("attach red --id 300 --hook clsact");
+    doctor(&world).is_fine("stale");
+}
+
+#[test]
 fn a_device_of_another_namespace_is_not_taken_for_the_one_here() {
     let Some(world) = World::new() else { return };
     world.veth("red");

@@ -74,7 +74,11 @@ fn stale(host: &Host<'_>, endpoint: &Endpoint, findings: &mut Findings) -> Resul
         findings.problem(
             "stale",
             "one or both of its programs are missing on the hooks: packets in that direction get no identity and meet no rule",
-            &format!("`{}` puts it back", host.attach(endpoint, "--keep")),
+            &match spec::read(host.root, endpoint) {
+                Ok(_) => format!("`{}` puts it back", host.attach(endpoint, "--keep")),
+                // There is nothing to keep.
+                Err(_) => format!("`{}` again, with all its flags", host.attach(endpoint, "")),
+            },
         );
     } else if endpoint.config.endpoint().is_none() {
         findings.warning(
