@@ -129,14 +129,21 @@ fn what_a_file_has_attached_and_no_unit_brings_back_is_warned_of() {
     assert_eq!(doctor(&world).of("boot"), Vec::<String>::new(), "and not by the file");
     world.cilmark_ok("detach red");
     world.cilmark_ok("apply --yes /etc/cilmark/cilmark.toml");
-    doctor(&world).has(
-        "boot",
-        "warning",
-        &["as red", "systemctl enable cilmark.service", "docs/boot.md"],
-    );
-    // As `systemctl enable` does it.
-    world.sh("ln -s /lib/systemd/system/cilmark.service /etc/systemd/system/sysinit.target.wants/");
+    let missing = ["not installed", "as red", "systemctl enable cilmark.service", "docs/boot.md"];
+    doctor(&world).has("boot", "warning", &missing);
+    // As `systemctl enable` does it; the link alone starts nothing.
+    let unit = "/etc/systemd/system/cilmark.service";
+    world.sh(&format!("ln -s {unit} /etc/systemd/system/sysinit.target.wants/"));
+    doctor(&world).has("boot", "warning", &missing);
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/systemd/cilmark.service");
+    world.sh(&format!("cp {source} {unit}"));
     doctor(&world).has("boot", "ok", &["at boot"]);
+    // As `systemctl mask` does it.
+    world.sh(&format!("ln -sf /dev/null {unit}"));
+    doctor(&world).has("boot", "warning", &["masked", "`systemctl unmask cilmark.service"]);
+    world.sh("rm /etc/systemd/system/sysinit.target.wants/cilmark.service");
+    world.sh(&format!("rm {unit}; cp {source} {unit}"));
+    doctor(&world).has("boot", "warning", &["not enabled", "`systemctl enable cilmark.service`"]);
 }
 
 #[test]

@@ -26,7 +26,8 @@ pub fn examine(host: &Host<'_>, findings: &mut Findings) {
     if !runs_systemd || !Path::new(FILE).exists() {
         return;
     }
-    if is_enabled() {
+    let unit = Unit::find();
+    if unit == Unit::Installed && is_enabled() {
         findings.ok("boot", format!("{UNIT} puts {FILE} in force at boot"));
         return;
     }
@@ -35,15 +36,39 @@ pub fn examine(host: &Host<'_>, findings: &mut Findings) {
         origin.is_ok_and(|origin| origin == Origin::File)
     });
     let Some(first) = of_file.map(|endpoint| &endpoint.device).next() else { return };
-    let is_installed = OF_UNITS.iter().any(|directory| Path::new(directory).join(UNIT).exists());
-    let cure = match is_installed {
-        true => format!("`systemctl enable {UNIT}`"),
-        false => format!("install the units, as docs/boot.md says, and `systemctl enable {UNIT}`"),
+    let (is, cure) = match unit {
+        Unit::Installed => ("not enabled", format!("`systemctl enable {UNIT}`")),
+        Unit::Masked => ("masked", format!("`systemctl unmask {UNIT} && systemctl enable {UNIT}`")),
+        Unit::Missing => (
+            "not installed",
+            format!("install the units, as docs/boot.md says, and `systemctl enable {UNIT}`"),
+        ),
     };
     let says = format!(
-        "{UNIT} is not enabled: what {FILE} has attached, as {first}, is not there after the next boot"
+        "{UNIT} is {is}: what {FILE} has attached, as {first}, is not there after the next boot"
     );
     findings.warning("boot", says, &cure);
+}
+
+/// What systemd finds under the name of the unit.
+#[derive(PartialEq, Eq)]
+enum Unit {
+    Installed,
+    /// An empty file, or a link to /dev/null: it is never started, also where it is enabled.
+    Masked,
+    Missing,
+}
+
+impl Unit {
+    /// The first one counts.
+    fn find() -> Unit {
+        let paths = OF_UNITS.iter().map(|directory| Path::new(directory).join(UNIT));
+        match paths.filter_map(|path| fs::metadata(path).ok()).next() {
+            Some(unit) if unit.is_file() && unit.len() > 0 => Unit::Installed,
+            Some(_) => Unit::Masked,
+            None => Unit::Missing,
+        }
+    }
 }
 
 /// A link in the directory of whatever target, as `systemctl enable` makes it.
