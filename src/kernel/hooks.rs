@@ -37,7 +37,7 @@ impl fmt::Display for HookKind {
 
 /// Of our clsact filters: behind those to which the kernel gives priorities, which count down from
 /// 49152, or before all others.
-const PRIORITY_LAST: u32 = 50_000;
+pub const PRIORITY_LAST: u32 = 50_000;
 /// Of one that is to run before others.
 pub const PRIORITY_FIRST: u32 = 1;
 

@@ -9,7 +9,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
 use serde::Serialize;
 
-use crate::kernel::hooks::{FILTER_HANDLE, HookKind};
+use crate::kernel::hooks::{FILTER_HANDLE, HookKind, PRIORITY_FIRST, PRIORITY_LAST};
 use crate::kernel::rtnetlink::{REDIRECTS_TO, request};
 use crate::kernel::sys::{self, Hook};
 
@@ -66,6 +66,25 @@ pub fn behind_filter(ifindex: u32, hook: Hook, priority: u32) -> Result<Vec<Othe
     let others = filters.iter().skip_while(|filter| !is_ours(filter, priority)).skip(1);
     others.for_each(|filter| push(&mut behind, hook, filter));
     Ok(behind)
+}
+
+/// A clsact filter that cilmark may have put on a hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OurFilter {
+    /// Its priority.
+    pub priority: u32,
+    /// Its program.
+    pub program: Other,
+}
+
+/// The clsact filters on a hook of a device of the current namespace that have a priority and the handle of ours.
+pub fn our_filters(ifindex: u32, hook: Hook) -> Result<Vec<OurFilter>> {
+    let of_priority = |filter: &TcMessage| {
+        let priority =
+            [PRIORITY_FIRST, PRIORITY_LAST].into_iter().find(|it| is_ours(filter, *it))?;
+        Some(OurFilter { priority, program: of_filter(hook, filter)? })
+    };
+    Ok(filters(ifindex, hook)?.iter().filter_map(of_priority).collect())
 }
 
 fn is_ours(filter: &TcMessage, priority: u32) -> bool {

@@ -41,8 +41,13 @@ pub fn before((kind, tc_priority): (HookKind, u32), others: &[Other]) -> Vec<Bef
 /// Programs of the entry points of the datapath (src/bpf/cilmark.bpf.c).
 const OURS: [&str; 4] = ["from_container", "to_container", "from_netdev", "to_netdev"];
 
+/// Whether it has the name of one of ours.
+pub fn is_cilmarks(other: &Other) -> bool {
+    OURS.contains(&other.name.as_str())
+}
+
 fn name(other: &Other) -> String {
-    match OURS.contains(&other.name.as_str()) {
+    match is_cilmarks(other) {
         true => format!("{} (cilmark of another root)", other.name),
         false => other.name.clone(),
     }

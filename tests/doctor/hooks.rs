@@ -112,6 +112,25 @@ fn a_filter_that_redirects_is_told_with_the_device_that_it_redirects_to() {
 }
 
 #[test]
+fn filters_whose_pins_are_gone_are_told_and_taken_off() {
+    let Some(world) = World::new() else { return };
+    world.veth("nic");
+    attach(&world, "--policy enforce --hook clsact");
+    let elsewhere = "--bpffs /sys/fs/bpf/other";
+    world.veth("red");
+    world.cilmark_ok(&format!("{elsewhere} attach red --id 300 --hook clsact"));
+    assert_eq!(doctor(&world).of("lost filter"), [""; 0]);
+    world.sh("rm -r /sys/fs/bpf/cilmark");
+    let words =
+        ["nic: from_netdev and to_netdev of cilmark on it", "pref 50000 handle 0xc11 bpf` takes"];
+    let cure = doctor(&world).has("lost filter", "warning", &words);
+    world.sh(cure.split('`').nth(1).expect("a command"));
+    assert_eq!(doctor(&world).of("lost filter"), [""; 0]);
+    attach(&world, "--policy enforce --hook clsact");
+    world.cilmark_ok(&format!("{elsewhere} detach red"));
+}
+
+#[test]
 fn filters_of_the_qdisc_ingress_run_on_ingress_alone() {
     let Some(world) = World::with_tcx() else { return };
     world.veth("nic");

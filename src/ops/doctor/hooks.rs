@@ -4,6 +4,7 @@
 //! sends meets the chains of the egress hook, TCX and clsact (net/core/dev.c, `__netif_receive_skb_core` and
 //! `__dev_queue_xmit`).
 
+mod lost;
 mod netfilter;
 
 use anyhow::Result;
@@ -35,6 +36,7 @@ pub fn examine(host: &Host<'_>) -> Result<Vec<Finding>> {
         found.extend(of_endpoint(host, endpoint)?);
     }
     found.extend(netfilter::examine(host, &live)?);
+    found.extend(lost::examine(host)?);
     if found.is_empty() && !live.is_empty() && host.is_whole {
         let mut findings = Findings::of_this_host();
         findings.ok("hooks", "no program of others is on a hook of what is attached");
