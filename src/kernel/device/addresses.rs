@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use netlink_packet_core::NLM_F_DUMP;
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
 };
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::Device;
 use crate::kernel::rtnetlink::request;
@@ -44,14 +44,9 @@ fn both_addresses(
     device: &Device,
     without: AddressHeaderFlags,
 ) -> Result<(Vec<IpAddr>, Vec<IpAddr>)> {
-    let mut query = AddressMessage::default();
-    query.header.index = device.ifindex;
     let mut primary = Vec::new();
     let mut secondary = Vec::new();
-    for message in request(RouteNetlinkMessage::GetAddress(query), NLM_F_DUMP)? {
-        let RouteNetlinkMessage::NewAddress(address) = message else {
-            continue;
-        };
+    for address in listed(device.ifindex)? {
         let flags = address.header.flags;
         let skip = address.header.index != device.ifindex
             || address.header.scope == AddressScope::Link
@@ -69,12 +64,30 @@ fn both_addresses(
 
 /// All addresses of this namespace, whatever they are on.
 pub fn local_addresses() -> Result<HashSet<IpAddr>> {
-    let answers = request(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP)?;
-    let own = answers.iter().filter_map(|message| match message {
-        RouteNetlinkMessage::NewAddress(address) => own_address(address),
-        _ => None,
-    });
-    Ok(own.collect())
+    Ok(listed(0)?.iter().filter_map(own_address).collect())
+}
+
+/// Those of a device, or of all with 0: IPv4's first. Each family is asked for by itself, since where the kernel goes from one to the
+/// next it forgets what it has noticed of changes (`rtnl_dump_all` of net/core/rtnetlink.c). And it is asked twice, since it
+/// notices a change only after it is made: of more than one datagram holds, an address may be missing from the second without a
+/// sign (`fib_inetaddr_event` of net/ipv4/fib_frontend.c counts it).
+fn listed(ifindex: u32) -> Result<Vec<AddressMessage>> {
+    let (mut found, mut seen) = (Vec::new(), HashSet::new());
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut query = AddressMessage::default();
+        query.header.family = family;
+        query.header.index = ifindex;
+        let once = || request(RouteNetlinkMessage::GetAddress(query.clone()), NLM_F_DUMP);
+        for message in once()?.into_iter().chain(once()?) {
+            let RouteNetlinkMessage::NewAddress(address) = message else { continue };
+            // Of a family that it does not have, the kernel lists the others.
+            let is_asked = address.header.family == family;
+            if is_asked && seen.insert((address.header.index, own_address(&address))) {
+                found.push(address);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// IFA_LOCAL is the own address of a point-to-point link, IFA_ADDRESS the peer's.
