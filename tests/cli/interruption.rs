@@ -88,9 +88,9 @@ fn survives_kills(hook: &str, repair: &[&str]) {
     world.cilmark_ok(&attach);
     world.cilmark_ok("detach red");
     let whole = start_time.elapsed();
-    for moment in 0..24 {
+    for moment in 0..12 {
         let mut child = start(&attach);
-        let deadline = Instant::now() + whole * moment / 24;
+        let deadline = Instant::now() + whole * moment / 12;
         while Instant::now() < deadline {
             thread::yield_now();
         }

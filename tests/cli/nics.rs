@@ -219,12 +219,12 @@ fn an_attachment_that_was_killed_gives_no_two_nics_one_slot() {
     world.cilmark_ok(&attach(modes[0]));
     let whole = start.elapsed();
     world.cilmark_ok(&format!("policy add red {rule}"));
-    for moment in 0..24 {
+    for moment in 0..12 {
         let arguments = attach(modes[moment as usize % modes.len()]);
         let mut command = cilmark(&arguments.split_whitespace().collect::<Vec<_>>());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().expect("run cilmark");
-        let deadline = Instant::now() + whole * moment / 24;
+        let deadline = Instant::now() + whole * moment / 12;
         while Instant::now() < deadline {
             thread::yield_now();
         }
