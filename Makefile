@@ -43,7 +43,7 @@ demo: deps build ## show it at work on real packets, in network namespaces of it
 test: deps ## run every test (as root, through sudo if need be)
 	$(UNPRIVILEGED)
 	# Some wait for clocks.
-	cargo test --locked $(RUNNER) -- --test-threads=$$(($$(nproc) + 1))
+	cargo test --locked $(RUNNER) -- --test-threads=$$(($$(nproc) + 2))
 
 fuzz: deps ## make frames and judge them by a model: SECONDS=600 for each target, SEED=0x... of a finding
 	$(UNPRIVILEGED)
