@@ -55,8 +55,9 @@ fn examine_here(
         );
     }
     let met = here.met(others);
+    let restored = collision::restored(others, &met);
     for user in &users {
-        let found = collision::of(&here, others, user, &met);
+        let found = collision::of(&here, others, user, &met, &restored);
         if found.is_empty() {
             findings.ok("mark", user.is_no_trouble());
             continue;

@@ -1,6 +1,6 @@
 //! What a user of the mark does to identities that are in use.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Result;
 
@@ -45,12 +45,13 @@ enum Kind {
     Answers,
 }
 
-/// All that a user does, by `met`, which rules each sender's packets meet.
+/// All that a user does, by `met`, which rules each sender's packets meet, and what is `restored`.
 pub fn of(
     here: &Here<'_>,
     others: &Others,
     user: &User<'_>,
     met: &[Vec<Hit<'_>>],
+    restored: &HashMap<u32, Vec<Hit<'_>>>,
 ) -> Vec<Collision> {
     let mut found: BTreeMap<(Kind, String), Collision> = BTreeMap::new();
     let mut add = |sender: &Sender, rule: String, kind, becomes, breaks| {
@@ -92,7 +93,7 @@ pub fn of(
                     add(sender, rule(), kind, becomes, breaks(here, sender, hit, becomes));
                 }
                 Does::Saves { connmark } => {
-                    for hit in restoring(others, connmark) {
+                    for hit in restored.get(&connmark).into_iter().flatten() {
                         if own.contains(&(hit.rule as *const Rule)) {
                             add(sender, shown(hit.chain, hit.rule), Kind::Answers, None, false);
                         }
@@ -120,11 +121,19 @@ fn is_strange(hit: &Hit<'_>) -> bool {
     hit.is_certain || !has_magic || matches!(Becomes::of(hit.does), Some(Becomes::Identity(_)))
 }
 
-/// The rules that bring back an identity's mark, which a connection has kept. What this host sends is the host's, whatever
-/// its mark says.
-fn restoring(others: &Others, connmark: u32) -> impl Iterator<Item = Hit<'_>> {
-    let hits = walk::restoring(&others.ruleset, connmark).into_iter();
-    hits.filter(|hit| matches!(Becomes::of(hit.does), Some(Becomes::Identity(_))))
+/// By each mark that rules save with connections, the rules that bring back an identity's mark from there. What this host sends
+/// is the host's, whatever its mark says.
+pub fn restored<'o>(others: &'o Others, met: &[Vec<Hit<'_>>]) -> HashMap<u32, Vec<Hit<'o>>> {
+    let mut restored = HashMap::new();
+    for hit in met.iter().flatten() {
+        let Does::Saves { connmark } = hit.does else { continue };
+        restored.entry(connmark).or_insert_with(|| {
+            let mut hits = walk::restoring(&others.ruleset, connmark);
+            hits.retain(|hit| matches!(Becomes::of(hit.does), Some(Becomes::Identity(_))));
+            hits
+        });
+    }
+    restored
 }
 
 /// Whether workloads that enforce their rules meet packets of the sender under another identity, always.
