@@ -40,10 +40,7 @@ pub fn before_link(ifindex: u32, hook: Hook, link: u32) -> Result<Vec<Other>> {
 pub fn behind_link(ifindex: u32, hook: Hook, link: u32) -> Result<Vec<Other>> {
     let others = on_tcx(ifindex, hook)?.into_iter().skip_while(|(it, _)| *it != link).skip(1);
     let mut behind: Vec<Other> = others.map(|(_, it)| it).collect();
-    // The qdisc `ingress` lists its filters for egress, too, and runs none there.
-    if hook == Hook::Ingress || has_clsact(ifindex)? {
-        filters(ifindex, hook)?.iter().for_each(|filter| push(&mut behind, hook, filter));
-    }
+    running_filters(ifindex, hook)?.iter().for_each(|filter| push(&mut behind, hook, filter));
     Ok(behind)
 }
 
@@ -84,7 +81,7 @@ pub fn our_filters(ifindex: u32, hook: Hook) -> Result<Vec<OurFilter>> {
             [PRIORITY_FIRST, PRIORITY_LAST].into_iter().find(|it| is_ours(filter, *it))?;
         Some(OurFilter { priority, program: of_filter(hook, filter)? })
     };
-    Ok(filters(ifindex, hook)?.iter().filter_map(of_priority).collect())
+    Ok(running_filters(ifindex, hook)?.iter().filter_map(of_priority).collect())
 }
 
 fn is_ours(filter: &TcMessage, priority: u32) -> bool {
@@ -124,6 +121,15 @@ fn filters(ifindex: u32, hook: Hook) -> Result<Vec<TcMessage>> {
         _ => None,
     });
     Ok(filters.filter(|filter| filter.header.index == ifindex as i32).collect())
+}
+
+/// The same that run there: the qdisc `ingress` lists its filters for egress, too, and runs none.
+fn running_filters(ifindex: u32, hook: Hook) -> Result<Vec<TcMessage>> {
+    let mut filters = filters(ifindex, hook)?;
+    if hook == Hook::Egress && !filters.is_empty() && !has_clsact(ifindex)? {
+        filters.clear();
+    }
+    Ok(filters)
 }
 
 fn has_clsact(ifindex: u32) -> Result<bool> {
