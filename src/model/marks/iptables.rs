@@ -143,13 +143,10 @@ fn rule(line: &str, words: &[String], is_ebtables: bool) -> Result<Rule> {
             }
             "--mark" if is_ebtables || ["mark", "connmark"].contains(&options.module.as_str()) => {
                 // `/0x1` of ebtables: some of these bits.
-                if let Some(mask) = value.strip_prefix('/') {
-                    let bits = Value::Mark.and(Value::Number(number(mask)?));
-                    steps.push(Step::Test(Test::is(bits, 0, !is_inverted)));
-                    is_inverted = false;
-                    continue;
-                }
-                let (number, mask) = masked(&value)?;
+                let (number, mask, is_inverted) = match value.strip_prefix('/') {
+                    Some(mask) => (0, number(mask)?, !is_inverted),
+                    None => masked(&value).map(|(number, mask)| (number, mask, is_inverted))?,
+                };
                 let is_connmark = options.module == "connmark";
                 let of = if is_connmark { Value::ConnMark } else { Value::Mark };
                 let of = if mask == u32::MAX { of } else { of.and(Value::Number(mask)) };

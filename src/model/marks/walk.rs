@@ -159,7 +159,7 @@ fn connmarks(ruleset: &Ruleset, mark: Bits) -> Vec<Bits> {
             if connmarks.contains(&set) {
                 continue;
             }
-            match set.known | Mark::NOT_OURS == u32::MAX && connmarks.len() < MOST_CONNMARKS {
+            match is_known(set) && connmarks.len() < MOST_CONNMARKS {
                 true => connmarks.push(set),
                 false => are_all = false,
             }
@@ -170,6 +170,11 @@ fn connmarks(ruleset: &Ruleset, mark: Bits) -> Vec<Bits> {
         connmarks.push(Bits::of(0, !written.fold(0, |all, bits| all | bits)));
     }
     connmarks
+}
+
+/// Whether all of it is known that may be an identity's.
+fn is_known(bits: Bits) -> bool {
+    bits.known | Mark::NOT_OURS == u32::MAX
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -362,8 +367,7 @@ impl Walk<'_, '_> {
                         true if !self.found.contains_key(&(at, index, sets(Of::All))) => Of::Marked,
                         _ => Of::All,
                     };
-                    let is_known =
-                        !value.reads_connmark() || connmark.known | Mark::NOT_OURS == u32::MAX;
+                    let is_known = !value.reads_connmark() || is_known(*connmark);
                     let here = Certainty { is_certain: here.is_certain && is_known, ..here };
                     self.record(at, index, sets(of), here);
                 }

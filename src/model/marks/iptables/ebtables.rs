@@ -38,7 +38,7 @@ pub fn actions(target: &str, options: &Options) -> Result<Vec<Action>> {
             },
         )
     };
-    let ends = |option: &str, usual: &str| match options.get(option).unwrap_or(usual) {
+    let ends = |option: &str| match options.get(option).unwrap_or("ACCEPT") {
         "CONTINUE" => None,
         "RETURN" => Some(Action::Return),
         end => Some(Action::End(end.to_lowercase())),
@@ -47,12 +47,10 @@ pub fn actions(target: &str, options: &Options) -> Result<Vec<Action>> {
         "CONTINUE" => Vec::new(),
         "RETURN" => vec![Action::Return],
         "ACCEPT" | "DROP" => vec![Action::End(target.to_lowercase())],
-        "mark" => {
-            [Action::SetMark(set()?)].into_iter().chain(ends("--mark-target", "ACCEPT")).collect()
-        }
+        "mark" => [Action::SetMark(set()?)].into_iter().chain(ends("--mark-target")).collect(),
         "dnat" | "snat" | "redirect" | "arpreply" => {
             let option = format!("--{target}-target");
-            [Action::Other(target.to_owned())].into_iter().chain(ends(&option, "ACCEPT")).collect()
+            [Action::Other(target.to_owned())].into_iter().chain(ends(&option)).collect()
         }
         chain => vec![Action::Jump(chain.to_owned())],
     })
