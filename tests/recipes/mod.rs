@@ -45,13 +45,16 @@ fn paste_section(world: &World, page: &str, heading: &str) -> String {
     blocks.iter().map(|block| paste(world, block)).collect()
 }
 
+/// The same, going on where a line fails.
+fn paste_on(world: &World, page: &str, heading: &str) {
+    blocks(page, heading, "sh").iter().for_each(|block| paste_all(world, block));
+}
+
 /// That after a page was pasted twice its undo, pasted once, leaves what was there before.
 fn twice_is_undone(world: &World, page: &str, headings: &[&str]) {
     let before = state(world);
     for heading in headings.iter().chain(headings).chain(&["## To undo it"]) {
-        for block in blocks(page, heading, "sh") {
-            paste_all(world, &block);
-        }
+        paste_on(world, page, heading);
     }
     wait_for("what was there before", || state(world) == before);
 }

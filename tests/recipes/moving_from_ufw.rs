@@ -1,6 +1,6 @@
 //! docs/recipes/moving-from-ufw.md.
 
-use super::{OUTSIDE, paste_section, uplink};
+use super::{OUTSIDE, paste_on, paste_section, uplink};
 use crate::common::World;
 use crate::common::machine::skip;
 use crate::common::pages::{blocks, paste_all};
@@ -85,13 +85,6 @@ fn ufw_goes_and_what_it_did_stays_at_each_step() {
     assert!(world.sh("ufw status").contains("Status: active"));
 }
 
-/// Pastes below a heading, going on where a line fails.
-fn paste_on(world: &World, heading: &str) {
-    for block in blocks(PAGE, heading, "sh") {
-        paste_all(world, &block);
-    }
-}
-
 #[test]
 fn one_of_them_enforces_also_where_a_step_was_left_out_or_fails() {
     let Some(world) = host() else { return };
@@ -100,21 +93,21 @@ fn one_of_them_enforces_also_where_a_step_was_left_out_or_fails() {
     paste_section(&world, PAGE, "## Say it to cilmark");
     let is_active = || world.sh("ufw status").contains("Status: active");
     // It only audits.
-    paste_on(&world, "## Take ufw away");
+    paste_on(&world, PAGE, "## Take ufw away");
     assert!(is_active());
     // Nobody has confirmed yet.
     let trial = blocks(PAGE, "## Enforce on trial", "sh").remove(0);
     paste_all(&world, &trial);
     assert_eq!(world.status("eth0")["ingress_policy"], "enforce");
-    paste_on(&world, "## Take ufw away");
+    paste_on(&world, PAGE, "## Take ufw away");
     assert!(is_active());
     let confirm = blocks(PAGE, "## Enforce on trial", "sh").remove(1);
     paste_all(&world, &confirm);
-    paste_on(&world, "## Take ufw away");
+    paste_on(&world, PAGE, "## Take ufw away");
     assert!(!is_active());
     // What somebody has done who sees that it works.
     world.sh("mount --bind /bin/false \"$(command -v ufw)\"");
-    paste_on(&world, "## To undo it");
+    paste_on(&world, PAGE, "## To undo it");
     assert_eq!(world.status("eth0")["ingress_policy"], "enforce");
     is_closed_but_for_the_rules(&world);
     drop(servers);

@@ -1,8 +1,7 @@
 //! docs/recipes/two-nic-router.md.
 
-use super::{OUTSIDE, paste_section, twice_is_undone};
+use super::{OUTSIDE, paste_on, paste_section, twice_is_undone};
 use crate::common::World;
-use crate::common::pages::{blocks, paste_all};
 use crate::common::traffic::{Connection, HOST, cannot_connect, is_unanswered, listen, ping};
 use crate::common::world::wait_for;
 
@@ -117,9 +116,7 @@ fn nothing_is_forwarded_where_nftables_does_not_filter() {
     let Some(world) = router() else { return };
     // Pages are pasted on where a line fails.
     world.sh("mount --bind /bin/false \"$(command -v nft)\"");
-    for block in blocks(PAGE, "## Set it up", "sh") {
-        paste_all(&world, &block);
-    }
+    paste_on(&world, PAGE, "## Set it up");
     let forwards = world.sh("sysctl -n net.ipv4.ip_forward net.ipv6.conf.all.forwarding");
     assert_eq!(forwards, "0\n0\n");
 }
